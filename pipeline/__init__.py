@@ -1,0 +1,15 @@
+"""Darkroom: image data in, trained and measured models out, each number traceable to its bytes.
+
+    errors, files      clear refusals; whole files or none
+    params             params.yaml -> frozen, validated sections
+    environment        what is not the experiment: workers, devices, Ray, storage, tracking addresses
+    noise              randomness as a pure function of (seed, step, name)
+    data/              catalogue, download, formats, preprocessing, memory-mapped splits
+    models/            the contract (task.py) and one file for each model
+    training/          one loop for every model, checkpoints, Ray Train
+    evaluation/        measures with floors and intervals, and the report
+    tracking/          MLflow: runs, lineage, registry
+    cli                the `darkroom` command
+
+Flow, one way: cli, stages -> training, evaluation -> models, data, tracking -> noise, params, environment -> files, errors.
+"""

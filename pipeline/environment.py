@@ -1,0 +1,91 @@
+"""What is not the experiment: workers, devices, Ray, storage and tracking addresses. The only reader of os.environ."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import BadInput
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default, 2.0, costs 5 s at the end of each training
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",  # the default waits for ever
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "120",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where and with how many hands the work is done; nothing here changes what is made."""
+
+    root: Path  # the project, also inside DVC's temporary copies
+    workers: Literal["auto"] | int = "auto"  # DARKROOM_WORKERS
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # DARKROOM_DEVICE
+    ray_address: str = ""  # RAY_ADDRESS; empty: this machine alone
+    storage: Path = Path(".darkroom")  # DARKROOM_STORAGE: checkpoints; a folder that every worker sees
+    tracking_uri: str = ""  # MLFLOW_TRACKING_URI
+    artifacts: str = ""  # where a new experiment on the default database keeps its files
+    mirror: str = ""  # DARKROOM_MIRROR: a folder or base URL tried before the publishers'
+
+
+def read() -> Environment:
+    """The environment of this process. Raises ``BadInput`` for a value that cannot be used."""
+    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    storage = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom")
+    if "://" in storage:
+        raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy="name a folder that every worker sees (a mount)")
+    return Environment(
+        root=root,
+        workers=_workers(os.environ.get("DARKROOM_WORKERS") or "auto"),
+        device=_device(os.environ.get("DARKROOM_DEVICE") or "auto"),
+        ray_address=os.environ.get("RAY_ADDRESS", ""),
+        storage=Path(storage).resolve(),
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db",
+        artifacts=str(root / "mlartifacts"),
+        mirror=os.environ.get("DARKROOM_MIRROR", ""),
+    )
+
+
+def prepare() -> None:
+    """Set the switches that Ray, MLflow, DVC and CUDA read while they are imported. What the user set stays."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def dvc_stage() -> str:
+    """The DVC stage that this process runs as, or an empty string."""
+    return os.environ.get("DVC_STAGE", "")
+
+
+def debug() -> bool:
+    """Whether errors show their traceback (DARKROOM_DEBUG=1)."""
+    return os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
+
+
+def _workers(text: str) -> Literal["auto"] | int:
+    if text == "auto":
+        return "auto"
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise BadInput(f"{text!r} is not a number of workers", where="DARKROOM_WORKERS", remedy="use 'auto' or a number from 1")
+    return int(text)
+
+
+def _device(text: str) -> Literal["auto", "cpu", "cuda"]:
+    for known in ("auto", "cpu", "cuda"):
+        if text == known:
+            return known  # type: ignore[return-value]
+    raise BadInput(f"{text!r} is not a device", where="DARKROOM_DEVICE", remedy="use auto, cpu or cuda")

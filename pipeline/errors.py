@@ -1,0 +1,34 @@
+"""The one exception whose text is meant for a user: what happened, where, and what to do next."""
+
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_BUSY = 75
+
+
+class DarkroomError(Exception):
+    """A refusal or failure that names its remedy. Commands print it without a traceback.
+
+    ``what`` says what is wrong, ``where`` names the file, key or address, ``remedy`` says what to do next.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        lines = [f"{where}: {what}" if where else what]
+        if remedy:
+            lines.append(f"  -> {remedy}")
+        super().__init__("\n".join(lines))
+
+    def __reduce__(self):  # it travels between Ray processes
+        return _rebuild, (type(self), self.what, self.where, self.remedy)
+
+
+class BadInput(DarkroomError):
+    """The user's settings, files or arguments cannot be used as they are."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+def _rebuild(cls: type[DarkroomError], what: str, where: str, remedy: str) -> DarkroomError:
+    return cls(what, where=where, remedy=remedy)

@@ -1,0 +1,1 @@
+"""The models: ``task.py`` is the contract, each further file that defines a Task is a model of that name."""

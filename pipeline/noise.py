@@ -1,0 +1,68 @@
+"""Randomness as a pure function of (seed, step, phase, name).
+
+Noise is drawn for the *global* batch and a worker takes its rows, so any number of workers sees the same numbers and a
+resumed training needs nothing but its step. It is drawn on the CPU, so that a GPU sees the same numbers too. No code of
+the pipeline calls a global generator; layers that PyTorch initialises from one are built inside :func:`initialisation`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator whose state depends on ``key`` alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@contextmanager
+def initialisation(seed: int, name: str = "initialisation") -> Iterator[None]:
+    """Within the block PyTorch's global CPU generator is a function of (seed, name); afterwards it is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(generator(seed, name).get_state())
+        yield
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The random numbers of one phase of one step, for the rows ``start:stop`` of a batch of ``total`` examples."""
+
+    seed: int
+    step: int
+    phase: str
+    start: int
+    stop: int
+    total: int
+    device: torch.device = field(default=torch.device("cpu"))
+
+    @classmethod
+    def whole(cls, seed: int, count: int, phase: str = "", step: int = 0, device: torch.device | str = "cpu") -> "Noise":
+        """Noise for all ``count`` examples at once: evaluation and generation."""
+        return cls(seed, step, phase, 0, count, count, torch.device(device))
+
+    def at(self, phase: str) -> "Noise":
+        """The same rows' noise for another phase."""
+        return replace(self, phase=phase)
+
+    def normal(self, name: str, *shape: int) -> Tensor:
+        """Standard normal numbers, (rows, *shape)."""
+        return self._rows(torch.randn(self.total, *shape, generator=self._generator(name)))
+
+    def uniform(self, name: str, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), (rows, *shape)."""
+        return self._rows(torch.rand(self.total, *shape, generator=self._generator(name)))
+
+    def integers(self, name: str, high: int, *shape: int) -> Tensor:
+        """Uniform integers in [0, high), int64, (rows, *shape)."""
+        return self._rows(torch.randint(high, (self.total, *shape), generator=self._generator(name)))
+
+    def _generator(self, name: str) -> torch.Generator:
+        return generator(self.seed, self.step, self.phase, name)
+
+    def _rows(self, drawn: Tensor) -> Tensor:
+        return drawn[self.start : self.stop].to(self.device)

@@ -1,0 +1,53 @@
+"""How a process of ours starts and ends: quiet libraries, clear errors, no orphan."""
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline import environment
+from pipeline.errors import EXIT_FAILED, DarkroomError
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def run(main: Callable[..., None], *arguments: str) -> None:
+    """Run a stage's ``main`` and leave with its exit code: 0, 1 failed, 2 bad input, 75 busy, 128 + signal.
+
+    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run; it also comes when the parent dies, since a
+    killed ``dvc repro`` would otherwise leave its stage running beside the next one.
+    """
+    environment.prepare()
+    die_with_parent()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    try:
+        main(*arguments)
+    except DarkroomError as error:
+        if environment.debug():
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
+    except MemoryError:
+        print("error: out of memory\n  -> lower batch_size or the image size in params.yaml", file=sys.stderr, flush=True)
+        sys.exit(EXIT_FAILED)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the parent ends (Linux; elsewhere this does nothing)."""
+    if not sys.platform.startswith("linux"):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it ended while we asked
+        sys.exit(EXIT_FAILED)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

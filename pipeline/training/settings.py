@@ -1,0 +1,47 @@
+"""How a model is trained: the ``training`` part of its section in params.yaml."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.errors import BadInput
+from pipeline.params import Section, read_section
+
+
+class ScheduleSettings(Section):
+    """The learning rate's course, as a factor on each optimizer's own rate: linear warm-up, then a curve down to ``final``."""
+
+    kind: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    final: float = Field(0.0, ge=0, le=1)  # the factor at the last step
+
+
+class TrainingSettings(Section):
+    """One training. ``batch_size`` is global: the number of workers does not change it."""
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    num_steps: int = Field(1000, ge=1, le=100_000_000)
+    batch_size: int = Field(64, ge=1, le=1_000_000)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    clip_norm: float | None = Field(None, gt=0)  # of each phase's gradient, over all its parameters
+    l1: float = Field(0.0, ge=0)  # added to the loss: l1 * sum |w| over weights (not biases)
+    l2: float = Field(0.0, ge=0)  # added to the loss: l2 * sum w^2 over weights (not biases)
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # weight averaging; 0: the last weights are the model
+    schedule: ScheduleSettings = ScheduleSettings()
+    log_every: int = Field(25, ge=1)
+    validate_every: int = Field(250, ge=1)
+    sample_every: int = Field(500, ge=1)
+    checkpoint_every: int = Field(250, ge=1)
+
+
+def read_training(name: str, config: type[Section]) -> tuple[TrainingSettings, Any]:
+    """The training settings and the model configuration (a ``config``) of the section ``name``."""
+
+    class ModelSection(Section):
+        training: TrainingSettings = TrainingSettings()
+        model: config = config()  # type: ignore[valid-type]
+
+    section = read_section(name, ModelSection)
+    if section.training.schedule.warmup_steps >= section.training.num_steps:
+        raise BadInput("the warm-up is as long as the training", where=f"params.yaml: {name}.training.schedule.warmup_steps", remedy="shorten it")
+    return section.training, section.model
