@@ -1,0 +1,121 @@
+"""An autoencoder: dense (the articles' 64-32-d) or convolutional (Hinton & Salakhutdinov 2006).
+
+With ``input_noise`` it learns to clean what it is shown (Vincent et al. 2008). Once trained, a normal distribution is fitted
+to the codes of each class, with one covariance for all of them, so that it can generate too (Ghosh et al. 2020).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.models.layers import Decoder, Encoder
+from pipeline.models.optimizers import OptimizerSettings
+from pipeline.models.task import Batch, DataSpec, Phase, Task
+from pipeline.noise import Noise
+from pipeline.params import Section
+
+RIDGE = 1e-4  # added to the variances, lest a flat code dimension makes the covariance singular
+
+
+class AeConfig(Section):
+    """``dense`` lists the hidden layers of the dense architecture, ``width`` the channels of the convolutional one."""
+
+    architecture: Literal["dense", "convolutional"] = "convolutional"
+    code_size: int = Field(16, ge=1, le=4096)
+    dense: tuple[int, ...] = (64, 32)
+    width: int = Field(32, ge=8, le=1024)
+    reconstruction_loss: Literal["mse", "huber"] = "mse"
+    huber_delta: float = Field(0.1, gt=0)
+    input_noise: float = Field(0.0, ge=0)  # standard deviation, with images in [0, 1]
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
+
+
+class Ae(Task):
+    """Encodes and reconstructs images, and generates them once it is concluded."""
+
+    Config = AeConfig
+
+    def __init__(self, config: AeConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.network = dense_network(config, spec) if config.architecture == "dense" else convolutional_network(config, spec)
+        self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
+        self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))  # lower Cholesky factor
+        self.register_buffer("concluded", torch.zeros((), dtype=torch.bool))
+
+    def phases(self) -> list[Phase]:
+        return [Phase("autoencoder", self.network, self.config.optimizer.build(self.network.parameters()))]
+
+    def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        shown = batch.images
+        if self.config.input_noise:
+            shown = shown + self.config.input_noise * noise.normal("input", *shown.shape[1:])
+        restored = torch.sigmoid(self.network(shown)).float()
+        squares = (restored - batch.images).square().mean()
+        if self.config.reconstruction_loss == "mse":
+            return squares, {}
+        return F.huber_loss(restored, batch.images, delta=self.config.huber_delta), {"mse": squares}
+
+    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
+        error = self.reconstruct(batch.images) - batch.images
+        return {"mse": error.square().flatten(1).mean(1), "mae": error.abs().flatten(1).mean(1)}
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.network.encoder(images)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(images))
+
+    @torch.no_grad()
+    def conclude(self, batches: Iterable[Batch]) -> None:
+        pairs = [(self.encode(batch.images).double(), batch.labels) for batch in batches]
+        codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
+        members = F.one_hot(labels, self.spec.classes).double()  # (N, classes)
+        means = members.T @ codes / members.sum(0).clamp_min(1)[:, None]
+        within = codes - means[labels]
+        covariance = within.T @ within / len(within)
+        ridge = RIDGE * torch.eye(self.config.code_size, dtype=torch.float64, device=codes.device)
+        self.code_means.copy_(means)
+        self.code_factor.copy_(torch.linalg.cholesky(covariance + ridge))
+        self.concluded.fill_(True)
+
+    def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
+        if not self.concluded:
+            return None
+        labels = noise.integers("label", self.spec.classes) if labels is None else labels
+        codes = self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
+        return torch.sigmoid(self.network.decoder(codes))
+
+
+class Pair(nn.Module):
+    """An encoder and a decoder; the decoder's output is logits."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
+
+
+def convolutional_network(config: AeConfig, spec: DataSpec) -> Pair:
+    """Strided convolutions down, upsampling convolutions up."""
+    encoder = Encoder(spec.channels, spec.size, config.width, config.code_size)
+    return Pair(encoder, Decoder(config.code_size, spec.channels, spec.size, config.width))
+
+
+def dense_network(config: AeConfig, spec: DataSpec) -> Pair:
+    """Pixels - dense layers - code - the same layers in reverse - pixels."""
+    sizes = [spec.channels * spec.size**2, *config.dense, config.code_size]
+    decoder = nn.Sequential(*_dense(sizes[::-1]), nn.Unflatten(1, (spec.channels, spec.size, spec.size)))
+    return Pair(nn.Sequential(nn.Flatten(), *_dense(sizes)), decoder)
+
+
+def _dense(sizes: list[int]) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    return layers[:-1]

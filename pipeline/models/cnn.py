@@ -1,0 +1,93 @@
+"""A convolutional classifier: convolutions with pooling between them, dense layers, softmax (LeCun et al. 1998).
+
+The default is the net of many a first article: convolutions of 32, 64 and 64 channels, a dense layer of 64.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.models.layers import dropout, group_norm, jitter
+from pipeline.models.optimizers import OptimizerSettings
+from pipeline.models.task import Batch, DataSpec, Phase, Task
+from pipeline.noise import Noise
+from pipeline.params import Section
+
+
+class CnnConfig(Section):
+    """The net: one convolution and pooling for each of ``channels`` (no pooling behind the last), one dense layer for each of ``dense``."""
+
+    channels: tuple[int, ...] = Field((32, 64, 64), min_length=1)
+    dense: tuple[int, ...] = Field((64,), min_length=1)
+    normalisation: Literal["none", "group"] = "none"
+    dropout: float = Field(0.0, ge=0, lt=1)  # before each dense layer
+    shift: float = Field(0.0, ge=0, le=0.5)  # augmentation: share of the side
+    zoom: float = Field(0.0, ge=0, le=0.5)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    optimizer: OptimizerSettings = OptimizerSettings()
+
+
+class Cnn(Task):
+    """Classifies images; its last dense layer is the feature space in which images are compared."""
+
+    Config = CnnConfig
+
+    def __init__(self, config: CnnConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.network = Network(config, spec)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("classifier", self.network, self.config.optimizer.build(self.network.parameters()))]
+
+    def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        images = jitter(batch.images, noise, self.config.shift, self.config.zoom)
+        logits = self.network(images, noise).float()
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)  # -log p(y | x)
+        return loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+
+    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
+        logits = self.classify(batch.images)
+        return {
+            "accuracy": (logits.argmax(1) == batch.labels).float(),
+            "cross_entropy": F.cross_entropy(logits, batch.labels, reduction="none"),
+        }
+
+    def classify(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.network.features(images)
+
+
+class Network(nn.Module):
+    """(N, C, H, W) in [0, 1] -> logits (N, classes)."""
+
+    def __init__(self, config: CnnConfig, spec: DataSpec) -> None:
+        super().__init__()
+        self.rate = config.dropout
+        stages: list[nn.Module] = []
+        before, side = spec.channels, spec.size
+        for index, count in enumerate(config.channels):
+            stages += [nn.Conv2d(before, count, 3, padding=1)]
+            stages += [group_norm(count)] if config.normalisation == "group" else []
+            stages += [nn.ReLU()]
+            if index < len(config.channels) - 1 and side >= 2:
+                stages += [nn.MaxPool2d(2)]
+                side //= 2
+            before = count
+        self.convolutions = nn.Sequential(*stages)
+        inputs = [before * side * side, *config.dense]
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs[:-1], inputs[1:], strict=True))
+        self.output = nn.Linear(inputs[-1], spec.classes)
+
+    def features(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        values = self.convolutions(images * 2 - 1).flatten(1)
+        for index, layer in enumerate(self.dense):
+            values = F.relu(layer(dropout(values, self.rate, noise, f"dropout {index}")))
+        return values
+
+    def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.output(self.features(images, noise))

@@ -1,0 +1,115 @@
+"""A convolutional generative adversarial network, conditional on the class.
+
+Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (spectral normalisation,
+projection discriminator), Zhao et al. 2020 (differentiable augmentation, here translation), Heusel et al. 2017 (two learning
+rates). The weight averaging is the loop's (training.ema_decay).
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from pipeline.models.layers import Decoder, Encoder, jitter
+from pipeline.models.optimizers import OptimizerSettings
+from pipeline.models.task import Batch, DataSpec, Phase, Task
+from pipeline.noise import Noise
+from pipeline.params import Section
+
+ADVERSARIAL = OptimizerSettings(kind="adam", learning_rate=2e-4, beta1=0.0, beta2=0.99)
+
+
+class GanConfig(Section):
+    """Two networks of ``width`` channels at full resolution, a latent of ``latent_size`` normal numbers."""
+
+    latent_size: int = Field(64, ge=1, le=4096)
+    width: int = Field(32, ge=8, le=1024)
+    adversarial_loss: Literal["non_saturating", "hinge"] = "non_saturating"
+    spectral_normalisation: bool = True
+    shift: float = Field(0.125, ge=0, le=0.5)  # augmentation of what the discriminator sees, share of the side
+    discriminator_every: int = Field(1, ge=1)  # steps
+    generator_every: int = Field(1, ge=1)  # steps
+    generator_optimizer: OptimizerSettings = ADVERSARIAL
+    discriminator_optimizer: OptimizerSettings = ADVERSARIAL
+
+
+class Gan(Task):
+    """Generates images of a class from normal numbers."""
+
+    Config = GanConfig
+
+    def __init__(self, config: GanConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        self.generator = Generator(config, spec)
+        self.discriminator = Discriminator(config, spec)
+
+    def phases(self) -> list[Phase]:
+        config = self.config
+        discriminates = config.discriminator_optimizer.build(self.discriminator.parameters())
+        generates = config.generator_optimizer.build(self.generator.parameters())
+        return [
+            Phase("discriminator", self.discriminator, discriminates, config.discriminator_every),
+            Phase("generator", self.generator, generates, config.generator_every),
+        ]
+
+    def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        generated = self.generator(noise.normal("latent", self.config.latent_size), batch.labels)
+        if phase == "generator":
+            logits = self._scores(generated, batch.labels, noise)
+            saturates_not = self.config.adversarial_loss == "non_saturating"
+            loss = F.softplus(-logits).mean() if saturates_not else -logits.mean()  # -log D(G(z)), or -D(G(z))
+            return loss, {}
+        images = torch.cat([batch.images, generated.detach()])
+        real, fake = self._scores(images, batch.labels.repeat(2), noise, repeats=2).chunk(2)
+        if self.config.adversarial_loss == "non_saturating":
+            loss = (F.softplus(-real) + F.softplus(fake)).mean()  # -log D(x) - log(1 - D(G(z)))
+        else:
+            loss = (F.relu(1 - real) + F.relu(1 + fake)).mean()
+        return loss, {"real_accuracy": (real > 0).float().mean(), "generated_accuracy": (fake < 0).float().mean()}
+
+    def _scores(self, images: Tensor, labels: Tensor, noise: Noise, repeats: int = 1) -> Tensor:
+        parts = [jitter(part, noise, self.config.shift, name=f"jitter {index}") for index, part in enumerate(images.chunk(repeats))]
+        return self.discriminator(torch.cat(parts), labels).float()
+
+    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
+        generated = self.generator(noise.normal("latent", self.config.latent_size), batch.labels)
+        return {
+            "real_accuracy": (self.discriminator(batch.images, batch.labels) > 0).float(),
+            "generated_accuracy": (self.discriminator(generated, batch.labels) < 0).float(),
+        }
+
+    def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor:
+        labels = noise.integers("label", self.spec.classes) if labels is None else labels
+        return self.generator(noise.normal("latent", self.config.latent_size), labels)
+
+
+class Generator(nn.Module):
+    """Latents (N, L) and labels (N,) -> images (N, C, H, W) in [0, 1]."""
+
+    def __init__(self, config: GanConfig, spec: DataSpec) -> None:
+        super().__init__()
+        self.classes = nn.Embedding(spec.classes, config.latent_size)
+        self.decoder = Decoder(2 * config.latent_size, spec.channels, spec.size, config.width)
+
+    def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
+        return torch.sigmoid(self.decoder(torch.cat([latents, self.classes(labels)], 1)))
+
+
+class Discriminator(nn.Module):
+    """Images (N, C, H, W) and labels (N,) -> logits (N,) of being real: psi(phi(x)) + e_y . phi(x)."""
+
+    def __init__(self, config: GanConfig, spec: DataSpec) -> None:
+        super().__init__()
+        wrap = spectral_norm if config.spectral_normalisation else lambda layer: layer
+        features = 4 * config.width
+        self.encoder = Encoder(spec.channels, spec.size, config.width, features, normalise=False, wrap=wrap)
+        self.realness = wrap(nn.Linear(features, 1))
+        self.classes = wrap(nn.Embedding(spec.classes, features))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        features = F.leaky_relu(self.encoder(images), 0.2)
+        return self.realness(features).squeeze(1) + (self.classes(labels) * features).sum(1)

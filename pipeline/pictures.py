@@ -1,0 +1,36 @@
+"""Images as PNG grids that a person can see."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.files import whole_file
+
+TARGET_PIXELS = 48  # the side to which small images are enlarged
+GAP = 2
+
+
+def grid(images: np.ndarray, columns: int) -> Image.Image:
+    """uint8 images (N, C, H, W), grey or RGB, in rows of ``columns``; small ones are enlarged by a whole factor."""
+    count, channels, height, width = images.shape
+    scale = max(1, TARGET_PIXELS // max(height, width))
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    cell_h, cell_w = height * scale + GAP, width * scale + GAP
+    sheet = np.full((rows * cell_h - GAP, columns * cell_w - GAP, channels), 128, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * cell_h, index % columns * cell_w
+        sheet[top : top + height * scale, left : left + width * scale] = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def write_png(path: Path, images: np.ndarray, columns: int) -> None:
+    """Write a grid of uint8 images (N, C, H, W) whole."""
+    with whole_file(path) as beside:
+        grid(images, columns).save(beside, format="PNG")
+
+
+def to_bytes(images: np.ndarray) -> np.ndarray:
+    """float images in [0, 1] -> uint8, rounded."""
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)

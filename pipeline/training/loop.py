@@ -1,0 +1,162 @@
+"""The loop that trains every model: it knows steps, phases and splits, and nothing of what a model is."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.dataset import Dataset, Split
+from pipeline.models.task import Batch, Task
+from pipeline.noise import Noise
+from pipeline.pictures import to_bytes, write_png
+from pipeline.training.checkpoint import CheckpointStore, restore, state_of
+from pipeline.training.record import Record
+from pipeline.training.schedule import Order, learning_rate_factor
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.step import Average, Step, World
+
+EVALUATION_BATCH = 512
+SAMPLES = 64
+
+
+class Loop:
+    """One worker's part of one training.
+
+    ``folder`` is the training's own: checkpoints/, metrics.jsonl and samples/ lie there, and a repeated training goes on
+    from what it finds. Only worker 0 writes. ``report`` is called with each recorded step's metrics, on every worker.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: Dataset,
+        settings: TrainingSettings,
+        folder: Path,
+        world: World | None = None,
+        report: Callable[[dict[str, float]], None] = lambda metrics: None,
+    ) -> None:
+        self.world = world or World()
+        self.task, self.data, self.settings, self.folder, self.report = task.to(self.world.device), data, settings, folder, report
+        self.average = Average(self.task, settings.ema_decay)
+        self.phases = self.task.phases()
+        self.step = Step(self.task, self.phases, settings, self.world)
+        self.order = Order(settings.seed, len(data.train), settings.batch_size)
+        self.checkpoints = CheckpointStore(folder / "checkpoints")
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
+        self._since = (0, time.perf_counter())
+
+    def run(self) -> Task:
+        """Train to the last step, from the newest checkpoint if there is one; return the finished (averaged) model."""
+        settings, first = self.settings, self._resume()
+        record = Record(self.folder / "metrics.jsonl") if self.world.rank == 0 else None
+        self._since = (first, time.perf_counter())
+        for number in range(first + 1, settings.num_steps + 1):
+            with self._timed("data"):
+                batch, noise = self._batch(number)
+            with self._timed("compute"):
+                for name, value in self.step.run(number, batch, noise).items():
+                    self._window[name].append(value)
+                self.average.update(number)
+            last = number == settings.num_steps
+            saves = last or number % settings.checkpoint_every == 0
+            metrics: dict[str, float] = {}
+            if saves or number % settings.log_every == 0:  # a checkpoint empties the window, so that a resumed one is equal
+                metrics |= self._training_metrics(number)
+            if last or number % settings.validate_every == 0:
+                metrics |= self._validate()
+            if metrics and record:
+                record.add(number, metrics)
+            if record and (last or number % settings.sample_every == 0):
+                self._draw(number)
+            if record and saves:
+                with self._timed("checkpoint"):
+                    self.checkpoints.save(number, state_of(self.average, self.phases))
+            if metrics:
+                self.report(metrics)
+        self.average.task.conclude(self._training_split())
+        return self.average.task
+
+    def _resume(self) -> int:
+        found = self.checkpoints.latest()
+        if found is None:
+            return 0
+        step, state = found
+        restore(state, self.average, self.phases)
+        return step
+
+    def _batch(self, number: int) -> tuple[Batch, Noise]:
+        total = self.settings.batch_size
+        start, stop = self.world.rows(total)
+        images, labels = self.data.train.rows(self.order.indices(number)[start:stop])
+        noise = Noise(self.settings.seed, number, "", start, stop, total, self.world.device)
+        return Batch.of(images, labels, self.world.device), noise
+
+    def _training_metrics(self, number: int) -> dict[str, float]:
+        with self._timed("compute"):  # waiting for the device and the other workers
+            names = sorted(self._window)
+            means = torch.stack([torch.stack(self._window[name]).mean() for name in names]).double()
+            values = (self.world.sum(means) / self.world.size).tolist()
+            self._window.clear()
+        before, began = self._since
+        self._since = (number, time.perf_counter())
+        rate = (number - before) * self.settings.batch_size / max(1e-9, self._since[1] - began)
+        factor = learning_rate_factor(self.settings.schedule, number, self.settings.num_steps)
+        measured = {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+        return measured | {"train/learning_rate_factor": factor, "system/images_per_second": rate}
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """Per-example values of the averaged model, summed over the validation split and divided once."""
+        with self._timed("validation"):
+            sums: dict[str, Tensor] = {}
+            for chunk, batch in enumerate(_batches(self.data.validation, self.world.device)):
+                if chunk % self.world.size == self.world.rank:
+                    noise = Noise.whole(self.settings.seed, len(batch), "validation", chunk, self.world.device)
+                    for name, values in self.average.task.evaluate(batch, noise).items():
+                        sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=self.world.device)) + values.double().sum()
+            if self.world.size > 1:
+                sums = self._sum_over_workers(sums)
+            return {f"validation/{name}": float(value) / len(self.data.validation) for name, value in sums.items()}
+
+    def _sum_over_workers(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        everyones: list[dict[str, Tensor]] = [{} for _ in range(self.world.size)]
+        torch.distributed.all_gather_object(everyones, {name: float(value) for name, value in sums.items()})
+        names = sorted({name for one in everyones for name in one})  # a small split leaves some workers without a batch
+        return {name: torch.tensor(sum(float(one.get(name, 0.0)) for one in everyones), dtype=torch.float64) for name in names}
+
+    @torch.no_grad()
+    def _draw(self, number: int) -> None:
+        """A grid from the same latents, classes and originals each time: pictures that can be compared by step."""
+        with self._timed("samples"):
+            task, device = self.average.task, self.world.device
+            labels = torch.arange(SAMPLES, device=device) % task.spec.classes
+            drawn = task.generate(labels, SAMPLES, Noise.whole(self.settings.seed, SAMPLES, "samples", device=device))
+            if drawn is None:
+                images, _ = self.data.validation.rows(np.arange(min(SAMPLES // 2, len(self.data.validation))))
+                originals = Batch.of(images, np.zeros(len(images), np.int64), device).images
+                restored = task.reconstruct(originals)
+                drawn = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)
+            if drawn is not None:
+                columns = task.spec.classes if 2 <= task.spec.classes <= 16 else 8
+                path = self.folder / "samples" / f"step-{number:08d}.png"
+                write_png(path, to_bytes(drawn.float().cpu().numpy())[: SAMPLES // columns * columns], columns)
+
+    def _training_split(self) -> Iterator[Batch]:
+        return _batches(self.data.train, self.world.device)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[part] += time.perf_counter() - began
+
+
+def _batches(split: Split, device: torch.device) -> Iterator[Batch]:
+    for images, labels in split.chunks(EVALUATION_BATCH):
+        yield Batch.of(images, labels, device)

@@ -1,0 +1,169 @@
+"""What every model keeps, found by itself: a new file in pipeline/models is tested here without a further line."""
+
+import copy
+
+import pytest
+import torch
+
+from pipeline.models import store
+from pipeline.models.task import Batch, DataSpec
+from pipeline.noise import Noise
+from pipeline.training.checkpoint import restore, state_of
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.step import Average, Step, World
+
+SPECS = [DataSpec(1, 8, 2), DataSpec(3, 13, 5)]
+IDS = ["grey 8x8", "rgb 13x13"]
+pytestmark = pytest.mark.parametrize("name", store.names())
+
+
+def build(name, spec=SPECS[0], seed=0):
+    kind = store.find(name)
+    return store.build(name, kind.Config(), spec, seed)
+
+
+def batch(spec, count=6):
+    noise = Noise.whole(7, count)
+    return Batch(noise.uniform("images", spec.channels, spec.size, spec.size), noise.integers("labels", spec.classes))
+
+
+def weights(task):
+    return {name: value.clone() for name, value in task.state_dict().items()}
+
+
+def test_initial_weights_depend_on_the_seed_alone(name):
+    same, again, other = build(name), build(name), build(name, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(same.parameters(), other.parameters(), strict=True))
+
+
+def test_phases_share_no_parameter_and_leave_none_out(name):
+    task = build(name)
+    owned = [id(parameter) for phase in task.phases() for parameter in phase.module.parameters()]
+    assert len(owned) == len(set(owned)) and set(owned) == {id(parameter) for parameter in task.parameters()}
+    for phase in task.phases():
+        stepped = {id(parameter) for group in phase.optimizer.param_groups for parameter in group["params"]}
+        assert stepped == {id(parameter) for parameter in phase.module.parameters()}
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_every_phases_loss_is_a_finite_scalar_that_reaches_all_of_its_parameters(name, spec):
+    task = build(name, spec)
+    for phase in task.phases():
+        task.zero_grad(set_to_none=True)
+        loss, values = task.loss(phase.name, batch(spec, 40), Noise.whole(0, 40, phase.name))
+        assert loss.dim() == 0 and loss.isfinite() and all(value.dim() == 0 and value.isfinite() for value in values.values())
+        loss.backward()
+        without = [key for key, parameter in phase.module.named_parameters() if parameter.grad is None]
+        assert not without, f"{name}/{phase.name}: no gradient for {without}"
+
+
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
+    """So that workers, each with its rows, average to the global loss."""
+    task, whole = build(name), batch(SPECS[0], 8)
+    task.eval()
+    for phase in task.phases():
+        total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
+        parts = [
+            task.loss(phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8))[0] for a, b in ((0, 4), (4, 8))
+        ]
+        assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)
+
+
+def test_a_step_is_repeatable_and_changes_each_phases_network(name):
+    results = []
+    for _ in range(2):
+        task = build(name)
+        before = weights(task)
+        Step(task, task.phases(), TrainingSettings(), World()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+        results.append(weights(task))
+        for phase in task.phases():
+            names = [key for key, value in task.named_parameters() if any(value is mine for mine in phase.module.parameters())]
+            assert any(not torch.equal(before[key], results[-1][key]) for key in names)
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_evaluation_gives_a_finite_value_for_each_example_and_changes_nothing(name, spec):
+    task = build(name, spec).eval()
+    before = weights(task)
+    with torch.no_grad():
+        values = task.evaluate(batch(spec), Noise.whole(0, 6))
+    assert values and all(value.shape == (6,) and value.isfinite().all() for value in values.values())
+    assert all(torch.equal(before[key], value) for key, value in task.state_dict().items())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=IDS)
+def test_images_come_out_as_they_go_in(name, spec):
+    task = build(name, spec).eval()
+    shown = batch(spec)
+    with torch.no_grad():
+        task.conclude([batch(spec, 40)])
+        drawn = [task.generate(labels, 6, Noise.whole(0, 6)) for labels in (None, shown.labels)]
+        for images in [*drawn, task.reconstruct(shown.images)]:
+            if images is not None:
+                assert images.shape == shown.images.shape and images.min() >= 0 and images.max() <= 1
+        assert all((a is None) == (drawn[0] is None) for a in drawn)
+        logits, features = task.classify(shown.images), task.features(shown.images)
+        assert (logits is None) == (features is None)
+        if logits is not None:
+            assert logits.shape == (6, spec.classes) and features.shape[0] == 6 and features.dim() == 2
+
+
+def test_a_model_can_do_something(name):
+    task = build(name).eval()
+    shown = batch(SPECS[0])
+    assert any(one is not None for one in (task.classify(shown.images), task.generate(None, 6, Noise.whole(0, 6)), task.reconstruct(shown.images)))
+
+
+def test_what_is_drawn_depends_on_the_noise_alone(name):
+    task = build(name).eval()
+    drawn = task.generate(None, 4, Noise.whole(3, 4))
+    if drawn is not None:
+        assert torch.equal(drawn, task.generate(None, 4, Noise.whole(3, 4)))
+        assert not torch.equal(drawn, task.generate(None, 4, Noise.whole(4, 4)))
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
+    settings, shown = TrainingSettings(ema_decay=0.9), batch(SPECS[0])
+
+    def run(task, phases, average, steps):
+        step = Step(task, phases, settings, World())
+        for number in steps:
+            step.run(number, shown, Noise.whole(0, 6, step=number))
+            average.update(number)
+
+    task = build(name)
+    phases, average = task.phases(), Average(task, 0.9)
+    run(task, phases, average, (1, 2))
+    state = {key: value.clone() for key, value in state_of(average, phases).items()}
+    run(task, phases, average, (3, 4))
+
+    resumed = build(name, seed=5)
+    phases_again, average_again = resumed.phases(), Average(resumed, 0.9)
+    restore(state, average_again, phases_again)
+    run(resumed, phases_again, average_again, (3, 4))
+    first, second = state_of(average, phases), state_of(average_again, phases_again)
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_written_model_loads_with_the_same_outputs(name, tmp_path):
+    task = build(name).eval()
+    task.conclude([batch(SPECS[0], 40)])
+    card = store.write(task, tmp_path / name, {"fingerprint": "f"})
+    again = store.load(tmp_path / name)
+    assert card["name"] == name and store.read_card(tmp_path / name) == card
+    assert all(torch.equal(a, b) for a, b in zip(task.state_dict().values(), again.state_dict().values(), strict=True))
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.json", "model.safetensors"]
+
+
+def test_configuration_survives_json(name):
+    kind = store.find(name)
+    assert kind.Config.model_validate_json(kind.Config().model_dump_json()) == kind.Config()
+
+
+def test_a_copy_for_averaging_is_independent(name):
+    task = build(name)
+    twin = copy.deepcopy(task)
+    Step(task, task.phases(), TrainingSettings(), World()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+    assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))

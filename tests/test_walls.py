@@ -1,0 +1,83 @@
+"""The walls of the house, read from the imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = [
+    {"errors", "files"},
+    {"params", "environment", "process", "noise", "pictures"},
+    {"data", "models", "tracking"},
+    {"training", "evaluation"},
+    {"cli", "stages"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+RAY = {"pipeline/training/worker.py", "pipeline/training/launch.py", "pipeline/data/preprocess.py", "pipeline/data/decoding.py"}
+FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
+
+
+def imports(path):
+    """The modules that a file imports, anywhere in it, relative ones refused."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "pipeline")
+
+
+def room(module):
+    """pipeline.data.dataset -> data; stages.train -> stages."""
+    parts = module.split(".")
+    return "stages" if parts[0] == "stages" else parts[1] if len(parts) > 1 else None
+
+
+def named(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_room_imports_from_a_floor_above(path):
+    own = room(named(path).removesuffix(".py").replace("/", "."))
+    if own == "__init__":
+        return
+    assert own in FLOOR, f"{named(path)} has no floor: put it into one"
+    for module in imports(path):
+        if module.startswith(("pipeline.", "stages")) and (other := room(module)) != "__init__":
+            assert FLOOR.get(other, 99) <= FLOOR[own], f"{named(path)} (floor {FLOOR[own]}) imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_each_heavy_library_has_one_door(path):
+    packages = {module.split(".")[0] for module in imports(path)}
+    assert "ray" not in packages or named(path) in RAY
+    assert "mlflow" not in packages or named(path).startswith("pipeline/tracking/")
+    assert not packages & {"pickle", "torchvision", "shelve", "marshal"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_only_the_environment_reads_the_environment(path):
+    if named(path) not in ("pipeline/environment.py",):
+        assert "os.environ" not in path.read_text() and "getenv" not in path.read_text()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_code_calls_a_global_generator(path):
+    text = path.read_text()
+    for call in ("torch.manual_seed", "np.random.seed", "np.random.rand", "random.seed", "torch.rand_like", "torch.randn_like", "nn.Dropout", "BatchNorm"):
+        assert call not in text, f"{named(path)}: {call}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_files_stay_short_and_are_called_what_they_are(path):
+    assert len(path.read_text().splitlines()) <= 400
+    assert path.stem not in {"utils", "common", "helpers", "manager", "handler", "misc"}
+
+
+def test_models_know_neither_ray_nor_mlflow_nor_dvc_nor_the_data():
+    for path in ROOT.glob("pipeline/models/*.py"):
+        for module in imports(path):
+            assert module.split(".")[0] not in {"ray", "mlflow", "dvc"} and not module.startswith("pipeline.data")
