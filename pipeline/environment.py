@@ -76,6 +76,11 @@ def debug() -> bool:
     return os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
 
 
+def set_debug() -> None:
+    """Show tracebacks from here on."""
+    os.environ["DARKROOM_DEBUG"] = "1"
+
+
 def _workers(text: str) -> Literal["auto"] | int:
     if text == "auto":
         return "auto"

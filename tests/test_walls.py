@@ -11,7 +11,7 @@ FLOORS = [
     {"params", "environment", "process", "noise", "pictures"},
     {"data", "models", "tracking"},
     {"training", "evaluation"},
-    {"cli", "stages"},
+    {"cli", "doctor", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 RAY = {"pipeline/training/worker.py", "pipeline/training/launch.py", "pipeline/data/preprocess.py", "pipeline/data/decoding.py"}
@@ -26,7 +26,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module == "pipeline")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module.startswith("pipeline"))
 
 
 def room(module):

@@ -38,6 +38,7 @@ class Ae(Task):
     """Encodes and reconstructs images, and generates them once it is concluded."""
 
     Config = AeConfig
+    serves = "reconstruct"
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)

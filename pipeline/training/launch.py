@@ -24,7 +24,7 @@ from pipeline.files import digest_of, digest_of_tree, read_json, whole_folder, w
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import FINISHED, train_worker
 
-CODE = ("data/dataset.py", "models/layers.py", "models/optimizers.py", "models/store.py", "models/task.py", "noise.py", "training")
+CODE = ("data/dataset.py", "models/layers.py", "models/optimizers.py", "models/store.py", "models/task.py", "noise.py", "pictures.py", "training")
 POLL_SECONDS = 0.5
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
@@ -150,6 +150,7 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    logging.getLogger("ray.train").setLevel(logging.WARNING)  # in process it would name each report
     job = {
         "name": training.name,
         "settings": training.settings.model_dump_json(),

@@ -72,7 +72,7 @@ def _wrap(module: nn.Module) -> nn.Module:
 
     if ray.train.get_context().get_world_size() == 1:
         return module
-    return ray.train.torch.prepare_model(module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False})
+    return ray.train.torch.prepare_model(module, move_to_device=False, parallel_strategy_kwargs={"forward_sync_buffers": False})
 
 
 def _device(asked: str) -> torch.device:

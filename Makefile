@@ -1,0 +1,49 @@
+# make repro: install, rebuild everything, say where to look.   make test: install, pass the tests.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/site
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+PORT ?= 5000
+
+.PHONY: install repro test test-fast check ui report clean
+
+install: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 2; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned packages of requirements.lock into $(VENV) (minutes, once) ..."
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+repro: install
+	@mkdir -p -m 700 .dvc/site
+	@darkroom doctor --brief
+	dvc repro --quiet
+	@darkroom summary
+
+test: install
+	pytest
+
+test-fast: install
+	pytest -m "not slow and not cluster"
+
+check: install
+	ruff check .
+	ruff format --check .
+	mypy
+
+ui: install
+	@echo "MLflow on http://127.0.0.1:$(PORT)/#/experiments/1/runs (Ctrl-C ends it)"
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+		--host 127.0.0.1 --port $(PORT) --workers 1 --allowed-hosts "127.0.0.1:$(PORT),localhost:$(PORT)"
+
+clean:
+	rm -rf .darkroom data/raw data/processed models history plots metrics reports

@@ -1,0 +1,112 @@
+"""Encoded pictures -> arrays, in order: by threads on one machine, by Ray Data where workers are asked for. The results are equal."""
+
+import functools
+import logging
+import os
+import threading
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.data.archives import read_member
+from pipeline.data.images import BrokenImage, decode
+from pipeline.environment import Environment, prepare
+from pipeline.errors import DarkroomError
+
+CHUNK = 256  # pictures decoded at a time
+Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); why each is broken, '' where it is not
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes pictures that lie in a folder or zip to (channels, size, size)."""
+
+    place: Path
+    channels: int
+    size: int
+
+    def __call__(self, names: list[str]) -> Decoded:
+        images = np.zeros((len(names), self.channels, self.size, self.size), np.uint8)
+        reasons = [""] * len(names)
+        for row, name in enumerate(names):
+            try:
+                images[row] = decode(self._read(name), self.channels, self.size)
+            except (BrokenImage, ValueError) as error:
+                reasons[row] = str(error)
+        return images, reasons
+
+    def decode_batch(self, batch: Any) -> Any:
+        """The same for a batch of Ray Data."""
+        if not self.place.exists():
+            raise DarkroomError(
+                "a worker does not see it", where=str(self.place), remedy="put the project on storage that every worker mounts"
+            )
+        images, reasons = self(list(batch["name"]))
+        return {"image": images, "reason": np.array(reasons, dtype=object)}
+
+    def _read(self, name: str) -> bytes:
+        if self.place.is_dir():
+            return (self.place / name).read_bytes()
+        return read_member(_zip(self.place, self.place.stat().st_mtime_ns, threading.get_ident()), name)
+
+
+Decode = Callable[[Decoder, list[str]], Iterator[Decoded]]
+
+
+@contextmanager
+def workers(environment: Environment) -> Iterator[Decode]:
+    """A function that decodes pictures, given by name, in order: chunk after chunk, few of them in memory at any time."""
+    if environment.workers == "auto" and not environment.ray_address:
+        num_threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(num_threads) as pool:
+            yield functools.partial(_decode_with_threads, pool, 2 * num_threads)
+        return
+    prepare()
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        local: dict[str, Any] = {} if environment.ray_address else {"include_dashboard": False}
+        if not environment.ray_address and environment.workers != "auto":
+            local["num_cpus"] = environment.workers
+        ray.init(address=environment.ray_address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+    try:
+        yield _decode_with_ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _decode_with_threads(pool: ThreadPoolExecutor, ahead: int, decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
+    pending: deque[Any] = deque()
+    for start in range(0, len(names), CHUNK):
+        pending.append(pool.submit(decoder, names[start : start + CHUNK]))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _decode_with_ray(decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    rows = ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // CHUNK))
+    for batch in rows.map_batches(decoder.decode_batch, batch_size=CHUNK).iter_batches(batch_size=CHUNK):
+        yield np.asarray(batch["image"]), [str(reason) for reason in batch["reason"]]
+
+
+@functools.lru_cache(maxsize=64)
+def _zip(place: Path, version: int, thread: int) -> zipfile.ZipFile:
+    """Each thread's own open archive: reading one from several threads is not safe, and opening one reads its whole list."""
+    return zipfile.ZipFile(place)

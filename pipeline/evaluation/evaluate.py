@@ -1,0 +1,253 @@
+"""Measures every model by what it can do: a classifier's answers, a generator's images, an autoencoder's reconstructions.
+
+What a task can do shows in what it returns; None is "cannot". Numbers go to ``metrics/evaluation.json``, curves, tables and
+pictures to ``plots/``. The same models, data and settings give the same bytes.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.evaluation import averages, classification, pictures, reconstruction
+from pipeline.evaluation.averages import Estimate
+from pipeline.evaluation.comparison import BATCH, Comparison
+from pipeline.evaluation.features import FeatureSpace
+from pipeline.evaluation.history import curves
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.files import whole_folder, write_json, write_text
+from pipeline.models.task import Batch, Task
+from pipeline.noise import Noise
+
+Measured = dict[str, Estimate | float]
+NUM_PICTURED_ROWS = 8
+
+
+def evaluate(
+    settings: EvaluationSettings,
+    dataset: Any,
+    tasks: Mapping[str, Task],
+    digests: Mapping[str, str],
+    *,
+    history: Path = Path("history"),
+    metrics: Path = Path("metrics/evaluation.json"),
+    plots: Path = Path("plots"),
+) -> dict[str, dict[str, Any]]:
+    """Measure ``tasks`` (by model name, on whatever device they are, in evaluation mode) on the test split of ``dataset``.
+
+    Returns and writes ``{model: {metric: value}, "protocol": {...}}``; a metric with an interval has ``_low`` and ``_high``
+    beside it (95 %), one with a baseline ``_floor``. Raises ``BadInput`` where there are too few images or no feature space, and
+    ``DarkroomError`` for a model whose numbers are not finite.
+    """
+    with whole_folder(plots) as folder, torch.inference_mode():
+        evaluation = _Evaluation(settings, dataset, tasks, digests, folder)
+        results: dict[str, dict[str, Any]] = {name: _flat(name, evaluation.of(name, tasks[name])) for name in sorted(tasks)}
+        results["protocol"] = evaluation.protocol()
+        for name in sorted(tasks):
+            table = curves(history / name)
+            if table is not None:
+                write_text(folder / "curves" / f"{name}.csv", table.to_csv(index=False))
+                pictures.curve_sheet(table, folder / "pictures" / f"{name}-curves.png")
+        write_json(metrics, results)
+    return results
+
+
+@dataclass
+class _Evaluation:
+    settings: EvaluationSettings
+    dataset: Any
+    tasks: Mapping[str, Task]
+    digests: Mapping[str, str]
+    plots: Path
+
+    @cached_property
+    def num_samples(self) -> int:
+        return self.settings.num_samples or len(self.dataset.test)
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        name = self.settings.classifier
+        if name not in self.tasks:
+            raise BadInput(
+                "no trained classifier to compare images by",
+                where=f"params.yaml: evaluate.classifier: {name}",
+                remedy=f"dvc repro train-{name}",
+            )
+        space = FeatureSpace.of_classifier(name, self.tasks[name], self.digests[name])
+        return Comparison(self.settings, self.dataset, space, self.num_samples)
+
+    def protocol(self) -> dict[str, Any]:
+        """What every number depends on besides the models."""
+        said = {
+            "seed": self.settings.seed,
+            "interval": "95 %",
+            "data_digest": self.dataset.digest,
+            "test_images": len(self.dataset.test),
+            "reference_split": self.settings.reference_split,
+            "generated_images": self.num_samples,
+            "bootstrap_rounds": self.settings.num_bootstrap,
+            "neighbours": self.settings.num_neighbours,
+            "noise_sigma": self.settings.noise_sigma,
+            "models": dict(sorted(self.digests.items())),
+        }
+        if "comparison" in self.__dict__:
+            space, reference, real = self.comparison.space, self.comparison.reference, self.comparison.real
+            said |= {"feature_network": space.name, "feature_network_digest": space.digest, "feature_dimensions": reference.shape[1]}
+            said |= {"reference_images": len(reference), "floor_images": len(real), "feature_scale": self.comparison.scale}
+        return said
+
+    def of(self, name: str, task: Task) -> Measured:
+        """All that can be measured of one model."""
+        measured = {**self._classified(name, task), **self._generated(name, task), **self._reconstructed(name, task)}
+        return {**measured, **{quantity: value for quantity, value in self._own(task).items() if quantity not in measured}}
+
+    def _own(self, task: Task) -> Measured:
+        """The averages of the model's own per-example values, its losses among them."""
+        values: dict[str, list[np.ndarray]] = {}
+        for index, batch in enumerate(self._test(task)):
+            noise = Noise.whole(self.settings.seed, len(batch), "test", index, task.device)
+            for quantity, each in task.evaluate(batch, noise).items():
+                values.setdefault(quantity, []).append(each.double().cpu().numpy())
+        return {quantity: averages.mean(batches) for quantity, batches in sorted(values.items())}
+
+    def _classified(self, name: str, task: Task) -> Measured:
+        answers = [task.classify(batch.images) for batch in self._test(task)]
+        if any(answer is None for answer in answers):
+            return {}
+        logits = torch.cat([answer for answer in answers if answer is not None]).double().cpu().numpy()
+        labels, names = np.asarray(self.dataset.test.labels), list(self.dataset.class_names)
+        write_text(self.plots / "tables" / f"{name}.csv", classification.by_class(logits, labels, names).to_csv(index=False))
+        pictures.confusion(classification.confusion(logits, labels), names, self.plots / "pictures" / f"{name}-confusion.png")
+        if name == self.settings.classifier:
+            rows = pd.DataFrame(
+                {"actual": [names[label] for label in labels], "predicted": [names[label] for label in logits.argmax(axis=1)]}
+            )
+            write_text(self.plots / "confusion.csv", rows.to_csv(index=False))
+        return dict(classification.measures(logits, labels))
+
+    def _generated(self, name: str, task: Task) -> Measured:
+        columns = pictures.columns(len(self.dataset.class_names))
+        sheet = np.tile(columns, NUM_PICTURED_ROWS)
+        pictured = self._generate(task, sheet, "pictures")
+        if pictured is None:
+            return {}
+        shifted = self._generate(task, (sheet + 1) % len(self.dataset.class_names), "pictures")
+        conditional = shifted is not None and not torch.equal(pictured, shifted)  # the same noise, other classes, other images
+        grid = pictured.reshape(NUM_PICTURED_ROWS, len(columns), *pictured.shape[1:])
+        names = [self.dataset.class_names[label] for label in columns] if conditional else []
+        pictures.save_grid(grid, self.plots / "pictures" / f"{name}-samples.png", columns=names)
+
+        labels = np.resize(self.dataset.test.labels, self.num_samples)
+        agreed: list[np.ndarray] = []
+        classifier = self.comparison.space
+
+        def batches() -> Iterator[Tensor]:
+            for index, start in enumerate(range(0, len(labels), BATCH)):
+                wanted = labels[start : start + BATCH]
+                images = self._generate(task, wanted, "samples", index)
+                assert images is not None
+                if conditional:
+                    answers = self.tasks[classifier.name].classify(images.to(classifier.device))
+                    agreed.extend([] if answers is None else [answers.argmax(dim=1).cpu().numpy() == wanted])
+                yield images
+
+        measured: Measured = dict(self.comparison.measures(_finite(batches(), name)))
+        if agreed:
+            measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).beside(self._classifier_accuracy)
+        return measured
+
+    def _generate(self, task: Task, labels: np.ndarray, phase: str, index: int = 0) -> Tensor | None:
+        noise = Noise.whole(self.settings.seed, len(labels), phase, index, task.device)
+        return task.generate(torch.from_numpy(labels).to(task.device), len(labels), noise)
+
+    @cached_property
+    def _classifier_accuracy(self) -> float:
+        task = self.tasks[self.settings.classifier]
+        hits = [task.classify(batch.images).argmax(dim=1) == batch.labels for batch in self._test(task)]  # type: ignore[union-attr]
+        return float(torch.cat(hits).double().mean())
+
+    @cached_property
+    def _mean_image(self) -> np.ndarray:
+        total = sum(images.astype(np.float64).sum(axis=0) for images, _ in self.dataset.train.chunks(BATCH))
+        return total / (255 * len(self.dataset.train))  # (C, H, W)
+
+    def _reconstructed(self, name: str, task: Task) -> Measured:
+        values: dict[str, list[np.ndarray]] = {}
+        measured: Measured = {}
+
+        def note(quantity: str, each: Tensor) -> None:
+            values.setdefault(quantity, []).append(each.cpu().numpy())
+
+        def batches() -> Iterator[Tensor]:
+            for index, batch in enumerate(self._test(task)):
+                images, rebuilt = batch.images, task.reconstruct(batch.images)
+                assert rebuilt is not None
+                trivial = torch.from_numpy(self._mean_image).to(images).expand_as(images)
+                for quantity, compare in (
+                    ("mse", reconstruction.squared_error),
+                    ("psnr", reconstruction.psnr),
+                    ("ssim", reconstruction.ssim),
+                ):
+                    note(quantity, compare(images, rebuilt.clamp(0, 1)))
+                    note(f"{quantity}_floor", compare(images, trivial))
+                rows = {"original": images, "reconstructed": rebuilt}
+                noise = Noise.whole(self.settings.seed, len(batch), "restoration", index, task.device)
+                for restoration, hurt in reconstruction.damaged(images, self.settings.noise_sigma, noise).items():
+                    restored = task.reconstruct(hurt)
+                    assert restored is not None
+                    note(f"{restoration}_psnr", reconstruction.psnr(images, restored.clamp(0, 1)))
+                    note(f"{restoration}_psnr_floor", reconstruction.psnr(images, hurt))
+                    rows |= {f"to be {restoration}": hurt, restoration: restored}
+                if index == 0:
+                    one_of_each = pictures.one_of_each(batch.labels.cpu().numpy())
+                    grid = torch.stack([images[one_of_each] for images in rows.values()])
+                    pictures.save_grid(grid, self.plots / "pictures" / f"{name}-reconstructions.png", rows=list(rows))
+                    code = task.encode(images)
+                    if code is not None:
+                        measured["compression_ratio"] = reconstruction.compression_ratio(images, code)
+                yield rebuilt
+
+        if task.reconstruct(next(self._test(task)).images[:1]) is None:
+            return {}
+        compared = self.comparison.measures(_finite(batches(), name))
+        for quantity, each in values.items():
+            if not quantity.endswith("_floor"):
+                measured[quantity] = averages.mean(each).beside(averages.mean(values[f"{quantity}_floor"]).value)
+        return {**measured, **{f"reconstruction_{quantity}": estimate for quantity, estimate in compared.items()}}
+
+    def _test(self, task: Task) -> Iterator[Batch]:
+        for images, labels in self.dataset.test.chunks(BATCH):
+            yield Batch.of(images, labels, task.device)
+
+
+def _finite(batches: Iterator[Tensor], name: str) -> Iterator[Tensor]:
+    for images in batches:
+        if not images.isfinite().all():
+            raise DarkroomError(
+                "makes images whose pixels are not finite",
+                where=name,
+                remedy=f"its training diverged: lower its learning rate, then dvc repro train-{name}",
+            )
+        yield images
+
+
+def _flat(name: str, measured: Measured) -> dict[str, Any]:
+    flat: dict[str, float] = {}
+    for quantity, value in measured.items():
+        flat |= value.flat(quantity) if isinstance(value, Estimate) else {quantity: float(value)}
+    for quantity, number in flat.items():
+        if not math.isfinite(number):
+            raise DarkroomError(
+                f"{quantity} is not finite",
+                where=name,
+                remedy=f"its training diverged: lower its learning rate, then dvc repro train-{name}",
+            )
+    return flat

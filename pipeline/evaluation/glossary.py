@@ -1,0 +1,76 @@
+"""What each measure is called, which way it improves and how it is read."""
+
+from dataclasses import dataclass
+
+PREFIXES = {"reconstruction_": " of reconstructions"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """``floor`` is the plain sentence about the baseline, with {} where its number goes; ``better`` is "higher", "lower" or empty."""
+
+    title: str
+    better: str = ""
+    floor: str = ""
+    explanation: str = ""
+    unit: str = ""
+    percent: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What stands behind the number."""
+        return " %" if self.percent else f" {self.unit}" if self.unit else ""
+
+    def show(self, value: float) -> str:
+        """The number as a person wants it: three digits, and its unit."""
+        digits = f"{100 * value:.1f}" if self.percent else f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+        return digits.replace("-", "−") + self.suffix
+
+
+REAL = "real against real scores {}"
+MEAN = "the mean training image scores {}"
+# fmt: off
+MEASURES = {
+    "accuracy": Measure("Accuracy", "higher", "always saying the most frequent class scores {}",
+        "The share of test images whose class is recognised.", percent=True),
+    "cross_entropy": Measure("Cross-entropy", "lower", "answering the class frequencies scores {}",
+        "The surprise at the true class, -log p(y | x): it punishes confident mistakes.", "nats"),
+    "calibration_error": Measure("Calibration error", "lower", "",
+        "How far confidence is from accuracy, over 15 bins. 0: what it says with 90 % is right nine times in ten.", percent=True),
+    "fid": Measure("Fréchet distance (FID)", "lower", REAL,
+        "The distance between means and covariances of the features of made and of real images. Few images raise it: read it beside "
+        "real against real under the same protocol, and never beside a FID from another feature network."),
+    "kid": Measure("Kernel distance (KID)", "lower", REAL,
+        "Squared maximum mean discrepancy, cubic kernel. Its expectation does not depend on the number of images; it may be below zero."),
+    "precision": Measure("Precision", "higher", REAL, "The share of made images that lie among the real ones: fidelity.", percent=True),
+    "recall": Measure("Recall", "higher", REAL,
+        "The share of real images that lie among the made ones: diversity. A generator that repeats itself has little.", percent=True),
+    "density": Measure("Density", "higher", REAL,
+        "How many real neighbourhoods a made image lies in, over k. Like precision, but real outliers do not help; may exceed 1."),
+    "coverage": Measure("Coverage", "higher", REAL,
+        "The share of real images with a made one in their neighbourhood. Like recall, but made outliers do not help.", percent=True),
+    "memorisation": Measure("Nearness to training images", "", "unseen real images score {}",
+        "The probability that a made image lies nearer to its nearest training image than an unseen real image does to its own. "
+        "Towards 100 %: copies, or images that all play safe. Below 50 %: strangers.", percent=True),
+    "label_agreement": Measure("Label agreement", "higher", "the classifier agrees with {} of real labels",
+        "The share of images made as class y that the pipeline's own classifier takes for y.", percent=True),
+    "mse": Measure("Squared error", "lower", MEAN, "Mean squared error of pixels in [0, 1] between test images and their reconstructions."),
+    "psnr": Measure("PSNR", "higher", MEAN, "Peak signal-to-noise ratio of each reconstruction, then averaged over images.", "dB"),
+    "ssim": Measure("SSIM", "higher", MEAN, "Luminance, contrast and structure of reconstructions, in small windows; 1 is equality."),
+    "denoised_psnr": Measure("PSNR, denoised", "higher", "the noisy images score {}",
+        "Test images under Gaussian noise, passed through the model.", "dB"),
+    "inpainted_psnr": Measure("PSNR, inpainted", "higher", "the masked images score {}",
+        "Test images with a grey middle square, passed through the model.", "dB"),
+    "compression_ratio": Measure("Compression ratio", "", "", "Bytes of an image (8 bits a value) over those of its code (32 bits)."),
+    "negative_elbo": Measure("Negative ELBO", "lower", "", "An upper bound of -log p(x), for each image.", "nats"),
+}
+# fmt: on
+KEYS = ("accuracy", "fid", "psnr")  # what the summary shows of a model that has it
+
+
+def measure(name: str) -> Measure:
+    """The measure called ``name``; one that only its model knows is shown by its bare name."""
+    for prefix, addition in PREFIXES.items():
+        if (known := MEASURES.get(name.removeprefix(prefix))) is not None and name.startswith(prefix):
+            return Measure(known.title + addition, known.better, known.floor, "", known.unit, known.percent)
+    return MEASURES.get(name) or Measure(name.replace("_", " ").capitalize())

@@ -1,0 +1,47 @@
+"""What a training wrote of itself, read back: metrics by step, sample grids by step, seconds by part."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.files import read_json
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """The records of ``metrics.jsonl`` in order; none where the training left no history."""
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+
+def curves(folder: Path) -> pd.DataFrame | None:
+    """A row for each step, a column for each metric (empty where it was not measured); None without a history."""
+    rows: dict[int, dict[str, float]] = {}
+    for line in lines(folder):
+        rows.setdefault(line["step"], {}).update(line["metrics"])
+    if not rows:
+        return None
+    table = pd.DataFrame([{"step": step, **rows[step]} for step in sorted(rows)])
+    return table[["step", *sorted(set(table.columns) - {"step"})]]
+
+
+def ended(folder: Path) -> int:
+    """When the last line was written, in milliseconds since 1970; 0 without a history."""
+    return max((line["time"] for line in lines(folder)), default=0)
+
+
+def samples(folder: Path, limit: int) -> dict[int, Path]:
+    """At most ``limit`` sample grids by step, the first and the last among them, evenly chosen between."""
+    found = {int(match[1]): path for path in folder.glob("samples/step-*.png") if (match := re.fullmatch(r"step-(\d+)", path.stem))}
+    steps = sorted(found)
+    if len(steps) > limit:
+        steps = [steps[round(index * (len(steps) - 1) / (limit - 1))] for index in range(limit)]
+    return {step: found[step] for step in steps}
+
+
+def times(folder: Path) -> dict[str, Any]:
+    """``times.json``: seconds by part of the training, "total" among them, and further facts; empty where there is none."""
+    path = folder / "times.json"
+    return read_json(path) if path.is_file() else {}

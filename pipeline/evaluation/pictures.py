@@ -1,0 +1,126 @@
+"""Pictures for people: grids enlarged so that single pixels stay sharp, confusion tables, curves. All PNG, all deterministic."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from pipeline.files import whole_file
+
+MOST_COLUMNS = 10
+PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the report's prints
+LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
+
+
+def columns(num_classes: int) -> np.ndarray:
+    """The classes that a sample sheet shows: all, or ten spread over them; ten columns of the one class there is."""
+    if num_classes == 1:
+        return np.zeros(MOST_COLUMNS, np.int64)
+    return np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+
+
+def one_of_each(labels: np.ndarray, most: int = MOST_COLUMNS) -> np.ndarray:
+    """Indices of the first examples of as many classes as there are, filled up with the first of the rest."""
+    firsts = np.unique(labels, return_index=True)[1]
+    rest = np.setdiff1d(np.arange(len(labels)), firsts)
+    return np.concatenate([firsts, rest])[:most]
+
+
+def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
+    """Draw images (R, K, C, H, W) in [0, 1], one or three channels, as R rows and K columns with their names."""
+    pixels = images.clamp(0, 1).mul(255).round().byte().cpu().numpy()
+    height, width = pixels.shape[-2:]
+    scale = max(1, round(64 / max(height, width)))
+    high, wide, gap = height * scale, width * scale, 4
+    font = ImageFont.load_default(14)
+    left = max((int(font.getlength(name)) + 12 for name in rows), default=gap)
+    top = 24 if columns else gap
+    sheet = Image.new("RGB", (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, name in enumerate(columns):
+        draw.text((left + column * (wide + gap) + wide / 2, top / 2), _fitted(name, font, wide), fill=INK, font=font, anchor="mm")
+    for row, line in enumerate(pixels):
+        y = top + row * (high + gap)
+        if rows:
+            draw.text((left - 8, y + high / 2), rows[row], fill=INK, font=font, anchor="rm")
+        for column, image in enumerate(line):
+            picture = Image.fromarray(image[0] if len(image) == 1 else image[:3].transpose(1, 2, 0))
+            sheet.paste(picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB"), (left + column * (wide + gap), y))
+    with whole_file(path) as beside:
+        sheet.save(beside, optimize=True)
+
+
+def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draw confusion counts (classes, classes): shares of each row as tone, counts as numbers where they can be read."""
+    count = len(table)
+    side = min(9.0, max(4.2, 0.5 * count + 1.2))
+    figure = Figure(figsize=(side, side), facecolor=PAPER, layout="constrained")
+    axes = figure.subplots()
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    axes.imshow(
+        np.sqrt(shares), cmap=LinearSegmentedColormap.from_list("print", [PAPER, INK]), vmin=0, vmax=1.1
+    )  # the root makes rare mistakes visible
+    if count <= 20:
+        for row, column in np.argwhere(table > 0):
+            tone = PAPER if shares[row, column] > 0.35 else INK if row == column else RED
+            axes.text(column, row, f"{table[row, column]}", ha="center", va="center", color=tone, fontsize=9)
+    shown = range(0, count, max(1, count // 25))
+    short = [names[index] if len(names[index]) <= 14 else names[index][:13] + "…" for index in shown]
+    turned = 0 if max(map(len, short)) <= 3 else 60
+    axes.set_xticks(shown, short, rotation=turned, ha="center" if turned == 0 else "right", rotation_mode="anchor" if turned else "default")
+    axes.set_yticks(shown, short)
+    axes.set_xlabel("the classifier says")
+    axes.set_ylabel("the image shows")
+    _restrain(axes)
+    _save(figure, path)
+
+
+def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
+    """Draw a training's curves: one chart for each quantity (a metric name's last part), one line for each ``split/phase``."""
+    groups: dict[str, list[str]] = {}
+    for name in table.columns[1:]:
+        groups.setdefault(name.rpartition("/")[2], []).append(name)
+    chosen = sorted(groups, key=lambda quantity: (-len(groups[quantity]), quantity))[:most]
+    wide = len(chosen) if len(chosen) <= 4 else 3
+    high = -(-len(chosen) // wide)
+    figure = Figure(figsize=(min(11.0, 5.5 * wide), 2.5 * high), facecolor=PAPER, layout="constrained")
+    for axes, quantity in zip(figure.subplots(high, wide, squeeze=False).flat, chosen):
+        for colour, name in zip(LINES, groups[quantity]):
+            line = table[["step", name]].dropna()
+            style = "-o" if name.startswith("validation") else "-"
+            axes.plot(
+                line["step"], line[name], style, color=colour, linewidth=1.3, markersize=2.5, label=name.rpartition("/")[0] or quantity
+            )
+        axes.set_title(quantity.replace("_", " "), loc="left", fontsize=10, color=INK)
+        axes.legend(fontsize=7, frameon=False, labelcolor=INK)
+        _restrain(axes)
+    for axes in figure.axes[len(chosen) :]:
+        axes.remove()
+    _save(figure, path)
+
+
+def _fitted(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int) -> str:
+    while len(name) > 1 and font.getlength(name) > wide + 2:
+        name = name[:-1]
+    return name
+
+
+def _restrain(axes) -> None:
+    axes.set_facecolor(PAPER)
+    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=8, length=2)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(GREY)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as beside:
+        figure.savefig(beside, dpi=144, facecolor=PAPER, metadata={"Software": None})

@@ -1,0 +1,151 @@
+"""``reports/index.html``: one page with every number and picture in it, that needs no network, no script and no clock."""
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.evaluation import glossary, history
+from pipeline.files import write_text
+
+NUM_PROGRESS_PICTURES = 6
+
+
+def write(
+    results: Mapping[str, Mapping[str, Any]],
+    data: Path,
+    *,
+    source: str = "",
+    commit: str = "",
+    histories: Path = Path("history"),
+    plots: Path = Path("plots"),
+    path: Path = Path("reports/index.html"),
+) -> None:
+    """Write the page for ``results``, as ``evaluate`` returns them, with what lies in ``plots``, in ``histories`` and in the
+    processed ``data`` folder. ``source`` names the data, ``commit`` the code. The same files give the same page."""
+    names = [name for name in results if name != "protocol"]
+    ended = max((history.ended(histories / name) for name in names), default=0)
+    environment = Environment(
+        loader=PackageLoader("pipeline.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        source=source,
+        commit=commit,
+        trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
+        protocol=results["protocol"],
+        summary=[{"model": name, **row} for name in names for row in _rows(results[name]) if row["name"] in glossary.KEYS],
+        models=[_model(name, results[name], histories / name, plots) for name in names],
+        contact_sheet=_picture(data / "contact-sheet.png"),
+        classes=_table(data / "classes.csv"),
+        times=_times({name: history.times(histories / name) for name in names}),
+        glossary=[
+            entry for name, entry in glossary.MEASURES.items() if entry.explanation and any(name in results[model] for model in names)
+        ],
+    )
+    write_text(path, page)
+
+
+def _model(name: str, metrics: Mapping[str, float], folder: Path, plots: Path) -> dict[str, Any]:
+    steps = history.samples(folder, NUM_PROGRESS_PICTURES)
+    return {
+        "name": name,
+        "rows": _rows(metrics),
+        "pictures": {
+            kind: _picture(plots / "pictures" / f"{name}-{kind}.png") for kind in ("samples", "reconstructions", "confusion", "curves")
+        },
+        "progress": [(step, _picture(picture)) for step, picture in steps.items()],
+        "classes": _table(plots / "tables" / f"{name}.csv"),
+        "validation": _extremes(history.curves(folder)),
+    }
+
+
+def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One row for each measure: its number, interval, floor, and where these lie on a line between 0 and 100."""
+    rows = []
+    for name, value in metrics.items():
+        if name.rpartition("_")[0] in metrics and name.endswith(("_low", "_high", "_floor")):
+            continue
+        measure = glossary.measure(name)
+        low, high, floor = (metrics.get(f"{name}_{part}") for part in ("low", "high", "floor"))
+        shown = [number for number in (value, low, high, floor) if number is not None]
+        ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
+        rows.append(
+            {
+                "name": name,
+                "title": measure.title,
+                "better": measure.better,
+                "value": measure.show(value),
+                "interval": ""
+                if low is None or high is None
+                else f"{measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)}",
+                "floor": "" if floor is None else measure.show(floor),
+                "reading": measure.floor.format(measure.show(floor)) if floor is not None else "",
+                "at": {
+                    key: None if number is None else round(100 * min(1.0, max(0.0, (number - ends[0]) / (ends[1] - ends[0]))), 2)
+                    for key, number in {"value": value, "low": low, "high": high, "floor": floor}.items()
+                },
+            }
+        )
+    return rows
+
+
+def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """The last, lowest and highest value of each validation curve, with their steps."""
+    if table is None:
+        return []
+    found = []
+    for name in (column for column in table.columns if column.startswith("validation/")):
+        values, steps = table[name].dropna().to_numpy(), table["step"][table[name].notna()].to_numpy()
+        found.append(
+            {
+                "name": name.removeprefix("validation/").replace("_", " "),
+                "last": f"{values[-1]:.4g}",
+                "lowest": f"{values.min():.4g}",
+                "lowest_step": int(steps[values.argmin()]),
+                "highest": f"{values.max():.4g}",
+                "highest_step": int(steps[values.argmax()]),
+            }
+        )
+    return found
+
+
+def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Seconds by part for each training that says how long it took; parts in the order in which they first appear."""
+    known = {name: times for name, times in by_model.items() if "total" in times}
+    facts = ("total", "workers", "images_per_second")
+    parts = list(
+        dict.fromkeys(
+            key for times in known.values() for key, value in times.items() if key not in facts and isinstance(value, int | float)
+        )
+    )
+    longest = max((times["total"] for times in known.values()), default=0) or 1
+    rows = [
+        {
+            "name": name,
+            "total": f"{times['total']:.1f}",
+            "share": round(100 * times["total"] / longest, 1),
+            "parts": [f"{times[part]:.1f}" if part in times else "" for part in parts],
+            "rate": f"{times['images_per_second']:,.0f}" if "images_per_second" in times else "",
+            "where": f"{times.get('workers', '')} × {times['device']}" if "device" in times else "",
+        }
+        for name, times in known.items()
+    ]
+    return {"parts": parts, "rows": rows}
+
+
+def _picture(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+
+
+def _table(path: Path) -> dict[str, Any]:
+    """A CSV file's columns and its rows as text, and which hold numbers (the first names the row); empty where there is no file."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, keep_default_na=False)
+    numeric = [index > 0 and bool(pd.api.types.is_numeric_dtype(kind)) for index, kind in enumerate(table.dtypes)]
+    shown = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in table.itertuples(index=False)]
+    return {"columns": list(zip(table.columns, numeric)), "rows": [list(zip(row, numeric)) for row in shown]}

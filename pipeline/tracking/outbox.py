@@ -1,0 +1,297 @@
+"""The local record of a run, and its delivery to MLflow.
+
+The record says what MLflow should show; delivering it brings MLflow there. Delivery may stop anywhere and be repeated: a
+metric is (key, step, timestamp, value), so a replay adds nothing, and what is there already is asked for where it matters.
+A record stays on disk until its final status is delivered; what a dead server missed is delivered at a later start.
+"""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from pipeline.environment import Environment
+from pipeline.files import digest_of, read_json, write_json
+from pipeline.tracking import lineage, registry
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "darkroom"
+SQLITE = "sqlite:///"
+MAX_METRICS = 1000  # in one call; MLflow's own limit
+MAX_PARAMS = 100
+LOCK_SECONDS = 60
+TAGGING = Lock()
+PICTURE = re.compile(r"step-(\d+)\.png")
+
+
+@dataclass
+class Record:
+    """What MLflow should show of one run. Times are ms since the epoch; ``stage`` and ``fingerprint`` name the training."""
+
+    address: str  # digest of the tracking address: a record is delivered where it belongs
+    stage: str
+    fingerprint: str
+    started: int
+    owner: dict[str, Any]  # lineage.Process
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    dataset: dict[str, str] = field(default_factory=dict)  # name, digest, source
+    folder: str = ""  # of metrics.jsonl and samples/
+    model: dict[str, str] = field(default_factory=dict)  # folder, name, ability, sha256; version, once it is registered
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: sha256, metrics, time
+    artifacts: list[list[str]] = field(default_factory=list)  # file or folder, folder within the run
+    num_artifacts: int = 0  # of them MLflow has
+    status: str = "RUNNING"
+    ended: int = 0
+    run_id: str = ""
+    offset: int = 0  # bytes of metrics.jsonl that MLflow has
+    dropped: dict[str, int] = field(default_factory=dict)  # metrics that were not finite, with the first such step
+
+    def path(self, environment: Environment) -> Path:
+        """The record's own file."""
+        return records(environment) / f"{self.stage}-{self.fingerprint[:16]}-{self.started}.json"
+
+    def save(self, environment: Environment) -> None:
+        """Write the record whole."""
+        write_json(self.path(environment), asdict(self))
+
+    def tag(self, tags: dict[str, str]) -> None:
+        """Add tags; the delivering thread may do so at the same time."""
+        with TAGGING:
+            self.tags = {**self.tags, **tags}
+
+    @property
+    def process(self) -> lineage.Process:
+        """The process that makes the run."""
+        return lineage.Process(**self.owner)
+
+
+def records(environment: Environment) -> Path:
+    """The folder of the records that are not delivered to the end."""
+    return environment.storage / "tracking"
+
+
+def load_all(environment: Environment) -> list[Record]:
+    """The records for this tracking address, oldest first; unreadable ones are left alone."""
+    found = []
+    for path in records(environment).glob("*.json"):
+        try:
+            record = Record(**read_json(path))
+        except (OSError, ValueError, TypeError):
+            continue
+        if record.address == address(environment):
+            found.append(record)
+    return sorted(found, key=lambda record: record.started)
+
+
+def address(environment: Environment) -> str:
+    """A name for the tracking address that shows no credentials."""
+    return digest_of(environment.tracking_uri)[:16]
+
+
+def is_local(environment: Environment) -> bool:
+    """Whether tracking goes to a database file rather than to a server."""
+    return environment.tracking_uri.startswith(SQLITE)
+
+
+def connect(environment: Environment) -> tuple["MlflowClient", str]:
+    """A client and the id of the experiment; makes what is missing. A new database appears whole: processes may race, or be killed."""
+    from mlflow import MlflowClient
+
+    uri = environment.tracking_uri
+    if not is_local(environment):
+        client = MlflowClient(uri)
+        return client, _experiment(client, None)
+    database = Path(uri.removeprefix(SQLITE))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{database}.lock", timeout=LOCK_SECONDS):
+        if not database.exists():
+            beside = database.with_name(f"{database.name}.new")
+            beside.unlink(missing_ok=True)
+            MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)
+            os.replace(beside, database)
+        client = MlflowClient(uri)
+        return client, _experiment(client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None)
+
+
+def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, reopen: bool) -> None:
+    """Bring MLflow to what ``record`` says. ``reopen`` announces the run (again) and may adopt an unfinished one of its training."""
+    if reopen or not _exists(client, record.run_id):
+        _announce(client, experiment, record, adopt=reopen)
+        record.save(environment)
+    if record.folder:
+        _send_metrics(client, record)
+        _send_pictures(client, record)
+    for name, result in record.results.items():
+        _send_results(client, record, name, result)
+    for path, folder in record.artifacts[record.num_artifacts :]:
+        if os.path.isdir(path):
+            client.log_artifacts(record.run_id, path, folder or None)
+        elif os.path.exists(path):
+            client.log_artifact(record.run_id, path, folder or None)
+        record.num_artifacts += 1
+    if record.model and "version" not in record.model:
+        tags = registry.register_kept(client, record.run_id, record.model, record.fingerprint, record.dataset.get("digest", ""))
+        record.model = {**record.model, "version": tags["darkroom.version"]}
+        record.tag(tags)
+    if record.status == "RUNNING":
+        record.save(environment)
+        return
+    _set_tags(client, record.run_id, record.tags)
+    client.set_terminated(record.run_id, record.status, record.ended)
+    record.path(environment).unlink(missing_ok=True)
+
+
+def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: str, comparison: str) -> str:
+    """The newest run of a training whose status is (``comparison`` '=') or is not ('!=') FINISHED; empty where there is none."""
+    query = (
+        f"tags.`darkroom.fingerprint` = '{fingerprint}' and tags.`darkroom.stage` = '{stage}' and attributes.status {comparison} 'FINISHED'"
+    )
+    found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
+    return found[0].info.run_id if found else ""
+
+
+def _exists(client: "MlflowClient", run_id: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(run_id) and client.get_run(run_id) is not None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def _announce(client: "MlflowClient", experiment: str, record: Record, *, adopt: bool) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    found = find_run(client, experiment, record.stage, record.fingerprint, "!=") if adopt else ""
+    if found != record.run_id:
+        record.offset = 0  # another run, or none: it is sent everything
+    if found:
+        client.update_run(found, status="RUNNING")
+        record.run_id = found
+    else:
+        name = f"{record.stage}-{record.fingerprint[:8]}"
+        record.run_id = client.create_run(experiment, record.started, record.tags, run_name=name).info.run_id
+    _set_tags(client, record.run_id, record.tags)
+    known = client.get_run(record.run_id)
+    if "darkroom.failure" in known.data.tags:  # of an earlier attempt
+        client.delete_tag(record.run_id, "darkroom.failure")
+    missing = [Param(key, value) for key, value in sorted(record.params.items()) if key not in known.data.params]
+    for start in range(0, len(missing), MAX_PARAMS):
+        client.log_batch(record.run_id, params=missing[start : start + MAX_PARAMS])
+    if record.dataset and not (known.inputs and known.inputs.dataset_inputs):
+        data = Dataset(record.dataset["name"], record.dataset["digest"][:36], "local", json.dumps({"uri": record.dataset["source"]}))
+        client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+
+def _send_metrics(client: "MlflowClient", record: Record) -> None:
+    from mlflow.entities import Metric
+
+    path = Path(record.folder, "metrics.jsonl")
+    if not path.is_file():
+        return
+    if path.stat().st_size < record.offset:
+        record.offset = 0
+    dropped = dict(record.dropped)
+    waiting: list[Metric] = []
+    offset = record.offset
+    for offset, line in _lines(path, record.offset):  # noqa: B007 - where the last line ends
+        for key, value in line["metrics"].items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                waiting.append(Metric(key, float(value), line["time"], line["step"]))
+            else:
+                dropped.setdefault(key, line["step"])
+        while len(waiting) >= MAX_METRICS:
+            client.log_batch(record.run_id, metrics=waiting[:MAX_METRICS])
+            waiting = waiting[MAX_METRICS:]
+    if waiting:
+        client.log_batch(record.run_id, metrics=waiting)
+    record.offset = offset
+    if dropped != record.dropped:
+        record.dropped = dropped
+        record.tag({"darkroom.not_finite": ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))[:5000]})
+        _set_tags(client, record.run_id, record.tags)
+
+
+def _lines(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each whole line from byte ``offset`` on, with the byte where it ends; a line of another form is passed over."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            try:
+                value = json.loads(line)
+                yield offset, {"step": int(value["step"]), "time": int(value["time"]), "metrics": dict(value["metrics"])}
+            except (ValueError, TypeError, KeyError):
+                continue
+
+
+def _send_pictures(client: "MlflowClient", record: Record) -> None:
+    samples = {int(match[1]): path for path in Path(record.folder, "samples").glob("step-*.png") if (match := PICTURE.fullmatch(path.name))}
+    if not samples:
+        return
+    from PIL import Image
+
+    there = " ".join(entry.path for entry in client.list_artifacts(record.run_id, "images"))
+    for step, path in sorted(samples.items()):
+        if f"samples+step+{step}+" not in there:
+            with Image.open(path, formats=("PNG",)) as picture:
+                client.log_image(record.run_id, picture, key="samples", step=step, synchronous=True)
+
+
+def _send_results(client: "MlflowClient", record: Record, name: str, result: dict[str, Any]) -> None:
+    """Everything to this run as ``<model>/<metric>``, and ``<metric>`` to the run that trained the model."""
+    _send_once(client, record.run_id, {f"{name}/{metric}": value for metric, value in result["metrics"].items()}, result["time"])
+    trained = registry.run_of(client, name, result["sha256"]) if result["sha256"] else None
+    if trained:
+        _send_once(client, trained, result["metrics"], result["time"])
+
+
+def _send_once(client: "MlflowClient", run_id: str, metrics: dict[str, float], at: int) -> None:
+    from mlflow.entities import Metric
+
+    known = client.get_run(run_id).data.metrics
+    new = [Metric(key, value, at, 0) for key, value in metrics.items() if known.get(key) != value]
+    for start in range(0, len(new), MAX_METRICS):
+        client.log_batch(run_id, metrics=new[start : start + MAX_METRICS])
+
+
+def _set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in sorted(tags.items())])
+
+
+def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+    try:
+        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    except MlflowException as error:  # another machine was faster
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(EXPERIMENT).experiment_id  # type: ignore[union-attr]
+
+
+def now() -> int:
+    """Ms since the epoch."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,40 @@
+"""The stages ``train-<model>``: one model trained under Ray Train and tracked in MLflow."""
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline import environment, process
+
+
+def main(name: str = "") -> None:
+    """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
+    from pipeline.data.dataset import Dataset
+    from pipeline.models import store
+    from pipeline.tracking import runs
+    from pipeline.training.launch import Training, train
+    from pipeline.training.progress import Progress
+    from pipeline.training.settings import read_training
+
+    where = environment.read()
+    settings, config = read_training(name, store.find(name).Config)
+    training = Training(name, settings, config, Dataset.open(Path("data/processed")))
+    description = runs.Description(
+        stage=f"train-{name}",
+        fingerprint=training.fingerprint,
+        params={"training": json.loads(settings.model_dump_json()), "model": json.loads(config.model_dump_json())},
+        data_name=training.data.source,
+        data_digest=training.data.digest,
+        data_source="data/processed",
+        tags={"workers": where.workers},
+    )
+    model, history = Path("models", name), Path("history", name)
+    with runs.open_run(where, description) as run:
+        progress = Progress(name, settings.num_steps, settings.batch_size)
+        outcome = train(training, where, model, history, [progress, run.follow])
+        run.register(model, name, store.find(name).serves)
+    print(f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {store.read_card(model)['sha256'][:16]}")
+
+
+if __name__ == "__main__":
+    process.run(main, *sys.argv[1:])

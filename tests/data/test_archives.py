@@ -1,0 +1,150 @@
+"""Archives made to harm: nothing outside, nothing unbounded, each refusal named."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from pipeline.data.archives import list_zip, read_member, read_tar
+from pipeline.data.formats import read_cifar
+from pipeline.errors import BadInput
+
+
+def tar(path, *members):
+    """Members are (name, content) or a TarInfo."""
+    with tarfile.open(path, "w:gz") as archive:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                archive.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                archive.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def special(kind: bytes, name: str = "a", target: str = "/etc/passwd") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_wanted_members_are_read_and_others_passed_over(tmp_path):
+    path = tar(tmp_path / "a.tar.gz", ("a", b"1"), ("readme", b"x" * 1000), ("b", b"22"))
+    assert read_tar(path, ["a", "b"], 100_000) == {"a": b"1", "b": b"22"}
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("../a", b"1")], "leads outside"),
+        ([("x/../../a", b"1")], "leads outside"),
+        ([("/a", b"1")], "leads outside"),
+        ([("c:/a", b"1")], "leads outside"),
+        ([("..\\a", b"1")], "leads outside"),
+        ([special(tarfile.SYMTYPE)], "no regular file"),
+        ([special(tarfile.LNKTYPE)], "no regular file"),
+        ([special(tarfile.CHRTYPE)], "no regular file"),
+        ([special(tarfile.FIFOTYPE)], "no regular file"),
+        ([("a", b"1"), ("a", b"2")], "'a' twice"),
+        ([("b", b"1")], "no member 'a'"),
+        ([], "no member 'a'|damaged"),
+        ([("a", bytes(3_000_000))], "more bytes than its data can have"),
+        ([("bomb", bytes(3_000_000)), ("a", b"1")], "more bytes than its data can have"),
+        ([("n" * 2_000_000, b""), ("a", b"1")], "more bytes than its data can have"),
+    ],
+)
+def test_a_harmful_tar_is_refused(tmp_path, members, reason):
+    path = tar(tmp_path / "harm.tar.gz", *members)
+    with pytest.raises(BadInput, match=reason) as caught:
+        read_tar(path, ["a"], 1_000_000)
+    assert "harm.tar.gz" in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60, -8, -1])
+def test_a_cut_tar_is_refused(tmp_path, keep):
+    path = tar(tmp_path / "a.tar.gz", ("a", np.random.default_rng(0).bytes(5000)))
+    path.write_bytes(path.read_bytes()[:keep])
+    try:
+        assert len(read_tar(path, ["a"], 1_000_000)["a"]) == 5000 and keep < 0
+    except BadInput as error:
+        assert "damaged" in str(error) or "no member" in str(error)
+
+
+def zip_with(path, *members, mode: int = 0):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(name)
+            info.external_attr = mode << 16
+            archive.writestr(info, content)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("members", "mode", "reason"),
+    [
+        ([("../a.png", b"")], 0, "leads outside"),
+        ([("/a.png", b"")], 0, "leads outside"),
+        ([("a/../../b.png", b"")], 0, "leads outside"),
+        ([("a.png", b"/etc/passwd")], 0o120777, "no regular file"),
+        ([("a.png", b"1"), ("a.png", b"2")], 0, "twice"),
+    ],
+)
+def test_a_harmful_zip_is_refused(tmp_path, members, mode, reason):
+    with pytest.raises(BadInput, match=reason):
+        list_zip(zip_with(tmp_path / "harm.zip", *members, mode=mode))
+
+
+def test_a_file_that_is_no_zip_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(gzip.compress(b"x"))
+    with pytest.raises(BadInput, match="not a whole zip"):
+        list_zip(tmp_path / "a.zip")
+
+
+def test_a_zip_bomb_is_refused_by_its_size_and_when_it_lies_about_it(tmp_path, monkeypatch):
+    path = zip_with(tmp_path / "bomb.zip", ("a.png", bytes(1_000_000)))
+    monkeypatch.setattr("pipeline.data.archives.MAX_MEMBER_BYTES", 1000)
+    with pytest.raises(BadInput, match="1,000,000 bytes"):
+        list_zip(path)
+    with zipfile.ZipFile(path) as archive, pytest.raises(ValueError, match="more than 1,000"):
+        read_member(archive, "a.png")
+
+
+def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):
+    path = zip_with(tmp_path / "a.zip", ("a.png", np.random.default_rng(0).bytes(5000)))
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    with zipfile.ZipFile(path) as archive, pytest.raises(ValueError, match="cannot be unpacked"):
+        read_member(archive, "a.png")
+
+
+def cifar(tmp_path, data: bytes, names: bytes = b"cat\ndog\n"):
+    return tar(tmp_path / "cifar.tar.gz", ("train.bin", data), ("names.txt", names))
+
+
+def test_cifar_records_give_the_fine_label_and_pixels_by_channel(tmp_path):
+    pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
+    data = b"".join(bytes([9, label]) + row.tobytes() for label, row in enumerate(pixels))
+    class_names, [(images, labels)] = read_cifar(cifar(tmp_path, data), ["train.bin"], 2, (3, 32, 32), "names.txt")
+    assert class_names == ("cat", "dog") and labels.tolist() == [0, 1]
+    assert np.array_equal(images, pixels.reshape(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("data", "names", "reason"),
+    [
+        (bytes(3073 * 2 - 1), b"cat\ndog", "no multiple of a record"),
+        (b"", b"cat\ndog", "no multiple of a record"),
+        (b"\x02" + bytes(3072), b"cat\ndog", "label 2; there are 2 classes"),
+        (bytes(3073), b"cat\ncat", "no distinct classes"),
+        (bytes(3073), b"", "no distinct classes"),
+    ],
+)
+def test_broken_cifar_records_are_refused(tmp_path, data, names, reason):
+    with pytest.raises(BadInput, match=reason):
+        read_cifar(cifar(tmp_path, data, names), ["train.bin"], 1, (3, 32, 32), "names.txt")

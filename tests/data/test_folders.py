@@ -1,0 +1,95 @@
+"""Folders of classes: what is accepted, and a named refusal for what is not."""
+
+import os
+import zipfile
+
+import pytest
+
+from pipeline.data.archives import list_zip
+from pipeline.data.folders import arrange, list_folder
+from pipeline.errors import BadInput
+
+from .conftest import fill
+
+
+def names(layout):
+    return {split: [(name, layout.class_names[label]) for name, label in members] for split, members in layout.splits.items()}
+
+
+def test_class_folders_are_classes_in_alphabetical_order(tmp_path):
+    layout = arrange(*list_folder(fill(tmp_path, {"dog": 1, "cat": 2})), "here")
+    assert layout.class_names == ("cat", "dog")
+    assert layout.splits == {"train": [("cat/000.png", 0), ("cat/001.png", 0), ("dog/000.png", 1)]}
+
+
+def test_train_test_and_val_folders_are_splits():
+    files = [f"{split}/{label}/1.jpg" for split in ("train", "test", "val") for label in ("cat", "dog")]
+    assert names(arrange(files, [], "here")) == {
+        split: [(f"{folder}/{label}/1.jpg", label) for label in ("cat", "dog")]
+        for split, folder in (("train", "train"), ("test", "test"), ("validation", "val"))
+    }
+
+
+@pytest.mark.parametrize("wrapper", ["pets/", "a/b/", "train/"])
+def test_a_folder_around_everything_is_passed_over(wrapper):
+    layout = arrange([f"{wrapper}cat/1.png", f"{wrapper}dog/1.png"], [f"{wrapper}cat", f"{wrapper}dog"], "here")
+    assert layout.class_names == ("cat", "dog") and set(layout.splits) == {"train"}
+
+
+def test_hidden_files_and_files_that_are_no_pictures_are_passed_over():
+    files = ["cat/1.png", "dog/1.JPEG", "cat/.DS_Store", "cat/._1.png", ".git/1.png", "__MACOSX/cat/1.png", "readme.txt", "cat/notes.csv"]
+    layout = arrange(files, [".git", "__MACOSX", "__MACOSX/cat", "cat", "dog"], "here")
+    assert [name for name, _ in layout.splits["train"]] == ["cat/1.png", "dog/1.JPEG"]
+
+
+def test_a_folder_and_its_zip_are_arranged_alike(tmp_path):
+    fill(tmp_path / "pets", {"cat": 2, "dog": 2})
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in sorted((tmp_path / "pets").rglob("*")):
+            archive.write(path, path.relative_to(tmp_path / "pets"))
+    assert arrange(*list_folder(tmp_path / "pets"), "f") == arrange(*list_zip(tmp_path / "pets.zip"), "z")
+
+
+@pytest.mark.parametrize(
+    ("files", "folders", "reason"),
+    [
+        ([], [], "holds no pictures"),
+        (["cat/notes.txt"], ["cat"], "holds no pictures"),
+        (["1.png", "2.png"], [], "lies in no class's folder"),
+        (["cat/1.png", "dog/1.png", "3.png"], [], "'3.png' lies in no class's folder"),
+        (["cat/1.png"], ["cat"], "one class only, 'cat'"),
+        (["pets/cat/1.png"], [], "one class only, 'cat'"),
+        (["cat/1.png", "dog/1.png"], ["cat", "dog", "bird"], "class folder 'bird' holds no pictures"),
+        (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"], ["test/bird"], "'test/bird' holds no pictures"),
+        (["cat/1.png", "dog/1.gif"], [], "'dog/1.gif' is of a format that is not read"),
+        (["cat/1.png", "Cat/1.png"], [], "differ in case only"),
+        (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], [], "'test' has no pictures of the class 'dog'"),
+        (["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"], [], "'train' has no pictures of the class 'dog'"),
+        (["train/cat/1.png", "birds/1.png"], [], "some look like splits"),
+        (["test/cat/1.png", "val/cat/1.png"], [], "some look like splits"),
+        (["train/a/1.png", "val/a/1.png", "validation/a/1.png"], [], "some look like splits"),
+        (["train/1.png", "test/cat/1.png"], [], "lies in no class's folder"),
+        (["cat/\udcff.png", "dog/1.png"], [], "not a UTF-8 name"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_named_with_its_fault(files, folders, reason):
+    with pytest.raises(BadInput, match=reason) as caught:
+        arrange(files, folders, "my/pictures")
+    assert "my/pictures" in str(caught.value) and "->" in str(caught.value)
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path):
+    (tmp_path / "secret.png").write_bytes(b"")
+    fill(tmp_path / "pets", {"cat": 1, "dog": 1})
+    os.symlink(tmp_path / "secret.png", tmp_path / "pets" / "cat" / "link.png")
+    with pytest.raises(BadInput, match=r"link\.png: is a link that leads outside"):
+        list_folder(tmp_path / "pets")
+
+
+def test_a_link_within_the_folder_is_a_file_and_a_link_to_a_folder_is_refused(tmp_path):
+    fill(tmp_path, {"cat": 1, "dog": 1})
+    os.symlink("000.png", tmp_path / "cat" / "twin.png")
+    assert "cat/twin.png" in list_folder(tmp_path)[0]
+    os.symlink(tmp_path, tmp_path / "cat" / "loop")
+    with pytest.raises(BadInput, match="link to a folder"):
+        list_folder(tmp_path)

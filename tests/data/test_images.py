@@ -1,0 +1,124 @@
+"""Pictures of every kind and every fault."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.images import BrokenImage, decode
+
+from .conftest import encoded
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    tail = b"IDAT" + zlib.compress(b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, tail, b"IEND")
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_pixels_of_a_square_of_the_right_size_are_untouched(kind):
+    data = encoded(1, (9, 9), kind)
+    assert np.array_equal(decode(data, 3, 9), np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1))
+
+
+def test_the_central_square_is_taken():
+    wide = np.zeros((4, 10, 3), np.uint8)
+    wide[:, 3:7] = 200
+    assert (decode(saved(Image.fromarray(wide)), 3, 4) == 200).all()
+    assert (decode(saved(Image.fromarray(wide.transpose(1, 0, 2))), 3, 4) == 200).all()
+
+
+def test_pictures_are_made_smaller_without_aliasing():
+    stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
+    assert abs(decode(saved(Image.fromarray(stripes)), 1, 16).astype(int) - 127)[:, 2:-2, 2:-2].max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("L", (4, 4), 77), (77, 77, 77)),
+        (Image.new("1", (4, 4), 1), (255, 255, 255)),
+        (Image.new("RGBA", (4, 4), (10, 20, 30, 255)), (10, 20, 30)),
+        (Image.new("RGBA", (4, 4), (10, 20, 30, 0)), (255, 255, 255)),
+        (Image.new("LA", (4, 4), (40, 0)), (255, 255, 255)),
+        (Image.new("I;16", (4, 4), 65535), (255, 255, 255)),
+        (Image.new("I;16", (4, 4), 257 * 100), (100, 100, 100)),
+        (Image.new("I;16", (4, 4), 200), (1, 1, 1)),
+        (Image.new("RGB", (4, 4), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE), (10, 200, 30)),
+    ],
+)
+def test_every_mode_of_png_becomes_rgb_with_transparency_on_white(image, expected):
+    assert decode(saved(image), 3, 4)[:, 0, 0].tolist() == list(expected)
+
+
+def test_a_transparent_palette_colour_lies_on_white():
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([9, 9, 9])
+    assert decode(saved(image, transparency=0), 3, 4)[:, 0, 0].tolist() == [255, 255, 255]
+
+
+def test_cmyk_becomes_rgb():
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert np.abs(decode(saved(red, "JPEG", quality=95), 3, 8)[:, 4, 4].astype(int) - [255, 0, 0]).max() <= 4
+
+
+def test_the_cameras_orientation_is_applied():
+    image = Image.fromarray(np.array([[0, 0], [255, 255]], np.uint8).repeat(8, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180 degrees
+    pixels = decode(saved(image, "JPEG", exif=exif), 1, 16)[0]
+    assert pixels[2].mean() > 250 and pixels[-3].mean() < 5
+
+
+def test_a_grey_picture_of_one_pixel_can_be_enlarged():
+    assert (decode(saved(Image.new("L", (1, 1), 9)), 1, 8) == 9).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is not a PNG"),
+        (b"text", "is not a PNG"),
+        (saved(Image.new("RGB", (4, 4)), "GIF"), "is not a PNG"),
+        (saved(Image.new("RGB", (4, 4)), "TIFF"), "is not a PNG"),
+        (saved(Image.new("RGB", (4, 4)), "PPM"), "is not a PNG"),
+        (encoded(1, (64, 64), "JPEG")[:-300], "cannot be decoded"),
+        (encoded(1, (64, 64), "PNG")[:-300], "cannot be decoded"),
+        (encoded(1, (64, 64), "BMP")[:-300], "cannot be decoded"),
+        (encoded(1, (64, 64), "WEBP")[:-300], "cannot be decoded|not a PNG"),
+        (encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:], "cannot be decoded"),
+        (png_header(8192, 8192), "claims 8192 x 8192 pixels"),
+        (png_header(60_000, 60_000), "claims|cannot be decoded|exceeds"),
+        (png_header(4, 4), "cannot be decoded"),
+        (png_header(0, 4), "no pixels|cannot be decoded|not a PNG"),
+    ],
+)
+def test_a_broken_picture_is_refused_with_its_reason(data, reason):
+    with pytest.raises(BrokenImage, match=reason):
+        decode(data, 3, 8)
+
+
+def test_a_picture_at_the_pixel_limit_is_read_and_one_beyond_is_not(monkeypatch):
+    monkeypatch.setattr("pipeline.data.images.MAX_PIXELS", 64)
+    assert decode(encoded(1, (8, 8)), 3, 8).shape == (3, 8, 8)
+    with pytest.raises(BrokenImage, match="claims 13 x 5"):
+        decode(encoded(1, (13, 5)), 3, 8)
+
+
+def test_cutting_a_jpeg_anywhere_never_passes_unnoticed():
+    data = encoded(3, (24, 24), "JPEG")
+    for keep in range(0, len(data) - 2, 37):
+        with pytest.raises(BrokenImage):
+            decode(data[:keep], 3, 8)

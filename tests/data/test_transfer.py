@@ -1,0 +1,205 @@
+"""Downloading from servers that behave badly: the file is right or absent, and the error says why."""
+
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from pipeline.data.sources import RemoteFile
+from pipeline.data.transfer import Patience, fetch
+from pipeline.errors import DarkroomError
+
+from .conftest import Server, body, status
+
+CONTENT = bytes(range(256)) * 40
+FILE = RemoteFile("data.gz", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+QUICK = Patience(num_attempts=3, timeout_seconds=0.4, pause_seconds=0.0)
+
+
+def attempt(server: Server, folder: Path, *paths: str) -> bytes:
+    return fetch(FILE, [server.url + path for path in paths or ("/file",)], folder, QUICK).read_bytes()
+
+
+def refusal(server: Server, folder: Path, *paths: str) -> str:
+    with pytest.raises(DarkroomError) as caught:
+        attempt(server, folder, *paths)
+    assert not (folder / FILE.name).exists()
+    return str(caught.value)
+
+
+def test_a_good_file_arrives_whole_and_leaves_no_part(server, tmp_path):
+    server.answers["/file"] = body(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT
+    assert [path.name for path in tmp_path.iterdir()] == [FILE.name]
+
+
+def test_a_file_that_is_there_and_right_is_not_asked_for_again(server, tmp_path):
+    (tmp_path / FILE.name).write_bytes(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT and not server.requests
+
+
+def test_a_file_that_is_there_but_altered_is_fetched_again(server, tmp_path):
+    (tmp_path / FILE.name).write_bytes(CONTENT[:-1] + b"x")
+    server.answers["/file"] = body(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "num_requests"),
+    [
+        (status(404), "answers 404", 1),
+        (status(403), "answers 403", 1),
+        (status(500), "answers 500", 3),
+        (status(503), "answers 503", 3),
+        (status(429), "answers 429", 3),
+        (status(204), "answers 204", 1),
+        (status(416), "no such range", 1),
+        (body(b"<html>moved</html>", kind="text/html; charset=utf-8"), "web page", 1),
+        (body(b"\n<!DOCTYPE html><p>" + b"x" * 100, length=None), "web page", 1),
+        (body(CONTENT[:-1] + b"x"), "gives other bytes", 1),
+        (body(CONTENT[:99]), "offers 99 bytes, not 10,240", 1),
+        (body(CONTENT + b"x"), "offers 10,241 bytes", 1),
+        (body(CONTENT * 50, length=None), "more than the 10,240 bytes", 1),
+        (body(b"", length=None), "stops at 0", 3),
+        (status(302, Location="http://example.org/file"), "not https", 1),
+        (status(302, Location="ftp://127.0.0.1/file"), "not https", 1),
+        (status(302, Location="file:///etc/passwd"), "not https", 1),
+        (status(302, Location="/file"), "redirects more than 3 times", 4),
+    ],
+)
+def test_a_bad_answer_is_named_and_leaves_no_file(server, tmp_path, answer, reason, num_requests):
+    server.answers["/file"] = answer
+    if "range" in reason:
+        (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:5])
+        num_requests = 3
+    assert reason in refusal(server, tmp_path)
+    assert len(server.requests) == num_requests
+
+
+@pytest.mark.parametrize("cut", [1, 100, 5000, len(CONTENT) - 1])
+def test_a_cut_body_is_gone_on_from_where_it_was_cut(server, tmp_path, cut):
+    def cut_then_whole(request):
+        body(CONTENT[:cut] if len(server.requests) == 1 else CONTENT, length=len(CONTENT) if len(server.requests) == 1 else -1)(request)
+
+    server.answers["/file"] = cut_then_whole
+    assert attempt(server, tmp_path) == CONTENT
+    assert server.requests == [("/file", ""), ("/file", f"bytes={cut}-")]
+
+
+def test_an_interrupted_download_is_gone_on_from_by_the_next_process(server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:3000])
+    server.answers["/file"] = body(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT and server.requests == [("/file", "bytes=3000-")]
+
+
+def test_a_server_that_ignores_the_range_starts_again(server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:3000])
+    server.answers["/file"] = body(CONTENT, ranges=False)
+    assert attempt(server, tmp_path) == CONTENT and len(server.requests) == 1
+
+
+def test_a_part_of_another_file_is_thrown_away_and_fetched_anew(server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(b"other" * 600)
+    server.answers["/file"] = body(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT
+    assert [wanted for _, wanted in server.requests] == ["bytes=3000-", ""]
+
+
+def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
+    (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT + b"x")
+    server.answers["/file"] = body(CONTENT)
+    assert attempt(server, tmp_path) == CONTENT and server.requests == [("/file", "")]
+
+
+def test_a_slow_drip_is_given_up(server, tmp_path):
+    def drip(request):
+        body(b"", length=len(CONTENT))(request)
+        for byte in CONTENT[:200]:
+            request.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+    server.answers["/file"] = drip
+    begun = time.monotonic()
+    assert "bytes a second" in refusal(server, tmp_path)
+    assert time.monotonic() - begun < 5
+
+
+def test_silence_is_given_up(server, tmp_path):
+    server.answers["/file"] = lambda request: time.sleep(1)
+    begun = time.monotonic()
+    assert "no answer in time" in refusal(server, tmp_path)
+    assert time.monotonic() - begun < 4
+
+
+def test_the_second_address_serves_when_the_first_does_not(server, tmp_path):
+    server.answers["/second"] = body(CONTENT)
+    assert attempt(server, tmp_path, "/first", "/second") == CONTENT
+
+
+def test_bytes_of_a_wrong_mirror_are_not_gone_on_from_at_the_next(server, tmp_path):
+    server.answers |= {"/first": body(CONTENT[::-1]), "/second": body(CONTENT)}
+    assert attempt(server, tmp_path, "/first", "/second") == CONTENT
+
+
+def test_when_all_are_down_the_error_names_each_address_its_reason_and_the_remedy(server, tmp_path):
+    server.answers["/second"] = status(500)
+    text = refusal(server, tmp_path, "/first", "/second")
+    assert f"{server.url}/first answers 404" in text and f"{server.url}/second answers 500" in text and "DARKROOM_MIRROR" in text
+    assert len(text.splitlines()) <= 5
+
+
+def test_up_to_three_redirects_are_followed(server, tmp_path):
+    server.answers |= {f"/{step}": status(302, Location=f"/{step + 1}") for step in range(3)} | {"/3": body(CONTENT)}
+    assert attempt(server, tmp_path, "/0") == CONTENT
+
+
+@pytest.mark.parametrize("url", ["http://example.org/f", "ftp://example.org/f", "http://127.0.0.1.example.org/f", "http://10.0.0.1/f"])
+def test_plain_http_is_for_this_machine_only(tmp_path, url):
+    with pytest.raises(DarkroomError, match="not https"):
+        fetch(FILE, [url], tmp_path, QUICK)
+
+
+def test_https_does_not_lead_to_plain_http_even_on_this_machine(server, tmp_path, monkeypatch):
+    server.answers |= {"/secure": status(302, Location=f"{server.url}/file"), "/file": body(CONTENT)}
+    get = requests.Session.get
+    monkeypatch.setattr(
+        requests.Session, "get", lambda self, url, **options: get(self, url.replace("https://there", server.url), **options)
+    )
+    with pytest.raises(DarkroomError, match="not https"):
+        fetch(FILE, ["https://there/secure"], tmp_path, QUICK)
+    assert [path for path, _ in server.requests] == ["/secure"]
+
+
+def test_nobody_listening_is_said_in_plain_words(tmp_path):
+    with pytest.raises(DarkroomError, match="nobody answers there"):
+        fetch(FILE, ["http://127.0.0.1:9/f"], tmp_path, QUICK)
+
+
+def test_content_encoding_is_not_unpacked(server, tmp_path):
+    def encoded_answer(request):
+        request.send_response(200)
+        request.send_header("Content-Encoding", "gzip")
+        request.send_header("Content-Length", str(len(CONTENT)))
+        request.end_headers()
+        request.wfile.write(CONTENT)
+
+    server.answers["/file"] = encoded_answer
+    assert attempt(server, tmp_path) == CONTENT
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_folder_serves_as_a_mirror(tmp_path, prefix):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / FILE.name).write_bytes(CONTENT)
+    assert fetch(FILE, [f"{prefix}{tmp_path}/there/{FILE.name}"], tmp_path / "here", QUICK).read_bytes() == CONTENT
+
+
+def test_a_wrong_file_in_a_mirror_folder_is_refused(tmp_path):
+    (tmp_path / FILE.name).write_bytes(CONTENT[::-1])
+    with pytest.raises(DarkroomError, match="gives other bytes"):
+        fetch(FILE, [str(tmp_path / FILE.name)], tmp_path / "here", QUICK)
+    (tmp_path / FILE.name).write_bytes(CONTENT[:-1])
+    with pytest.raises(DarkroomError, match="10,239 bytes, not 10,240"):
+        fetch(FILE, [str(tmp_path / FILE.name)], tmp_path / "here", QUICK)

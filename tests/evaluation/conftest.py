@@ -1,0 +1,129 @@
+"""A tiny world: stripes whose column is their class, a classifier that sees them, and models that make and rebuild them."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.models.task import DataSpec, Task
+from pipeline.noise import generator
+from pipeline.params import Section
+
+CLASSES = 3
+SIZE = 6
+SETTINGS = EvaluationSettings(allow_few_samples=True, num_bootstrap=10, num_neighbours=3)
+
+
+def stripes(labels, blur, channels, size=SIZE):
+    """(N, C, size, size): two bright columns, where ``labels`` say, under noise ``blur`` (N, C, size, size)."""
+    columns = torch.arange(size)[None, :] // 2 == labels[:, None]
+    return (0.8 * columns[:, None, None, :].float() + 0.1 + 0.1 * blur).clamp(0, 1).expand(-1, channels, -1, -1)
+
+
+class Split:
+    def __init__(self, count, channels, seed):
+        self.labels = np.arange(count, dtype=np.int64) % CLASSES
+        blur = torch.randn(count, channels, SIZE, SIZE, generator=generator(seed))
+        self.images = (stripes(torch.from_numpy(self.labels), blur, channels) * 255).round().byte().numpy()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def rows(self, indices):
+        return self.images[indices], self.labels[indices]
+
+    def chunks(self, size):
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size], self.labels[start : start + size]
+
+
+class Fake(Task):
+    Config = Section
+
+    def __init__(self, channels=1):
+        super().__init__(Section(), DataSpec(channels, SIZE, CLASSES))
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def phases(self):
+        return []
+
+    def loss(self, phase, batch, noise):
+        return self.weight, {}
+
+    def evaluate(self, batch, noise):
+        return {"brightness": batch.images.mean(dim=(1, 2, 3))}
+
+
+class Classifier(Fake):
+    def features(self, images):
+        return F.avg_pool2d(images, (3, 2)).mean(dim=1).flatten(1)
+
+    def classify(self, images):
+        return 20 * images.mean(dim=(1, 2)).reshape(len(images), CLASSES, 2).mean(dim=2)
+
+
+class Conditional(Fake):
+    def generate(self, labels, count, noise):
+        return stripes(labels, noise.normal("blur", self.spec.channels, SIZE, SIZE), self.spec.channels)
+
+
+class Unconditional(Fake):
+    def generate(self, labels, count, noise):
+        return stripes(noise.integers("label", CLASSES), noise.normal("blur", self.spec.channels, SIZE, SIZE), self.spec.channels)
+
+
+class Autoencoder(Fake):
+    def encode(self, images):
+        return images.mean(dim=(1, 2))
+
+    def reconstruct(self, images):
+        return self.encode(images)[:, None, None, :].expand_as(images)
+
+
+class Diverged(Fake):
+    def generate(self, labels, count, noise):
+        return torch.full((count, self.spec.channels, SIZE, SIZE), torch.nan)
+
+
+def world(channels=1):
+    splits = {"train": Split(90, channels, 1), "test": Split(31, channels, 2)}
+    return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32)
+
+
+@pytest.fixture(params=[1, 3], ids=["grey", "rgb"])
+def dataset(request):
+    return world(request.param)
+
+
+@pytest.fixture
+def tasks(dataset):
+    kinds = {"cnn": Classifier, "gan": Conditional, "free": Unconditional, "ae": Autoencoder}
+    return {name: kind(dataset.channels).eval() for name, kind in kinds.items()}
+
+
+def write_history(folder: Path, steps=(1, 2, 3)):
+    """What a training leaves behind."""
+    (folder / "samples").mkdir(parents=True)
+    lines = [
+        {"step": step, "time": 1_700_000_000_000 + step, "metrics": {"train/net/loss": 1 / step, "validation/loss": 2.0}} for step in steps
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for step in steps:
+        Image.new("L", (8, 8), step).save(folder / "samples" / f"step-{step:08d}.png")
+    (folder / "times.json").write_text(
+        '{"total": 12.5, "loop": 10.0, "workers": 1, "device": "cpu", "mode": "local", "images_per_second": 1234.5}'
+    )
+
+
+def run(dataset, tasks, folder, settings=SETTINGS):
+    digests = {name: name * 4 for name in tasks}
+    places = {"history": folder / "history", "metrics": folder / "metrics" / "evaluation.json", "plots": folder / "plots"}
+    return evaluate(settings, dataset, tasks, digests, **places)

@@ -1,0 +1,140 @@
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.evaluation import evaluate as evaluation
+from pipeline.evaluation import history, pictures
+from pipeline.evaluation.settings import EvaluationSettings
+from tests.evaluation.conftest import CLASSES, SETTINGS, Classifier, Conditional, Diverged, run, write_history
+
+
+def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
+    results = run(dataset, tasks, tmp_path)
+    assert json.loads((tmp_path / "metrics/evaluation.json").read_text()) == results
+    assert all(math.isfinite(number) for model in tasks for number in results[model].values())
+    compared = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
+    assert {"accuracy", "accuracy_floor", "cross_entropy", "calibration_error"} <= set(results["cnn"])
+    assert compared | {"label_agreement"} <= set(results["gan"])
+    assert compared <= set(results["free"]) and "label_agreement" not in results["free"]  # its classes are its own choice
+    rebuilt = {f"reconstruction_{name}" for name in compared} | {
+        "mse",
+        "psnr",
+        "ssim",
+        "denoised_psnr",
+        "inpainted_psnr",
+        "compression_ratio",
+    }
+    assert rebuilt <= set(results["ae"]) and "fid" not in results["ae"]
+    assert all(f"{name}_{part}" in results["gan"] for name in compared for part in ("low", "high", "floor"))
+    assert results["cnn"]["brightness"] == pytest.approx(dataset.test.images.mean() / 255)
+    protocol = results["protocol"]
+    assert (protocol["feature_network"], protocol["feature_network_digest"], protocol["reference_split"]) == ("cnn", "cnn" * 4, "train")
+    assert (protocol["generated_images"], protocol["reference_images"], protocol["floor_images"]) == (31, 90, 31)
+
+
+def test_numbers_are_what_the_fakes_deserve(dataset, tasks, tmp_path):
+    results = run(dataset, tasks, tmp_path)
+    assert results["cnn"]["accuracy"] == 1 and results["gan"]["label_agreement"] == 1
+    assert results["cnn"]["accuracy_floor"] == pytest.approx(11 / 31)
+    assert results["gan"]["fid"] < 10 * results["gan"]["fid_floor"]
+    assert results["gan"]["kid_low"] < results["gan"]["kid_floor"] < results["gan"]["kid_high"]
+    assert results["ae"]["mse"] < results["ae"]["mse_floor"] and results["ae"]["psnr"] > results["ae"]["psnr_floor"]
+    assert results["ae"]["denoised_psnr"] > results["ae"]["denoised_psnr_floor"]
+    assert results["ae"]["compression_ratio"] == dataset.channels * 36 / (4 * 6)
+
+
+def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
+    for name in ("one", "two"):
+        write_history(tmp_path / name / "history" / "gan")
+        run(dataset, tasks, tmp_path / name)
+    written = [{file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")} for name in ("one", "two")]
+    assert written[0] == written[1] and len(written[0]) > 10
+
+
+def test_batches_change_nothing_that_is_not_noise(dataset, tasks, tmp_path, monkeypatch):
+    del tasks["gan"], tasks["free"]
+    whole = run(dataset, tasks, tmp_path)
+    monkeypatch.setattr(evaluation, "BATCH", 7)  # 31 = 4 * 7 + 3
+    apart = run(dataset, tasks, tmp_path)
+    assert {key: apart["ae"][key] for key in ("mse", "ssim", "brightness")} == pytest.approx(
+        {key: whole["ae"][key] for key in ("mse", "ssim", "brightness")}
+    )
+    assert apart["ae"]["reconstruction_fid"] == pytest.approx(whole["ae"]["reconstruction_fid"], rel=1e-6)
+
+
+def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
+    class Louder(Classifier):
+        def features(self, images):
+            return 8 * super().features(images)
+
+    quiet = run(dataset, tasks, tmp_path)["gan"]
+    loud = run(dataset, {**tasks, "cnn": Louder(dataset.channels)}, tmp_path)["gan"]
+    assert loud == pytest.approx(quiet, rel=1e-9)
+
+
+def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
+    write_history(tmp_path / "history" / "gan")
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "of-a-model-that-is-gone.png").touch()
+    run(dataset, tasks, tmp_path)
+    found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
+    drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
+    assert found == {"confusion.csv", "curves/gan.csv", "tables/cnn.csv", *(f"pictures/{name}.png" for name in drawn)}
+    rows = pd.read_csv(tmp_path / "plots/confusion.csv")
+    assert rows["actual"].tolist() == [dataset.class_names[label] for label in dataset.test.labels]
+    assert (rows["actual"] == rows["predicted"]).all()
+    assert pd.read_csv(tmp_path / "plots/curves/gan.csv").columns.tolist() == ["step", "train/net/loss", "validation/loss"]
+
+
+def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dataset, tmp_path):
+    with pytest.raises(BadInput, match="train-cnn"):
+        run(dataset, {"gan": Conditional(dataset.channels)}, tmp_path)
+    with pytest.raises(BadInput, match="no features"):
+        run(dataset, {"cnn": Conditional(dataset.channels)}, tmp_path)
+    assert not (tmp_path / "metrics").exists() and not (tmp_path / "plots").exists()
+
+
+def test_too_few_samples_are_refused_naming_the_key(dataset, tasks, tmp_path):
+    with pytest.raises(BadInput, match=r"evaluate\.minimum_samples"):
+        run(dataset, tasks, tmp_path, EvaluationSettings())
+
+
+def test_a_diverged_model_is_named(dataset, tasks, tmp_path):
+    with pytest.raises(DarkroomError, match="broken: makes images whose pixels are not finite"):
+        run(dataset, {**tasks, "broken": Diverged(dataset.channels)}, tmp_path)
+
+
+def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorised(dataset, tasks, tmp_path):
+    results = run(dataset, tasks, tmp_path, SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}))
+    assert "memorisation" not in results["gan"]
+    assert [results["protocol"][f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
+
+
+def test_grids_show_the_pixels_they_were_given(tmp_path):
+    images = torch.zeros(2, CLASSES, 1, 4, 4)
+    images[1, 2, 0, 0, 0] = 1
+    pictures.save_grid(images, tmp_path / "grid.png")
+    drawn = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert (drawn[:, :, 0] == 255).sum() == 16 * 16  # one pixel, enlarged sixteen times, its edges sharp
+    pictures.save_grid(images.expand(-1, -1, 3, -1, -1), tmp_path / "named.png", columns=["a", "a very long name", "c"], rows=["x", "y"])
+    assert Image.open(tmp_path / "named.png").size > Image.open(tmp_path / "grid.png").size
+
+
+@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 2), (10, 10), (100, 10)])
+def test_sample_sheets_show_at_most_ten_classes(classes, shown):
+    columns = pictures.columns(classes)
+    assert len(columns) == shown and columns.max() == classes - 1
+
+
+def test_a_history_is_read_by_step(tmp_path):
+    write_history(tmp_path, range(1, 21))
+    table = history.curves(tmp_path)
+    assert table is not None and table["step"].tolist() == list(range(1, 21))
+    assert list(history.samples(tmp_path, 4)) == [1, 7, 14, 20]
+    assert history.curves(tmp_path / "none") is None and history.times(tmp_path / "none") == {}

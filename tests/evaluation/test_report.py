@@ -1,0 +1,71 @@
+import base64
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pipeline.evaluation import glossary, report
+from tests.evaluation.conftest import run, write_history
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "data")]
+
+
+@pytest.fixture
+def page(dataset, tasks, tmp_path):
+    write_history(tmp_path / "history" / "gan")
+    results = run(dataset, tasks, tmp_path)
+    (tmp_path / "data").mkdir()
+    pd.DataFrame({"class": dataset.class_names, "train": [30, 30, 30]}).to_csv(tmp_path / "data" / "classes.csv", index=False)
+    Image.new("RGB", (9, 9), "teal").save(tmp_path / "data" / "contact-sheet.png")
+
+    def write(name):
+        places = {"histories": tmp_path / "history", "plots": tmp_path / "plots", "path": tmp_path / name}
+        report.write(results, tmp_path / "data", source="<i>stripes</i>", commit="c0ffee" * 5, **places)
+        return (tmp_path / name).read_text()
+
+    assert write("one.html") == write("two.html")
+    return write("one.html")
+
+
+def test_the_page_needs_nothing_but_itself(page):
+    parsed = Page(page)
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in parsed.links)
+    assert not re.search(r"https?:|url\(|@import", page)
+
+
+def test_every_picture_is_in_the_page_and_every_anchor_has_its_place(page, tmp_path):
+    for picture in [*(tmp_path / "plots").rglob("*.png"), *(tmp_path / "history").rglob("*.png"), tmp_path / "data" / "contact-sheet.png"]:
+        assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
+    for link in Page(page).links:
+        assert not link.startswith("#") or f'id="{link[1:]}"' in page
+
+
+def test_names_from_the_data_cannot_write_html(page):
+    assert "<b>bold</b>" not in page and "<i>stripes</i>" not in page
+    assert "&lt;b&gt;bold&lt;/b&gt;" in page and "&lt;i&gt;stripes&lt;/i&gt;" in page
+
+
+def test_the_page_says_what_was_measured_and_how(page):
+    for said in ("real against real scores", "14 November 2023", "c0ffeec0ffee", "d1d1d1d1d1d1", "1,234", "31</b> test images", "Seed 0"):
+        assert said in page, said
+
+
+def test_numbers_are_shown_with_three_digits_and_their_unit():
+    assert glossary.measure("accuracy").show(0.9833) == "98.3 %"
+    assert glossary.measure("psnr").show(20) == "20.0 dB"
+    assert glossary.measure("kid").show(-0.00123) == "−0.00123"
+    assert glossary.measure("fid").show(1234.5) == "1234"
+    assert glossary.measure("reconstruction_fid").title == "Fréchet distance (FID) of reconstructions"
+    assert glossary.measure("real_accuracy").title == "Real accuracy"

@@ -1,0 +1,12 @@
+"""Prints the status of every run in the project's tracking database, as JSON."""
+
+import json
+
+from pipeline import environment
+
+environment.prepare()
+
+from pipeline.tracking import outbox  # noqa: E402
+
+client, experiment = outbox.connect(environment.read())
+print(json.dumps([run.info.status for run in client.search_runs([experiment])]))

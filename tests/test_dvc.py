@@ -1,0 +1,95 @@
+"""dvc.yaml, params.yaml and the code say the same."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline import doctor
+from pipeline.environment import Environment
+from pipeline.models import store
+from pipeline.training.launch import CODE
+from tests.test_walls import ROOT, imports
+
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+# What a result does not depend on: how settings are parsed, files written, errors said, runs tracked and processes started.
+NEUTRAL = {"__init__.py", "environment.py", "errors.py", "files.py", "params.py", "process.py"}
+
+
+def closure(*files):
+    """Every file of the pipeline that ``files`` import, directly or through others."""
+    found, todo = set(), list(files)
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for module in imports(path):
+            base = ROOT / Path(*module.split("."))
+            todo += [file for file in (base.with_suffix(".py"), base / "__init__.py") if file.exists()]
+    return found
+
+
+def code_of(name):
+    """The files that the result of a stage depends on, by its imports."""
+    stage = STAGES[name]
+    start = [ROOT / Path(*stage["cmd"].split()[2].split(".")).with_suffix(".py")]
+    if name.startswith("train-"):
+        start.append(ROOT / f"pipeline/models/{name.removeprefix('train-')}.py")
+    paths = {path.relative_to(ROOT).as_posix() for path in closure(*start)}
+    return {path for path in paths if Path(path).name not in NEUTRAL and not path.startswith("pipeline/tracking/")}
+
+
+def test_the_stages_are_the_missions():
+    assert list(STAGES) == ["download", "preprocess", "train-gan", "train-vae", "train-ae", "train-cnn", "evaluate"]
+
+
+def test_every_model_has_a_file_a_section_and_a_stage():
+    models = set(store.names())
+    assert models == {name.removeprefix("train-") for name in STAGES if name.startswith("train-")}
+    assert models == set(PARAMS) - {"data", "evaluate"}
+    for name in models:
+        stage = STAGES[f"train-{name}"]
+        assert stage["cmd"] == f"python -m stages.train {name}" and stage["params"] == [name]
+        assert stage["outs"] == [f"models/{name}", f"history/{name}"]
+        assert {f"models/{name}", f"history/{name}"} <= set(STAGES["evaluate"]["deps"])
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_depends_on_all_the_code_that_makes_its_result_and_on_no_other(name):
+    declared = {dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline", "stages"))}
+    needed = code_of(name)
+    missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)}
+    idle = {dep for dep in declared if not any(path == dep or path.startswith(f"{dep}/") for path in needed)}
+    assert not missing and not idle
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_no_value_of_the_params_reaches_a_shell(name):
+    assert "$" not in STAGES[name]["cmd"] and STAGES[name]["cmd"].startswith("python -m stages.")
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_no_stage_depends_on_the_environment(name):
+    for key in STAGES[name].get("params", []):
+        assert not any(word in key for word in ("worker", "ray", "tracking", "storage", "device", "mirror"))
+
+
+def test_a_trainings_fingerprint_covers_the_code_that_its_stage_depends_on():
+    """Else a checkpoint of other code could be gone on with."""
+    for name in store.names():
+        declared = {dep.removeprefix("pipeline/") for dep in STAGES[f"train-{name}"]["deps"] if dep.startswith("pipeline/")}
+        assert declared == {*CODE, f"models/{name}.py"}
+
+
+def test_the_shipped_params_are_valid():
+    findings = doctor.examine(Environment(root=ROOT))
+    assert [finding for finding in findings if not finding.well and "params" in finding.what] == []
+
+
+def test_nothing_that_a_stage_makes_is_given_to_git():
+    ignored = (ROOT / ".gitignore").read_text().split()
+    outs = [out for stage in STAGES.values() for out in stage.get("outs", [])]
+    for out in outs:
+        assert any(f"/{out}".startswith(line.rstrip("/")) for line in ignored if line.startswith("/")), out

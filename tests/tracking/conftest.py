@@ -1,0 +1,65 @@
+"""Tracking on a real sqlite database in a temporary folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline import environment as surroundings
+from pipeline.environment import Environment
+from pipeline.models import store
+from pipeline.models.task import DataSpec
+from pipeline.tracking.runs import Description
+
+surroundings.prepare()  # before anything imports mlflow
+
+SPEC = DataSpec(channels=1, size=16, classes=4)
+SMALL = {"gan": {"width": 8, "latent_size": 8}, "vae": {"width": 8, "latent_size": 4}, "ae": {"width": 8, "code_size": 4}}
+SMALL["cnn"] = {"channels": [4], "dense": [8]}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """A project of its own."""
+    return Environment(
+        root=tmp_path, storage=tmp_path / "storage", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "mlartifacts")
+    )
+
+
+@pytest.fixture
+def description() -> Description:
+    """A training of the GAN."""
+    params = {"training": {"seed": 7, "clip_norm": None}, "model": {"dense": [64, 32], "kind": "hinge"}}
+    return Description("train-gan", "f" * 64, params, "digits", "d" * 64, "data/processed", {"num_workers": 2, "device": "cpu"})
+
+
+@pytest.fixture
+def client(environment: Environment):
+    """A second pair of eyes on the database."""
+    from mlflow import MlflowClient
+
+    return lambda: MlflowClient(environment.tracking_uri)
+
+
+def write_lines(folder: Path, steps: range, **metrics: float) -> None:
+    """Append a line for each step, as a training does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "metrics.jsonl", "a") as file:
+        for step in steps:
+            values = {"train/discriminator/loss": step / 2, "validation/accuracy": 0.5, **metrics}
+            file.write(json.dumps({"step": step, "time": 1_700_000_000_000 + step, "metrics": values}) + "\n")
+
+
+def write_picture(folder: Path, step: int) -> None:
+    """A sample grid, as a training leaves it."""
+    from PIL import Image
+
+    (folder / "samples").mkdir(parents=True, exist_ok=True)
+    Image.new("L", (20, 20), step % 256).save(folder / "samples" / f"step-{step:08d}.png")
+
+
+def write_model(folder: Path, name: str, seed: int = 0) -> Path:
+    """A small model with its initial weights."""
+    task = store.build(name, SMALL[name], SPEC, seed)
+    store.write(task, folder, {})
+    return folder

@@ -1,0 +1,256 @@
+"""A run tells the truth: one for a training, each metric once, the right end, and no price for a dead server."""
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.environment import Environment
+from pipeline.errors import BadInput
+from pipeline.tracking import outbox, runs
+from pipeline.tracking.runs import Description, open_run
+from tests.tracking.conftest import write_lines, write_model, write_picture
+
+ROOT = Path(__file__).parents[2]
+DEAD = "http://user:hunter2@127.0.0.1:9"
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from pipeline import environment
+environment.prepare()
+from pipeline.environment import Environment
+from pipeline.tracking.runs import Description, open_run
+root = Path(sys.argv[1])
+place = Environment(root=root, storage=root / "storage", tracking_uri=sys.argv[2], artifacts=str(root / "mlartifacts"))
+with open_run(place, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
+    run.follow(root / "training")
+    if sys.argv[4] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def child(environment: Environment, stage: str = "train-gan", end: str = "kill") -> subprocess.Popen:
+    arguments = [sys.executable, "-c", CHILD, str(environment.root), environment.tracking_uri, stage, end]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def all_runs(client) -> list:
+    return client.search_runs([client.get_experiment_by_name("darkroom").experiment_id])
+
+
+def test_a_killed_and_resumed_training_is_one_run_with_each_step_once(environment, client, tmp_path):
+    folder = tmp_path / "training"
+    write_lines(folder, range(0, 10))
+    write_picture(folder, 0)
+    assert child(environment).wait() == -9
+    (killed,) = all_runs(client())
+    assert killed.info.status == "RUNNING"
+    assert len(client().get_metric_history(killed.info.run_id, "validation/accuracy")) == 10
+    write_lines(folder, range(10, 20))
+    write_picture(folder, 10)
+    with open_run(environment, Description("train-gan", "f" * 64, {"seed": 1})) as run:
+        run.follow(folder)
+        assert client().get_run(run.id).info.status == "RUNNING"
+    (finished,) = all_runs(client())
+    assert finished.info.run_id == killed.info.run_id == run.id
+    assert finished.info.status == "FINISHED"
+    for key in ("validation/accuracy", "train/discriminator/loss"):
+        assert [point.step for point in client().get_metric_history(run.id, key)] == list(range(20))
+    pictures = [entry.path for entry in client().list_artifacts(run.id, "images") if entry.path.endswith(".png")]
+    assert sorted(path.split("+")[2] for path in pictures) == ["0", "10"]
+    assert not list((environment.storage / "tracking").glob("*.json"))
+
+
+def test_a_replay_without_the_local_record_adds_nothing(environment, client, description, tmp_path):
+    folder = tmp_path / "training"
+    write_lines(folder, range(1500))
+    write_picture(folder, 3)
+    for failing in (True, False):
+        try:
+            with open_run(environment, description) as run:
+                run.follow(folder)
+                if failing:
+                    raise RuntimeError("the GPU fell off")
+        except RuntimeError:
+            assert client().get_run(run.id).data.tags["darkroom.failure"] == "RuntimeError: the GPU fell off"
+    (only,) = all_runs(client())
+    assert [point.step for point in client().get_metric_history(only.info.run_id, "validation/accuracy")] == list(range(1500))
+    assert len(client().list_artifacts(only.info.run_id, "images")) == 2
+    assert "darkroom.failure" not in only.data.tags
+
+
+def test_a_finished_training_that_is_repeated_is_a_new_run(environment, client, description):
+    for _ in range(2):
+        with open_run(environment, description):
+            pass
+    assert [run.info.status for run in all_runs(client())] == ["FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status"), [(ValueError("no"), "FAILED"), (SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")]
+)
+def test_the_final_status_is_true(environment, client, description, raised, status):
+    with pytest.raises(type(raised)) if raised else nullcontext(), open_run(environment, description):
+        if raised:
+            raise raised
+    (only,) = all_runs(client())
+    assert only.info.status == status
+    assert only.info.end_time >= only.info.start_time
+
+
+def test_a_run_whose_process_was_killed_is_settled_at_the_next_start(environment, client, description, tmp_path):
+    write_lines(tmp_path / "training", range(3))
+    child(environment, "train-vae").wait()
+    with open_run(environment, description):
+        pass
+    assert {run.data.tags["darkroom.stage"]: run.info.status for run in all_runs(client())} == {
+        "train-gan": "FINISHED",
+        "train-vae": "KILLED",
+    }
+
+
+def test_a_killed_run_is_settled_without_its_local_record(environment, client, tmp_path):
+    child(environment).wait()
+    for record in (environment.storage / "tracking").glob("*.json"):
+        record.unlink()
+    runs.sync(environment)
+    assert [run.info.status for run in all_runs(client())] == ["KILLED"]
+
+
+def test_a_dead_server_costs_little_and_loses_nothing(environment, client, description, tmp_path, capsys):
+    folder, model = tmp_path / "training", write_model(tmp_path / "models" / "gan", "gan")
+    away = replace(environment, tracking_uri=DEAD)
+    begun = time.monotonic()
+    with open_run(away, description) as run:
+        for step in range(0, 50, 10):
+            write_lines(folder, range(step, step + 10))
+            write_picture(folder, step)
+            run.follow(folder)
+        assert run.register(model, "gan") == ""
+        assert run.id == ""
+    assert time.monotonic() - begun < 5.5
+    warning = capsys.readouterr().err
+    assert warning.count("warning:") == 1 and "offline" in warning and "MLFLOW_TRACKING_URI" in warning
+    assert "hunter2" not in warning
+    (kept,) = (environment.storage / "tracking").glob("*.json")
+    assert "hunter2" not in kept.read_text()
+    # the server is back, at the address of the record
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    assert runs.sync(environment) == 0
+    (sent,) = all_runs(client())
+    assert sent.info.status == "FINISHED" and sent.data.params["training.seed"] == "7"
+    assert len(client().get_metric_history(sent.info.run_id, "validation/accuracy")) == 50
+    assert len(client().list_artifacts(sent.info.run_id, "images")) == 10
+    assert client().get_model_version_by_alias("gan", "champion").run_id == sent.info.run_id
+
+
+def test_a_training_killed_while_the_server_is_dead_is_sent_later(environment, client, tmp_path):
+    write_lines(tmp_path / "training", range(5))
+    child(replace(environment, tracking_uri=DEAD)).wait()
+    (kept,) = (environment.storage / "tracking").glob("*.json")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    assert runs.sync(environment) == 0
+    (sent,) = all_runs(client())
+    assert sent.info.status == "KILLED"
+    assert len(client().get_metric_history(sent.info.run_id, "validation/accuracy")) == 5
+
+
+def test_a_silent_server_costs_little(environment, description, tmp_path):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        away = replace(environment, tracking_uri=f"http://127.0.0.1:{listener.getsockname()[1]}")
+        begun = time.monotonic()
+        with open_run(away, description) as run:
+            for _ in range(5):
+                write_lines(tmp_path / "training", range(1))
+                run.follow(tmp_path / "training")
+        assert time.monotonic() - begun < 5.5
+
+
+def test_kept_weights_that_were_replaced_are_not_registered(environment, client, description, tmp_path):
+    model = write_model(tmp_path / "gan", "gan")
+    with open_run(replace(environment, tracking_uri=DEAD), description) as run:
+        run.register(model, "gan")
+    write_model(model, "gan", seed=1)
+    (kept,) = (environment.storage / "tracking").glob("*.json")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    assert runs.sync(environment) == 0
+    assert client().search_model_versions("name = 'gan'") == []
+    assert all_runs(client())[0].data.tags["darkroom.version"].startswith("none")
+
+
+def test_processes_may_race_for_a_fresh_database(environment, client):
+    racers = [child(environment, f"train-{index}", "finish") for index in range(4)]
+    outputs = [racer.communicate()[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4, outputs
+    assert "".join(outputs) == ""
+    assert [run.info.status for run in all_runs(client())] == ["FINISHED"] * 4
+
+
+def test_params_are_flat_and_do_not_conflict_when_a_run_is_opened_again(environment, client, description):
+    with pytest.raises(RuntimeError), open_run(environment, description):
+        raise RuntimeError
+    more = replace(description, params={"training": {"seed": 8}, "new": True})
+    with open_run(environment, more) as run:
+        pass
+    params = client().get_run(run.id).data.params
+    assert params == {"training.seed": "7", "training.clip_norm": "null", "model.dense": "[64, 32]", "model.kind": "hinge", "new": "true"}
+
+
+def test_values_that_are_not_finite_are_dropped_and_named(environment, client, description, tmp_path):
+    with open_run(environment, description) as run:
+        write_lines(tmp_path, range(4, 6), broken=float("nan"), endless=float("inf"))
+        run.follow(tmp_path)
+    found = client().get_run(run.id)
+    assert set(found.data.metrics) == {"train/discriminator/loss", "validation/accuracy"}
+    assert found.data.tags["darkroom.not_finite"] == "broken from step 4, endless from step 4"
+
+
+def test_half_a_line_waits_for_its_other_half(environment, client, description, tmp_path):
+    line = json.dumps({"step": 1, "time": 5, "metrics": {"a": 1.0}}) + "\n"
+    with open_run(environment, description) as run:
+        (tmp_path / "metrics.jsonl").write_text(line + line[:9])
+        run.follow(tmp_path)
+        (tmp_path / "metrics.jsonl").write_text(line + line.replace('"step": 1', '"step": 2'))
+        run.follow(tmp_path)
+    assert [point.step for point in client().get_metric_history(run.id, "a")] == [1, 2]
+
+
+def test_a_run_tells_where_it_comes_from(environment, client, description):
+    with open_run(environment, description) as run:
+        pass
+    found = client().get_run(run.id)
+    (data,) = found.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest, json.loads(data.dataset.source)) == ("digits", "d" * 36, {"uri": "data/processed"})
+    tags = found.data.tags
+    assert tags["darkroom.command"] == "dvc repro train-gan" and tags["mlflow.source.name"] == "train-gan"
+    assert tags["mlflow.source.git.commit"] == "unknown" and tags["darkroom.num_workers"] == "2"
+    assert tags["darkroom.version.torch"].startswith("2.") and int(tags["darkroom.pid"]) > 0
+    assert found.info.run_name == "train-gan-ffffffff"
+
+
+def test_results_reach_the_run_that_trained_the_model(environment, client, description, tmp_path):
+    from pipeline.models import store
+
+    with open_run(environment, description) as trained:
+        assert trained.register(write_model(tmp_path / "gan", "gan"), "gan") == "1"
+    digest = store.read_card(tmp_path / "gan")["sha256"]
+    (tmp_path / "report.html").write_text("<p>")
+    for _ in range(2):
+        with open_run(environment, Description("evaluate", "e" * 64)) as run:
+            run.log_results({"gan": {"test/fid": 3.5}, "vae": {"test/fid": 4.0}}, {"gan": digest})
+            run.log_artifact(tmp_path / "report.html", "report")
+    assert client().get_run(run.id).data.metrics == {"gan/test/fid": 3.5, "vae/test/fid": 4.0}
+    assert [point.value for point in client().get_metric_history(trained.id, "test/fid")] == [3.5]
+    assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
+
+
+def test_a_folder_without_a_model_is_refused_at_once(environment, description, tmp_path):
+    with pytest.raises(BadInput, match="no trained model"), open_run(environment, description) as run:
+        run.register(tmp_path, "gan")

@@ -1,0 +1,159 @@
+"""Kill it at any moment; run the same command again."""
+
+import json
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from pipeline.files import sha256
+from pipeline.models import store
+from pipeline.training import record
+from tests.project import TRAINING, Project
+
+pytestmark = pytest.mark.slow
+
+
+def weights(project, name):
+    return sha256(project.folder / "models" / name / "model.safetensors")
+
+
+def measured(project, name):
+    lines = record.read(project.folder / "history" / name / "metrics.jsonl")
+    return [(line["step"], {key: value for key, value in line["metrics"].items() if not key.startswith("system/")}) for line in lines]
+
+
+def train(project, name, **more):
+    code, output = project.run("stages.train", name, **more)
+    assert code == 0, output
+    return output
+
+
+@pytest.mark.parametrize("name", store.names())
+def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_digits, name):
+    seed = random.SystemRandom().randrange(10**6)
+    step = random.Random(seed).randrange(1, TRAINING["num_steps"])
+    whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
+    train(whole, name)
+    died = cut.kill_at(cut.start("stages.train", name), name, step)
+    assert not (cut.folder / "models" / name).exists(), "a half-trained model was handed on"
+    kept = [int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")]
+    train(cut, name)
+    assert weights(whole, name) == weights(cut, name), f"killed at step {died} (seed {seed})"
+    assert measured(whole, name) == measured(cut, name)
+    assert max(kept, default=0) >= died - 2 * TRAINING["checkpoint_every"]
+
+
+@pytest.mark.cluster
+def test_a_killed_training_on_real_workers_ends_like_an_uninterrupted_one(tmp_path, processed_digits):
+    whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
+    output = train(whole, "vae", DARKROOM_WORKERS="2")
+    assert "local workers" in output
+    cut.kill_at(cut.start("stages.train", "vae", DARKROOM_WORKERS="2"), "vae", 31)
+    wait_until_nothing_runs_in(cut.folder)
+    train(cut, "vae", DARKROOM_WORKERS="2")
+    assert weights(whole, "vae") == weights(cut, "vae")
+    assert measured(whole, "vae") == measured(cut, "vae")
+    one = Project(tmp_path / "one", processed_digits)
+    train(one, "vae")
+    for (step, alone), (_, together) in zip(measured(one, "vae"), measured(whole, "vae"), strict=True):
+        assert together == {key: pytest.approx(value, rel=2e-3, abs=1e-3) for key, value in alone.items()}, step
+
+
+@pytest.mark.cluster
+def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(tmp_path, processed_digits):
+    whole, hurt = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "hurt", processed_digits)
+    hurt.params["cnn"] = {**hurt.params["cnn"], "training": {**TRAINING, "num_steps": 400}}
+    whole.params = hurt.params
+    whole.write()
+    hurt.write()
+    train(whole, "cnn", DARKROOM_WORKERS="1")
+    process = hurt.start("stages.train", "cnn", DARKROOM_WORKERS="1")
+    deadline = time.monotonic() + 120
+    while (hurt.steps("cnn") or [0])[-1] < 25:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    worker = next(one for one in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in " ".join(one.cmdline()))
+    worker.kill()
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert weights(whole, "cnn") == weights(hurt, "cnn")
+
+
+def test_two_trainings_from_scratch_give_the_same_weights_and_a_finished_one_is_only_handed_on(tmp_path, processed_digits):
+    first, second = Project(tmp_path / "first", processed_digits), Project(tmp_path / "second", processed_digits)
+    train(first, "gan")
+    train(second, "gan")
+    assert weights(first, "gan") == weights(second, "gan")
+    cards = [(one.folder / "models/gan/model.json").read_bytes() for one in (first, second)]
+    assert cards[0] == cards[1]
+    before = weights(first, "gan")
+    assert "finished already" in train(first, "gan") and weights(first, "gan") == before
+
+
+def test_another_setting_starts_clean(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    project.kill_at(project.start("stages.train", "ae"), "ae", 30)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "seed": 1}}
+    project.write()
+    fresh = Project(tmp_path / "fresh", processed_digits)
+    fresh.params = project.params
+    fresh.write()
+    train(project, "ae")
+    train(fresh, "ae")
+    assert weights(project, "ae") == weights(fresh, "ae")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(tmp_path, processed_digits, number):
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    process = project.start("stages.train", "ae")
+    deadline = time.monotonic() + 120
+    while (project.steps("ae") or [0])[-1] < 25:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
+    status = json.loads(project_runs(project))
+    assert status == ["KILLED"]
+
+
+def test_a_training_ends_when_dvc_is_killed(tmp_path, processed_digits):
+    """DVC leaves its stage running; two stages would then write the same folder."""
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    parent = project.start("tests.parent", "stages.train", "ae")
+    deadline = time.monotonic() + 120
+    while not project.steps("ae"):
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    child = psutil.Process(parent.pid).children()[0]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    child.wait(timeout=30)
+
+
+def project_runs(project):
+    code, output = project.run("tests.statuses")
+    assert code == 0, output
+    return output.splitlines()[-1]
+
+
+def wait_until_nothing_runs_in(folder, limit=60):
+    """Ray's processes notice that their driver is gone."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        left = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+        if not left:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"still running: {left}")
