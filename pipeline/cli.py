@@ -119,7 +119,9 @@ def check(brief: bool) -> None:
     findings = doctor.examine(environment.read())
     for finding in findings:
         if not finding.well or not brief:
-            click.echo(f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}" + (f"\n      -> {finding.remedy}" if not finding.well else ""))
+            click.echo(
+                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}" + (f"\n      -> {finding.remedy}" if not finding.well else "")
+            )
     if not all(finding.well for finding in findings):
         sys.exit(BadInput.exit_code)
 

@@ -26,12 +26,21 @@ class Finding:
 
 def examine(environment: Environment) -> list[Finding]:
     """Look at Python, packages, settings, disk, git and devices."""
-    return [*_python(), *_packages(environment.root), *_settings(), *_disk(environment.storage), *_git(environment.root), *_devices(environment)]
+    return [
+        *_python(),
+        *_packages(environment.root),
+        *_settings(),
+        *_disk(environment.storage),
+        *_git(environment.root),
+        *_devices(environment),
+    ]
 
 
 def _python() -> Iterator[Finding]:
     text = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(sys.version_info >= (3, 11), f"Python {text}", "install Python 3.11 or newer and run: make clean-install PYTHON=python3.11")
+    yield Finding(
+        sys.version_info >= (3, 11), f"Python {text}", "install Python 3.11 or newer and run: make clean-install PYTHON=python3.11"
+    )
 
 
 def _packages(root: Path) -> Iterator[Finding]:
@@ -44,7 +53,9 @@ def _packages(root: Path) -> Iterator[Finding]:
             yield Finding(False, f"{package} is not installed", "make install")
             continue
         wanted = pinned.get(package, found)
-        yield Finding(found == wanted, f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}"), "make install")
+        yield Finding(
+            found == wanted, f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}"), "make install"
+        )
 
 
 def _settings() -> Iterator[Finding]:
@@ -72,7 +83,9 @@ def _settings() -> Iterator[Finding]:
 def _disk(storage: Path) -> Iterator[Finding]:
     place = next(folder for folder in (storage, *storage.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    yield Finding(free > FREE_BYTES, f"{free / 1024**3:.1f} GiB free in {place}", "free some space, or set DARKROOM_STORAGE to another disk")
+    yield Finding(
+        free > FREE_BYTES, f"{free / 1024**3:.1f} GiB free in {place}", "free some space, or set DARKROOM_STORAGE to another disk"
+    )
 
 
 def _git(root: Path) -> Iterator[Finding]:

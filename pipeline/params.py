@@ -50,7 +50,9 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise BadInput(f"cannot be read: {problem}", where=where, remedy="mend the YAML there") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(f"holds a value that is not plain and finite ({error})", where=str(path), remedy="use numbers, text, lists") from None
+        raise BadInput(
+            f"holds a value that is not plain and finite ({error})", where=str(path), remedy="use numbers, text, lists"
+        ) from None
     if not isinstance(plain, dict):
         raise BadInput("is not a mapping of sections", where=str(path), remedy="start each section with 'name:'")
     return plain
@@ -72,7 +74,9 @@ def validate(values: Any, kind: type[S], where: str) -> S:
         return kind.model_validate_json(json.dumps(values, allow_nan=False))  # JSON mode: a list is a fine tuple, 1 a fine float
     except ValidationError as error:
         problems = [_explain(problem, kind, where) for problem in error.errors()[:3]]
-        raise BadInput(problems[0][0], where=problems[0][1], remedy="; also ".join([problems[0][2], *(f"{p[1]}: {p[0]}" for p in problems[1:])])) from None
+        raise BadInput(
+            problems[0][0], where=problems[0][1], remedy="; also ".join([problems[0][2], *(f"{p[1]}: {p[0]}" for p in problems[1:])])
+        ) from None
 
 
 def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 """A small project in a folder of its own, on which tests run the stages as DVC does."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,8 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings
@@ -17,7 +16,15 @@ from pipeline.environment import Environment
 from pipeline.training import record
 
 ROOT = Path(__file__).parents[1]
-TRAINING = {"num_steps": 60, "batch_size": 32, "ema_decay": 0.9, "log_every": 3, "validate_every": 20, "sample_every": 30, "checkpoint_every": 10}
+TRAINING = {
+    "num_steps": 60,
+    "batch_size": 32,
+    "ema_decay": 0.9,
+    "log_every": 3,
+    "validate_every": 20,
+    "sample_every": 30,
+    "checkpoint_every": 10,
+}
 PARAMS = {
     "data": {"source": "digits", "image_size": 8},
     "cnn": {"training": TRAINING, "model": {"channels": [8, 8], "dense": [16], "dropout": 0.2, "shift": 0.1}},
@@ -44,7 +51,7 @@ class Project:
             shutil.copytree(data, folder / "data/processed")
 
     def write(self):
-        (self.folder / "params.yaml").write_text(yaml.safe_dump(self.params))
+        (self.folder / "params.yaml").write_text(json.dumps(self.params))  # JSON is YAML
 
     def environment(self, **more):
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DARKROOM_", "MLFLOW_", "DVC_", "RAY_"))}
@@ -53,8 +60,13 @@ class Project:
     def start(self, *command, **more):
         """Start a Python module in the project, in a process group of its own."""
         return subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=self.folder, env=self.environment(**more), start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-m", *command],
+            cwd=self.folder,
+            env=self.environment(**more),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def run(self, *command, **more):

@@ -67,7 +67,16 @@ def test_only_the_environment_reads_the_environment(path):
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_no_code_calls_a_global_generator(path):
     text = path.read_text()
-    for call in ("torch.manual_seed", "np.random.seed", "np.random.rand", "random.seed", "torch.rand_like", "torch.randn_like", "nn.Dropout", "BatchNorm"):
+    for call in (
+        "torch.manual_seed",
+        "np.random.seed",
+        "np.random.rand",
+        "random.seed",
+        "torch.rand_like",
+        "torch.randn_like",
+        "nn.Dropout",
+        "BatchNorm",
+    ):
         assert call not in text, f"{named(path)}: {call}"
 
 

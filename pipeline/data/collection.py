@@ -12,8 +12,7 @@ from PIL import Image
 from pipeline.data import sources
 from pipeline.data.archives import list_zip
 from pipeline.data.decoding import CHUNK, Decode, Decoded, Decoder
-from pipeline.data.download import PICTURES
-from pipeline.data.folders import arrange
+from pipeline.data.folders import PICTURES, arrange
 from pipeline.data.images import MODES, fit
 from pipeline.data.settings import DataSettings
 from pipeline.errors import BadInput

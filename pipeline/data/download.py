@@ -7,14 +7,12 @@ from typing import Any
 
 from pipeline.data import sources
 from pipeline.data.archives import list_zip
-from pipeline.data.folders import arrange, list_folder
+from pipeline.data.folders import PICTURES, arrange, list_folder
 from pipeline.data.settings import DataSettings
 from pipeline.data.transfer import REPORT_SECONDS, Patience, fetch
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import sha256, whole_folder, write_json
-
-PICTURES = "pictures"  # in data/raw: a user's folder, or PICTURES.zip
 
 
 def download(

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
 from pipeline.errors import BadInput
 
+PICTURES = "pictures"  # in data/raw: a user's folder, or PICTURES.zip
 SPLIT_NAMES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 REMEDY = "make a folder for each class, or train/ and test/ with a folder for each class in them"
 

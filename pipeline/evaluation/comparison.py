@@ -17,7 +17,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.models.task import Batch
 from pipeline.noise import generator
 
-BATCH = 500
+BATCH = 100  # larger activations are slower to allocate than to compute
 
 
 class Comparison:

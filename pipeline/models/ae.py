@@ -4,6 +4,7 @@ With ``input_noise`` it learns to clean what it is shown (Vincent et al. 2008). 
 to the codes of each class, with one covariance for all of them, so that it can generate too (Ghosh et al. 2020).
 """
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -39,12 +40,16 @@ class Ae(Task):
 
     Config = AeConfig
     serves = "reconstruct"
+    network: "Pair"
+    code_means: Tensor  # (classes, D)
+    code_factor: Tensor  # (D, D), lower Cholesky factor of the covariance
+    concluded: Tensor  # (), bool
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
         self.network = dense_network(config, spec) if config.architecture == "dense" else convolutional_network(config, spec)
         self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
-        self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))  # lower Cholesky factor
+        self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
         self.register_buffer("concluded", torch.zeros((), dtype=torch.bool))
 
     def phases(self) -> list[Phase]:
@@ -117,6 +122,6 @@ def dense_network(config: AeConfig, spec: DataSpec) -> Pair:
 
 def _dense(sizes: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in itertools.pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return layers[:-1]

@@ -3,6 +3,7 @@
 The default is the net of many a first article: convolutions of 32, 64 and 64 channels, a dense layer of 64.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -80,7 +81,7 @@ class Network(nn.Module):
             before = count
         self.convolutions = nn.Sequential(*stages)
         inputs = [before * side * side, *config.dense]
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inputs[:-1], inputs[1:], strict=True))
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(inputs))
         self.output = nn.Linear(inputs[-1], spec.classes)
 
     def features(self, images: Tensor, noise: Noise | None = None) -> Tensor:

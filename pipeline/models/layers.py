@@ -1,5 +1,6 @@
 """Blocks that two models share."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -38,7 +39,9 @@ class Encoder(nn.Module):
     ``wrap`` is applied to each layer with weights (spectral normalisation); ``normalise`` adds group normalisation.
     """
 
-    def __init__(self, image_channels: int, size: int, width: int, outputs: int, normalise: bool = True, wrap: Wrap = lambda one: one) -> None:
+    def __init__(
+        self, image_channels: int, size: int, width: int, outputs: int, normalise: bool = True, wrap: Wrap = lambda one: one
+    ) -> None:
         super().__init__()
         levels = channels(width, len(sides(size)) - 1)
         layers: list[nn.Module] = [wrap(nn.Conv2d(image_channels, width, 3, padding=1)), nn.LeakyReLU(0.2)]
@@ -61,11 +64,11 @@ class Decoder(nn.Module):
     def __init__(self, inputs: int, image_channels: int, size: int, width: int) -> None:
         super().__init__()
         self.sides = sides(size)[::-1]
-        counts = channels(width, len(self.sides) - 1)[::-1] + [width]
+        counts = [*channels(width, len(self.sides) - 1)[::-1], width]
         self.input = nn.Linear(inputs, counts[0] * self.sides[0] ** 2)
         self.stages = nn.ModuleList(
             nn.Sequential(nn.Conv2d(before, after, 3, padding=1), group_norm(after), nn.ReLU())
-            for before, after in zip(counts[:-1], counts[1:], strict=True)
+            for before, after in itertools.pairwise(counts)
         )
         self.output = nn.Conv2d(width, image_channels, 3, padding=1)
 

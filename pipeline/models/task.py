@@ -101,7 +101,7 @@ class Task(nn.Module, ABC):
         """The code (N, D) of ``images``, for an autoencoder."""
         return None
 
-    def conclude(self, batches: Iterable[Batch]) -> None:  # noqa: B027 - most models have nothing to conclude
+    def conclude(self, batches: Iterable[Batch]) -> None:
         """Once, after the last step, with the whole training split in order: fit what gradient descent does not."""
 
     @property

@@ -24,7 +24,16 @@ from pipeline.files import digest_of, digest_of_tree, read_json, whole_folder, w
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import FINISHED, train_worker
 
-CODE = ("data/dataset.py", "models/layers.py", "models/optimizers.py", "models/store.py", "models/task.py", "noise.py", "pictures.py", "training")
+CODE = (
+    "data/dataset.py",
+    "models/layers.py",
+    "models/optimizers.py",
+    "models/store.py",
+    "models/task.py",
+    "noise.py",
+    "pictures.py",
+    "training",
+)
 POLL_SECONDS = 0.5
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
@@ -127,7 +136,9 @@ def _plan(environment: Environment) -> _Plan:
             where="DARKROOM_WORKERS",
             remedy=f"ask for at most {gpus or cpus}, or add nodes",
         )
-    return _Plan(workers, gpus > 0, max(1, cpus // workers), f"cluster {environment.ray_address}" if environment.ray_address else "local workers")
+    return _Plan(
+        workers, gpus > 0, max(1, cpus // workers), f"cluster {environment.ray_address}" if environment.ray_address else "local workers"
+    )
 
 
 def _start_ray(environment: Environment, cores: int) -> dict[str, float]:

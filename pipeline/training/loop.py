@@ -138,7 +138,8 @@ class Loop:
             labels = torch.arange(SAMPLES, device=device) % task.spec.classes
             drawn = task.generate(labels, SAMPLES, Noise.whole(self.settings.seed, SAMPLES, "samples", device=device))
             if drawn is None:
-                images, _ = self.data.validation.rows(np.arange(min(SAMPLES // 2, len(self.data.validation))))
+                spread = np.linspace(0, len(self.data.validation) - 1, SAMPLES // 2).astype(np.int64)  # files lie sorted by class
+                images, _ = self.data.validation.rows(spread)
                 originals = Batch.of(images, np.zeros(len(images), np.int64), device).images
                 restored = task.reconstruct(originals)
                 drawn = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)

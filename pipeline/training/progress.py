@@ -35,4 +35,3 @@ class Progress:
         shown = "  ".join(f"{name.removeprefix('train/')} {latest[name]:.4g}" for name in wanted[:5])
         width = len(str(self.num_steps))
         return f"{self.name}  {step:>{width}}/{self.num_steps}  {rate:,.0f} images/s  {int(left) // 60}:{int(left) % 60:02d} left  {shown}"
-

@@ -43,5 +43,7 @@ def read_training(name: str, config: type[Section]) -> tuple[TrainingSettings, A
 
     section = read_section(name, ModelSection)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
-        raise BadInput("the warm-up is as long as the training", where=f"params.yaml: {name}.training.schedule.warmup_steps", remedy="shorten it")
+        raise BadInput(
+            "the warm-up is as long as the training", where=f"params.yaml: {name}.training.schedule.warmup_steps", remedy="shorten it"
+        )
     return section.training, section.model

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default=torch.device("cpu"))
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module  # DistributedDataParallel, where there are several
 
     def rows(self, total: int) -> tuple[int, int]:

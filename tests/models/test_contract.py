@@ -65,7 +65,8 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
     for phase in task.phases():
         total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
         parts = [
-            task.loss(phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8))[0] for a, b in ((0, 4), (4, 8))
+            task.loss(phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8))[0]
+            for a, b in ((0, 4), (4, 8))
         ]
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)
 
@@ -113,7 +114,9 @@ def test_images_come_out_as_they_go_in(name, spec):
 def test_a_model_can_do_something(name):
     task = build(name).eval()
     shown = batch(SPECS[0])
-    assert any(one is not None for one in (task.classify(shown.images), task.generate(None, 6, Noise.whole(0, 6)), task.reconstruct(shown.images)))
+    assert any(
+        one is not None for one in (task.classify(shown.images), task.generate(None, 6, Noise.whole(0, 6)), task.reconstruct(shown.images))
+    )
 
 
 def test_what_is_drawn_depends_on_the_noise_alone(name):

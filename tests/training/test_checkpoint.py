@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from pipeline.errors import DarkroomError
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.record import Record, read
-from pipeline.errors import DarkroomError
 
 
 def state(value):

@@ -66,7 +66,10 @@ def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_recor
     resumed, steps = run(tmp_path / "cut")
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps[0] == died_at - (died_at - 1) % 5  # at most one checkpoint interval is redone
-    plain = [[{k: v for k, v in line["metrics"].items() if not k.startswith("system/")} for line in read(tmp_path / f / "metrics.jsonl")] for f in ("whole", "cut")]
+    plain = [
+        [{k: v for k, v in line["metrics"].items() if not k.startswith("system/")} for line in read(tmp_path / f / "metrics.jsonl")]
+        for f in ("whole", "cut")
+    ]
     assert plain[0] == plain[1]
 
 
@@ -95,7 +98,9 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_finite_checkpoint(tmp
 
 
 def _settings(steps=4):
-    return TrainingSettings(num_steps=steps, batch_size=12, ema_decay=0.9, l2=1e-4, log_every=2, validate_every=4, sample_every=4, checkpoint_every=2)
+    return TrainingSettings(
+        num_steps=steps, batch_size=12, ema_decay=0.9, l2=1e-4, log_every=2, validate_every=4, sample_every=4, checkpoint_every=2
+    )
 
 
 def _train(name, folder, world=None):
@@ -107,7 +112,7 @@ def _train(name, folder, world=None):
 
 def _one_of(rank, size, port, names, folder):
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)  # noqa: E731
+    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
     for name in names:
         final = _train(name, folder / name / f"of {size}", World(rank, size, torch.device("cpu"), wrap))
         torch.save(final, folder / name / f"{rank} of {size}.pt")

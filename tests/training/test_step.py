@@ -1,5 +1,7 @@
 """The step, by hand, on a task of two scalars."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -89,4 +91,4 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
 def test_workers_share_a_batch_without_gap_or_overlap():
     for total, size in ((64, 3), (7, 2), (5, 5)):
         rows = [World(rank, size).rows(total) for rank in range(size)]
-        assert rows[0][0] == 0 and rows[-1][1] == total and all(a[1] == b[0] for a, b in zip(rows, rows[1:], strict=False))
+        assert rows[0][0] == 0 and rows[-1][1] == total and all(a[1] == b[0] for a, b in itertools.pairwise(rows))
