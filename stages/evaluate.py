@@ -1,12 +1,14 @@
 """The stage ``evaluate``: every trained model measured, and the report."""
 
+import json
 from pathlib import Path
 
 from pipeline import environment, process
+from pipeline.files import digest_of
 
 
 def main() -> None:
-    """Measure all of models/ on data/processed; write metrics/, plots/ and reports/."""
+    """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and tell MLflow."""
     import torch
 
     from pipeline.data.dataset import Dataset
@@ -15,14 +17,26 @@ def main() -> None:
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
     from pipeline.params import read_section
+    from pipeline.tracking import runs
 
+    where = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
-    dataset = Dataset.open(Path("data/processed"))
-    device = "cuda" if environment.read().device != "cpu" and torch.cuda.is_available() else "cpu"
+    data = Dataset.open(Path("data/processed"))
+    device = "cuda" if where.device != "cpu" and torch.cuda.is_available() else "cpu"
     folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"*/{store.CARD}"))}
     tasks = {name: store.load(folder, device) for name, folder in folders.items()}
-    results = evaluate(settings, dataset, tasks, {name: store.digest(folder) for name, folder in folders.items()})
-    report.write(results, dataset.folder, source=str(dataset.source))
+    digests = {name: store.digest(folder) for name, folder in folders.items()}
+    params = json.loads(settings.model_dump_json())
+    fingerprint = digest_of([params, data.digest, digests])
+    description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
+    with runs.open_run(where, description) as run:
+        results = evaluate(settings, data, tasks, digests)
+        report.write(results, data.folder, source=str(data.source))
+        numbers = {name: {key: value for key, value in results[name].items() if isinstance(value, float)} for name in tasks}
+        run.log_results(numbers, {name: store.read_card(folder)["sha256"] for name, folder in folders.items()})
+        for path in ("metrics/evaluation.json", "reports/index.html", "plots/pictures"):
+            run.log_artifact(Path(path))
+    print(f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html")
 
 
 if __name__ == "__main__":

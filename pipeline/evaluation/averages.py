@@ -33,11 +33,12 @@ def normal(value: float, error: float, least: float = -math.inf) -> Estimate:
     return Estimate(value, max(least, value - Z * error), value + Z * error)
 
 
-def mean(batches: Sequence[np.ndarray]) -> Estimate:
-    """The mean of all examples in ``batches``, however unequal the batches; the interval is the central limit theorem's."""
+def mean(batches: Sequence[np.ndarray], least: float = -math.inf) -> Estimate:
+    """The mean of all examples in ``batches``, however unequal the batches; the interval is the central limit theorem's,
+    cut at the ``least`` possible value."""
     values = np.concatenate([np.asarray(batch, np.float64).ravel() for batch in batches])
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return normal(float(values.sum() / len(values)), float(error))
+    return normal(float(values.sum() / len(values)), float(error), least)
 
 
 def proportion(hits: np.ndarray) -> Estimate:

@@ -22,7 +22,7 @@ def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate | flo
     surprise = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
     return {
         "accuracy": averages.proportion(logits.argmax(axis=1) == labels).beside(shares.max()),
-        "cross_entropy": averages.mean([surprise]).beside(-(present * np.log(present)).sum()),  # H(y)
+        "cross_entropy": averages.mean([surprise], least=0.0).beside(-(present * np.log(present)).sum()),  # H(y)
         "calibration_error": calibration_error(np.exp(log_probabilities), labels),
     }
 

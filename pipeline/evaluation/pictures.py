@@ -81,11 +81,16 @@ def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
 
 
 def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
-    """Draw a training's curves: one chart for each quantity (a metric name's last part), one line for each ``split/phase``."""
+    """Draw a training's curves: one chart for each quantity (a metric name's last part), one line for each ``split/phase``; those
+    with a validation first, those of the machine (``system/``) not at all."""
     groups: dict[str, list[str]] = {}
-    for name in table.columns[1:]:
-        groups.setdefault(name.rpartition("/")[2], []).append(name)
-    chosen = sorted(groups, key=lambda quantity: (-len(groups[quantity]), quantity))[:most]
+    for name in table.columns.drop("step"):
+        if not name.startswith("system/"):
+            groups.setdefault(name.rpartition("/")[2], []).append(name)
+    if not groups:
+        return
+    validated = {quantity for quantity, names in groups.items() if any(name.startswith("validation/") for name in names)}
+    chosen = sorted(groups, key=lambda quantity: (quantity not in validated, quantity != "loss", -len(groups[quantity]), quantity))[:most]
     wide = len(chosen) if len(chosen) <= 4 else 3
     high = -(-len(chosen) // wide)
     figure = Figure(figsize=(min(11.0, 5.5 * wide), 2.5 * high), facecolor=PAPER, layout="constrained")
