@@ -39,7 +39,10 @@ class Batch:
     def of(cls, images: np.ndarray, labels: np.ndarray, device: torch.device | str = "cpu") -> "Batch":
         """From uint8 images (N, C, H, W) and labels (N,) as the shards hold them."""
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
-        return cls(pixels.float().div_(255), torch.from_numpy(np.ascontiguousarray(labels)).to(device, non_blocking=True))
+        return cls(
+            pixels.float().div_(255).contiguous(memory_format=torch.channels_last),
+            torch.from_numpy(np.ascontiguousarray(labels)).to(device, non_blocking=True),
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -38,6 +38,10 @@ def restore(state: dict[str, Tensor], average: Average, phases: list[Phase]) -> 
             index, _, name = key.partition("/")
             values.setdefault(int(index), {})[name] = value
         phase.optimizer.load_state_dict({**phase.optimizer.state_dict(), "state": values})
+        for parameter, state_of_it in phase.optimizer.state.items():  # laid out in memory like their parameters, as they were
+            for name, value in state_of_it.items():
+                if value.shape == parameter.shape:
+                    state_of_it[name] = torch.empty_like(parameter).copy_(value)
 
 
 class CheckpointStore:

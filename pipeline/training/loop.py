@@ -41,7 +41,8 @@ class Loop:
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
     ) -> None:
         self.world = world or World()
-        self.task, self.data, self.settings, self.folder, self.report = task.to(self.world.device), data, settings, folder, report
+        self.task = task.to(device=self.world.device, memory_format=torch.channels_last)  # up to a third faster convolutions
+        self.data, self.settings, self.folder, self.report = data, settings, folder, report
         self.average = Average(self.task, settings.ema_decay)
         self.phases = self.task.phases()
         self.step = Step(self.task, self.phases, settings, self.world)
