@@ -1,11 +1,12 @@
 """How a model is trained: the ``training`` part of its section in params.yaml."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.errors import BadInput
-from pipeline.params import Section, read_section
+from pipeline.params import PARAMS, Section, read_section
 
 
 class ScheduleSettings(Section):
@@ -34,16 +35,16 @@ class TrainingSettings(Section):
     checkpoint_every: int = Field(250, ge=1)
 
 
-def read_training(name: str, config: type[Section]) -> tuple[TrainingSettings, Any]:
+def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tuple[TrainingSettings, Any]:
     """The training settings and the model configuration (a ``config``) of the section ``name``."""
 
     class ModelSection(Section):
         training: TrainingSettings = TrainingSettings()
         model: config = config()  # type: ignore[valid-type]
 
-    section = read_section(name, ModelSection)
+    section = read_section(name, ModelSection, path)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
         raise BadInput(
-            "the warm-up is as long as the training", where=f"params.yaml: {name}.training.schedule.warmup_steps", remedy="shorten it"
+            "the warm-up is as long as the training", where=f"{path}: {name}.training.schedule.warmup_steps", remedy="shorten it"
         )
     return section.training, section.model
