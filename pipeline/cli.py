@@ -1,6 +1,8 @@
 """The ``darkroom`` command: what DVC, Ray and MLflow do not do by themselves."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from pipeline.errors import BadInput
 from pipeline.files import whole_file
 
 BATCH = 256
+PAIRS = "pairs.png"
 
 
 def main() -> None:
     """The console script."""
-    process.run(lambda: commands(standalone_mode=True))
+    process.run(_run)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -81,13 +84,13 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
             best = row.topk(min(top, len(names)))
             answers = [{"class": names[index], "probability": round(value, 6)} for value, index in zip(*map(torch.Tensor.tolist, best))]
             said = json.dumps({"path": str(file), "classes": answers})
-            click.echo(said if as_json else f"{file}\t" + "\t".join(f"{a['class']} {a['probability']:.4f}" for a in answers))
+            click.echo(said if as_json else f"{click.format_filename(file)}\t" + "\t".join(f"{a['class']} {a['probability']:.4f}" for a in answers))
 
 
 @commands.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--model", default="ae", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default="restored", show_default=True, help="The folder to write.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="restored", show_default=True, help="The folder to write.")
 @models
 def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None:
     """Pass the pictures in PATHS through an autoencoder: a PNG each in the folder OUT, and pairs.png with both side by side."""
@@ -97,7 +100,8 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None
     from pipeline.pictures import to_bytes, write_png
 
     task = store.load(models / model)
-    pairs: list[Any] = []
+    pairs: list[Any] = []  # images (C, H, W): as given, as restored, of the first batch
+    count = 0
     for files, images in _read(paths, task):
         with torch.inference_mode():
             restored = task.reconstruct(images)
@@ -105,11 +109,12 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None
             raise BadInput("this model does not reconstruct", where=model, remedy="use ae or vae")
         for file, image in zip(files, to_bytes(restored.numpy()), strict=True):
             _write_picture(_free(out, file.stem), image)
-        pairs += to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()).tolist() if len(pairs) < 2 * BATCH else []
+        pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
+        count += len(files)
     import numpy as np
 
-    write_png(out / "pairs.png", np.array(pairs, np.uint8), 8)
-    click.echo(f"{len(list(out.glob('*.png'))) - 1} pictures and pairs.png -> {out}")
+    write_png(out / PAIRS, np.stack(pairs), 8)
+    click.echo(f"{count} pictures and {PAIRS} -> {out}")
 
 
 @commands.command(name="doctor")
@@ -126,6 +131,17 @@ def check(brief: bool) -> None:
         sys.exit(BadInput.exit_code)
 
 
+def _run() -> None:
+    """Click's own handling, but for Ctrl-C, whose exit code is 130 here."""
+    try:
+        sys.exit(commands.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
+
+
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
     unknown = [label for label in labels if label not in names]
     if unknown:
@@ -138,17 +154,22 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
 
     files: list[Path] = []
     for given in paths:
-        for text in sys.stdin.read().splitlines() if given == "-" else [given]:
-            path = Path(text.strip())
-            if path.is_dir():
-                found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-                if not found:
-                    raise BadInput("holds no picture", where=str(path), remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
-                files += found
-            elif path.is_file():
-                files.append(path)
-            elif text.strip():
-                raise BadInput("no such file or folder", where=str(path), remedy="check the path")
+        for text in os.fsdecode(sys.stdin.buffer.read()).splitlines() if given == "-" else [given]:
+            path = Path(text)
+            try:
+                if not text.strip():  # Path("") is the current folder
+                    continue
+                if path.is_dir():
+                    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
+                    if not found:
+                        raise BadInput("holds no picture", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
+                    files += found
+                elif path.is_file():
+                    files.append(path)
+                else:
+                    raise BadInput("no such file or folder", where=ascii(text[:200])[1:-1], remedy="check the path")
+            except OSError as error:  # a name that is too long, say
+                raise BadInput(str(error.strerror), where=ascii(text[:200])[1:-1], remedy="check the path") from None
     if not files:
         raise BadInput("no picture was named", where="PATHS", remedy="name files or folders, or send paths to standard input with -")
     return files
@@ -176,7 +197,7 @@ def _read(paths: tuple[str, ...], task: Any) -> Any:
 def _free(folder: Path, stem: str) -> Path:
     """A name in ``folder`` that is not taken by another picture of the same stem."""
     path, number = folder / f"{stem}.png", 1
-    while path.exists():
+    while path.exists() or path.name == PAIRS:
         path, number = folder / f"{stem}-{number}.png", number + 1
     return path
 

@@ -1,14 +1,17 @@
 """What is missing or wrong with this installation, and how to mend it."""
 
+import difflib
 import importlib.metadata
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pipeline.environment import Environment
-from pipeline.errors import DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.params import PARAMS, read_file, read_section
 
 FREE_BYTES = 2 * 1024**3
@@ -66,18 +69,28 @@ def _settings() -> Iterator[Finding]:
     from pipeline.models import store
     from pipeline.training.settings import read_training
 
-    known = {
+    readers: dict[str, Callable[[], Any]] = {
         "data": lambda: find_source(read_section("data", DataSettings).source),
         "evaluate": lambda: read_section("evaluate", EvaluationSettings),
+        **{name: partial(read_training, name, store.find(name).Config) for name in store.names()},
     }
     try:
         sections = read_file()
-        for name in sections:
-            known.get(name, lambda name=name: read_training(name, store.find(name).Config))()
     except DarkroomError as error:
         yield Finding(False, f"{error.where}: {error.what}", error.remedy)
-    else:
-        yield Finding(True, f"{PARAMS}: {', '.join(sections)}")
+        return
+    well = []
+    for name in sections:
+        try:
+            if name not in readers:
+                near = difflib.get_close_matches(name, readers, 1)
+                remedy = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(readers)}"
+                raise BadInput("no such section", where=f"{PARAMS}: {name}", remedy=remedy)
+            readers[name]()
+            well.append(name)
+        except DarkroomError as error:
+            yield Finding(False, f"{error.where}: {error.what}", error.remedy)
+    yield Finding(True, f"{PARAMS}: {', '.join(well)}")
 
 
 def _disk(storage: Path) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ def read() -> Environment:
     """The environment of this process. Raises ``BadInput`` for a value that cannot be used."""
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
     storage = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom")
-    if "://" in storage:
+    if "://" in storage or Path(storage).is_file():
         raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy="name a folder that every worker sees (a mount)")
     return Environment(
         root=root,

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
@@ -23,20 +24,21 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     environment.prepare()
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, _leave)
     try:
         main(*arguments)
     except DarkroomError as error:
-        if environment.debug():
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if not error.strerror:
+            raise
+        _fail(f"{error.filename or 'storage'}: {error.strerror}\n  -> free some space or grant access; DARKROOM_DEBUG=1 shows where")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
-        print("error: out of memory\n  -> lower batch_size or the image size in params.yaml", file=sys.stderr, flush=True)
-        sys.exit(EXIT_FAILED)
+        _fail("out of memory\n  -> lower batch_size or the image size in params.yaml")
 
 
 def die_with_parent() -> None:
@@ -47,6 +49,13 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it ended while we asked
         sys.exit(EXIT_FAILED)
+
+
+def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
+    if environment.debug():
+        traceback.print_exc()
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
