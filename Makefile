@@ -5,7 +5,6 @@ VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
-export DVC_SITE_CACHE_DIR := $(CURDIR)/.dvc/site
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
@@ -21,13 +20,16 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing the pinned packages of requirements.lock into $(VENV) (minutes, once) ..."
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p -m 700 .dvc/site && $(VENV)/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.dvc/site"
 	@touch $@
 
 repro: install
-	@mkdir -p -m 700 .dvc/site
 	@darkroom doctor --brief
-	dvc repro --quiet
-	@darkroom summary
+	dvc repro
+	@echo
+	@echo "The report:       $(CURDIR)/reports/index.html"
+	@echo "Runs and models:  make ui"
+	@echo "The numbers:      source $(VENV)/bin/activate && dvc metrics show"
 
 test: install
 	pytest

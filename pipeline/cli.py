@@ -83,8 +83,8 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
         for file, row in zip(files, logits.softmax(1), strict=True):
             best = row.topk(min(top, len(names)))
             answers = [{"class": names[index], "probability": round(value, 6)} for value, index in zip(*map(torch.Tensor.tolist, best))]
-            said = json.dumps({"path": str(file), "classes": answers})
-            click.echo(said if as_json else f"{click.format_filename(file)}\t" + "\t".join(f"{a['class']} {a['probability']:.4f}" for a in answers))
+            columns = [click.format_filename(file), *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers)]
+            click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
 
 
 @commands.command()
@@ -150,29 +150,30 @@ def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
 
 
 def _files(paths: tuple[str, ...]) -> list[Path]:
-    from pipeline.data.images import SUFFIXES
-
     files: list[Path] = []
     for given in paths:
         for text in os.fsdecode(sys.stdin.buffer.read()).splitlines() if given == "-" else [given]:
-            path = Path(text)
             try:
-                if not text.strip():  # Path("") is the current folder
-                    continue
-                if path.is_dir():
-                    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
-                    if not found:
-                        raise BadInput("holds no picture", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
-                    files += found
-                elif path.is_file():
-                    files.append(path)
-                else:
-                    raise BadInput("no such file or folder", where=ascii(text[:200])[1:-1], remedy="check the path")
+                files += _files_at(text) if text.strip() else []
             except OSError as error:  # a name that is too long, say
-                raise BadInput(str(error.strerror), where=ascii(text[:200])[1:-1], remedy="check the path") from None
+                raise BadInput(error.strerror or "cannot be read", where=text[:200], remedy="check the path") from None
     if not files:
         raise BadInput("no picture was named", where="PATHS", remedy="name files or folders, or send paths to standard input with -")
     return files
+
+
+def _files_at(text: str) -> list[Path]:
+    from pipeline.data.images import SUFFIXES
+
+    path = Path(text)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BadInput("no such file or folder", where=text[:200], remedy="check the path")
+    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not found:
+        raise BadInput("holds no picture", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
+    return found
 
 
 def _read(paths: tuple[str, ...], task: Any) -> Any:

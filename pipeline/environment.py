@@ -1,6 +1,7 @@
 """What is not the experiment: workers, devices, Ray, storage and tracking addresses. The only reader of os.environ."""
 
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -64,6 +65,10 @@ def prepare() -> None:
     """Set the switches that Ray, MLflow, DVC and CUDA read while they are imported. What the user set stays."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):  # a Ray of our own: on loopback, with a token that no file holds
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def dvc_stage() -> str:

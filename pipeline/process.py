@@ -1,6 +1,7 @@
 """How a process of ours starts and ends: quiet libraries, clear errors, no orphan."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -31,9 +32,9 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     except DarkroomError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written
-        if not error.strerror:
+        if not (error.filename or error.errno == errno.ENOSPC):
             raise
-        _fail(f"{error.filename or 'storage'}: {error.strerror}\n  -> free some space or grant access; DARKROOM_DEBUG=1 shows where")
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}\n  -> free some space or grant access; DARKROOM_DEBUG=1 shows where")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)

@@ -12,7 +12,7 @@ def main(name: str = "") -> None:
     from pipeline.data.dataset import Dataset
     from pipeline.models import store
     from pipeline.tracking import runs
-    from pipeline.training.launch import Training, train
+    from pipeline.training.launch import Training, alone, train
     from pipeline.training.progress import Progress
     from pipeline.training.settings import read_training
 
@@ -29,7 +29,7 @@ def main(name: str = "") -> None:
         tags={"workers": where.workers},
     )
     model, history = Path("models", name), Path("history", name)
-    with runs.open_run(where, description) as run:
+    with alone(training, where), runs.open_run(where, description) as run:
         progress = Progress(name, settings.num_steps, settings.batch_size)
         outcome = train(training, where, model, history, [progress, run.follow])
         run.register(model, name, store.find(name).serves)

@@ -1,6 +1,7 @@
 """One file over the network or from a folder: limited, resumed, verified, and moved into place whole."""
 
 import ipaddress
+import re
 import shutil
 import sys
 import time
@@ -67,7 +68,7 @@ def fetch(file: RemoteFile, addresses: list[str], folder: Path, patience: Patien
                 time.sleep(patience.pause_seconds * 2**attempt)
         failures.append(f"\n  {address} {reason}")
     raise DarkroomError(
-        "no address gives this file:" + "".join(failures),
+        "no address gives this file:" + re.sub(r"//[^/@\s]*@", "//***@", "".join(failures)),
         where=file.name,
         remedy="go online, or set DARKROOM_MIRROR to a folder or URL that holds <source>/<file>",
     )

@@ -49,7 +49,10 @@ def evaluate(
     """
     with whole_folder(plots) as folder, torch.inference_mode():
         evaluation = _Evaluation(settings, dataset, tasks, digests, folder)
-        results: dict[str, dict[str, Any]] = {name: _flat(name, evaluation.of(name, tasks[name])) for name in sorted(tasks)}
+        results: dict[str, dict[str, Any]] = {}
+        for name in sorted(tasks):
+            print(f"measuring {name} ...", flush=True)
+            results[name] = _flat(name, evaluation.of(name, tasks[name]))
         results["protocol"] = evaluation.protocol()
         for name in sorted(tasks):
             table = curves(history / name)

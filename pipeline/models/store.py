@@ -61,10 +61,16 @@ def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The model's card. Raises ``BadInput`` where there is none."""
+    """The model's card. Raises ``BadInput`` where there is none, or half of one."""
     if not (folder / CARD).is_file():
         raise BadInput("no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}")
-    return read_json(folder / CARD)
+    try:
+        card = read_json(folder / CARD)
+        if {"name", "config", "spec", "sha256"} <= set(card):
+            return card
+    except (ValueError, TypeError):
+        pass
+    raise BadInput("is not a model's card", where=str(folder / CARD), remedy=f"restore it: dvc checkout {folder}")
 
 
 def load(folder: Path, device: str = "cpu") -> Task:

@@ -21,6 +21,7 @@ from pipeline.data.dataset import Dataset
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.files import digest_of, digest_of_tree, read_json, whole_folder, write_json
+from pipeline.training.loopback import meet_on_loopback
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import FINISHED, train_worker
 
@@ -82,27 +83,26 @@ class Outcome:
 def train(training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]) -> Outcome:
     """Run ``training`` to its end and write ``model`` (the trained model) and ``history`` (metrics, samples, times), whole.
 
-    While it runs each listener is called every half second with the training's folder. Raises ``DarkroomError`` when another
-    process trains the same, when the cluster is too small, or when the training fails for good.
+    To be called within ``alone``. While it runs each listener is called every half second with the training's folder. Raises
+    ``DarkroomError`` when the cluster is too small or when the training fails for good.
     """
     began = time.time()
     folder = training.folder(environment.storage)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        done = (folder / FINISHED).is_file()
-        plan = _plan(environment)
-        if done:
-            print(f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})", flush=True)
-        else:
-            with _following(folder, listeners):
-                marks = _fit(training, environment, plan, folder)
-        finished = read_json(folder / FINISHED)
-        times = finished["times"] | {"workers": max(1, plan.workers), "mode": plan.mode, "device": finished["device"]}
-        if not done:
-            times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"], "total": time.time() - began}
-            times["images_per_second"] = training.settings.num_steps * training.settings.batch_size / max(1e-9, times["loop"])
-            write_json(folder / FINISHED, {**finished, "times": times})
-        _hand_on(folder, model, history, times)
+    done = (folder / FINISHED).is_file()
+    plan = _plan(environment)
+    if done:
+        print(f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})", flush=True)
+    else:
+        with _following(folder, listeners):
+            marks = _fit(training, environment, plan, folder)
+    finished = read_json(folder / FINISHED)
+    times = finished["times"]
+    if not done:
+        times |= {"workers": max(1, plan.workers), "mode": plan.mode, "device": finished["device"]}
+        times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"], "total": time.time() - began}
+        times["images_per_second"] = training.settings.num_steps * training.settings.batch_size / max(1e-9, times["loop"])
+        write_json(folder / FINISHED, {**finished, "times": times})
+    _hand_on(folder, model, history, times)
     _forget_older(environment.storage / "trainings", training.name, folder)
     return Outcome(model, history, times, done)
 
@@ -160,6 +160,15 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch.config import _TorchBackend
+
+    class LoopbackBackend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: Any) -> None:
+            worker_group.execute(meet_on_loopback)
+            super().on_start(worker_group, backend_config)
+
+    class LoopbackConfig(TorchConfig):
+        backend_cls = LoopbackBackend
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # in process it would name each report
     job = {
@@ -181,7 +190,7 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
-        torch_config=TorchConfig(timeout_s=WORKER_TIMEOUT_SECONDS),
+        torch_config=(TorchConfig if environment.ray_address else LoopbackConfig)(timeout_s=WORKER_TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpus and plan.workers > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{folder.name}-{time.time_ns()}",  # a fresh name: going on from a checkpoint is our store's affair
@@ -224,7 +233,10 @@ def _explained(error: Exception, name: str) -> Exception:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(training: Training, environment: Environment) -> Iterator[None]:
+    """Hold ``training`` for this process. Raises ``DarkroomError`` with exit code 75 where another process runs it."""
+    folder = training.folder(environment.storage)
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)

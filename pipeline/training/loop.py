@@ -41,7 +41,7 @@ class Loop:
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
     ) -> None:
         self.world = world or World()
-        self.task = task.to(device=self.world.device, memory_format=torch.channels_last)  # up to a third faster convolutions
+        self.task = task.to(self.world.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload] # a third faster
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
         self.average = Average(self.task, settings.ema_decay)
         self.phases = self.task.phases()

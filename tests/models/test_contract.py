@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from pipeline.errors import BadInput
 from pipeline.models import store
 from pipeline.models.task import Batch, DataSpec
 from pipeline.noise import Noise
@@ -170,3 +171,11 @@ def test_a_copy_for_averaging_is_independent(name):
     twin = copy.deepcopy(task)
     Step(task, task.phases(), TrainingSettings(), World()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"name": "cnn"}'])
+def test_a_damaged_card_is_refused_by_name(name, tmp_path, text):
+    store.write(build(name), tmp_path / name, {})
+    (tmp_path / name / "model.json").write_text(text)
+    with pytest.raises(BadInput, match=r"model\.json"):
+        store.load(tmp_path / name)

@@ -64,7 +64,7 @@ def test_a_killed_training_on_real_workers_ends_like_an_uninterrupted_one(tmp_pa
 
 
 @pytest.mark.cluster
-def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(tmp_path, processed_digits):
+def test_a_worker_that_dies_is_replaced_the_result_is_the_same_and_only_loopback_hears_us(tmp_path, processed_digits):
     whole, hurt = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "hurt", processed_digits)
     hurt.params["cnn"] = {**hurt.params["cnn"], "training": {**TRAINING, "num_steps": 150}}
     whole.params = hurt.params
@@ -76,7 +76,10 @@ def test_a_worker_that_dies_is_replaced_and_the_result_is_the_same(tmp_path, pro
     while (hurt.steps("cnn") or [0])[-1] < 25:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    worker = next(one for one in psutil.Process(process.pid).children(recursive=True) if "TrainWorker" in " ".join(one.cmdline()))
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    heard = {each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN}
+    assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), "Ray listens beyond loopback"
+    worker = next(one for one in family if "TrainWorker" in " ".join(one.cmdline()))
     worker.kill()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output

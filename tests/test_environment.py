@@ -1,0 +1,133 @@
+"""What is not the experiment: each variable's default, what it takes, and what it refuses."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import environment
+from pipeline.errors import BadInput
+
+
+def read(monkeypatch, **variables):
+    monkeypatch.setattr(environment.os, "environ", variables)
+    return environment.read()
+
+
+def test_without_any_variable_everything_happens_here(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert read(monkeypatch) == environment.Environment(
+        root=tmp_path,
+        workers="auto",
+        device="auto",
+        ray_address="",
+        storage=tmp_path / ".darkroom",
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        artifacts=str(tmp_path / "mlartifacts"),
+        mirror="",
+    )
+
+
+def test_an_empty_variable_is_none(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = ("DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "DARKROOM_MIRROR", "RAY_ADDRESS", "MLFLOW_TRACKING_URI", "DVC_ROOT")
+    assert read(monkeypatch, **dict.fromkeys(names, "")) == read(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "field", "value"),
+    [
+        ("DARKROOM_WORKERS", "auto", "workers", "auto"),
+        ("DARKROOM_WORKERS", "1", "workers", 1),
+        ("DARKROOM_WORKERS", "10000", "workers", 10_000),
+        ("DARKROOM_DEVICE", "cpu", "device", "cpu"),
+        ("DARKROOM_DEVICE", "cuda", "device", "cuda"),
+        ("DARKROOM_STORAGE", "/mnt/all", "storage", Path("/mnt/all")),
+        ("DARKROOM_MIRROR", "https://mirror.example/sets", "mirror", "https://mirror.example/sets"),
+        ("RAY_ADDRESS", "ray://head:10001", "ray_address", "ray://head:10001"),
+        ("MLFLOW_TRACKING_URI", "http://mlflow:5000", "tracking_uri", "http://mlflow:5000"),
+    ],
+)
+def test_each_variable_sets_its_field_and_no_other(monkeypatch, tmp_path, variable, text, field, value):
+    monkeypatch.chdir(tmp_path)
+    assert read(monkeypatch, **{variable: text}) == dataclasses.replace(read(monkeypatch), **{field: value})
+
+
+def test_every_field_has_been_tried(monkeypatch):
+    tried = {"root", "workers", "device", "storage", "mirror", "ray_address", "tracking_uri", "artifacts"}
+    assert {field.name for field in dataclasses.fields(environment.Environment)} == tried
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "remedy"),
+    [
+        *(("DARKROOM_WORKERS", text, "a number from 1") for text in ("0", "-1", "1.5", "two", "10001", "²", "AUTO", " 2")),
+        *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
+        *(("DARKROOM_STORAGE", text, "a folder that every worker sees") for text in ("s3://bucket/x", "file:///x", __file__)),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_its_variables_name(monkeypatch, variable, text, remedy):
+    with pytest.raises(BadInput, match=remedy) as caught:
+        read(monkeypatch, **{variable: text})
+    assert caught.value.where == variable and repr(text) in caught.value.what
+
+
+def test_within_a_temporary_copy_of_dvc_the_root_is_the_one_that_dvc_names(monkeypatch, tmp_path):
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    here = read(monkeypatch, DVC_ROOT="copy", DARKROOM_STORAGE="store")
+    assert here.root == tmp_path / "copy" and here.tracking_uri == f"sqlite:///{tmp_path}/copy/mlflow.db"
+    assert here.storage == tmp_path / "store"
+
+
+def test_telemetry_is_off_and_ray_asks_for_a_token(monkeypatch):
+    monkeypatch.setattr(environment.os, "environ", {})
+    environment.prepare()
+    for name, value in {
+        "DO_NOT_TRACK": "true",
+        "DVC_NO_ANALYTICS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+    }.items():
+        assert environment.os.environ[name] == value
+    assert environment.QUIET.items() <= environment.os.environ.items()
+
+
+@pytest.mark.parametrize("value", ["1", ""])
+def test_what_the_user_set_stays(monkeypatch, value):
+    monkeypatch.setattr(environment.os, "environ", {"RAY_USAGE_STATS_ENABLED": value, "OTHER": "x"})
+    environment.prepare()
+    assert {**environment.QUIET, "RAY_USAGE_STATS_ENABLED": value, "OTHER": "x"}.items() <= environment.os.environ.items()
+
+
+def test_a_ray_of_our_own_has_a_fresh_token_and_a_cluster_keeps_its_own(monkeypatch):
+    tokens = []
+    for variables in ({}, {}, {"RAY_ADDRESS": "head:6379"}, {"RAY_AUTH_TOKEN_PATH": "token"}, {"RAY_AUTH_TOKEN": "mine"}):
+        monkeypatch.setattr(environment.os, "environ", variables)
+        environment.prepare()
+        tokens.append(variables.get("RAY_AUTH_TOKEN"))
+    assert len(tokens[0]) == len(tokens[1]) == 64 and tokens[0] != tokens[1]
+    assert tokens[2:] == [None, None, "mine"]
+
+
+def test_importing_the_pipeline_sets_nothing():
+    code = "import os; before = dict(os.environ); import pipeline.environment, pipeline.process, pipeline.cli; assert os.environ == before"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(environment.__file__).parents[1])
+
+
+@pytest.mark.parametrize(("text", "shown"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+def test_tracebacks_are_shown_when_asked_for(monkeypatch, text, shown):
+    monkeypatch.setattr(environment.os, "environ", {} if text is None else {"DARKROOM_DEBUG": text})
+    assert environment.debug() is shown
+    environment.set_debug()
+    assert environment.debug()
+
+
+@pytest.mark.parametrize(("variables", "stage"), [({}, ""), ({"DVC_STAGE": "train-gan"}, "train-gan")])
+def test_the_stage_that_dvc_runs_is_known(monkeypatch, variables, stage):
+    monkeypatch.setattr(environment.os, "environ", variables)
+    assert environment.dvc_stage() == stage

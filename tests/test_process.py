@@ -1,0 +1,123 @@
+"""How a process of ours ends: its exit code, what it says, and that nothing of it is left."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.project import ROOT
+
+HEAD = "import os, signal, sys, time\nfrom pipeline import process\nfrom pipeline.errors import BadInput, DarkroomError\n"
+WAITING = """
+def main():
+    try:
+        print("ready", os.getpid(), flush=True)
+        time.sleep(60)
+    finally:
+        print("tidied", flush=True)
+process.run(main)
+"""
+
+
+def start(code, **more):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DARKROOM_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", HEAD + code],
+        env={**kept, "PYTHONPATH": str(ROOT), **more.pop("env", {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def run(code, **env):
+    """(exit code, standard output, standard error)."""
+    process = start(code, env=env)
+    output, error = process.communicate(timeout=30)
+    return process.returncode, output, error
+
+
+def raising(what):
+    return f"def main():\n    raise {what}\nprocess.run(main)\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("DarkroomError('is odd', where='a.txt', remedy='mend it')", 1),
+        ("BadInput('is odd', where='a.txt', remedy='mend it')", 2),
+    ],
+)
+def test_a_refusal_is_said_in_two_lines_and_has_its_exit_code(error, code):
+    assert run(raising(error)) == (code, "", "error: a.txt: is odd\n  -> mend it\n")
+
+
+def test_a_busy_process_has_the_exit_code_that_its_error_carries():
+    code, _, error = run("def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\nprocess.run(main)")
+    assert (code, error) == (75, "error: is taken\n")
+
+
+@pytest.mark.parametrize(
+    "error", ["BadInput('is odd', where='a.txt')", "MemoryError", "OSError(28, 'No space left on device')"], ids=["input", "memory", "disk"]
+)
+def test_the_traceback_is_shown_on_request_and_only_then(error):
+    code, _, quiet = run(raising(error), DARKROOM_DEBUG="0")
+    assert "Traceback" not in quiet and len(quiet.splitlines()) <= 5
+    loud = run(raising(error), DARKROOM_DEBUG="1")
+    assert loud[0] == code and "Traceback" in loud[2] and "in main" in loud[2] and loud[2].endswith(quiet)
+
+
+def test_a_lack_of_memory_names_the_settings_to_lower():
+    code, _, error = run(raising("MemoryError"))
+    assert code == 1 and error.startswith("error: out of memory\n  -> lower batch_size")
+
+
+def test_a_full_disk_and_a_forbidden_folder_are_said_and_not_traced():
+    code, _, error = run(raising("OSError(28, 'No space left on device')"))
+    assert code == 1 and "No space left on device" in error and "-> free some space" in error
+    code, _, error = run(raising("PermissionError(13, 'Permission denied', 'models/gan')"))
+    assert code == 1 and error.startswith("error: models/gan: Permission denied\n  -> ")
+
+
+@pytest.mark.parametrize("error", ["ValueError('a bug of ours')", "ConnectionRefusedError(111, 'Connection refused')"])
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(error):
+    code, _, text = run(raising(error))
+    assert code == 1 and "Traceback" in text
+
+
+def test_a_main_that_returns_gives_zero_and_gets_its_arguments():
+    assert run("process.run(lambda *names: print(names), 'a', 'b')") == (0, "('a', 'b')\n", "")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_signal_runs_the_finally_blocks_and_gives_its_own_exit_code(number, code):
+    process = start(WAITING)
+    assert process.stdout.readline().startswith("ready")
+    process.send_signal(number)
+    output, error = process.communicate(timeout=30)
+    assert (process.returncode, output) == (code, "tidied\n")
+    assert "Traceback" not in error and len(error.splitlines()) <= 5
+
+
+def test_what_was_started_with_nohup_outlives_its_terminal():
+    process = start(WAITING.replace("60", "0.5"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    assert process.stdout.readline().startswith("ready")
+    process.send_signal(signal.SIGHUP)
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, "tidied\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a child of its parent's end")
+def test_a_process_ends_tidily_when_its_parent_is_killed():
+    parent = start(f"import subprocess\nsubprocess.run([sys.executable, '-c', {HEAD + WAITING!r}])")
+    child = int(parent.stdout.readline().split()[1])
+    parent.kill()
+    try:
+        output, _ = parent.communicate(timeout=20)  # the child holds the other end of the pipe until it has ended
+    except subprocess.TimeoutExpired:
+        os.kill(child, signal.SIGKILL)
+        raise
+    assert output == "tidied\n"

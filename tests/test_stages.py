@@ -1,0 +1,246 @@
+"""Bad input meets the real stages: a short answer that names file or key and the remedy, and everything stays as it was."""
+
+import json
+import os
+import shutil
+import signal
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data import sources
+from pipeline.files import sha256
+from tests.project import PARAMS, TRAINING, Project
+
+OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}  # nobody answers there
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Digits, raw and processed, and a model and a history of an earlier training."""
+    project = Project(tmp_path / "project")
+    for path in ("models/cnn/model.json", "history/cnn/metrics.jsonl"):
+        (project.folder / path).parent.mkdir(parents=True)
+        (project.folder / path).write_text("of earlier")
+    return project
+
+
+def contents(project):
+    """The hash of every file of the project, but for what waits in .darkroom and for the tracking's own."""
+    files = [path for path in project.folder.rglob("*") if path.is_file()]
+    names = {path.relative_to(project.folder).as_posix(): path for path in files}
+    return {name: sha256(path) for name, path in names.items() if not name.startswith((".darkroom/", "mlflow.db", "mlartifacts/"))}
+
+
+def refused(project, *stage, code=2, **more):
+    """What the stage says when it refuses; nothing that a user or another stage sees has changed."""
+    before = contents(project)
+    found, output = project.run(*stage, **more)
+    assert found == code, output
+    assert "Traceback" not in output and len(output.splitlines()) <= 5 and "  -> " in output, output
+    assert contents(project) == before
+    assert not list((project.folder / "data").glob(".*"))
+    return output
+
+
+def set_data(project, **values):
+    project.params["data"] = {**PARAMS["data"], **values}
+    project.write()
+
+
+def set_folder(project, folder="pictures", **values):
+    set_data(project, source="folder", folder=folder, **values)
+
+
+def fill(project, **classes):
+    """Folders of small pictures, so many of each class."""
+    for name, count in classes.items():
+        folder = project.folder / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng([len(name), number]).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return project.folder / "pictures"
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "remedy"),
+    [
+        ({"sorce": "digits"}, "params.yaml: data.sorce: no such setting", "did you mean 'source'?"),
+        ({"image_size": "8"}, "params.yaml: data.image_size: ", "correct the value"),
+        ({"validation_fraction": 0.9}, "params.yaml: data.validation_fraction: ", "correct the value"),
+        ({"source": "mnst"}, "params.yaml: data.source: there is no source 'mnst'", "did you mean 'mnist'?"),
+    ],
+    ids=["misspelt", "mistyped", "out of range", "unknown source"],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_fetched(project, values, where, remedy):
+    set_data(project, **values)
+    output = refused(project, "stages.download")
+    assert where in output and remedy in output
+
+
+def test_settings_that_cannot_be_read_or_are_not_there_are_refused(project):
+    (project.folder / "params.yaml").write_text("data:\n  source: [digits\n")
+    assert "params.yaml, line" in refused(project, "stages.download")
+    (project.folder / "params.yaml").unlink()
+    assert "run from the project's root" in refused(project, "stages.preprocess")
+
+
+def test_a_variable_that_cannot_be_used_is_refused_by_name(project):
+    assert "DARKROOM_WORKERS: 'many'" in refused(project, "stages.preprocess", DARKROOM_WORKERS="many")
+
+
+def test_an_altered_file_of_a_mirror_is_not_taken(project, tmp_path):
+    file = sources.find("mnist").files[0]
+    (tmp_path / "mirror/mnist").mkdir(parents=True)
+    with open(tmp_path / "mirror/mnist" / file.name, "wb") as altered:
+        altered.truncate(file.num_bytes)
+    set_data(project, source="mnist")
+    output = refused(project, "stages.download", code=1, DARKROOM_MIRROR=str(tmp_path / "mirror"), **OFFLINE)
+    assert f"{tmp_path}/mirror/mnist/{file.name} gives other bytes" in output and "DARKROOM_MIRROR" in output
+    assert not [path for path in (project.folder / ".darkroom/downloads").rglob("*") if path.is_file()]
+
+
+def test_a_truncated_archive_is_refused(project):
+    folder = fill(project, cat=6, mouse=6)
+    with zipfile.ZipFile(project.folder / "pictures.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder))
+    data = (project.folder / "pictures.zip").read_bytes()
+    (project.folder / "pictures.zip").write_bytes(data[: len(data) // 2])
+    set_folder(project, "pictures.zip")
+    output = refused(project, "stages.download")
+    assert "pictures.zip: is not a whole zip file" in output and "get the archive again" in output
+
+
+@pytest.mark.parametrize(
+    ("classes", "what", "remedy"),
+    [
+        ({"cat": 6, "mouse": 6, "void": 0}, "the class folder 'void' holds no pictures", "fill it or remove it"),
+        ({"cat": 6}, "holds one class only, 'cat'", "add a folder for a second class"),
+        ({"cat": 0}, "holds no pictures", "make a folder for each class"),
+        ({}, "no such folder or zip", "correct data.folder"),
+    ],
+    ids=["an empty class", "one class", "no pictures", "no folder"],
+)
+def test_a_folder_from_which_nothing_can_be_learned_is_refused(project, classes, what, remedy):
+    fill(project, **classes)
+    set_folder(project)
+    output = refused(project, "stages.download")
+    assert f"{project.folder}/pictures: {what}" in output and remedy in output
+
+
+def test_a_broken_picture_is_named_by_preprocessing(project):
+    folder = fill(project, cat=6, mouse=6)
+    whole = (folder / "mouse/3.png").read_bytes()
+    (folder / "mouse/3.png").write_bytes(whole[: len(whole) // 2])
+    set_folder(project)
+    code, output = project.run("stages.download")
+    assert code == 0, output
+    output = refused(project, "stages.preprocess")
+    assert "mouse/3.png: " in output and "max_bad_fraction" in output
+    set_folder(project, max_bad_fraction=0.1)
+    code, output = project.run("stages.preprocess")
+    assert code == 0 and "left out as broken: 1" in output
+
+
+def test_a_class_of_few_pictures_is_named_by_preprocessing(project):
+    fill(project, cat=6, mouse=2)
+    set_folder(project)
+    assert project.run("stages.download")[0] == 0
+    assert "the class 'mouse' has 2 images" in refused(project, "stages.preprocess")
+
+
+def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project):
+    raw = project.folder / "data/raw/digits.csv.gz"
+    flip(raw)
+    output = refused(project, "stages.preprocess")
+    assert "data/raw/digits.csv.gz: is missing or altered" in output and "dvc repro --force download" in output
+    set_data(project, source="mnist")
+    assert "holds 'digits', params.yaml asks for 'mnist'" in refused(project, "stages.preprocess")
+    shutil.rmtree(raw.parent)
+    assert "data/raw/source.json: is missing" in refused(project, "stages.preprocess")
+
+
+def test_a_folder_that_may_not_be_written_is_said_and_not_traced(project):
+    shutil.rmtree(project.folder / "data")
+    (project.folder / "data").write_text("a file in its place")
+    before = contents(project)
+    code, output = project.run("stages.download")
+    assert code == 1 and "error: data" in output and "Traceback" not in output and len(output.splitlines()) <= 5
+    assert contents(project) == before
+
+
+def test_a_shard_with_one_flipped_bit_is_not_trained_on(project):
+    flip(project.folder / "data/processed/train/images-00000.npy")
+    output = refused(project, "stages.train", "cnn")
+    assert "data/processed/train/images-00000.npy: is missing or differs" in output and "dvc repro --force preprocess" in output
+    assert not project.trainings("cnn") and not list(project.folder.glob("mlflow.db*"))
+
+
+def test_a_wrong_model_or_setting_is_refused_before_the_data_is_read(project):
+    project.params["gan"]["model"] = {"width": 0}
+    project.write()
+    output = refused(project, "stages.train", "gan")
+    assert "params.yaml: gan.model.width: " in output and "correct the value" in output
+    assert "resnet: no such model" in refused(project, "stages.train", "resnet")
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory, processed_digits):
+    """Of a training that was started twice: what the second said, what it changed, and how the run reads then and at the end."""
+    project = Project(tmp_path_factory.mktemp("busy") / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    first = project.start("stages.train", "ae")
+    found = {}
+    try:
+        deadline = time.monotonic() + 120
+        while not project.steps("ae"):
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        before = contents(project)
+        found["code"], found["output"] = project.run("stages.train", "ae")
+        found["unchanged"] = contents(project) == before
+        found["during"] = statuses(project)
+        found["step"] = project.steps("ae")[-1]
+        deadline = time.monotonic() + 60
+        while project.steps("ae")[-1] == found["step"]:
+            assert first.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.kill(first.pid, signal.SIGTERM)
+        output, _ = first.communicate(timeout=60)
+    assert first.returncode == 143, output
+    found["after"] = statuses(project)
+    return found
+
+
+@pytest.mark.slow
+def test_a_second_training_of_the_same_is_told_that_it_is_busy_and_the_first_goes_on(busy):
+    output = busy["output"]
+    assert busy["code"] == 75 and "another process runs this very training" in output and "  -> wait for it, or end it" in output
+    assert "Traceback" not in output and len(output.splitlines()) <= 5
+    assert busy["unchanged"]
+
+
+@pytest.mark.slow
+def test_a_second_training_that_was_refused_does_not_end_the_run_of_the_first(busy):
+    assert (busy["during"], busy["after"]) == (["RUNNING"], ["KILLED"])
+
+
+def statuses(project):
+    """How the runs of the project read in the tracking database."""
+    code, output = project.run("tests.statuses")
+    assert code == 0, output
+    return json.loads(output.splitlines()[-1])
+
+
+def flip(path):
+    """Change the last bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
