@@ -194,7 +194,7 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
         scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpus and plan.workers > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{folder.name}-{time.time_ns()}",  # a fresh name: going on from a checkpoint is our store's affair
-            storage_path=str(environment.storage / "ray"),
+            storage_path=str(folder / "ray"),
             failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -208,7 +208,7 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
     finally:
         if ray.is_initialized():
             ray.shutdown()
-        shutil.rmtree(environment.storage / "ray", ignore_errors=True)
+        shutil.rmtree(folder / "ray", ignore_errors=True)
     answer = result.return_value
     if refusal := (answer or {}).get("refusal"):
         kind = BadInput if refusal.pop("bad_input") else DarkroomError

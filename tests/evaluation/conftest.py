@@ -16,6 +16,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.models.task import DataSpec, Task
 from pipeline.noise import generator
 from pipeline.params import Section
+from tests.arrays import ArraySplit
 
 CLASSES = 3
 SIZE = 6
@@ -28,21 +29,10 @@ def stripes(labels, blur, channels, size=SIZE):
     return (0.8 * columns[:, None, None, :].float() + 0.1 + 0.1 * blur).clamp(0, 1).expand(-1, channels, -1, -1)
 
 
-class Split:
-    def __init__(self, count, channels, seed):
-        self.labels = np.arange(count, dtype=np.int64) % CLASSES
-        blur = torch.randn(count, channels, SIZE, SIZE, generator=generator(seed))
-        self.images = (stripes(torch.from_numpy(self.labels), blur, channels) * 255).round().byte().numpy()
-
-    def __len__(self):
-        return len(self.labels)
-
-    def rows(self, indices):
-        return self.images[indices], self.labels[indices]
-
-    def chunks(self, size):
-        for start in range(0, len(self), size):
-            yield self.images[start : start + size], self.labels[start : start + size]
+def split(count, channels, seed):
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    blur = torch.randn(count, channels, SIZE, SIZE, generator=generator(seed))
+    return ArraySplit((stripes(torch.from_numpy(labels), blur, channels) * 255).round().byte().numpy(), labels)
 
 
 class Fake(Task):
@@ -94,7 +84,7 @@ class Diverged(Fake):
 
 
 def world(channels=1):
-    splits = {"train": Split(90, channels, 1), "test": Split(31, channels, 2)}
+    splits = {"train": split(90, channels, 1), "test": split(31, channels, 2)}
     return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32)
 
 
