@@ -85,7 +85,9 @@ def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
     (folder / "params.yaml").write_text(Path("params.yaml").read_text())
     (folder / "data").mkdir()
     (folder / "data/processed").symlink_to(Path("data/processed").resolve())
-    wall, _ = timed([sys.executable, "-m", "stages.train", name], folder, DARKROOM_WORKERS=workers, DVC_ROOT=str(folder))
+    tracking = f"sqlite:///{folder.parent}/mlflow.db"  # made by the first round, as a project's is by its first run
+    more = {"DARKROOM_WORKERS": workers, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": tracking}
+    wall, _ = timed([sys.executable, "-m", "stages.train", name], folder, **more)
     times = json.loads((folder / f"history/{name}/times.json").read_text())
     parts = {
         key: times.get(key, 0.0)

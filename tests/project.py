@@ -35,6 +35,12 @@ PARAMS = {
 }
 
 
+def as_from_a_terminal():
+    """A shell's background job, in which tests may run too, ignores these; its children would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Project:
     """params.yaml and processed digits in ``folder``; ``data`` is copied where it is given."""
 
@@ -64,6 +70,7 @@ class Project:
             cwd=self.folder,
             env=self.environment(**more),
             start_new_session=True,
+            preexec_fn=as_from_a_terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

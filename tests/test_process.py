@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.project import ROOT
+from tests.project import ROOT, as_from_a_terminal
 
 HEAD = "import os, signal, sys, time\nfrom pipeline import process\nfrom pipeline.errors import BadInput, DarkroomError\n"
 WAITING = """
@@ -29,7 +29,7 @@ def start(code, **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **more,
+        **{"preexec_fn": as_from_a_terminal, **more},
     )
 
 

@@ -35,7 +35,7 @@ CODE = (
     "pictures.py",
     "training",
 )
-POLL_SECONDS = 0.5
+POLL_SECONDS = 2.0
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
 KEEP_FINISHED = 3
@@ -83,7 +83,7 @@ class Outcome:
 def train(training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]) -> Outcome:
     """Run ``training`` to its end and write ``model`` (the trained model) and ``history`` (metrics, samples, times), whole.
 
-    To be called within ``alone``. While it runs each listener is called every half second with the training's folder. Raises
+    To be called within ``alone``. While it runs each listener is called every two seconds with the training's folder. Raises
     ``DarkroomError`` when the cluster is too small or when the training fails for good.
     """
     began = time.time()
@@ -252,7 +252,7 @@ def alone(training: Training, environment: Environment) -> Iterator[None]:
 
 @contextmanager
 def _following(folder: Path, listeners: list[Listener]) -> Iterator[None]:
-    """Call the listeners with ``folder`` every half second from a thread, and once more at the end."""
+    """Call the listeners with ``folder`` every two seconds from a thread, and once more at the end."""
     stop = threading.Event()
 
     def follow() -> None:

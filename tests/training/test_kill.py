@@ -121,7 +121,10 @@ def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(t
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, number)
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, output
     assert "Traceback" not in output
     status = json.loads(project_runs(project))
