@@ -17,7 +17,7 @@ def main() -> None:
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
     from pipeline.params import read_section
-    from pipeline.tracking import runs
+    from pipeline.tracking import lineage, runs
 
     where = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
@@ -31,7 +31,7 @@ def main() -> None:
     description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
     with runs.open_run(where, description) as run:
         results = evaluate(settings, data, tasks, digests)
-        report.write(results, data.folder, source=str(data.source))
+        report.write(results, data.folder, source=data.source, commit=lineage.git_tags(where.root)["mlflow.source.git.commit"])
         numbers = {name: {key: value for key, value in results[name].items() if isinstance(value, float)} for name in tasks}
         run.log_results(numbers, {name: store.read_card(folder)["sha256"] for name, folder in folders.items()})
         for path in ("metrics/evaluation.json", "reports/index.html", "plots/pictures"):

@@ -1,7 +1,7 @@
 """A convolutional generative adversarial network, conditional on the class.
 
-Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (spectral normalisation,
-projection discriminator), Zhao et al. 2020 (differentiable augmentation, here translation), Heusel et al. 2017 (two learning
+Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (spectral normalisation, here of
+all but the discriminator's last layer; projection discriminator), Zhao et al. 2020 (differentiable augmentation, here translation), Heusel et al. 2017 (two learning
 rates). The weight averaging is the loop's (training.ema_decay).
 """
 
@@ -20,7 +20,8 @@ from pipeline.models.task import Batch, DataSpec, Phase, Task
 from pipeline.noise import Noise
 from pipeline.params import Section
 
-ADVERSARIAL = OptimizerSettings(kind="adam", learning_rate=2e-4, beta1=0.0, beta2=0.99)
+SLOW = OptimizerSettings(kind="adam", learning_rate=4e-4, beta1=0.0, beta2=0.99)
+FAST = SLOW.model_copy(update={"learning_rate": 16e-4})
 
 
 class GanConfig(Section):
@@ -30,11 +31,11 @@ class GanConfig(Section):
     width: int = Field(32, ge=8, le=1024)
     adversarial_loss: Literal["non_saturating", "hinge"] = "non_saturating"
     spectral_normalisation: bool = True
-    shift: float = Field(0.125, ge=0, le=0.5)  # augmentation of what the discriminator sees, share of the side
+    shift: float = Field(0.06, ge=0, le=0.5)  # augmentation of what the discriminator sees, share of the side
     discriminator_every: int = Field(1, ge=1)  # steps
     generator_every: int = Field(1, ge=1)  # steps
-    generator_optimizer: OptimizerSettings = ADVERSARIAL
-    discriminator_optimizer: OptimizerSettings = ADVERSARIAL
+    generator_optimizer: OptimizerSettings = SLOW
+    discriminator_optimizer: OptimizerSettings = FAST
 
 
 class Gan(Task):
@@ -107,8 +108,8 @@ class Discriminator(nn.Module):
         wrap = spectral_norm if config.spectral_normalisation else lambda layer: layer
         features = 4 * config.width
         self.encoder = Encoder(spec.channels, spec.size, config.width, features, normalise=False, wrap=wrap)
-        self.realness = wrap(nn.Linear(features, 1))
-        self.classes = wrap(nn.Embedding(spec.classes, features))
+        self.realness = nn.Linear(features, 1)  # not normalised: it finds the scale of the logits, without which classes collapse
+        self.classes = nn.Embedding(spec.classes, features)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         features = F.leaky_relu(self.encoder(images), 0.2)

@@ -62,7 +62,7 @@ def test_spectral_normalisation_bounds_each_layers_gain_and_can_be_left_out():
     with_it = store.build("gan", GanConfig(width=8), SPEC, 0).train()
     for _ in range(30):
         with_it.discriminator(batch().images, batch().labels)
-    gain = torch.linalg.matrix_norm(with_it.discriminator.realness.weight, 2)
+    gain = torch.linalg.matrix_norm(with_it.discriminator.encoder.output.weight, 2)
     assert abs(gain - 1) < 1e-3
     without = store.build("gan", GanConfig(width=8, spectral_normalisation=False), SPEC, 0)
     assert not any("parametrizations" in name for name, _ in without.named_parameters())
