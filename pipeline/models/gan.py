@@ -1,8 +1,8 @@
 """A convolutional generative adversarial network, conditional on the class.
 
-Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (spectral normalisation, here of
-all but the discriminator's last layer; projection discriminator), Zhao et al. 2020 (differentiable augmentation, here translation), Heusel et al. 2017 (two learning
-rates). The weight averaging is the loop's (training.ema_decay).
+Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (projection discriminator;
+spectral normalisation, here of all but its last layer), Zhao et al. 2020 (differentiable augmentation, here translation),
+Heusel et al. 2017 (two learning rates). The weight averaging is the loop's (training.ema_decay).
 """
 
 from collections.abc import Mapping

@@ -35,7 +35,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     entered = time.time()
     context = ray.train.get_context()
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # we read none; filling it costs a tenth of the time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # we read none; filling takes time
     torch.set_num_threads(job["threads"])
     world = World(context.get_world_rank(), context.get_world_size(), _device(job["device"]), _wrap)
 

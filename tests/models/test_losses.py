@@ -60,7 +60,7 @@ def test_the_adversarial_losses_are_the_papers(kind):
 
 def test_spectral_normalisation_bounds_each_layers_gain_and_can_be_left_out():
     with_it = store.build("gan", GanConfig(width=8), SPEC, 0).train()
-    for _ in range(30):
+    for _ in range(200):
         with_it.discriminator(batch().images, batch().labels)
     gain = torch.linalg.matrix_norm(with_it.discriminator.encoder.output.weight, 2)
     assert abs(gain - 1) < 1e-3
