@@ -23,7 +23,7 @@ def main() -> None:
     settings = read_section("evaluate", EvaluationSettings)
     data = Dataset.open(Path("data/processed"))
     device = "cuda" if where.device != "cpu" and torch.cuda.is_available() else "cpu"
-    folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"*/{store.CARD}"))}
+    folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{store.CARD}"))}
     tasks = {name: store.load(folder, device) for name, folder in folders.items()}
     digests = {name: store.digest(folder) for name, folder in folders.items()}
     params = json.loads(settings.model_dump_json())

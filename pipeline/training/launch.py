@@ -20,7 +20,8 @@ import pipeline
 from pipeline.data.dataset import Dataset
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
-from pipeline.files import digest_of, digest_of_tree, read_json, whole_folder, write_json
+from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
+from pipeline.models.store import WEIGHTS
 from pipeline.training.loopback import meet_on_loopback
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.worker import FINISHED, train_worker
@@ -88,23 +89,39 @@ def train(training: Training, environment: Environment, model: Path, history: Pa
     """
     began = time.time()
     folder = training.folder(environment.storage)
-    done = (folder / FINISHED).is_file()
+    done = _is_finished(folder)
     plan = _plan(environment)
+    if plan.workers > training.settings.batch_size:
+        remedy = f"ask for at most {training.settings.batch_size}, or raise batch_size"
+        raise BadInput(
+            f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}", where="DARKROOM_WORKERS", remedy=remedy
+        )
     if done:
         print(f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})", flush=True)
     else:
         with _following(folder, listeners):
             marks = _fit(training, environment, plan, folder)
     finished = read_json(folder / FINISHED)
-    times = finished["times"]
+    told = {"workers": max(1, plan.workers), "mode": plan.mode, "device": finished["device"], "total": time.time() - began}
+    times = told | finished["times"]  # a process that was killed before it could tell leaves the worker's times alone
     if not done:
-        times |= {"workers": max(1, plan.workers), "mode": plan.mode, "device": finished["device"]}
-        times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"], "total": time.time() - began}
+        times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
         times["images_per_second"] = training.settings.num_steps * training.settings.batch_size / max(1e-9, times["loop"])
         write_json(folder / FINISHED, {**finished, "times": times})
     _hand_on(folder, model, history, times)
     _forget_older(environment.storage / "trainings", training.name, folder)
     return Outcome(model, history, times, done)
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether the training's result lies there, whole. A damaged one is forgotten: the last checkpoint makes it again."""
+    try:
+        if read_json(folder / FINISHED)["sha256"] == sha256(folder / "model" / WEIGHTS):
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    (folder / FINISHED).unlink(missing_ok=True)
+    return False
 
 
 @dataclass(frozen=True)
@@ -277,7 +294,7 @@ def _hand_on(folder: Path, model: Path, history: Path, times: dict[str, Any]) ->
     with whole_folder(history) as beside:
         shutil.copy(folder / "metrics.jsonl", beside)
         if (folder / "samples").is_dir():
-            shutil.copytree(folder / "samples", beside / "samples")
+            shutil.copytree(folder / "samples", beside / "samples", ignore=shutil.ignore_patterns(".*"))
         write_json(beside / "times.json", times)
 
 

@@ -101,8 +101,8 @@ class Loop:
     def _training_metrics(self, number: int) -> dict[str, float]:
         with self._timed("compute"):  # waiting for the device and the other workers
             names = sorted(self._window)
-            means = torch.stack([torch.stack(self._window[name]).mean() for name in names]).double()
-            values = (self.world.sum(means) / self.world.size).tolist()
+            means = [torch.stack(self._window[name]).mean().double() for name in names]
+            values = (self.world.sum(torch.stack(means)) / self.world.size).tolist() if names else []  # no phase may have been due
             self._window.clear()
         before, began = self._since
         self._since = (number, time.perf_counter())

@@ -24,7 +24,7 @@ FINISHED = "finished.json"
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Train as one of Ray Train's workers; worker 0 leaves ``model/`` and finished.json in the job's folder.
 
-    A refusal of ours is returned, not raised: Ray would repeat it three times.
+    A refusal of ours is returned by a single worker, not raised: Ray would repeat it three times.
     """
     import ray.train
     import ray.train.collective
@@ -47,6 +47,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         built = time.time()
         model = loop.run()
     except DarkroomError as error:
+        if world.size > 1:  # the others wait for this one: let Ray end them
+            raise
         return {"refusal": {"what": error.what, "where": error.where, "remedy": error.remedy, "bad_input": error.exit_code == 2}}
     trained = time.time()
     if world.rank == 0:

@@ -94,6 +94,14 @@ def test_two_trainings_from_scratch_give_the_same_weights_and_a_finished_one_is_
     cards = [(one.folder / "models/gan/model.json").read_bytes() for one in (first, second)]
     assert cards[0] == cards[1]
     before = weights(first, "gan")
+    note = first.trainings("gan")[0] / "finished.json"
+    told = json.loads(note.read_text())
+    told["times"] = {"loop": 1.0}  # as the worker leaves it, if the driver dies before it adds the rest
+    note.write_text(json.dumps(told))
+    assert "finished already" in train(first, "gan") and weights(first, "gan") == before
+    damaged = first.trainings("gan")[0] / "model/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert "finished already" not in train(first, "gan") and weights(first, "gan") == before
     assert "finished already" in train(first, "gan") and weights(first, "gan") == before
 
 

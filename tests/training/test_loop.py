@@ -2,6 +2,7 @@
 
 import json
 import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,15 @@ def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_recor
         for f in ("whole", "cut")
     ]
     assert plain[0] == plain[1]
+
+
+def test_a_step_at_which_no_phase_is_due_is_recorded_all_the_same(tmp_path):
+    task = TwoScalars()
+    phases = task.phases()
+    task.phases = lambda: [replace(phase, every=2) for phase in phases]
+    Loop(task, ArrayDataset(), SETTINGS.model_copy(update={"num_steps": 2, "log_every": 1}), tmp_path).run()
+    first, second = read(tmp_path / "metrics.jsonl")
+    assert "train/up/loss" not in first["metrics"] and "train/up/loss" in second["metrics"]
 
 
 def test_a_finished_training_trains_no_further(tmp_path):
