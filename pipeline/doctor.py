@@ -42,7 +42,7 @@ def examine(environment: Environment) -> list[Finding]:
 def _python() -> Iterator[Finding]:
     text = ".".join(map(str, sys.version_info[:3]))
     yield Finding(
-        sys.version_info >= (3, 11), f"Python {text}", "install Python 3.11 or newer and run: make clean-install PYTHON=python3.11"
+        sys.version_info >= (3, 11), f"Python {text}", "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11"
     )
 
 
