@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 PORT ?= 5000
 
-.PHONY: install repro test test-fast check ui report clean
+.PHONY: install repro test test-fast check ui mlflow-server report clean
 
 install: $(READY)
 
@@ -43,9 +43,12 @@ check: install
 	mypy
 
 ui: install
-	@echo "MLflow on http://127.0.0.1:$(PORT)/#/experiments/1/runs (Ctrl-C ends it)"
+	@echo "MLflow on http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 		--host 127.0.0.1 --port $(PORT) --workers 1 --allowed-hosts "127.0.0.1:$(PORT),localhost:$(PORT)"
 
+mlflow-server: install
+	python infra/mlflow/local.py --port $(PORT)
+
 clean:
-	rm -rf .darkroom data/raw data/processed models history plots metrics reports
+	rm -rf $(filter-out .darkroom/server,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports

@@ -67,11 +67,13 @@ def _settings() -> Iterator[Finding]:
     from pipeline.data.sources import find as find_source
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
+    from pipeline.retraining.gates import GateSettings
     from pipeline.training.settings import read_training
 
     readers: dict[str, Callable[[], Any]] = {
         "data": lambda: find_source(read_section("data", DataSettings).source),
         "evaluate": lambda: read_section("evaluate", EvaluationSettings),
+        "gates": lambda: read_section("gates", GateSettings),
         **{name: partial(read_training, name, store.find(name).Config) for name in store.names()},
     }
     try:

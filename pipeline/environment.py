@@ -76,6 +76,16 @@ def dvc_stage() -> str:
     return os.environ.get("DVC_STAGE", "")
 
 
+def dvc_experiment() -> str:
+    """The name of the DVC experiment that this process belongs to, or an empty string."""
+    return os.environ.get("DVC_EXP_NAME", "")
+
+
+def for_child(changes: dict[str, str]) -> dict[str, str]:
+    """This process's environment with ``changes``, for a child that is no part of the DVC stage that may be running."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("DVC_ROOT", "DVC_STAGE", "DVC_EXP"))} | changes
+
+
 def debug() -> bool:
     """Whether errors show their traceback (DARKROOM_DEBUG=1)."""
     return os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")

@@ -13,7 +13,7 @@ def main() -> None:
 
     from pipeline.data.dataset import Dataset
     from pipeline.evaluation import report
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.evaluate import evaluate, protocol_of
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
     from pipeline.params import read_section
@@ -32,8 +32,12 @@ def main() -> None:
     with runs.open_run(where, description) as run:
         results = evaluate(settings, data, tasks, digests)
         report.write(results, data.folder, source=data.source, commit=lineage.git_tags(where.root)["mlflow.source.git.commit"])
-        numbers = {name: {key: value for key, value in results[name].items() if isinstance(value, float)} for name in tasks}
-        run.log_results(numbers, {name: store.read_card(folder)["sha256"] for name, folder in folders.items()})
+        run.log_results(
+            {name: results[name] for name in tasks},
+            {name: store.read_card(folder)["sha256"] for name, folder in folders.items()},
+            {name: digest_of(protocol_of(results, name)) for name in tasks},
+        )
+        run.tell(Path("reports"))
         for path in ("metrics/evaluation.json", "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
     print(f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html")

@@ -11,8 +11,9 @@ def main(name: str = "") -> None:
     """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
     from pipeline.data.dataset import Dataset
     from pipeline.models import store
-    from pipeline.tracking import runs
-    from pipeline.training.launch import Training, alone, train
+    from pipeline.tracking import outbox, runs
+    from pipeline.tracking.system import SystemMetrics
+    from pipeline.training.launch import Training, alone, forget_older, train
     from pipeline.training.progress import Progress
     from pipeline.training.settings import read_training
 
@@ -26,13 +27,15 @@ def main(name: str = "") -> None:
         data_name=training.data.source,
         data_digest=training.data.digest,
         data_source="data/processed",
-        tags={"workers": where.workers},
     )
     model, history = Path("models", name), Path("history", name)
-    with alone(training, where), runs.open_run(where, description) as run:
-        progress = Progress(name, settings.num_steps, settings.batch_size)
-        outcome = train(training, where, model, history, [progress, run.follow])
-        run.register(model, name, store.find(name).serves)
+    with alone(training, where):
+        with runs.open_run(where, description) as run:
+            progress = Progress(name, settings.num_steps, settings.batch_size)
+            outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
+            run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
+            run.register(outcome.folder / "model", name)
+        forget_older(where, name, outbox.awaited(where))
     print(f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {store.read_card(model)['sha256'][:16]}")
 
 

@@ -32,6 +32,7 @@ PARAMS = {
     "vae": {"training": TRAINING, "model": {"width": 8, "latent_size": 4}},
     "ae": {"training": TRAINING, "model": {"width": 8, "code_size": 4}},
     "evaluate": {"allow_few_samples": True, "num_bootstrap": 20},
+    "gates": {},
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pipeline import cli
-from pipeline.cli import BATCH
+from pipeline.cli.pictures import BATCH
 from pipeline.models import store
 from pipeline.models.task import Batch, DataSpec
 from pipeline.noise import Noise

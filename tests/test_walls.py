@@ -11,6 +11,7 @@ FLOORS = [
     {"params", "environment", "process", "noise", "pictures"},
     {"data", "models", "tracking"},
     {"training", "evaluation"},
+    {"retraining"},
     {"cli", "doctor", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -63,6 +63,12 @@ def evaluate(
     return results
 
 
+def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """What the numbers of one model depend on besides itself: only those of one protocol can be compared."""
+    spaces = () if "fid" in results[name] else ("feature_", "reference_", "floor_", "generated_")  # no feature space has a part in them
+    return {key: value for key, value in results["protocol"].items() if key != "models" and not (spaces and key.startswith(spaces))}
+
+
 @dataclass
 class _Evaluation:
     settings: EvaluationSettings

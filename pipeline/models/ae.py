@@ -39,7 +39,6 @@ class Ae(Task):
     """Encodes and reconstructs images, and generates them once it is concluded."""
 
     Config = AeConfig
-    serves = "reconstruct"
     network: "Pair"
     code_means: Tensor  # (classes, D)
     code_factor: Tensor  # (D, D), lower Cholesky factor of the covariance

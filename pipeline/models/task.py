@@ -66,7 +66,6 @@ class Task(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Section]]
-    serves: ClassVar[str] = ""  # what its served form answers: classify, generate or reconstruct; empty: the first it can
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import psutil
 from ruamel.yaml import YAML
 
 GIT_SECONDS = 5
+BOOKS = ("dvc.lock", "metrics/")  # what a repro itself writes among git's files
 PACKAGES = ("torch", "ray", "mlflow", "dvc", "numpy", "darkroom")
 USER_PART = re.compile(r"(?<=://)[^/?#\s]*@")  # https://user:token@host
 SECRET_FIELD = re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|credential)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
@@ -53,10 +54,17 @@ class Process:
 
 
 def git_tags(root: Path) -> dict[str, str]:
-    """Tags: commit, ``dirty`` (tracked files differ from the commit), branch and remote; ``unknown`` outside a repository."""
+    """Tags: commit, ``dirty`` with the tracked files that differ from it (but for DVC's own books), branch and remote.
+
+    They say ``unknown`` outside a repository.
+    """
     commit = _git(root, "rev-parse", "HEAD") or "unknown"
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    tags = {"mlflow.source.git.commit": commit, "darkroom.git.dirty": "unknown" if changes is None else str(bool(changes)).lower()}
+    status = _git(root, "status", "--porcelain", "--untracked-files=no", "-z")
+    changed = [path for path in (line[3:] for line in (status or "").split("\0")) if path and not path.startswith(BOOKS)]
+    dirty = "unknown" if status is None else str(bool(changed)).lower()
+    tags = {"mlflow.source.git.commit": commit, "darkroom.git.dirty": dirty}
+    if changed:
+        tags["darkroom.git.changed"] = ", ".join(changed)[:1000]
     branch, remote = _git(root, "rev-parse", "--abbrev-ref", "HEAD"), _git(root, "config", "--get", "remote.origin.url")
     if branch:
         tags["mlflow.source.git.branch"] = branch
@@ -95,7 +103,7 @@ def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
     }
     own = [*section.get("deps", []), *section.get("outs", []), *section.get("metrics", []), *section.get("plots", [])]
     md5s = {
-        path: made.get(path) or _md5(root / path) for path in (next(iter(entry)) if isinstance(entry, dict) else entry for entry in own)
+        path: made.get(path) or md5_of(root / path) for path in (next(iter(entry)) if isinstance(entry, dict) else entry for entry in own)
     }
     return {path: md5 for path, md5 in md5s.items() if md5}
 
@@ -106,7 +114,8 @@ def _stages(path: Path) -> dict[str, Any]:
     return (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages") or {}
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """DVC's md5 of a file or folder; empty where there is none."""
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
@@ -114,7 +123,7 @@ def _md5(path: Path) -> str:
         return ""
     files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     listing = sorted(
-        ({"md5": _md5(file), "relpath": file.relative_to(path).as_posix()} for file in files), key=lambda entry: entry["relpath"]
+        ({"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files), key=lambda entry: entry["relpath"]
     )
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
@@ -125,4 +134,4 @@ def _git(root: Path, *arguments: str) -> str | None:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.strip("\n") if done.returncode == 0 else None

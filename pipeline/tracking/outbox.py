@@ -3,6 +3,9 @@
 The record says what MLflow should show; delivering it brings MLflow there. Delivery may stop anywhere and be repeated: a
 metric is (key, step, timestamp, value), so a replay adds nothing, and what is there already is asked for where it matters.
 A record stays on disk until its final status is delivered; what a dead server missed is delivered at a later start.
+
+One training (a stage and a fingerprint) is one run for ever: a repetition finds it and adds what it lacks. Runs of one commit and
+one params.yaml, or of one DVC experiment, are children of one parent run, which the UI shows as a group.
 """
 
 import json
@@ -19,14 +22,19 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from pipeline.environment import Environment
+from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, write_json
+from pipeline.models import store
 from pipeline.tracking import lineage, registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 EXPERIMENT = "darkroom"
 SQLITE = "sqlite:///"
+PARENT, PARENT_TAG = "repro", "mlflow.parentRunId"
+EXPERIMENT_TAG = "darkroom.experiment"
 MAX_METRICS = 1000  # in one call; MLflow's own limit
 MAX_PARAMS = 100
 LOCK_SECONDS = 60
@@ -46,15 +54,18 @@ class Record:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, str] = field(default_factory=dict)  # name, digest, source
-    folder: str = ""  # of metrics.jsonl and samples/
-    model: dict[str, str] = field(default_factory=dict)  # folder, name, ability, sha256; version, once it is registered
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: sha256, metrics, time
+    group: str = ""  # the parent's name
+    folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
+    model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256; version, once it is registered
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: sha256, protocol, metrics, time
     artifacts: list[list[str]] = field(default_factory=list)  # file or folder, folder within the run
     num_artifacts: int = 0  # of them MLflow has
     status: str = "RUNNING"
     ended: int = 0
     run_id: str = ""
-    offset: int = 0  # bytes of metrics.jsonl that MLflow has
+    parent_id: str = ""
+    repeated: bool = False  # MLflow has this very run FINISHED: only what it lacks is added
+    offsets: dict[str, int] = field(default_factory=dict)  # bytes that MLflow has, by file
     dropped: dict[str, int] = field(default_factory=dict)  # metrics that were not finite, with the first such step
 
     def path(self, environment: Environment) -> Path:
@@ -94,6 +105,17 @@ def load_all(environment: Environment) -> list[Record]:
     return sorted(found, key=lambda record: record.started)
 
 
+def awaited(environment: Environment) -> set[Path]:
+    """The folders of trainings that some tracking server has not been told to the end."""
+    found = set()
+    for path in records(environment).glob("*.json"):
+        try:
+            found.add(Path(read_json(path)["folder"]))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
 def address(environment: Environment) -> str:
     """A name for the tracking address that shows no credentials."""
     return digest_of(environment.tracking_uri)[:16]
@@ -125,12 +147,13 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
 
 
 def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, reopen: bool) -> None:
-    """Bring MLflow to what ``record`` says. ``reopen`` announces the run (again) and may adopt an unfinished one of its training."""
+    """Bring MLflow to what ``record`` says. ``reopen`` announces the run (again), though its id may be known."""
     if reopen or not _exists(client, record.run_id):
-        _announce(client, experiment, record, adopt=reopen)
+        _announce(client, experiment, record)
         record.save(environment)
     if record.folder:
-        _send_metrics(client, record)
+        for name in ("metrics.jsonl", "system.jsonl"):
+            _send_metrics(client, record, name)
         _send_pictures(client, record)
     for name, result in record.results.items():
         _send_results(client, record, name, result)
@@ -141,24 +164,23 @@ def deliver(client: "MlflowClient", experiment: str, record: Record, environment
             client.log_artifact(record.run_id, path, folder or None)
         record.num_artifacts += 1
     if record.model and "version" not in record.model:
-        tags = registry.register_kept(client, record.run_id, record.model, record.fingerprint, record.dataset.get("digest", ""))
-        record.model = {**record.model, "version": tags["darkroom.version"]}
-        record.tag(tags)
+        _register(client, record)
     if record.status == "RUNNING":
         record.save(environment)
         return
-    _set_tags(client, record.run_id, record.tags)
-    client.set_terminated(record.run_id, record.status, record.ended)
+    if not record.repeated:
+        set_tags(client, record.run_id, record.tags)
+        client.set_terminated(record.run_id, record.status, record.ended)
+    if record.parent_id:
+        client.set_terminated(record.parent_id, record.status, record.ended)
     record.path(environment).unlink(missing_ok=True)
 
 
-def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: str, comparison: str) -> str:
-    """The newest run of a training whose status is (``comparison`` '=') or is not ('!=') FINISHED; empty where there is none."""
-    query = (
-        f"tags.`darkroom.fingerprint` = '{fingerprint}' and tags.`darkroom.stage` = '{stage}' and attributes.status {comparison} 'FINISHED'"
-    )
-    found = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
-    return found[0].info.run_id if found else ""
+def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: str) -> "Run | None":
+    """The run of a training, the FINISHED one where there are several; None where there is none."""
+    query = f"tags.`darkroom.fingerprint` = '{fingerprint}' and tags.`darkroom.stage` = '{stage}'"
+    found = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"])
+    return min(found, key=lambda run: run.info.status != "FINISHED", default=None)
 
 
 def _exists(client: "MlflowClient", run_id: str) -> bool:
@@ -172,22 +194,24 @@ def _exists(client: "MlflowClient", run_id: str) -> bool:
         return False
 
 
-def _announce(client: "MlflowClient", experiment: str, record: Record, *, adopt: bool) -> None:
+def _announce(client: "MlflowClient", experiment: str, record: Record) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
-    found = find_run(client, experiment, record.stage, record.fingerprint, "!=") if adopt else ""
-    if found != record.run_id:
-        record.offset = 0  # another run, or none: it is sent everything
-    if found:
-        client.update_run(found, status="RUNNING")
-        record.run_id = found
-    else:
+    found = find_run(client, experiment, record.stage, record.fingerprint)
+    if found is None or found.info.run_id != record.run_id:
+        record.offsets = {}  # another run, or none: it is sent everything
+    if found is None:
         name = f"{record.stage}-{record.fingerprint[:8]}"
-        record.run_id = client.create_run(experiment, record.started, record.tags, run_name=name).info.run_id
-    _set_tags(client, record.run_id, record.tags)
+        found = client.create_run(experiment, record.started, {**record.tags, **_group(client, experiment, record)}, run_name=name)
+    record.run_id, record.repeated = found.info.run_id, found.info.status == "FINISHED"
     known = client.get_run(record.run_id)
-    if "darkroom.failure" in known.data.tags:  # of an earlier attempt
-        client.delete_tag(record.run_id, "darkroom.failure")
+    if record.repeated:
+        set_tags(client, record.run_id, {key: value for key, value in record.tags.items() if key not in known.data.tags})
+    else:
+        client.update_run(record.run_id, status="RUNNING")
+        set_tags(client, record.run_id, {**record.tags, **_group(client, experiment, record)})
+        if "darkroom.failure" in known.data.tags:  # of an earlier attempt
+            client.delete_tag(record.run_id, "darkroom.failure")
     missing = [Param(key, value) for key, value in sorted(record.params.items()) if key not in known.data.params]
     for start in range(0, len(missing), MAX_PARAMS):
         client.log_batch(record.run_id, params=missing[start : start + MAX_PARAMS])
@@ -196,36 +220,52 @@ def _announce(client: "MlflowClient", experiment: str, record: Record, *, adopt:
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
-def _send_metrics(client: "MlflowClient", record: Record) -> None:
+def _group(client: "MlflowClient", experiment: str, record: Record) -> dict[str, str]:
+    """The tag that makes the run a child of its group's parent, which is made if it is missing and shares the run's fate."""
+    if not record.group:
+        return {}
+    if not record.parent_id:
+        found = client.search_runs([experiment], f"tags.`darkroom.group` = '{record.group}' and tags.`darkroom.stage` = '{PARENT}'")
+        made = found or [client.create_run(experiment, record.started, {"darkroom.stage": PARENT}, run_name=record.group)]
+        record.parent_id = made[-1].info.run_id
+        owner = ("darkroom.host", "darkroom.pid", "darkroom.process_started", "mlflow.source.git.commit", "darkroom.data")
+        shared = {key: record.tags[key] for key in owner if key in record.tags}
+        set_tags(client, record.parent_id, {**shared, "darkroom.group": record.group, "mlflow.source.name": "dvc repro"})
+        client.update_run(record.parent_id, status="RUNNING")
+    return {PARENT_TAG: record.parent_id}
+
+
+def _send_metrics(client: "MlflowClient", record: Record, name: str) -> None:
     from mlflow.entities import Metric
 
-    path = Path(record.folder, "metrics.jsonl")
+    path, begun = Path(record.folder, name), record.offsets.get(name, 0)
     if not path.is_file():
         return
-    if path.stat().st_size < record.offset:
-        record.offset = 0
+    if path.stat().st_size < begun:
+        begun = 0
+    known: dict[str, set[int]] = {}  # steps that the run has: sent by an earlier attempt whose record is gone
     dropped = dict(record.dropped)
     waiting: list[Metric] = []
-    offset = record.offset
-    for offset, line in _lines(path, record.offset):  # noqa: B007 - where the last line ends
+    offset = begun
+    for offset, line in lines(path, begun):  # noqa: B007 - where the last line ends
         for key, value in line["metrics"].items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                waiting.append(Metric(key, float(value), line["time"], line["step"]))
-            else:
+            if not isinstance(value, int | float) or not math.isfinite(value):
                 dropped.setdefault(key, line["step"])
-        while len(waiting) >= MAX_METRICS:
-            client.log_batch(record.run_id, metrics=waiting[:MAX_METRICS])
-            waiting = waiting[MAX_METRICS:]
-    if waiting:
-        client.log_batch(record.run_id, metrics=waiting)
-    record.offset = offset
+                continue
+            if begun == 0 and key not in known:
+                known[key] = {point.step for point in client.get_metric_history(record.run_id, key)}
+            if line["step"] not in known.get(key, ()):
+                waiting.append(Metric(key, float(value), line["time"], line["step"]))
+    for start in range(0, len(waiting), MAX_METRICS):
+        client.log_batch(record.run_id, metrics=waiting[start : start + MAX_METRICS])
+    record.offsets = {**record.offsets, name: offset}
     if dropped != record.dropped:
         record.dropped = dropped
         record.tag({"darkroom.not_finite": ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))[:5000]})
-        _set_tags(client, record.run_id, record.tags)
+        set_tags(client, record.run_id, record.tags)
 
 
-def _lines(path: Path, offset: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def lines(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each whole line from byte ``offset`` on, with the byte where it ends; a line of another form is passed over."""
     with open(path, "rb") as file:
         file.seek(offset)
@@ -254,11 +294,39 @@ def _send_pictures(client: "MlflowClient", record: Record) -> None:
 
 
 def _send_results(client: "MlflowClient", record: Record, name: str, result: dict[str, Any]) -> None:
-    """Everything to this run as ``<model>/<metric>``, and ``<metric>`` to the run that trained the model."""
-    _send_once(client, record.run_id, {f"{name}/{metric}": value for metric, value in result["metrics"].items()}, result["time"])
-    trained = registry.run_of(client, name, result["sha256"]) if result["sha256"] else None
-    if trained:
-        _send_once(client, trained, result["metrics"], result["time"])
+    """``test/<model>/<metric>`` to this run and its parent; to the run that trained the model ``test/<metric>``, and all to its version.
+
+    Intervals and floors stay with the evaluation and the version: among a training's curves they would only be in the way. What an
+    experiment measured in passing does not replace what is known.
+    """
+    aside = EXPERIMENT_TAG in record.tags
+    named = {f"test/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    for run_id in filter(None, (record.run_id, record.parent_id)):
+        _send_once(client, run_id, named, result["time"])
+    version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
+    if version is not None:
+        known = client.get_run(version.run_id).data.metrics if aside else {}
+        plain = {f"test/{metric}": value for metric, value in result["metrics"].items() if not metric.endswith(("_low", "_high", "_floor"))}
+        _send_once(client, version.run_id, {key: value for key, value in plain.items() if key not in known}, result["time"])
+        registry.describe(client, version, result["metrics"], result["protocol"], aside=aside)
+
+
+def _register(client: "MlflowClient", record: Record) -> None:
+    """Register what the record keeps of its model, unless the folder holds other weights by now; tag the run with what became of it."""
+    folder, name = Path(record.model["folder"]), record.model["name"]
+    try:
+        kept = store.read_card(folder)["sha256"] == record.model["sha256"]
+    except BadInput:
+        kept = False
+    version = "none: the weights were gone before a server answered"
+    if kept:
+        tags = {f"darkroom.{key}": record.tags[f"darkroom.{key}"] for key in ("fingerprint", "data") if f"darkroom.{key}" in record.tags}
+        version = registry.register(client, record.run_id, folder, name, tags)
+    record.model = {**record.model, "version": version}
+    if kept or not record.repeated:
+        told = {"darkroom.model": name, "darkroom.version": version} | ({"darkroom.sha256": record.model["sha256"]} if kept else {})
+        record.tag(told)
+        set_tags(client, record.run_id, told)
 
 
 def _send_once(client: "MlflowClient", run_id: str, metrics: dict[str, float], at: int) -> None:
@@ -270,7 +338,8 @@ def _send_once(client: "MlflowClient", run_id: str, metrics: dict[str, float], a
         client.log_batch(run_id, metrics=new[start : start + MAX_METRICS])
 
 
-def _set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
+def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
+    """Set tags in one call."""
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in sorted(tags.items())])

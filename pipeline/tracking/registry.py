@@ -1,78 +1,75 @@
 """A model's versions and aliases: ``champion`` serves, ``challenger`` waits for its gates."""
 
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pipeline
-from pipeline.errors import BadInput
+from pipeline.models import store
+from pipeline.models.task import Task
+from pipeline.tracking import model_card
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ABILITIES = ("classify", "generate", "reconstruct")
-REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "safetensors", "pydantic", "ruamel.yaml")  # what a served model imports
+CHAMPION, CHALLENGER = "champion", "challenger"
+REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")  # what a served model imports
+RESULTS = "darkroom.results"  # a version's tag: what was measured of it, by protocol
+MAX_PROTOCOLS = 5
+MAX_DESCRIPTION = 5000  # characters; the database's limit
 
 
-def check(folder: Path, ability: str = "") -> tuple[dict[str, Any], str]:
-    """The card of the model in ``folder`` and what it is served for: ``ability``, or the first that it has.
-
-    Raises ``BadInput`` where there is no model, or none with this ability.
-    """
-    from pipeline.models import store
-    from pipeline.models.task import Task
-
-    card = store.read_card(folder)
-    able = [known for known in ABILITIES if getattr(store.find(card["name"]), known) is not getattr(Task, known)]
-    if not able or (ability and ability not in able):
-        raise BadInput(f"cannot {ability or 'be served'}", where=str(folder), remedy=f"it can: {', '.join(able) or 'nothing'}")
-    return card, ability or able[0]
-
-
-def find_version(client: "MlflowClient", name: str, sha256: str) -> str | None:
+def find_version(client: "MlflowClient", name: str, sha256: str) -> Any | None:
     """The version of ``name`` that holds the weights with this SHA-256, or None."""
     found = client.search_model_versions(f"name = '{name}' and tags.`darkroom.sha256` = '{sha256}'", max_results=1)
-    return str(found[0].version) if found else None
+    return found[0] if found else None
 
 
-def run_of(client: "MlflowClient", name: str, sha256: str) -> str | None:
-    """The run that trained the registered weights with this SHA-256, or None."""
-    version = find_version(client, name, sha256)
-    return client.get_model_version(name, version).run_id if version else None
-
-
-def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: dict[str, str], ability: str = "") -> str:
+def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str]) -> str:
     """The version of ``name`` for the model in ``folder``: the one that holds these weights already, or a new one.
 
-    It becomes ``challenger``, and ``champion`` where there is none. ``ability`` is what it is served for (see served.py), by
-    default the first that it has. Raises ``BadInput`` for a folder that holds no servable model.
+    It becomes ``challenger``, or ``champion`` where there is none. Raises ``BadInput`` for a folder that holds no model.
     """
-    card, ability = check(folder, ability)
-    version = find_version(client, name, card["sha256"]) or _add(client, run_id, folder, name, tags, ability, card)
+    card = store.read_card(folder)
+    found = find_version(client, name, card["sha256"])
+    version = str(found.version) if found else _add(client, run_id, folder, name, tags, card)
     aliases = _model(client, name).aliases
-    if str(aliases.get("champion", "")) != version:
-        client.set_registered_model_alias(name, "challenger", version)
-    if "champion" not in aliases:
-        client.set_registered_model_alias(name, "champion", version)
+    if CHAMPION not in aliases:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    elif str(aliases[CHAMPION]) != version:
+        client.set_registered_model_alias(name, CHALLENGER, version)
     return version
 
 
-def register_kept(client: "MlflowClient", run_id: str, model: dict[str, str], fingerprint: str, data: str) -> dict[str, str]:
-    """Register what a run's record keeps of its model (folder, name, ability, sha256), unless the folder holds other weights by now.
+def describe(client: "MlflowClient", version: Any, numbers: Mapping[str, float], protocol: str, *, aside: bool) -> None:
+    """Keep what was measured of a version by ``protocol`` (a digest), and put it onto its card.
 
-    Returns the tags that tell the run what became of it.
+    ``aside`` is for an experiment with another model, which measured this one in passing: it does not change a card that has numbers.
     """
-    try:
-        kept = check(Path(model["folder"]))[0]["sha256"] == model["sha256"]
-    except BadInput:
-        kept = False
-    if not kept:
-        return {"darkroom.model": model["name"], "darkroom.version": "none: the weights were gone before a server answered"}
-    tags = {"darkroom.fingerprint": fingerprint, "darkroom.data": data}
-    version = register(client, run_id, Path(model["folder"]), model["name"], tags, model["ability"])
-    return {"darkroom.model": model["name"], "darkroom.version": version, "darkroom.sha256": model["sha256"]}
+    known = {key: value for key, value in json.loads(version.tags.get(RESULTS, "{}")).items() if key != protocol}
+    kept = dict([*known.items(), (protocol, dict(numbers))][-MAX_PROTOCOLS:])
+    client.set_model_version_tag(version.name, version.version, RESULTS, json.dumps(kept))
+    if not (known and aside):
+        card = model_card.measured(version.description or "", numbers, protocol)
+        client.update_model_version(version.name, version.version, card[:MAX_DESCRIPTION])
+
+
+def results(version: Any) -> dict[str, dict[str, float]]:
+    """What was measured of a version on the test split, by the digest of the protocol, the newest last."""
+    return json.loads(version.tags.get(RESULTS, "{}"))
+
+
+def weights(client: "MlflowClient", version: Any, beside: Path) -> Path:
+    """The folder with a version's model.safetensors and model.json, fetched into ``beside`` where the store is not a local folder."""
+    from mlflow.artifacts import download_artifacts
+
+    uri = client.tracking_uri
+    folder = Path(download_artifacts(f"{version.source}/artifacts", dst_path=str(beside), tracking_uri=uri))
+    return next(folder.rglob(store.CARD)).parent
 
 
 def requirements() -> list[str]:
@@ -80,32 +77,34 @@ def requirements() -> list[str]:
     return [f"{package}=={metadata.version(package).partition('+')[0]}" for package in REQUIREMENTS]
 
 
-def _add(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: dict[str, str], ability: str, card: dict[str, Any]) -> str:
+def _add(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], card: dict[str, Any]) -> str:
     from mlflow.entities import LoggedModelOutput
 
     tags = {**tags, "darkroom.sha256": card["sha256"], "darkroom.run": run_id}
     _model(client, name)
     model = client.create_logged_model(client.get_run(run_id).info.experiment_id, name=name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as beside:
-        _save(Path(beside, "model"), folder, card, ability, run_id, model.model_id)
+        _save(Path(beside, "model"), folder, card, run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(beside, "model")))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     # by its folder: MLflow would look a models:/ address up in the process-wide store, not in this client's
-    return str(client.create_model_version(name, model.artifact_location, run_id, tags=tags, model_id=model.model_id).version)
+    version = client.create_model_version(
+        name, model.artifact_location, run_id, tags=tags, model_id=model.model_id, description=model_card.text(card)[:MAX_DESCRIPTION]
+    )
+    return str(version.version)
 
 
-def _save(path: Path, folder: Path, card: dict[str, Any], ability: str, run_id: str, model_id: str) -> None:
+def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id: str) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    signature, example = _signature(ability, card["spec"])
+    signature, example = _signature(card)
     description = Model(artifact_path="model", run_id=run_id, model_id=model_id)
     mlflow.pyfunc.save_model(
         path,
         mlflow_model=description,
         python_model=str(Path(__file__).with_name("served.py")),
-        model_config={"ability": ability},
         code_paths=[os.path.dirname(pipeline.__file__)],
         artifacts={"model": str(folder.resolve())},
         pip_requirements=requirements(),
@@ -115,24 +114,33 @@ def _save(path: Path, folder: Path, card: dict[str, Any], ability: str, run_id: 
     )
     description.flavors["python_function"]["model_code_path"] = "served.py"  # only its name is used; the path is nobody's business
     description.save(path / "MLmodel")
+    (path / "README.md").write_text(model_card.text(card), encoding="utf-8")
 
 
-def _signature(ability: str, spec: dict[str, int]) -> tuple[Any, Any]:
-    """The signature and an input that fits it."""
+def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The signature of served.py for this model, and an input that fits it."""
     import numpy as np
     import pandas as pd
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema, TensorSpec
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types.schema import AnyType, Array, DataType
 
-    shape = (spec["channels"], spec["size"], spec["size"])
-    if ability == "generate":
-        columns = Schema([ColSpec("long", key) for key in ("count", "seed", "label")])
-        return ModelSignature(columns, Schema([TensorSpec(np.dtype("uint8"), (-1, *shape))])), pd.DataFrame(
-            {"count": [2], "seed": [0], "label": [-1]}
-        )
-    out = (-1, spec["classes"]) if ability == "classify" else (-1, *shape)
-    images, answers = (Schema([TensorSpec(np.dtype("float32"), dimensions)]) for dimensions in ((-1, *shape), out))
-    return ModelSignature(images, answers), np.full((2, *shape), 0.5, np.float32)
+    kind, spec = store.find(card["name"]), card["spec"]
+    generates, classifies, restores = (getattr(kind, able) is not getattr(Task, able) for able in ("generate", "classify", "reconstruct"))
+    looks = classifies or restores
+    asked: list[Any] = [ColSpec(AnyType(), "image", required=not generates)] if looks else []
+    asked += [ColSpec("long", "count", required=not looks)] if generates else []
+    asked += [ColSpec("long", name, required=False) for name in ("seed", "label")] if generates else []
+    vector, never = Array(DataType.double), not (generates and looks)
+    answers: list[Any] = [ColSpec(AnyType(), "image", required=True)] if generates or restores else []
+    answers += [ColSpec("long", "label", required=never)] if generates else []
+    answers += [ColSpec(vector, "code", required=never), ColSpec("double", "anomaly", required=never)] if restores else []
+    if classifies:
+        answers = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(vector, "probabilities")]
+    example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
+    if not generates:
+        example = pd.DataFrame({"image": [np.full((spec["channels"], spec["size"], spec["size"]), 0.5).tolist()]})
+    return ModelSignature(Schema(asked), Schema(answers), ParamSchema([ParamSpec("form", "string", "png")])), example
 
 
 def _model(client: "MlflowClient", name: str) -> Any:

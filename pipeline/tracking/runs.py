@@ -19,13 +19,20 @@ from filelock import FileLock, Timeout
 
 from pipeline import environment as surroundings
 from pipeline.environment import Environment
-from pipeline.tracking import lineage, outbox, registry
+from pipeline.errors import DarkroomError
+from pipeline.files import digest_of, write_json
+from pipeline.models import store
+from pipeline.params import PARAMS
+from pipeline.tracking import lineage, outbox, restored
 from pipeline.tracking.outbox import Record, now
 
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
 PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
+HEARTBEAT = "system/cpu_utilization_percentage"
+SILENT_MS = 24 * 3600 * 1000  # without a heartbeat, after which a run of another host counts as dead
+COMMIT = "mlflow.source.git.commit"
 
 
 @dataclass(frozen=True)
@@ -61,36 +68,48 @@ class Run:
         """MLflow's run id; empty while no server has answered."""
         return self._record.run_id
 
+    def tell(self, folder: Path) -> None:
+        """Leave in ``folder`` what this is a run of (run.json), so that it can be told wherever DVC carries the folder."""
+        record = self._record
+        shared = {key: value for key, value in record.tags.items() if key not in restored.OWN_TAGS}
+        told = {"stage": record.stage, "fingerprint": record.fingerprint, "started": record.started, "group": record.group}
+        write_json(folder / restored.TOLD, {**told, "params": record.params, "tags": shared, "dataset": record.dataset})
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Add tags, shown as ``darkroom.<key>``."""
+        self._record.tag(_prefixed(tags))
+
     def follow(self, folder: Path) -> None:
-        """Send what is new in ``folder``: whole lines of metrics.jsonl and pictures in samples/. Cheap to call every second."""
+        """Send what is new in ``folder``: whole lines of metrics.jsonl and system.jsonl, and samples/. Cheap to call every second."""
         metrics, samples = folder / "metrics.jsonl", folder / "samples"
         seen = (metrics.stat().st_size if metrics.exists() else 0, samples.stat().st_mtime_ns if samples.exists() else 0)
         if self._record.folder != str(folder.resolve()):
             self._record.folder, self._seen = str(folder.resolve()), (-1, -1)
             self._record.save(self._environment)
+            self.tell(folder)
         if (seen != self._seen or self._failure) and self._push("follow"):
             self._seen = seen
 
-    def register(self, folder: Path, name: str, ability: str = "") -> str:
+    def register(self, folder: Path, name: str) -> str:
         """Log the model in ``folder`` and register it as ``name``; its version, empty where that has to wait for a server.
 
-        ``ability`` is what it is served for (see served.py). Raises ``BadInput`` for a folder that holds no servable model.
+        The folder should stay until then (``outbox.awaited``). Raises ``BadInput`` for a folder that holds no model.
         """
-        card, ability = registry.check(folder, ability)
-        self._record.model = {"folder": str(folder.resolve()), "name": name, "ability": ability, "sha256": card["sha256"]}
+        self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": store.read_card(folder)["sha256"]}
         self._record.save(self._environment)
         return self._record.model.get("version", "") if self._push("register") else ""
 
-    def log_results(self, results: Mapping[str, Mapping[str, float]], sha256: Mapping[str, str] | None = None) -> None:
-        """Log ``results`` (by model, by metric) here as ``<model>/<metric>``.
+    def log_results(
+        self, results: Mapping[str, Mapping[str, Any]], sha256: Mapping[str, str], protocols: Mapping[str, str] | None = None
+    ) -> None:
+        """Log ``results`` (by model, by metric) here and at the runs that trained and registered the weights ``sha256`` (by model).
 
-        ``sha256`` names the weights that were measured, by model: the run that trained and registered them gets ``<metric>``.
+        ``protocols`` (by model) are digests of how they were measured: only results of one protocol can be compared.
         """
-        digests = sha256 or {}
-        self._record.results = {
-            name: {"metrics": dict(metrics), "sha256": digests.get(name, ""), "time": now()} for name, metrics in results.items()
-        }
-        self._record.tag({f"darkroom.sha256.{name}": digest for name, digest in digests.items()})
+        marks = {f"darkroom.sha256.{name}": digest for name, digest in sha256.items()}
+        marks["mlflow.runType"] = "evaluation"  # which also makes the UI open the group's parent at first sight
+        self._record.tag(marks | {f"darkroom.protocol.{name}": digest for name, digest in (protocols or {}).items()})
+        self._record.results = restored.results_of(results, self._record.tags, now())
         self._record.save(self._environment)
         self._push("register")
 
@@ -105,7 +124,7 @@ class Run:
         record = self._record
         record.ended = now()
         if kind is None:
-            record.tag(_md5_tags(self._environment, record.stage))
+            record.tag(_md5_tags(record.stage))
             record.status = "FINISHED"
         else:
             record.status = "KILLED" if issubclass(kind, SystemExit | KeyboardInterrupt) else "FAILED"
@@ -150,7 +169,10 @@ class Run:
         self._delivered.set()
         if self._failure is None and not self._swept:
             self._swept = True
-            sync(self._environment, besides=self._record)
+            try:
+                sync(self._environment, besides=self._record)
+            except DarkroomError as error:
+                print(f"warning: {error.what}", file=sys.stderr, flush=True)
 
     def _offline(self, error: Exception) -> None:
         self._failure, self._failed_at = error, time.monotonic()
@@ -165,31 +187,33 @@ class Run:
 
 
 def open_run(environment: Environment, description: Description) -> Run:
-    """The run of this training: a new one, or the unfinished one of the same stage and fingerprint. Use it in a ``with``."""
+    """The run of this training: a new one, or the one of the same stage and fingerprint. Use it in a ``with``."""
     import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
 
     owner = asdict(lineage.Process.current())
     record = Record(outbox.address(environment), description.stage, description.fingerprint, now(), owner)
     for left in outbox.load_all(environment):  # of an earlier attempt at this training
-        if (left.stage, left.fingerprint) == (record.stage, record.fingerprint) and left.status != "FINISHED":
-            record.started, record.run_id, record.offset, record.dropped = left.started, left.run_id, left.offset, left.dropped
+        if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):
+            record.started, record.run_id, record.offsets, record.dropped = left.started, left.run_id, left.offsets, left.dropped
     record.params = flatten(description.params)
-    record.tags = _tags(environment, description, owner)
+    record.tags = _tags(description, owner)
+    record.group = surroundings.dvc_experiment() or f"repro-{digest_of([record.tags[COMMIT], _text(PARAMS)])[:8]}"
     if description.data_digest:
-        record.dataset = {
-            "name": description.data_name,
-            "digest": description.data_digest[:36],
-            "source": lineage.redact(description.data_source),
-        }
+        source = lineage.redact(description.data_source)
+        record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}
     record.save(environment)
     run = Run(environment, record)
     run._push("open")
     return run
 
 
-def sync(environment: Environment, besides: Record | None = None) -> int:
-    """Settle and send what ended processes left behind; the number of records that remain. One process does it at a time."""
+def sync(environment: Environment, besides: Record | None = None) -> tuple[int, int]:
+    """Settle and send what ended processes left behind and what DVC restored; how many were sent, how many remain.
+
+    One process does it at a time. Raises ``DarkroomError`` where the tracking server does not answer.
+    """
     outbox.records(environment).mkdir(parents=True, exist_ok=True)
+    sent = 0
     try:
         with FileLock(outbox.records(environment) / "sync.lock", timeout=0):
             client, experiment = outbox.connect(environment)
@@ -199,24 +223,31 @@ def sync(environment: Environment, besides: Record | None = None) -> int:
                 if record.status == "RUNNING":
                     record.status, record.ended = "KILLED", now()
                 outbox.deliver(client, experiment, record, environment, reopen=False)
+                sent += 1
             settle(client, experiment)
+            for record in restored.records(environment):
+                found = outbox.find_run(client, experiment, record.stage, record.fingerprint)
+                if found is None or found.info.status not in ("FINISHED", "RUNNING"):
+                    outbox.deliver(client, experiment, record, environment, reopen=True)
+                    sent += 1
     except Timeout:
         pass
     except Exception as error:
-        print(
-            f"warning: tracking could not send earlier runs: {lineage.redact(str(error)).splitlines()[0][:200]}",
-            file=sys.stderr,
-            flush=True,
-        )
-    return len(outbox.load_all(environment)) - (besides is not None)
+        reason = lineage.redact(str(error) or type(error).__name__).splitlines()[0][:200]
+        where, remedy = lineage.redact(environment.tracking_uri), "check MLFLOW_TRACKING_URI and the server, then: darkroom sync"
+        raise DarkroomError(f"tracking could not send earlier runs: {reason}", where=where, remedy=remedy) from error
+    return sent, len(outbox.load_all(environment)) - (besides is not None)
 
 
 def settle(client: Any, experiment: str) -> None:
-    """Mark as KILLED the runs that say RUNNING while their process, on this host, has ended."""
-    host = lineage.Process.current().host
-    for run in client.search_runs([experiment], f"attributes.status = 'RUNNING' and tags.`darkroom.host` = '{host}'"):
+    """Mark as KILLED the runs that say RUNNING while their process, on this host, has ended; of another host, after a silent day."""
+    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
         tags = run.data.tags
-        if lineage.Process(host, int(tags["darkroom.pid"]), float(tags["darkroom.process_started"])).is_dead():
+        if "darkroom.pid" not in tags:
+            continue
+        owner = lineage.Process(tags["darkroom.host"], int(tags["darkroom.pid"]), float(tags["darkroom.process_started"]))
+        heard = [point.timestamp for point in client.get_metric_history(run.info.run_id, HEARTBEAT)]
+        if owner.is_dead() or now() - max([run.info.start_time, *heard]) > SILENT_MS:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -236,28 +267,46 @@ def _ended(record: Record) -> bool:
     return process.is_dead() or (record.status != "RUNNING" and process == lineage.Process.current())
 
 
-def _tags(environment: Environment, description: Description, owner: Mapping[str, Any]) -> dict[str, str]:
+def _tags(description: Description, owner: Mapping[str, Any]) -> dict[str, str]:
+    """Git, DVC and machine of this working directory: the project, or DVC's copy of it for an experiment."""
+    git = lineage.git_tags(Path.cwd())
     tags = {
         "mlflow.source.name": description.stage,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
+        "mlflow.note.content": _note(description, git[COMMIT]),
+        outbox.EXPERIMENT_TAG: surroundings.dvc_experiment(),
         "darkroom.stage": description.stage,
         "darkroom.fingerprint": description.fingerprint,
         "darkroom.data": description.data_digest,
-        "darkroom.command": f"dvc repro {description.stage}",
+        "darkroom.command": f"git checkout {git[COMMIT]} && dvc pull --allow-missing && dvc repro {description.stage}",
         "darkroom.host": owner["host"],
         "darkroom.pid": owner["pid"],
         "darkroom.process_started": owner["started"],
-        **lineage.git_tags(environment.root),
+        **git,
         **lineage.version_tags(),
-        **{f"darkroom.{key}": value for key, value in description.tags.items()},
-        **_md5_tags(environment, description.stage),
+        **_prefixed(description.tags),
+        **_md5_tags(description.stage),
     }
     return {key: lineage.redact(str(value))[:5000] for key, value in tags.items() if value != ""}
 
 
-def _md5_tags(environment: Environment, stage: str) -> dict[str, str]:
+def _note(description: Description, commit: str) -> str:
+    data = f" on `{description.data_name}` (`{description.data_digest[:12]}`)" if description.data_digest else ""
+    again = f"```sh\ngit checkout {commit}\ndvc pull --allow-missing\ndvc repro {description.stage}\n```"
+    return f"**{description.stage}**{data}. To make it again:\n\n{again}\n\nWhere it comes from: `darkroom trace <run id>`."
+
+
+def _prefixed(tags: Mapping[str, Any]) -> dict[str, str]:
+    return {f"darkroom.{key}": str(value) for key, value in tags.items()}
+
+
+def _md5_tags(stage: str) -> dict[str, str]:
     """DVC's md5s, while DVC runs the stage: at other times dvc.lock may tell of other files."""
     if surroundings.dvc_stage() != stage:
         return {}
-    return {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(environment.root, stage).items()}
+    return {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path.cwd(), stage).items()}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

@@ -1,29 +1,38 @@
 """A registered model as MLflow loads and serves it. MLflow copies this file and the package into each version: no pickle.
 
-A version serves one ability over HTTP and through ``mlflow.pyfunc.load_model(...).predict``:
+One row of the input asks for one thing, and what a model can do its task says:
 
-    classify       images float32 (N, C, H, W) in [0, 1] -> class probabilities float32 (N, classes)
-    generate       table of count, seed, label (-1: any class) -> images uint8 (sum of counts, C, H, W), row after row
-    reconstruct    images float32 (N, C, H, W) in [0, 1] -> images float32 (N, C, H, W) in [0, 1]
+    image                an image, as base64 of a PNG, JPEG, BMP or WebP file or as numbers (C, H, W) in [0, 1]
+        a classifier     -> class, probability, probabilities (by class, in the order of the model's card)
+        an autoencoder   -> image (what comes out of the code), code, anomaly (mean squared error of the reconstruction)
+    count, seed, label   ``count`` new images of class ``label`` (a number; -1 or absent: any); the same row, the same images
+        a generator      -> image and label, a row for each image
 
-Its task may have more of them (an autoencoder that also generates); in Python all are at hand:
-``load_model(...).unwrap_python_model().task``.
+Images come back as base64 of PNG files, or with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1].
 """
 
+import base64
+import binascii
+import io
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelConfig, set_model
+from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-MAX_COUNT = 10_000  # pictures for one request
+MAX_COUNT = 10_000  # images for one request
 BATCH = 500
 
 
+def refuse(reason: str) -> MlflowException:
+    """The answer to a request that cannot be met: HTTP 400."""
+    return MlflowException.invalid_parameter_value(reason)
+
+
 class Served(PythonModel):
-    """What all abilities share: the task, loaded from the version's safetensors and verified by its SHA-256."""
+    """A task, loaded from the version's safetensors and verified by its SHA-256."""
 
     def load_context(self, context: Any) -> None:
         """Called by MLflow before the first prediction."""
@@ -31,60 +40,96 @@ class Served(PythonModel):
 
         from pipeline.models import store
 
-        self.task: Any = store.load(Path(context.artifacts["model"]))
+        folder = Path(context.artifacts["model"])
+        self.task: Any = store.load(folder)
+        self.names = store.read_card(folder).get("class_names") or [str(index) for index in range(self.task.spec.classes)]
 
-    def in_batches(self, function: Any, images: np.ndarray) -> np.ndarray:
-        """``function`` over batches of ``images``, as one array."""
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Answer each row (see above). Raises ``MlflowException`` for one that is out of range or that this model cannot answer."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        asked = {name for name in ("image", "count") if name in model_input and model_input[name].notna().any()}
+        if len(asked) != 1:
+            raise refuse("each row has either an image or a count")
+        form = (params or {}).get("form", "png")
+        if form not in ("png", "array"):
+            raise refuse("form is png or array")
         with torch.no_grad():
-            return np.concatenate([function(batch).float().numpy() for batch in pixels.split(BATCH)])
+            answers = self.draw(model_input) if asked == {"count"} else self.look(list(model_input["image"]))
+        if "image" in answers and form == "png":
+            answers["image"] = [encode(image) for image in answers["image"]]
+        return pd.DataFrame(answers)
 
-
-class Classifier(Served):
-    """Images to class probabilities."""
-
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Images float32 (N, C, H, W) in [0, 1] -> probabilities (N, classes)."""
-        return self.in_batches(lambda images: self.task.classify(images).softmax(dim=1), model_input)
-
-
-class Autoencoder(Served):
-    """Images to what remains of them."""
-
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Images float32 (N, C, H, W) in [0, 1] -> images of the same shape."""
-        return self.in_batches(self.task.reconstruct, model_input)
-
-
-class Generator(Served):
-    """Rows of (count, seed, label) to pictures; the same row gives the same pictures."""
-
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Images uint8 (sum of counts, C, H, W). Raises ``MlflowException`` (HTTP 400) for a row out of range."""
-        rows = [(int(row["count"]), int(row["seed"]), int(row["label"])) for row in model_input.to_dict("records")]
-        classes = self.task.spec.classes
-        if (
-            any(count < 1 or seed < 0 or not -1 <= label < classes for count, seed, label in rows)
-            or sum(row[0] for row in rows) > MAX_COUNT
-        ):
-            raise MlflowException.invalid_parameter_value(
-                f"count is 1 to {MAX_COUNT} in all, seed is 0 or more, label is 0 to {classes - 1}, or -1 for any class"
-            )
-        return np.concatenate([self.draw(*row) for row in rows])
-
-    def draw(self, count: int, seed: int, label: int) -> np.ndarray:
-        """``count`` pictures, uint8 (count, C, H, W)."""
+    def draw(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
+        """New images, row after row."""
         import torch
 
         from pipeline.noise import Noise
 
-        labels = None if label < 0 else torch.full((count,), label)
-        with torch.no_grad():
-            images = self.task.generate(labels, count, Noise.whole(seed, count))
-        return (images * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+        wanted = rows.reindex(columns=["count", "seed", "label"]).fillna({"seed": 0, "label": -1}).astype("int64").to_numpy().tolist()
+        if any(count < 1 or seed < 0 or not -1 <= label < len(self.names) for count, seed, label in wanted):
+            raise refuse(f"count is 1 or more, seed is 0 or more, label is 0 to {len(self.names) - 1}, or -1 for any class")
+        if sum(count for count, _, _ in wanted) > MAX_COUNT:
+            raise refuse(f"at most {MAX_COUNT} images can be asked for at once")
+        answers: dict[str, list[Any]] = {"image": [], "label": []}
+        for count, seed, label in wanted:
+            images = self.task.generate(None if label < 0 else torch.full((count,), label), count, Noise.whole(seed, count))
+            if images is None:
+                raise refuse("this model does not generate images: send it some")
+            answers["image"] += list(images.clamp(0, 1).numpy())
+            answers["label"] += [label] * count
+        return answers
+
+    def look(self, given: list[Any]) -> dict[str, list[Any]]:
+        """What the model sees in images."""
+        import torch
+
+        pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
+        answers: dict[str, list[Any]] = {}
+        for images in pixels.split(BATCH):
+            logits, restored = self.task.classify(images), self.task.reconstruct(images)
+            if logits is not None:
+                shares = logits.softmax(dim=1)
+                found = {"class": [self.names[best] for best in shares.argmax(1)], "probability": shares.amax(1).tolist()}
+                found["probabilities"] = shares.tolist()
+            elif restored is not None:
+                found = {"image": list(restored.clamp(0, 1).numpy()), "code": self.task.encode(images).tolist()}
+                found["anomaly"] = (restored - images).square().mean(dim=(1, 2, 3)).tolist()
+            else:
+                raise refuse("this model takes no images: send count, seed and label")
+            for name, values in found.items():
+                answers.setdefault(name, []).extend(values)
+        return answers
+
+    def decode(self, image: Any) -> np.ndarray:
+        """float32 (C, H, W) in [0, 1] of one image as it was sent."""
+        from pipeline.data import images
+
+        spec = self.task.spec
+        if isinstance(image, str):
+            try:
+                data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
+                return images.decode(data, spec.channels, spec.size).astype(np.float32) / 255
+            except (binascii.Error, images.BrokenImage) as error:
+                raise refuse(f"an image is not base64 of a whole picture: {error}") from None
+        shape = (spec.channels, spec.size, spec.size)
+        try:
+            pixels = np.array(image, dtype=np.float32)
+        except (TypeError, ValueError):
+            pixels = np.empty(0, np.float32)
+        if pixels.shape != shape or not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise refuse(f"an image is base64 of a picture file, or numbers in [0, 1] of shape {shape}")
+        return pixels
 
 
-KINDS: dict[str, Any] = {"classify": Classifier, "generate": Generator, "reconstruct": Autoencoder}
-set_model(KINDS[ModelConfig().get("ability")]())
+def encode(image: np.ndarray) -> str:
+    """Base64 of a PNG of float32 (C, H, W) in [0, 1]."""
+    from PIL import Image
+
+    values = (image * 255).round().astype(np.uint8)
+    beside = io.BytesIO()
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(beside, format="PNG")
+    return base64.b64encode(beside.getvalue()).decode()
+
+
+set_model(Served())

@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +73,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training left: the model's and its history's folders, and where the time went (seconds)."""
+    """What a training left: its own folder (with ``model/``), and where the time went (seconds)."""
 
-    model: Path
-    history: Path
+    folder: Path
     times: dict[str, Any]
-    resumed: bool  # it had been finished before, and was only handed on
 
 
 def train(training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]) -> Outcome:
@@ -102,15 +100,15 @@ def train(training: Training, environment: Environment, model: Path, history: Pa
         with _following(folder, listeners):
             marks = _fit(training, environment, plan, folder)
     finished = read_json(folder / FINISHED)
-    told = {"workers": max(1, plan.workers), "mode": plan.mode, "device": finished["device"], "total": time.time() - began}
-    times = told | finished["times"]  # a process that was killed before it could tell leaves the worker's times alone
+    told = {"workers": max(1, plan.workers), "threads": plan.threads, "mode": plan.mode, "device": finished["device"]}
+    # a process that was killed before it could tell leaves the worker's times alone
+    times = told | {"total": time.time() - began} | finished["times"]
     if not done:
         times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
         times["images_per_second"] = training.settings.num_steps * training.settings.batch_size / max(1e-9, times["loop"])
         write_json(folder / FINISHED, {**finished, "times": times})
     _hand_on(folder, model, history, times)
-    _forget_older(environment.storage / "trainings", training.name, folder)
-    return Outcome(model, history, times, done)
+    return Outcome(folder, times)
 
 
 def _is_finished(folder: Path) -> bool:
@@ -199,6 +197,8 @@ def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path
         "card": {
             "fingerprint": training.fingerprint,
             "data": training.data.digest,
+            "source": training.data.source,
+            "images": len(training.data.train),
             "class_names": list(training.data.class_names),
             "training": json.loads(training.settings.model_dump_json()),
         },
@@ -292,15 +292,17 @@ def _hand_on(folder: Path, model: Path, history: Path, times: dict[str, Any]) ->
     with whole_folder(model) as beside:
         shutil.copytree(folder / "model", beside, dirs_exist_ok=True)
     with whole_folder(history) as beside:
-        shutil.copy(folder / "metrics.jsonl", beside)
+        for name in ("metrics.jsonl", "system.jsonl", "run.json"):  # the last two are tracking's
+            if (folder / name).is_file():
+                shutil.copy(folder / name, beside)
         if (folder / "samples").is_dir():
             shutil.copytree(folder / "samples", beside / "samples", ignore=shutil.ignore_patterns(".*"))
         write_json(beside / "times.json", times)
 
 
-def _forget_older(trainings: Path, name: str, current: Path) -> None:
-    """Keep the newest finished trainings of this model; unfinished ones are kept, to be gone on with."""
-    finished = sorted(trainings.glob(f"{name}-*/{FINISHED}"), key=lambda file: file.stat().st_mtime)
+def forget_older(environment: Environment, name: str, besides: Collection[Path]) -> None:
+    """Keep the newest finished trainings of this model, those ``besides``, and unfinished ones, to be gone on with."""
+    finished = sorted((environment.storage / "trainings").glob(f"{name}-*/{FINISHED}"), key=lambda file: file.stat().st_mtime)
     for file in finished[:-KEEP_FINISHED]:
-        if file.parent != current:
+        if file.parent not in besides:
             shutil.rmtree(file.parent, ignore_errors=True)

@@ -1,40 +1,23 @@
-"""The ``darkroom`` command: what DVC, Ray and MLflow do not do by themselves."""
+"""Trained models put to use on pictures: generate, classify, restore."""
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline import doctor, environment, process
 from pipeline.errors import BadInput
 from pipeline.files import whole_file
 
 BATCH = 256
 PAIRS = "pairs.png"
 
-
-def main() -> None:
-    """The console script."""
-    process.run(_run)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
-@click.version_option(package_name="darkroom", prog_name="darkroom")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def commands(debug: bool) -> None:
-    """Use what `dvc repro` trained. Exit codes: 0 done, 1 failed, 2 bad input, 75 busy."""
-    if debug:
-        environment.set_debug()
-
-
 models = click.option("--models", type=click.Path(path_type=Path), default="models", show_default=True, help="Where trained models lie.")
 
 
-@commands.command()
+@click.command()
 @click.argument("model")
 @click.option("--count", type=click.IntRange(1, 10_000), default=64, show_default=True, help="How many pictures.")
 @click.option("--label", "labels", multiple=True, help="A class to draw, by name; may be repeated. Default: each in turn.")
@@ -62,7 +45,7 @@ def generate(model: str, count: int, labels: tuple[str, ...], seed: int, columns
     click.echo(f"{count} pictures -> {out}")
 
 
-@commands.command()
+@click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--model", default="cnn", show_default=True)
 @click.option("--top", type=click.IntRange(1, 100), default=1, show_default=True, help="How many classes for each picture.")
@@ -87,7 +70,7 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
             click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
 
 
-@commands.command()
+@click.command()
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--model", default="ae", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="restored", show_default=True, help="The folder to write.")
@@ -115,31 +98,6 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None
 
     write_png(out / PAIRS, np.stack(pairs), 8)
     click.echo(f"{count} pictures and {PAIRS} -> {out}")
-
-
-@commands.command(name="doctor")
-@click.option("--brief", is_flag=True, help="Only what is wrong.")
-def check(brief: bool) -> None:
-    """Say what is missing or wrong here, and how to mend it."""
-    findings = doctor.examine(environment.read())
-    for finding in findings:
-        if not finding.well or not brief:
-            click.echo(
-                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}" + (f"\n      -> {finding.remedy}" if not finding.well else "")
-            )
-    if not all(finding.well for finding in findings):
-        sys.exit(BadInput.exit_code)
-
-
-def _run() -> None:
-    """Click's own handling, but for Ctrl-C, whose exit code is 130 here."""
-    try:
-        sys.exit(commands.main(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(128 + signal.SIGINT)
 
 
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:

@@ -1,0 +1,57 @@
+"""The ``darkroom`` command: what DVC, Ray and MLflow do not do by themselves."""
+
+import signal
+import sys
+
+import click
+
+from pipeline import doctor, environment, process
+from pipeline.cli import pictures, tracking
+from pipeline.errors import BadInput
+
+
+def main() -> None:
+    """The console script."""
+    process.run(_run)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="darkroom", prog_name="darkroom")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def commands(debug: bool) -> None:
+    """Use what `dvc repro` trained. Exit codes: 0 done, 1 failed, 2 bad input, 75 busy."""
+    if debug:
+        environment.set_debug()
+
+
+@commands.command(name="doctor")
+@click.option("--brief", is_flag=True, help="Only what is wrong.")
+def check(brief: bool) -> None:
+    """Say what is missing or wrong here, and how to mend it."""
+    findings = doctor.examine(environment.read())
+    for finding in findings:
+        if not finding.well or not brief:
+            click.echo(
+                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}" + (f"\n      -> {finding.remedy}" if not finding.well else "")
+            )
+    if not all(finding.well for finding in findings):
+        sys.exit(BadInput.exit_code)
+
+
+def _run() -> None:
+    """Click's own handling, but for Ctrl-C, whose exit code is 130 here."""
+    try:
+        sys.exit(commands.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
+
+
+for command in (
+    *(pictures.generate, pictures.classify, pictures.restore),
+    *(tracking.sync, tracking.trace, tracking.verify, tracking.reproduce, tracking.promote, tracking.rollback),
+    *(tracking.compare, tracking.seeds),
+):
+    commands.add_command(command)

@@ -1,0 +1,1 @@
+"""Whether, when and why a model is replaced by a newer one."""

@@ -1,0 +1,84 @@
+"""Moving the alias ``champion``: by promotion and rollback, each written down as a run, with its reason."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipeline.environment import Environment
+from pipeline.errors import BadInput
+from pipeline.tracking import outbox
+from pipeline.tracking.registry import CHALLENGER, CHAMPION
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+PREVIOUS = "darkroom.previous_champion"  # a version's tag: whose place it took
+
+
+def find(client: "MlflowClient", thing: str) -> Any:
+    """The version that ``NAME@ALIAS`` or ``NAME/VERSION`` names. Raises ``BadInput`` with what there is."""
+    from mlflow.exceptions import MlflowException
+
+    name, mark, wanted = thing.partition("@") if "@" in thing else thing.partition("/")
+    try:
+        return client.get_model_version_by_alias(name, wanted) if mark == "@" else client.get_model_version(name, wanted)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    there = [
+        f"{model.name} (versions 1 to {max(int(one.version) for one in model.latest_versions)}; {', '.join(model.aliases) or 'no alias'})"
+        for model in client.search_registered_models()
+        if model.latest_versions
+    ]
+    raise BadInput(
+        "no such registered model", where=thing, remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}"
+    )
+
+
+def champion(client: "MlflowClient", name: str) -> Any | None:
+    """The version that serves, or None."""
+    alias = dict(client.get_registered_model(name).aliases).get(CHAMPION)
+    return client.get_model_version(name, str(alias)) if alias else None
+
+
+def promote(environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]]) -> None:
+    """Make ``version`` the champion and write down why; the one before can be brought back with ``rollback``."""
+    client, experiment = outbox.connect(environment)
+    before = champion(client, version.name)
+    if before is not None and str(before.version) != str(version.version):
+        client.set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
+    _move(client, experiment, "promote", version, before, reason, gates)
+
+
+def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str]:
+    """Make the champion before this one the champion again; the versions (from, to). Raises ``BadInput`` where there is none."""
+    client, experiment = outbox.connect(environment)
+    now = find(client, f"{name}@{CHAMPION}")
+    if PREVIOUS not in now.tags:
+        raise BadInput(
+            "there is no champion before this one", where=f"{name}@{CHAMPION} (version {now.version})", remedy="darkroom promote"
+        )
+    _move(client, experiment, "rollback", client.get_model_version(name, now.tags[PREVIOUS]), now, reason, [])
+    return str(now.version), str(now.tags[PREVIOUS])
+
+
+def _move(
+    client: "MlflowClient", experiment: str, deed: str, to: Any, before: Any | None, reason: str, gates: list[dict[str, Any]]
+) -> None:
+    """Write the deed down, move the alias, and say that it is done; a kill between leaves a run that says it is not."""
+    began = time.time_ns() // 1_000_000
+    tags = {
+        "darkroom.stage": deed,
+        "darkroom.model": to.name,
+        "darkroom.from": str(before.version) if before else "",
+        "darkroom.to": str(to.version),
+        "darkroom.sha256": to.tags.get("darkroom.sha256", ""),
+        "darkroom.reason": reason,
+        "darkroom.gates": json.dumps(gates),
+        "mlflow.source.name": f"darkroom {deed}",
+    }
+    run = client.create_run(experiment, began, tags, run_name=f"{deed}-{to.name}-{to.version}")
+    client.set_registered_model_alias(to.name, CHAMPION, str(to.version))
+    if str(client.get_registered_model(to.name).aliases.get(CHALLENGER, "")) == str(to.version):
+        client.delete_registered_model_alias(to.name, CHALLENGER)
+    client.set_terminated(run.info.run_id, "FINISHED")

@@ -1,0 +1,61 @@
+"""Runs whose command never ran here: DVC brought their outputs from its cache or a remote, and they tell what they are."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.environment import Environment
+from pipeline.files import read_json
+from pipeline.models import store
+from pipeline.tracking import lineage, outbox
+from pipeline.tracking.outbox import Record
+
+TOLD = "run.json"
+OWN_TAGS = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # of the process, not of what it makes
+EVALUATION = Path("metrics/evaluation.json")
+REPORT = Path("reports")
+
+
+def records(environment: Environment) -> Iterator[Record]:
+    """A finished record for each training in history/ and for the evaluation in reports/, as far as they tell of themselves."""
+    for told in sorted(Path("history").glob(f"[!.]*/{TOLD}")):
+        record = _record(environment, told)
+        if record is not None:
+            record.folder, name = str(told.parent.resolve()), told.parent.name
+            record.ended = max(record.started, *(line["time"] for _, line in outbox.lines(told.parent / "metrics.jsonl")))
+            if (card := Path("models", name) / store.CARD).is_file():
+                weights = store.read_card(card.parent)["sha256"]
+                record.model = {"folder": str(card.parent.resolve()), "name": name, "sha256": weights}
+            yield record
+    record = _record(environment, REPORT / TOLD)
+    if record is not None and EVALUATION.is_file():
+        numbers = {name: values for name, values in read_json(EVALUATION).items() if name != "protocol"}
+        record.results = results_of(numbers, record.tags, record.started)
+        record.artifacts = [[str(path.resolve()), ""] for path in (EVALUATION, REPORT / "index.html", Path("plots/pictures"))]
+        record.ended = record.started
+        yield record
+
+
+def results_of(results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str], time: int) -> dict[str, dict[str, Any]]:
+    """What a record keeps of an evaluation: the numbers by model, whose weights and protocol the tags name, and when (ms)."""
+    return {
+        name: {
+            "metrics": {key: value for key, value in values.items() if isinstance(value, float)},
+            "sha256": tags.get(f"darkroom.sha256.{name}", ""),
+            "protocol": tags.get(f"darkroom.protocol.{name}", ""),
+            "time": time,
+        }
+        for name, values in results.items()
+    }
+
+
+def _record(environment: Environment, path: Path) -> Record | None:
+    try:
+        told = read_json(path)
+        record = Record(outbox.address(environment), owner=asdict(lineage.Process.current()), **told)
+    except (OSError, ValueError, TypeError):
+        return None
+    record.tag({"darkroom.restored": "true"})
+    record.status = "FINISHED"
+    return record
