@@ -11,8 +11,9 @@
     training/          one loop for every model, checkpoints, Ray Train
     evaluation/        measures with floors and intervals, and the report
     tracking/          MLflow: runs, lineage, registry
-    cli, doctor        the `darkroom` command
+    retraining/        gates: whether a newer model may replace the one that serves
+    cli/, doctor       the `darkroom` command
 
-Flow, one way: cli, stages -> training, evaluation -> models, data, tracking -> noise, params, environment, pictures, process
+Flow, one way: cli, stages -> retraining -> training, evaluation -> models, data, tracking -> noise, params, environment, pictures, process
 -> files, errors. A test reads the imports.
 """

@@ -146,9 +146,9 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
         return client, _experiment(client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None)
 
 
-def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, reopen: bool) -> None:
-    """Bring MLflow to what ``record`` says. ``reopen`` announces the run (again), though its id may be known."""
-    if reopen or not _exists(client, record.run_id):
+def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool) -> None:
+    """Bring MLflow to what ``record`` says. ``announce`` makes or reopens the run first."""
+    if announce:
         _announce(client, experiment, record)
         record.save(environment)
     if record.folder:
@@ -183,7 +183,8 @@ def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: s
     return min(found, key=lambda run: run.info.status != "FINISHED", default=None)
 
 
-def _exists(client: "MlflowClient", run_id: str) -> bool:
+def exists(client: "MlflowClient", run_id: str) -> bool:
+    """Whether MLflow knows this run; an empty id it never knows."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,6 +1,6 @@
 """Runs whose command never ran here: DVC brought their outputs from its cache or a remote, and they tell what they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ EVALUATION = Path("metrics/evaluation.json")
 REPORT = Path("reports")
 
 
-def records(environment: Environment) -> Iterator[Record]:
-    """A finished record for each training in history/ and for the evaluation in reports/, as far as they tell of themselves."""
+def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Iterator[Record]:
+    """A finished record for each training in history/ and for the evaluation in reports/, as far as they tell of themselves.
+
+    ``wanted`` says of a stage and a fingerprint whether its record is needed.
+    """
     for told in sorted(Path("history").glob(f"[!.]*/{TOLD}")):
-        record = _record(environment, told)
+        record = _record(environment, told, wanted)
         if record is not None:
             record.folder, name = str(told.parent.resolve()), told.parent.name
             record.ended = max(record.started, *(line["time"] for _, line in outbox.lines(told.parent / "metrics.jsonl")))
@@ -28,7 +31,7 @@ def records(environment: Environment) -> Iterator[Record]:
                 weights = store.read_card(card.parent)["sha256"]
                 record.model = {"folder": str(card.parent.resolve()), "name": name, "sha256": weights}
             yield record
-    record = _record(environment, REPORT / TOLD)
+    record = _record(environment, REPORT / TOLD, wanted)
     if record is not None and EVALUATION.is_file():
         numbers = {name: values for name, values in read_json(EVALUATION).items() if name != "protocol"}
         record.results = results_of(numbers, record.tags, record.started)
@@ -50,11 +53,13 @@ def results_of(results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str]
     }
 
 
-def _record(environment: Environment, path: Path) -> Record | None:
+def _record(environment: Environment, path: Path, wanted: Callable[[str, str], bool]) -> Record | None:
     try:
         told = read_json(path)
         record = Record(outbox.address(environment), owner=asdict(lineage.Process.current()), **told)
     except (OSError, ValueError, TypeError):
+        return None
+    if not wanted(record.stage, record.fingerprint):
         return None
     record.tag({"darkroom.restored": "true"})
     record.status = "FINISHED"

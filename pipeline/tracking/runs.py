@@ -28,6 +28,7 @@ from pipeline.tracking.outbox import Record, now
 
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
+FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
 PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
 HEARTBEAT = "system/cpu_utilization_percentage"
@@ -62,6 +63,7 @@ class Run:
         self._wasted = 0.0  # seconds waited in vain
         self._failed_at = float("-inf")
         self._seen: tuple[int, int] = (-1, -1)
+        self._followed = float("-inf")
 
     @property
     def id(self) -> str:
@@ -80,15 +82,16 @@ class Run:
         self._record.tag(_prefixed(tags))
 
     def follow(self, folder: Path) -> None:
-        """Send what is new in ``folder``: whole lines of metrics.jsonl and system.jsonl, and samples/. Cheap to call every second."""
+        """Send what is new in ``folder``, every ten seconds: whole lines of metrics.jsonl and system.jsonl, and samples/."""
         metrics, samples = folder / "metrics.jsonl", folder / "samples"
         seen = (metrics.stat().st_size if metrics.exists() else 0, samples.stat().st_mtime_ns if samples.exists() else 0)
         if self._record.folder != str(folder.resolve()):
             self._record.folder, self._seen = str(folder.resolve()), (-1, -1)
             self._record.save(self._environment)
             self.tell(folder)
-        if (seen != self._seen or self._failure) and self._push("follow"):
-            self._seen = seen
+        due = time.monotonic() - self._followed >= FOLLOW_SECONDS
+        if due and (seen != self._seen or self._failure) and self._push("follow"):
+            self._seen, self._followed = seen, time.monotonic()
 
     def register(self, folder: Path, name: str) -> str:
         """Log the model in ``folder`` and register it as ``name``; its version, empty where that has to wait for a server.
@@ -162,7 +165,7 @@ class Run:
         try:
             if self._client is None:
                 self._client, self._experiment = outbox.connect(self._environment)
-            outbox.deliver(self._client, self._experiment, self._record, self._environment, reopen=not self._announced)
+            outbox.deliver(self._client, self._experiment, self._record, self._environment, announce=not self._announced)
             self._announced, self._failure = True, None
         except Exception as error:
             self._offline(error)
@@ -170,7 +173,7 @@ class Run:
         if self._failure is None and not self._swept:
             self._swept = True
             try:
-                sync(self._environment, besides=self._record)
+                sync(self._environment, self._record, (self._client, self._experiment))
             except DarkroomError as error:
                 print(f"warning: {error.what}", file=sys.stderr, flush=True)
 
@@ -207,29 +210,33 @@ def open_run(environment: Environment, description: Description) -> Run:
     return run
 
 
-def sync(environment: Environment, besides: Record | None = None) -> tuple[int, int]:
+def sync(environment: Environment, besides: Record | None = None, known: tuple[Any, str] | None = None) -> tuple[int, int]:
     """Settle and send what ended processes left behind and what DVC restored; how many were sent, how many remain.
 
-    One process does it at a time. Raises ``DarkroomError`` where the tracking server does not answer.
+    One process does it at a time. ``known`` is a client with its experiment's id, where there is one already. Raises
+    ``DarkroomError`` where the tracking server does not answer.
     """
     outbox.records(environment).mkdir(parents=True, exist_ok=True)
     sent = 0
     try:
         with FileLock(outbox.records(environment) / "sync.lock", timeout=0):
-            client, experiment = outbox.connect(environment)
+            client, experiment = known or outbox.connect(environment)
             for record in outbox.load_all(environment):
                 if (besides is not None and record.path(environment) == besides.path(environment)) or not _ended(record):
                     continue
                 if record.status == "RUNNING":
                     record.status, record.ended = "KILLED", now()
-                outbox.deliver(client, experiment, record, environment, reopen=False)
+                outbox.deliver(client, experiment, record, environment, announce=not outbox.exists(client, record.run_id))
                 sent += 1
             settle(client, experiment)
-            for record in restored.records(environment):
-                found = outbox.find_run(client, experiment, record.stage, record.fingerprint)
-                if found is None or found.info.status not in ("FINISHED", "RUNNING"):
-                    outbox.deliver(client, experiment, record, environment, reopen=True)
-                    sent += 1
+
+            def is_missing(stage: str, fingerprint: str) -> bool:
+                found = outbox.find_run(client, experiment, stage, fingerprint)
+                return found is None or found.info.status not in ("FINISHED", "RUNNING")
+
+            for record in restored.records(environment, is_missing):
+                outbox.deliver(client, experiment, record, environment, announce=True)
+                sent += 1
     except Timeout:
         pass
     except Exception as error:

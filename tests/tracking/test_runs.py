@@ -1,6 +1,7 @@
 """A run tells the truth: one for a training, each metric once, the right end, and no price for a dead server."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -272,3 +273,58 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
 def test_a_folder_without_a_model_is_refused_at_once(environment, description, tmp_path):
     with pytest.raises(BadInput, match="no trained model"), open_run(environment, description) as run:
         run.register(tmp_path, "gan")
+
+
+def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(environment, description, tmp_path):
+    from pipeline.training.launch import FINISHED, KEEP_FINISHED, forget_older
+
+    trainings = [environment.storage / "trainings" / f"gan-{number}" for number in range(KEEP_FINISHED + 2)]
+    for number, folder in enumerate(trainings):
+        write_lines(folder, range(2))
+        (folder / FINISHED).write_text("{}")
+        os.utime(folder / FINISHED, (number, number))
+    with open_run(replace(environment, tracking_uri=DEAD), description) as run:
+        run.follow(trainings[0])
+    assert outbox.awaited(environment) == {trainings[0]}
+    forget_older(environment, "gan", outbox.awaited(environment))
+    assert [folder.name for folder in trainings if folder.exists()] == ["gan-0", "gan-2", "gan-3", "gan-4"]
+
+
+def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(environment, client, description, tmp_path, monkeypatch):
+    from pipeline.tracking import system
+
+    monkeypatch.setattr(system, "EVERY_SECONDS", 0.0)
+    with open_run(environment, description) as run:
+        for _ in range(2):  # a repeated training is another process
+            sample = system.SystemMetrics()
+            for _ in range(3):  # the first call only makes ready
+                sample(tmp_path)
+        run.follow(tmp_path)
+    points = client().get_metric_history(run.id, "system/system_memory_usage_megabytes")
+    assert [point.step for point in points] == [1, 2, 3, 4] and all(point.value > 0 for point in points)
+    assert len(client().get_metric_history(run.id, runs.HEARTBEAT)) == 4
+
+
+@pytest.mark.parametrize(("hours", "status"), [(1, "RUNNING"), (25, "KILLED")])
+def test_a_run_of_another_machine_counts_as_dead_after_a_silent_day(environment, client, description, hours, status):
+    with open_run(environment, description) as run:
+        begun = runs.now() - hours * 3600 * 1000
+        tags = {"darkroom.stage": "train-vae", "darkroom.host": "elsewhere", "darkroom.pid": "1", "darkroom.process_started": "1.0"}
+        other = client().create_run("1", begun, tags)
+    runs.settle(client(), "1")
+    assert client().get_run(other.info.run_id).info.status == status and client().get_run(run.id).info.status == "FINISHED"
+
+
+def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_status(environment, client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for beta, stage, raised in ((1, "train-gan", None), (1, "train-vae", ValueError("no")), (2, "train-vae", None)):
+        (tmp_path / "params.yaml").write_text(f"vae: {{beta: {beta}}}")
+        with pytest.raises(ValueError) if raised else nullcontext(), open_run(environment, Description(stage, f"{beta}" * 64)):
+            if raised:
+                raise raised
+    parents = {run.info.run_id: run for run in client().search_runs(["1"], "tags.`darkroom.stage` = 'repro'")}
+    children = {parents[run.data.tags["mlflow.parentRunId"]].info.run_name: [] for run in all_runs(client())}
+    for run in all_runs(client()):
+        children[parents[run.data.tags["mlflow.parentRunId"]].info.run_name].append(run.data.tags["darkroom.stage"])
+    assert sorted(sorted(stages) for stages in children.values()) == [["train-gan", "train-vae"], ["train-vae"]]
+    assert sorted(run.info.status for run in parents.values()) == ["FAILED", "FINISHED"]

@@ -1,0 +1,58 @@
+"""A gate decides by noise, not by the third digit, and says why."""
+
+import pytest
+
+from pipeline.retraining.gates import GateSettings, judge
+
+GUARDS = GateSettings(guarded=["accuracy", "fid"])
+
+
+def measured(accuracy: float = 0.9, fid: float = 1.0, width: float = 0.1) -> dict[str, float]:
+    found = {"accuracy": accuracy, "fid": fid}
+    return found | {f"{name}_{end}": value + way * width / 2 for name, value in found.items() for end, way in (("low", -1), ("high", 1))}
+
+
+def verdicts(gates) -> dict[str, bool]:
+    return {gate.name: gate.passed for gate in gates}
+
+
+@pytest.mark.parametrize(
+    ("challenger", "failed"),
+    [
+        (measured(), set()),
+        (measured(accuracy=0.99, fid=0.5), set()),
+        (measured(accuracy=0.84), set()),  # 0.06 below; the noise is 0.05 * sqrt(2) = 0.0707
+        (measured(accuracy=0.82), {"accuracy"}),
+        (measured(fid=1.06), set()),
+        (measured(fid=1.08), {"fid"}),
+        (measured(accuracy=0.82, fid=1.08), {"accuracy", "fid"}),
+    ],
+)
+def test_worse_counts_only_beyond_the_noise_of_both(challenger, failed):
+    found = verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS))
+    assert {name for name, passed in found.items() if not passed} == failed
+
+
+def test_numbers_of_different_protocols_are_not_compared():
+    gates = judge({"new": measured(accuracy=1.0)}, {"old": measured()}, GUARDS)
+    assert verdicts(gates) == {"measured": True, "comparable": False}
+
+
+def test_the_newest_protocol_that_both_share_decides():
+    challenger = {"p": measured(accuracy=0.1), "q": measured(), "r": measured(accuracy=0.1)}
+    assert all(verdicts(judge(challenger, {"p": measured(), "q": measured()}, GUARDS)).values())
+
+
+@pytest.mark.parametrize("challenger", [{}, {"p": {}}, {"p": {"ssim": 0.9}}])
+def test_what_was_not_measured_does_not_pass(challenger):
+    assert not verdicts(judge(challenger, None, GUARDS))["measured"]
+
+
+def test_the_first_champion_needs_only_be_measured():
+    assert all(verdicts(judge({"p": measured()}, None, GUARDS)).values())
+
+
+def test_each_finding_says_numbers_in_words():
+    (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
+    assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
+    assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"

@@ -1,0 +1,137 @@
+"""The alias that serves moves by promotion and rollback alone, each written down with its reason."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.cli import commands
+from pipeline.evaluation import compare
+from pipeline.tracking import comparison, promotion
+from pipeline.tracking.runs import Description, open_run
+from tests.tracking.conftest import write_model, write_picture
+
+PROTOCOL = "p" * 64
+
+
+def add(environment, tmp_path, seed: int, **numbers: float) -> str:
+    """Train, register and measure one more VAE; its run's id."""
+    folder = tmp_path / f"training-{seed}"
+    folder.mkdir()
+    write_picture(folder, 5)
+    model = write_model(tmp_path / f"vae-{seed}", "vae", seed)
+    params = {"training": {"seed": seed}, "model": {"beta": 1.0}}
+    with open_run(environment, Description("train-vae", f"{seed}" * 64, params, "digits", "d" * 64)) as run:
+        run.follow(folder)
+        run.register(model, "vae")
+    known = {**numbers, **{f"{name}_low": value - 0.01 for name, value in numbers.items()}}
+    known |= {f"{name}_high": value + 0.01 for name, value in numbers.items()}
+    with open_run(environment, Description("evaluate", f"{seed + 5}" * 64)) as evaluation:
+        evaluation.log_results({"vae": known}, {"vae": json.loads((model / "model.json").read_text())["sha256"]}, {"vae": PROTOCOL})
+    return run.id
+
+
+@pytest.fixture
+def shop(environment, tmp_path, monkeypatch):
+    """Three versions: the champion, a worse one, a better one; and the command line of that project."""
+    add(environment, tmp_path, 0, fid=1.0, recall=0.8)
+    add(environment, tmp_path, 1, fid=2.0, recall=0.8)
+    add(environment, tmp_path, 2, fid=0.5, recall=0.9)
+    (tmp_path / "params.yaml").write_text("gates: {guarded: [fid, recall]}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment.tracking_uri)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(commands, arguments)
+        return (getattr(done.exception, "exit_code", done.exit_code)), done.output + str(done.exception or "")
+
+    return run
+
+
+def champion(client) -> str:
+    return str(client().get_model_version_by_alias("vae", "champion").version)
+
+
+def test_a_better_one_is_promoted_a_worse_one_is_not_and_a_rollback_brings_back(shop, client):
+    assert champion(client) == "1"
+    code, said = shop("promote", "vae/2")
+    assert code == 1 and "FAIL  fid: worse by more than noise" in said and "not promoted: fid" in said
+    assert champion(client) == "1"
+    code, said = shop("promote", "vae")  # the challenger is the newest
+    assert code == 0 and "ok    fid: better" in said and champion(client) == "3"
+    assert "challenger" not in client().get_registered_model("vae").aliases
+    assert "is the champion already" in shop("promote", "vae/3")[1]
+    code, said = shop("rollback", "vae", "--reason", "it draws sevens like ones")
+    assert (code, champion(client)) == (0, "1") and "version 1, before: 3" in said
+    code, said = shop("rollback", "vae")
+    assert (code, champion(client)) == (2, "1") and "no champion before this one" in said
+    written = client().search_runs(["1"], "tags.`darkroom.model` = 'vae' and tags.`darkroom.stage` != 'train-vae'")
+    deeds = [(run.data.tags["darkroom.stage"], run.data.tags["darkroom.from"], run.data.tags["darkroom.to"]) for run in written]
+    assert deeds == [("rollback", "3", "1"), ("promote", "1", "3")]
+    assert written[0].data.tags["darkroom.reason"] == "it draws sevens like ones"
+    assert [gate["passed"] for gate in json.loads(written[1].data.tags["darkroom.gates"])] == [True] * 4
+
+
+def test_a_reason_overrules_a_gate_and_is_written_down(shop, client):
+    code, said = shop("promote", "vae/2", "--reason", "the demo needs it")
+    assert code == 0 and "FAIL  fid" in said and champion(client) == "2"
+    (run,) = client().search_runs(["1"], "tags.`darkroom.stage` = 'promote'")
+    assert run.data.tags["darkroom.reason"] == "the demo needs it"
+
+
+@pytest.mark.parametrize("thing", ["vae/9", "vae@nobody", "nothing@champion", "nothing/1"])
+def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing):
+    code, said = shop("promote", thing)
+    assert code == 2 and thing in said and "vae (versions 1 to 3; " in said
+
+
+def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(environment, client, tmp_path, monkeypatch):
+    run_id = add(environment, tmp_path, 0, fid=1.0)
+    monkeypatch.setenv("DVC_EXP_NAME", "odd-seed")
+    digest = client().get_model_version("vae", "1").tags["darkroom.sha256"]
+    with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
+        evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
+    version = client().get_model_version("vae", "1")
+    assert client().get_run(run_id).data.metrics["test/fid"] == 1.0
+    assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {PROTOCOL, "q" * 64}
+
+
+def test_trainings_side_by_side_show_measures_params_and_pictures(shop, tmp_path):
+    code, said = shop("compare", "vae@champion", "vae/2", "vae/3", "--out", "page.html")
+    assert code == 0 and "0.500 (0.490 – 0.510)" in said and "training.seed" in said
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "model.beta" not in page and "http" not in page.replace("http-equiv", "")
+    assert shop("compare", "f" * 32)[0] == 2
+
+
+def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
+    found = comparison.by_seed(client(), "1", "vae")
+    assert list(found) == [0, 1, 2]
+    mean, deviation, values = compare.seed_summary(found)["fid"]
+    assert values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
+    code, said = shop("seeds", "vae")
+    assert code == 0 and "1.17 ± 0.764" in said
+    assert shop("seeds", "gan")[0] == 2
+
+
+def test_a_run_that_differs_in_more_than_the_seed_is_no_seed_of_it(environment, client, tmp_path):
+    add(environment, tmp_path, 0, fid=1.0)
+    with open_run(environment, Description("train-vae", "x" * 64, {"training": {"seed": 3}, "model": {"beta": 2.0}}, "digits", "d" * 64)):
+        pass
+    assert list(comparison.by_seed(client(), "1", "vae")) == [3]
+
+
+def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(environment, client, tmp_path, monkeypatch):
+    for seed in (0, 1):
+        add(environment, tmp_path, seed, fid=1.0)
+    version = client().get_model_version("vae", "2")
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        promotion.promote(environment, version, "cut", [])
+    monkeypatch.undo()
+    assert champion(client) == "1"
+    promotion.promote(environment, version, "again", [])
+    assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")

@@ -1,0 +1,115 @@
+"""`mlflow models serve` answers for each model: a picture or a prediction, over HTTP, from a process of its own."""
+
+import base64
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import torch
+from PIL import Image
+
+from pipeline.data.images import decode
+from pipeline.models import store
+from pipeline.noise import Noise
+from pipeline.tracking.runs import open_run
+from tests.tracking.conftest import write_model
+
+pytestmark = pytest.mark.slow
+NAMES = ("cnn", "gan", "vae", "ae")
+LIMIT_SECONDS = 180
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def served(environment, description, tmp_path):
+    """The address of each registered model's server, by name, and the tasks behind them."""
+    folders = {name: write_model(tmp_path / "models" / name, name) for name in NAMES}
+    with open_run(environment, description) as run:
+        for name, folder in folders.items():
+            run.register(folder, name)
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    clean |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_TRACKING_URI": environment.tracking_uri}
+    clean["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+    ports = {name: free_port() for name in NAMES}
+    running = []
+    try:
+        for name, port in ports.items():
+            command = ["mlflow", "models", "serve", "-m", f"models:/{name}@champion", "--env-manager", "local", "-h", "127.0.0.1"]
+            with open(tmp_path / f"{name}.log", "wb") as log:
+                options = {"cwd": tmp_path, "env": clean, "stdout": log, "stderr": log, "start_new_session": True}
+                running.append(subprocess.Popen([*command, "-p", str(port), "-w", "1"], **options))
+        deadline = time.monotonic() + LIMIT_SECONDS
+        for name, port in ports.items():
+            while not answers(port):
+                assert time.monotonic() < deadline, (tmp_path / f"{name}.log").read_text()[-2000:]
+                time.sleep(0.2)
+        yield {name: f"http://127.0.0.1:{port}/invocations" for name, port in ports.items()}, {n: store.load(f) for n, f in folders.items()}
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in running:
+            process.wait(timeout=60)
+
+
+def answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def ask(url: str, rows: list[dict], status: int = 200, **more):
+    answer = requests.post(url, json={"dataframe_records": rows, **more}, timeout=60)
+    assert answer.status_code == status, answer.text
+    return answer.json()["predictions"] if status == 200 else answer.text
+
+
+def png(image: np.ndarray) -> str:
+    beside = io.BytesIO()
+    Image.fromarray(image[0]).save(beside, format="PNG")
+    return base64.b64encode(beside.getvalue()).decode()
+
+
+def test_each_model_answers_real_requests(served):
+    urls, tasks = served
+    image = np.random.default_rng(0).integers(0, 256, (1, 16, 16), dtype=np.uint8)
+    pixels = torch.from_numpy(image).float()[None] / 255
+    sent = [{"image": png(image)}, {"image": (image / 255).tolist()}]
+
+    shares = tasks["cnn"].classify(pixels).softmax(1)[0]
+    for answer in ask(urls["cnn"], sent):
+        assert answer["class"] == str(int(shares.argmax()))
+        np.testing.assert_allclose(answer["probabilities"], shares, atol=1e-5)
+
+    for name in ("gan", "vae"):
+        drawn = tasks[name].generate(torch.full((2,), 3), 2, Noise.whole(7, 2))
+        asked = [{"count": 2, "seed": 7, "label": 3}]
+        for answer, expected in zip(ask(urls[name], asked), drawn, strict=True):
+            made = decode(base64.b64decode(answer["image"]), 1, 16).astype(int)
+            assert np.abs(made - (expected * 255).round().numpy()).max() <= 1 and answer["label"] == 3
+        arrays = ask(urls[name], asked, params={"form": "array"})
+        np.testing.assert_allclose([answer["image"] for answer in arrays], drawn.clamp(0, 1), atol=1e-5)
+
+    for name in ("vae", "ae"):
+        restored = tasks[name].reconstruct(pixels)
+        for answer in ask(urls[name], sent):
+            made = decode(base64.b64decode(answer["image"]), 1, 16).astype(int)
+            assert np.abs(made - (restored[0].clamp(0, 1) * 255).round().numpy()).max() <= 1
+            np.testing.assert_allclose(answer["code"], tasks[name].encode(pixels)[0], atol=1e-4)
+            assert answer["anomaly"] == pytest.approx(float((restored - pixels).square().mean()), abs=1e-6)
+
+    assert "count" in ask(urls["gan"], [{"image": png(image)}], 400)
+    assert "label is 0 to 3" in ask(urls["gan"], [{"count": 1, "label": 9}], 400)
+    assert "not base64 of a whole picture" in ask(urls["cnn"], [{"image": png(image)[:40]}], 400)
