@@ -39,7 +39,7 @@ images, labels = (np.load(f"data/processed/train/{{part}}-00000.npy") for part i
 task = store.build(name, config, DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"])), settings.seed)
 task = task.to(memory_format=torch.channels_last)
 average = [parameter.detach().clone() for parameter in task.parameters()]
-phases, order = task.phases(), Order(settings.seed, len(labels), settings.batch_size)
+phases, order = task.phases(), Order(settings.seed, (len(labels),), settings.batch_size)
 rates = [phase.optimizer.param_groups[0]["lr"] for phase in phases]
 loop = time.perf_counter()
 for step in range(1, settings.num_steps + 1):

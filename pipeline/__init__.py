@@ -12,7 +12,7 @@
     evaluation/        measures with floors and intervals, and the report
     tracking/          MLflow: runs, lineage, registry
     retraining/        gates: whether a newer model may replace the one that serves
-    cli/, doctor       the `darkroom` command
+    cli/, doctor, repro    the `darkroom` command; `dvc repro` with independent stages side by side
 
 Flow, one way: cli, stages -> retraining -> training, evaluation -> models, data, tracking -> noise, params, environment, pictures, process
 -> files, errors. A test reads the imports.

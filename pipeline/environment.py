@@ -38,6 +38,8 @@ class Environment:
     device: Literal["auto", "cpu", "cuda"] = "auto"  # DARKROOM_DEVICE
     ray_address: str = ""  # RAY_ADDRESS; empty: this machine alone
     storage: Path = Path(".darkroom")  # DARKROOM_STORAGE: checkpoints; a folder that every worker sees
+    remote: str = ""  # DARKROOM_STORAGE as an address (s3://...), where no folder is seen by all; ``storage`` is this machine's then
+    threads: int = 0  # DARKROOM_THREADS: of each worker; 0: all cores, shared among the workers of a machine
     tracking_uri: str = ""  # MLFLOW_TRACKING_URI
     artifacts: str = ""  # where a new experiment on the default database keeps its files
     mirror: str = ""  # DARKROOM_MIRROR: a folder or base URL tried before the publishers'
@@ -46,15 +48,20 @@ class Environment:
 def read() -> Environment:
     """The environment of this process. Raises ``BadInput`` for a value that cannot be used."""
     root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
-    storage = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom")
-    if "://" in storage or Path(storage).is_file():
-        raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy="name a folder that every worker sees (a mount)")
+    storage, remote = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom"), ""
+    if "://" in storage:
+        storage, remote = str(root / ".darkroom"), storage.rstrip("/")
+    if Path(storage).is_file():
+        remedy = "name a folder that every worker sees, or an address such as s3://bucket/darkroom"
+        raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy=remedy)
     return Environment(
         root=root,
-        workers=_workers(os.environ.get("DARKROOM_WORKERS") or "auto"),
+        workers="auto" if (workers := os.environ.get("DARKROOM_WORKERS") or "auto") == "auto" else _number("DARKROOM_WORKERS", workers, 1),
         device=_device(os.environ.get("DARKROOM_DEVICE") or "auto"),
         ray_address=os.environ.get("RAY_ADDRESS", ""),
         storage=Path(storage).resolve(),
+        remote=remote,
+        threads=_number("DARKROOM_THREADS", os.environ.get("DARKROOM_THREADS") or "0", 0),
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db",
         artifacts=str(root / "mlartifacts"),
         mirror=os.environ.get("DARKROOM_MIRROR", ""),
@@ -69,6 +76,17 @@ def prepare() -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def prepare_device() -> None:
+    """Set what CUDA reads when it starts, in a worker whose environment is another machine's."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", QUIET["CUBLAS_WORKSPACE_CONFIG"])
+
+
+def use_interface(name: str) -> None:
+    """Let gloo and NCCL speak through this network interface, unless the user named one."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+    os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 def dvc_stage() -> str:
@@ -96,11 +114,10 @@ def set_debug() -> None:
     os.environ["DARKROOM_DEBUG"] = "1"
 
 
-def _workers(text: str) -> Literal["auto"] | int:
-    if text == "auto":
-        return "auto"
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise BadInput(f"{text!r} is not a number of workers", where="DARKROOM_WORKERS", remedy="use 'auto' or a number from 1")
+def _number(name: str, text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= 10_000:
+        remedy = f"use {'auto or ' if name == 'DARKROOM_WORKERS' else ''}a number from {least}"
+        raise BadInput(f"{text!r} is not a number of {name.partition('_')[2].lower()}", where=name, remedy=remedy)
     return int(text)
 
 

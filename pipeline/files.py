@@ -60,6 +60,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def whole_copy(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all."""
+    with whole_file(target) as beside:
+        shutil.copyfile(source, beside)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` whole or not at all."""
     with whole_file(path) as beside:

@@ -31,7 +31,7 @@ def main() -> None:
     description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
     with runs.open_run(where, description) as run:
         results = evaluate(settings, data, tasks, digests)
-        report.write(results, data.folder, source=data.source, commit=lineage.git_tags(where.root)["mlflow.source.git.commit"])
+        report.write(results, data.folder, source=data.source, commit=lineage.git_tags(Path.cwd())["mlflow.source.git.commit"])
         run.log_results(
             {name: results[name] for name in tasks},
             {name: store.read_card(folder)["sha256"] for name, folder in folders.items()},

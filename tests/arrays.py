@@ -13,6 +13,10 @@ class ArraySplit:
     def __len__(self):
         return len(self.labels)
 
+    @property
+    def shard_sizes(self):
+        return (len(self),)
+
     def rows(self, indices):
         return self.images[indices], self.labels[indices]
 

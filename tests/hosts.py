@@ -52,8 +52,7 @@ class Host:
         for result in RESULTS:  # an overlay's way to say that something is not there
             (project / "upper" / result).parent.mkdir(exist_ok=True)
             os.mknod(project / "upper" / result, stat.S_IFCHR)
-        names = [str(ROOT), str(project), str(folder), str(shared or ""), name]
-        self.init, self.pid = _init("sh", "-c", DISK, "disk", *names)
+        self.init, self.pid = _init("sh", "-c", DISK, "disk", str(ROOT), str(project), str(folder), str(shared or ""), name)
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, command, cwd=ROOT, **environment):
@@ -153,8 +152,7 @@ def _init(*before: str):
     command = [*UNSHARE, *before, sys.executable, "-c", INIT]
     outer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with outer.stdout:
-        said = outer.stdout.readline()
-        assert said == "ready\n", said + outer.stdout.read()
+        assert (said := outer.stdout.readline()) == "ready\n", said + outer.stdout.read()
     return outer, psutil.Process(outer.pid).children()[0].pid
 
 

@@ -45,6 +45,8 @@ def test_an_empty_variable_is_none(monkeypatch, tmp_path):
         ("DARKROOM_DEVICE", "cpu", "device", "cpu"),
         ("DARKROOM_DEVICE", "cuda", "device", "cuda"),
         ("DARKROOM_STORAGE", "/mnt/all", "storage", Path("/mnt/all")),
+        ("DARKROOM_STORAGE", "s3://bucket/x/", "remote", "s3://bucket/x"),
+        ("DARKROOM_THREADS", "3", "threads", 3),
         ("DARKROOM_MIRROR", "https://mirror.example/sets", "mirror", "https://mirror.example/sets"),
         ("RAY_ADDRESS", "ray://head:10001", "ray_address", "ray://head:10001"),
         ("MLFLOW_TRACKING_URI", "http://mlflow:5000", "tracking_uri", "http://mlflow:5000"),
@@ -56,7 +58,7 @@ def test_each_variable_sets_its_field_and_no_other(monkeypatch, tmp_path, variab
 
 
 def test_every_field_has_been_tried(monkeypatch):
-    tried = {"root", "workers", "device", "storage", "mirror", "ray_address", "tracking_uri", "artifacts"}
+    tried = {"root", "workers", "device", "storage", "remote", "threads", "mirror", "ray_address", "tracking_uri", "artifacts"}
     assert {field.name for field in dataclasses.fields(environment.Environment)} == tried
 
 
@@ -65,7 +67,8 @@ def test_every_field_has_been_tried(monkeypatch):
     [
         *(("DARKROOM_WORKERS", text, "a number from 1") for text in ("0", "-1", "1.5", "two", "10001", "²", "AUTO", " 2")),
         *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
-        *(("DARKROOM_STORAGE", text, "a folder that every worker sees") for text in ("s3://bucket/x", "file:///x", __file__)),
+        ("DARKROOM_STORAGE", __file__, "a folder that every worker sees"),
+        *(("DARKROOM_THREADS", text, "a number from 0") for text in ("-1", "all", "10001")),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_variables_name(monkeypatch, variable, text, remedy):

@@ -12,10 +12,10 @@ FLOORS = [
     {"data", "models", "tracking"},
     {"training", "evaluation"},
     {"retraining"},
-    {"cli", "doctor", "stages"},
+    {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-RAY = {"pipeline/training/worker.py", "pipeline/training/launch.py", "pipeline/data/preprocess.py", "pipeline/data/decoding.py"}
+RAY = {*(f"pipeline/training/{name}.py" for name in ("worker", "fit", "preflight", "meeting")), "pipeline/data/decoding.py"}
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 

@@ -6,8 +6,9 @@ import sys
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import pictures, tracking
-from pipeline.errors import BadInput
+from pipeline.cli import pictures, repro, tracking
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.tracking.lineage import redact
 
 
 def main() -> None:
@@ -45,6 +46,11 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not type(error).__module__.startswith("mlflow."):
+            raise
+        reason, remedy = redact(str(error)).splitlines()[0][:300], "check MLFLOW_TRACKING_URI and the server"
+        raise DarkroomError(f"MLflow failed: {reason}", remedy=remedy) from error
     except click.Abort:
         sys.exit(128 + signal.SIGINT)
 
@@ -52,6 +58,6 @@ def _run() -> None:
 for command in (
     *(pictures.generate, pictures.classify, pictures.restore),
     *(tracking.sync, tracking.trace, tracking.verify, tracking.reproduce, tracking.promote, tracking.rollback),
-    *(tracking.compare, tracking.seeds),
+    *(tracking.compare, tracking.seeds, repro.repro),
 ):
     commands.add_command(command)

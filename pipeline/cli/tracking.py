@@ -140,17 +140,27 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     """Train and measure model NAME with each of SEEDS (DVC experiments, aside), then show mean and standard deviation over its seeds."""
     from rich.console import Console
 
+    from pipeline.data.dataset import Dataset
     from pipeline.evaluation import compare as side_by_side
-    from pipeline.tracking import comparison, outbox
+    from pipeline.models import store
+    from pipeline.tracking import comparison, outbox, runs
+    from pipeline.training.settings import read_training
 
     where = environment.read()
     client, experiment = outbox.connect(where)
+    settings, config = read_training(name, store.find(name).Config)
+    params = runs.flatten({"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")})
+    data = Dataset.open(Path("data/processed")).digest
+
+    def known() -> dict[int, comparison.Compared]:
+        return comparison.by_seed(client, experiment, name, params, data)
+
     for seed in seeds:
-        if seed not in comparison.by_seed(client, experiment, name):
+        if seed not in known():
             command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-S", f"{name}.training.seed={seed}"]
             if subprocess.run(command, cwd=where.root, check=False).returncode:  # it takes as long as it takes
                 raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy="see above; the same command goes on")
-    found = comparison.by_seed(client, experiment, name)
+    found = known()
     if not found:
         raise BadInput("no finished training", where=name, remedy=f"dvc repro train-{name}, or name the seeds to train with")
     Console().print(side_by_side.seed_table(found))

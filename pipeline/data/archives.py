@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import BadInput
@@ -92,11 +93,20 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
     return sorted(files), sorted(folders)
 
 
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """A member's bytes, at most ``MAX_MEMBER_BYTES`` whatever its header says. Raises ``ValueError`` for damage."""
+def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManager = nullcontext()) -> bytes:  # noqa: B008 - reusable
+    """A member's bytes, at most ``MAX_MEMBER_BYTES`` whatever its header says. Raises ``ValueError`` for damage.
+
+    Threads that read one archive share a ``lock``. It is held while a member is opened and closed, which is all that zipfile does
+    not guard itself, and not while it is unpacked.
+    """
     try:
-        with archive.open(name) as stream:
+        with lock:
+            stream = archive.open(name)
+        try:
             data = stream.read(MAX_MEMBER_BYTES + 1)
+        finally:
+            with lock:
+                stream.close()
     except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"cannot be unpacked ({error})") from None
     if len(data) > MAX_MEMBER_BYTES:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.data import sources
 from pipeline.data.archives import list_zip
-from pipeline.data.decoding import CHUNK, Decode, Decoded, Decoder
+from pipeline.data.decoding import Decode, Decoded, Decoder, chunk_size
 from pipeline.data.folders import PICTURES, arrange
 from pipeline.data.images import MODES, fit
 from pipeline.data.settings import DataSettings
@@ -50,8 +50,9 @@ class ArrayCollection(Collection):
         return f"{split}[{index}]"
 
     def decode(self, split: str, indices: np.ndarray, decode: Decode) -> Iterator[Decoded]:
-        for start in range(0, len(indices), CHUNK):
-            images = self.images[split][indices[start : start + CHUNK]]
+        count = chunk_size(self.channels, self.size)
+        for start in range(0, len(indices), count):
+            images = self.images[split][indices[start : start + count]]
             if images.shape[1:] != (self.channels, self.size, self.size):
                 images = np.stack([fit(_picture(image), self.channels, self.size) for image in images])
             yield images, [""] * len(images)

@@ -20,7 +20,8 @@ from pipeline.data.images import BrokenImage, decode
 from pipeline.environment import Environment, prepare
 from pipeline.errors import DarkroomError
 
-CHUNK = 256  # pictures decoded at a time
+CHUNK = 256  # pictures decoded at a time, at most,
+CHUNK_BYTES = 16_000_000  # ... and their pixels
 Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); why each is broken, '' where it is not
 
 
@@ -54,10 +55,17 @@ class Decoder:
     def _read(self, name: str) -> bytes:
         if self.place.is_dir():
             return (self.place / name).read_bytes()
-        return read_member(_zip(self.place, self.place.stat().st_mtime_ns, threading.get_ident()), name)
+        with _lock:
+            archive = _zip(self.place, self.place.stat().st_mtime_ns)
+        return read_member(archive, name, _lock)
 
 
 Decode = Callable[[Decoder, list[str]], Iterator[Decoded]]
+
+
+def chunk_size(channels: int, size: int) -> int:
+    """How many pictures of (channels, size, size) are decoded at a time."""
+    return max(1, min(CHUNK, CHUNK_BYTES // (channels * size**2)))
 
 
 @contextmanager
@@ -86,8 +94,9 @@ def workers(environment: Environment) -> Iterator[Decode]:
 
 def _decode_with_threads(pool: ThreadPoolExecutor, ahead: int, decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
     pending: deque[Any] = deque()
-    for start in range(0, len(names), CHUNK):
-        pending.append(pool.submit(decoder, names[start : start + CHUNK]))
+    size = chunk_size(decoder.channels, decoder.size)
+    for start in range(0, len(names), size):
+        pending.append(pool.submit(decoder, names[start : start + size]))
         if len(pending) > ahead:
             yield pending.popleft().result()
     while pending:
@@ -101,12 +110,16 @@ def _decode_with_ray(decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    rows = ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // CHUNK))
-    for batch in rows.map_batches(decoder.decode_batch, batch_size=CHUNK).iter_batches(batch_size=CHUNK):
+    size = chunk_size(decoder.channels, decoder.size)
+    rows = ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // size))
+    for batch in rows.map_batches(decoder.decode_batch, batch_size=size).iter_batches(batch_size=size):
         yield np.asarray(batch["image"]), [str(reason) for reason in batch["reason"]]
 
 
-@functools.lru_cache(maxsize=64)
-def _zip(place: Path, version: int, thread: int) -> zipfile.ZipFile:
-    """Each thread's own open archive: reading one from several threads is not safe, and opening one reads its whole list."""
+_lock = threading.Lock()
+
+
+@functools.lru_cache(maxsize=1)
+def _zip(place: Path, version: int) -> zipfile.ZipFile:
+    """The open archive, to be asked for under the lock: its list takes 0.6 GB for a million pictures, so threads share one."""
     return zipfile.ZipFile(place)

@@ -66,7 +66,7 @@ class _Made:
     max_bad: int
     quarantined: list[dict[str, str]] = field(default_factory=list)
     samples: dict[int, list[np.ndarray]] = field(default_factory=dict)  # of the training split, by label
-    hashes: list[np.ndarray] = field(default_factory=list)  # 16 bytes for each image, in the order of writing
+    hashes: bytearray = field(default_factory=bytearray)  # 16 bytes for each image, in the order of writing
     origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)  # split, source's split, indices, labels
 
     def write(self, folder: Path, own_split: str, indices: np.ndarray) -> dict[str, Any]:
@@ -83,7 +83,8 @@ class _Made:
                     self._quarantine(self.collection.name(own_split, int(indices[at + row])), reason)
             images, kept = images[good[here]], labels[here][good[here]]
             writer.write(images, kept)
-            self.hashes += [np.frombuffer(blake2b(image.tobytes(), digest_size=16).digest(), "V16") for image in images]
+            for image in images:
+                self.hashes += blake2b(image.tobytes(), digest_size=16).digest()
             if folder.name == "train":
                 self._sample(images, kept)
             at = here.stop
@@ -103,7 +104,7 @@ class _Made:
         splits = np.concatenate([np.full(len(indices), number) for number, (_, _, indices, _) in enumerate(self.origins)])
         labels = np.concatenate([labels for *_, labels in self.origins])
         starts = np.cumsum([0, *(len(indices) for _, _, indices, _ in self.origins)])
-        _, groups, sizes = np.unique(np.concatenate(self.hashes), return_inverse=True, return_counts=True)
+        _, groups, sizes = np.unique(np.frombuffer(self.hashes, "V16"), return_inverse=True, return_counts=True)
         first: dict[tuple[int, int], int] = {}  # (group, split) -> the first row there
         within, across, contradictory = Counter[str](), Counter[str](), 0
         named: list[list[str]] = []

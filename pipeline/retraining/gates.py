@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,7 +14,7 @@ from pipeline.params import Section
 class GateSettings(Section):
     """The section ``gates`` of params.yaml. No stage depends on it: gates judge what was measured, they change nothing."""
 
-    guarded: list[str] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)
+    guarded: list[Literal[*glossary.MEASURES]] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)  # type: ignore[valid-type]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ def judge(challenger: Results, champion: Results | None, settings: GateSettings)
     said = "one protocol measured both" if shared else "the champion was measured on other data, or in another feature space"
     gates.append(Gate("comparable", bool(shared), said))
     before = champion[shared[-1]] if shared else {}
-    return gates + [_not_worse(name, numbers, before) for name in measured if name in before]
+    for name in settings.guarded:
+        if name in before and name in numbers:
+            gates.append(_not_worse(name, numbers, before))
+        elif name in before:
+            gates.append(Gate(name, False, "the champion was measured by it, this one was not"))
+    return gates
 
 
 def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float]) -> Gate:

@@ -49,13 +49,13 @@ def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
     return [[{}, *one.results.values()][-1] for one in compared], False
 
 
-def by_seed(client: "MlflowClient", experiment: str, name: str) -> dict[int, Compared]:
-    """The newest finished training of model ``name`` and those that differ from it in nothing but the seed, by seed."""
+def by_seed(client: "MlflowClient", experiment: str, name: str, params: Mapping[str, str], data: str) -> dict[int, Compared]:
+    """The finished trainings of model ``name`` with these params, but for the seed, on the data with this digest; by seed."""
     query = f"tags.`darkroom.stage` = 'train-{name}' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment], query, order_by=["attributes.start_time DESC"])
     found: dict[int, Compared] = {}
     for run in runs:
-        alike = _without_seed(run) == _without_seed(runs[0])
+        alike = _without_seed(run.data.params) == _without_seed(params) and run.data.tags.get("darkroom.data") == data
         if alike and SEED in run.data.params and int(run.data.params[SEED]) not in found:
             found[int(run.data.params[SEED])] = _compared(client, run, run.info.run_name)
     return dict(sorted(found.items()))
@@ -66,8 +66,8 @@ def spread(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _without_seed(run: Any) -> tuple[dict[str, str], str]:
-    return {key: value for key, value in run.data.params.items() if key != SEED}, run.data.tags.get("darkroom.data", "")
+def _without_seed(params: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in params.items() if key != SEED}
 
 
 def _run(client: "MlflowClient", thing: str) -> Any:

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -36,7 +37,9 @@ SQLITE = "sqlite:///"
 PARENT, PARENT_TAG = "repro", "mlflow.parentRunId"
 EXPERIMENT_TAG = "darkroom.experiment"
 MAX_METRICS = 1000  # in one call; MLflow's own limit
-MAX_PARAMS = 100
+MAX_PARAMS = 100  # and tags
+OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags of the process that makes the run
+HEARD = "darkroom.heard"  # a tag: when that process last said that it works on the run, in ms
 LOCK_SECONDS = 60
 TAGGING = Lock()
 PICTURE = re.compile(r"step-(\d+)\.png")
@@ -64,7 +67,8 @@ class Record:
     ended: int = 0
     run_id: str = ""
     parent_id: str = ""
-    repeated: bool = False  # MLflow has this very run FINISHED: only what it lacks is added
+    repeated: bool = False  # the run is FINISHED, or another process's by now: only what it lacks is added
+    adopted: bool = False  # somebody else has written to the run: what is sent is compared with what is there
     offsets: dict[str, int] = field(default_factory=dict)  # bytes that MLflow has, by file
     dropped: dict[str, int] = field(default_factory=dict)  # metrics that were not finite, with the first such step
 
@@ -75,6 +79,10 @@ class Record:
     def save(self, environment: Environment) -> None:
         """Write the record whole."""
         write_json(self.path(environment), asdict(self))
+
+    def files(self, environment: Environment) -> Path:
+        """The folder of the artifacts, kept until they are delivered: their originals may be other ones by then."""
+        return self.path(environment).with_suffix("")
 
     def tag(self, tags: dict[str, str]) -> None:
         """Add tags; the delivering thread may do so at the same time."""
@@ -118,7 +126,7 @@ def awaited(environment: Environment) -> set[Path]:
 
 def address(environment: Environment) -> str:
     """A name for the tracking address that shows no credentials."""
-    return digest_of(environment.tracking_uri)[:16]
+    return digest_of(lineage.redact(environment.tracking_uri))[:16]
 
 
 def is_local(environment: Environment) -> bool:
@@ -148,6 +156,7 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
 
 def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool) -> None:
     """Bring MLflow to what ``record`` says. ``announce`` makes or reopens the run first."""
+    ending = record.status  # it may change meanwhile, and there is more to be sent then
     if announce:
         _announce(client, experiment, record)
         record.save(environment)
@@ -158,22 +167,21 @@ def deliver(client: "MlflowClient", experiment: str, record: Record, environment
     for name, result in record.results.items():
         _send_results(client, record, name, result)
     for path, folder in record.artifacts[record.num_artifacts :]:
-        if os.path.isdir(path):
-            client.log_artifacts(record.run_id, path, folder or None)
-        elif os.path.exists(path):
-            client.log_artifact(record.run_id, path, folder or None)
+        send = client.log_artifacts if os.path.isdir(path) else client.log_artifact
+        send(record.run_id, path, folder or None)
         record.num_artifacts += 1
     if record.model and "version" not in record.model:
         _register(client, record)
-    if record.status == "RUNNING":
+    if ending == "RUNNING":
         record.save(environment)
         return
     if not record.repeated:
         set_tags(client, record.run_id, record.tags)
-        client.set_terminated(record.run_id, record.status, record.ended)
+        client.set_terminated(record.run_id, ending, record.ended)
     if record.parent_id:
-        client.set_terminated(record.parent_id, record.status, record.ended)
+        client.set_terminated(record.parent_id, ending, record.ended)
     record.path(environment).unlink(missing_ok=True)
+    shutil.rmtree(record.files(environment), ignore_errors=True)
 
 
 def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: str) -> "Run | None":
@@ -184,11 +192,11 @@ def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: s
 
 
 def exists(client: "MlflowClient", run_id: str) -> bool:
-    """Whether MLflow knows this run; an empty id it never knows."""
+    """Whether MLflow knows this run, and nobody has deleted it; an empty id it never knows."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return bool(run_id) and client.get_run(run_id) is not None
+        return bool(run_id) and client.get_run(run_id).info.lifecycle_stage == "active"
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
@@ -204,13 +212,17 @@ def _announce(client: "MlflowClient", experiment: str, record: Record) -> None:
     if found is None:
         name = f"{record.stage}-{record.fingerprint[:8]}"
         found = client.create_run(experiment, record.started, {**record.tags, **_group(client, experiment, record)}, run_name=name)
-    record.run_id, record.repeated = found.info.run_id, found.info.status == "FINISHED"
+    record.run_id, record.parent_id = found.info.run_id, ""
     known = client.get_run(record.run_id)
+    others = [key for key in OWNER if known.data.tags.get(key) != record.tags.get(key)]
+    record.adopted = bool(others)
+    taken = bool(others) and record.process != lineage.Process.current()  # what is left of a process; another one goes on with the run
+    record.repeated = found.info.status == "FINISHED" or taken
     if record.repeated:
         set_tags(client, record.run_id, {key: value for key, value in record.tags.items() if key not in known.data.tags})
     else:
         client.update_run(record.run_id, status="RUNNING")
-        set_tags(client, record.run_id, {**record.tags, **_group(client, experiment, record)})
+        set_tags(client, record.run_id, {**record.tags, HEARD: str(now()), **_group(client, experiment, record)})
         if "darkroom.failure" in known.data.tags:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
     missing = [Param(key, value) for key, value in sorted(record.params.items()) if key not in known.data.params]
@@ -226,12 +238,12 @@ def _group(client: "MlflowClient", experiment: str, record: Record) -> dict[str,
     if not record.group:
         return {}
     if not record.parent_id:
+        shared = {key: record.tags[key] for key in (*OWNER, "mlflow.source.git.commit", "darkroom.data") if key in record.tags}
+        shared |= {"darkroom.stage": PARENT, "darkroom.group": record.group, "mlflow.source.name": "dvc repro", HEARD: str(now())}
         found = client.search_runs([experiment], f"tags.`darkroom.group` = '{record.group}' and tags.`darkroom.stage` = '{PARENT}'")
-        made = found or [client.create_run(experiment, record.started, {"darkroom.stage": PARENT}, run_name=record.group)]
+        made = found or [client.create_run(experiment, record.started, shared, run_name=record.group)]
         record.parent_id = made[-1].info.run_id
-        owner = ("darkroom.host", "darkroom.pid", "darkroom.process_started", "mlflow.source.git.commit", "darkroom.data")
-        shared = {key: record.tags[key] for key in owner if key in record.tags}
-        set_tags(client, record.parent_id, {**shared, "darkroom.group": record.group, "mlflow.source.name": "dvc repro"})
+        set_tags(client, record.parent_id, shared)
         client.update_run(record.parent_id, status="RUNNING")
     return {PARENT_TAG: record.parent_id}
 
@@ -253,7 +265,7 @@ def _send_metrics(client: "MlflowClient", record: Record, name: str) -> None:
             if not isinstance(value, int | float) or not math.isfinite(value):
                 dropped.setdefault(key, line["step"])
                 continue
-            if begun == 0 and key not in known:
+            if (begun == 0 or record.adopted) and key not in known:
                 known[key] = {point.step for point in client.get_metric_history(record.run_id, key)}
             if line["step"] not in known.get(key, ()):
                 waiting.append(Metric(key, float(value), line["time"], line["step"]))
@@ -305,7 +317,7 @@ def _send_results(client: "MlflowClient", record: Record, name: str, result: dic
     for run_id in filter(None, (record.run_id, record.parent_id)):
         _send_once(client, run_id, named, result["time"])
     version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
-    if version is not None:
+    if version is not None and exists(client, version.run_id):
         known = client.get_run(version.run_id).data.metrics if aside else {}
         plain = {f"test/{metric}": value for metric, value in result["metrics"].items() if not metric.endswith(("_low", "_high", "_floor"))}
         _send_once(client, version.run_id, {key: value for key, value in plain.items() if key not in known}, result["time"])
@@ -340,10 +352,12 @@ def _send_once(client: "MlflowClient", run_id: str, metrics: dict[str, float], a
 
 
 def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
-    """Set tags in one call."""
+    """Set tags, as many in a call as MLflow takes."""
     from mlflow.entities import RunTag
 
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in sorted(tags.items())])
+    made = [RunTag(key, value) for key, value in sorted(tags.items())]
+    for start in range(0, len(made), MAX_PARAMS):
+        client.log_batch(run_id, tags=made[start : start + MAX_PARAMS])
 
 
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.tracking import outbox
+from pipeline.tracking.lineage import redact
 from pipeline.tracking.registry import CHALLENGER, CHAMPION
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _move(
         "darkroom.from": str(before.version) if before else "",
         "darkroom.to": str(to.version),
         "darkroom.sha256": to.tags.get("darkroom.sha256", ""),
-        "darkroom.reason": reason,
+        "darkroom.reason": redact(reason),
         "darkroom.gates": json.dumps(gates),
         "mlflow.source.name": f"darkroom {deed}",
     }

@@ -1,11 +1,13 @@
 """Runs whose command never ran here: DVC brought their outputs from its cache or a remote, and they tell what they are."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.environment import Environment
+from pipeline.errors import BadInput
 from pipeline.files import read_json
 from pipeline.models import store
 from pipeline.tracking import lineage, outbox
@@ -26,10 +28,16 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
         record = _record(environment, told, wanted)
         if record is not None:
             record.folder, name = str(told.parent.resolve()), told.parent.name
-            record.ended = max(record.started, *(line["time"] for _, line in outbox.lines(told.parent / "metrics.jsonl")))
-            if (card := Path("models", name) / store.CARD).is_file():
-                weights = store.read_card(card.parent)["sha256"]
-                record.model = {"folder": str(card.parent.resolve()), "name": name, "sha256": weights}
+            metrics = told.parent / "metrics.jsonl"
+            record.ended = (
+                max([record.started, *(line["time"] for _, line in outbox.lines(metrics))]) if metrics.is_file() else record.started
+            )
+            with suppress(OSError, ValueError, TypeError):
+                times = read_json(told.parent / "times.json")
+                record.tag({f"darkroom.{key}": str(times[key]) for key in ("workers", "threads", "mode", "device") if key in times})
+            with suppress(BadInput):  # the run is told without its model, which verify will name
+                weights = store.read_card(Path("models", name))["sha256"]
+                record.model = {"folder": str(Path("models", name).resolve()), "name": name, "sha256": weights}
             yield record
     record = _record(environment, REPORT / TOLD, wanted)
     if record is not None and EVALUATION.is_file():
@@ -61,6 +69,7 @@ def _record(environment: Environment, path: Path, wanted: Callable[[str, str], b
         return None
     if not wanted(record.stage, record.fingerprint):
         return None
-    record.tag({"darkroom.restored": "true"})
+    md5s = {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path.cwd(), record.stage).items()}
+    record.tag({"darkroom.restored": "true", **md5s})
     record.status = "FINISHED"
     return record

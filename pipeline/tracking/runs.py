@@ -6,9 +6,10 @@ dead or slow server costs a training at most ``BUDGET_SECONDS`` of waiting; what
 
 import getpass
 import json
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event, Thread
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 from pipeline import environment as surroundings
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
-from pipeline.files import digest_of, write_json
+from pipeline.files import digest_of, whole_copy, write_json
 from pipeline.models import store
 from pipeline.params import PARAMS
 from pipeline.tracking import lineage, outbox, restored
@@ -57,10 +58,11 @@ class Run:
         self._client: Any = None
         self._experiment = ""
         self._thread: Thread | None = None
+        self._sweeping: Thread | None = None
         self._delivered = Event()
         self._failure: Exception | None = None
         self._announced = self._swept = self._warned = False
-        self._wasted = 0.0  # seconds waited in vain
+        self._wasted = 0.0  # seconds waited
         self._failed_at = float("-inf")
         self._seen: tuple[int, int] = (-1, -1)
         self._followed = float("-inf")
@@ -71,7 +73,12 @@ class Run:
         return self._record.run_id
 
     def tell(self, folder: Path) -> None:
-        """Leave in ``folder`` what this is a run of (run.json), so that it can be told wherever DVC carries the folder."""
+        """Leave in ``folder`` what this is a run of (run.json), so that it can be told wherever DVC carries the folder.
+
+        What lies there stands: it is of the process that made the rest of the folder.
+        """
+        if (folder / restored.TOLD).exists():
+            return
         record = self._record
         shared = {key: value for key, value in record.tags.items() if key not in restored.OWN_TAGS}
         told = {"stage": record.stage, "fingerprint": record.fingerprint, "started": record.started, "group": record.group}
@@ -117,8 +124,10 @@ class Run:
         self._push("register")
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
-        """Copy a file or folder into ``folder`` of the run; at the latest when the run ends."""
-        self._record.artifacts.append([str(path.resolve()), folder])
+        """Copy a file or folder, as it is now, into ``folder`` of the run."""
+        kept = self._record.files(self._environment) / str(len(self._record.artifacts)) / path.name
+        (shutil.copytree if path.is_dir() else whole_copy)(path, kept)
+        self._record.artifacts.append([str(kept), folder])
 
     def __enter__(self) -> "Run":
         return self
@@ -134,6 +143,8 @@ class Run:
             record.tag({"darkroom.failure": lineage.redact(f"{kind.__name__}: {error}")[:2000]})
         record.save(self._environment)
         self._push("close")
+        if self._sweeping is not None:
+            self._sweeping.join(self._limit("close"))
 
     def _push(self, occasion: str) -> bool:
         """Start a delivery and wait for it as long as ``occasion`` allows; whether it succeeded."""
@@ -147,18 +158,20 @@ class Run:
             self._thread = Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
             delivered = self._delivered.wait(max(begun + limit - time.monotonic(), 0))
+        if occasion != "follow":
+            self._wasted += time.monotonic() - begun
         if delivered and self._failure is None:
             return True
         if not delivered and occasion != "follow":
             self._offline(TimeoutError("no answer in time"))
-        self._wasted += time.monotonic() - begun
         return False
 
     def _limit(self, occasion: str) -> float:
-        """Seconds to wait now: patience with a database file and a server that answers, the rest of the budget otherwise."""
-        if outbox.is_local(self._environment) or (self._announced and not self._failure):
+        """Seconds to wait now: patience with a database file, the rest of the budget for a server, whether it is slow or away."""
+        if outbox.is_local(self._environment):
             return PATIENCE[occasion]
-        return max(min(PATIENCE[occasion], BUDGET_SECONDS / 2, BUDGET_SECONDS - self._wasted), 0)
+        most = BUDGET_SECONDS / 2 if occasion == "open" or self._failure else BUDGET_SECONDS
+        return max(min(PATIENCE[occasion], most, BUDGET_SECONDS - self._wasted), 0)
 
     def _work(self) -> None:
         """One delivery, and once what earlier runs left behind; runs in its own thread, since a call can hang."""
@@ -172,10 +185,14 @@ class Run:
         self._delivered.set()
         if self._failure is None and not self._swept:
             self._swept = True
-            try:
-                sync(self._environment, self._record, (self._client, self._experiment))
-            except DarkroomError as error:
-                print(f"warning: {error.what}", file=sys.stderr, flush=True)
+            self._sweeping = Thread(target=self._sweep, name="tracking of earlier runs", daemon=True)
+            self._sweeping.start()
+
+    def _sweep(self) -> None:
+        try:
+            sync(self._environment, self._record, (self._client, self._experiment))
+        except DarkroomError as error:
+            print(f"warning: {error.what}", file=sys.stderr, flush=True)
 
     def _offline(self, error: Exception) -> None:
         self._failure, self._failed_at = error, time.monotonic()
@@ -198,6 +215,7 @@ def open_run(environment: Environment, description: Description) -> Run:
     for left in outbox.load_all(environment):  # of an earlier attempt at this training
         if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):
             record.started, record.run_id, record.offsets, record.dropped = left.started, left.run_id, left.offsets, left.dropped
+            record.folder = left.folder
     record.params = flatten(description.params)
     record.tags = _tags(description, owner)
     record.group = surroundings.dvc_experiment() or f"repro-{digest_of([record.tags[COMMIT], _text(PARAMS)])[:8]}"
@@ -217,33 +235,44 @@ def sync(environment: Environment, besides: Record | None = None, known: tuple[A
     ``DarkroomError`` where the tracking server does not answer.
     """
     outbox.records(environment).mkdir(parents=True, exist_ok=True)
-    sent = 0
+    sent, failures = 0, list[Exception]()
     try:
         with FileLock(outbox.records(environment) / "sync.lock", timeout=0):
             client, experiment = known or outbox.connect(environment)
-            for record in outbox.load_all(environment):
-                if (besides is not None and record.path(environment) == besides.path(environment)) or not _ended(record):
-                    continue
-                if record.status == "RUNNING":
-                    record.status, record.ended = "KILLED", now()
-                outbox.deliver(client, experiment, record, environment, announce=not outbox.exists(client, record.run_id))
-                sent += 1
-            settle(client, experiment)
 
             def is_missing(stage: str, fingerprint: str) -> bool:
                 found = outbox.find_run(client, experiment, stage, fingerprint)
                 return found is None or found.info.status not in ("FINISHED", "RUNNING")
 
-            for record in restored.records(environment, is_missing):
-                outbox.deliver(client, experiment, record, environment, announce=True)
-                sent += 1
+            for record in [*_left(environment, besides), *restored.records(environment, is_missing)]:
+                try:  # one that cannot be sent is not to hold up the others
+                    outbox.deliver(client, experiment, record, environment, announce=True)
+                    sent += 1
+                except Exception as error:
+                    failures.append(error)
+            settle(client, experiment)
     except Timeout:
         pass
     except Exception as error:
-        reason = lineage.redact(str(error) or type(error).__name__).splitlines()[0][:200]
+        failures.append(error)
+    if failures:
+        reason = lineage.redact(str(failures[0]) or type(failures[0]).__name__).splitlines()[0][:200]
         where, remedy = lineage.redact(environment.tracking_uri), "check MLFLOW_TRACKING_URI and the server, then: darkroom sync"
-        raise DarkroomError(f"tracking could not send earlier runs: {reason}", where=where, remedy=remedy) from error
+        raise DarkroomError(f"tracking could not send earlier runs: {reason}", where=where, remedy=remedy) from failures[0]
     return sent, len(outbox.load_all(environment)) - (besides is not None)
+
+
+def _left(environment: Environment, besides: Record | None) -> Iterator[Record]:
+    """The records of processes that have ended; one that could not say how was killed."""
+    for record in outbox.load_all(environment):
+        path = record.path(environment)
+        if besides is not None and path == besides.path(environment):
+            continue
+        process, silent = record.process, now() - path.stat().st_mtime * 1000 > SILENT_MS
+        if process.is_dead() or silent or (record.status != "RUNNING" and process == lineage.Process.current()):
+            if record.status == "RUNNING":
+                record.status, record.ended = "KILLED", now()
+            yield record
 
 
 def settle(client: Any, experiment: str) -> None:
@@ -254,7 +283,7 @@ def settle(client: Any, experiment: str) -> None:
             continue
         owner = lineage.Process(tags["darkroom.host"], int(tags["darkroom.pid"]), float(tags["darkroom.process_started"]))
         heard = [point.timestamp for point in client.get_metric_history(run.info.run_id, HEARTBEAT)]
-        if owner.is_dead() or now() - max([run.info.start_time, *heard]) > SILENT_MS:
+        if owner.is_dead() or now() - max([run.info.start_time, int(tags.get(outbox.HEARD, 0)), *heard]) > SILENT_MS:
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -267,11 +296,6 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[f"{prefix}{key}"] = lineage.redact(value if isinstance(value, str) else json.dumps(value))[:MAX_VALUE]
     return flat
-
-
-def _ended(record: Record) -> bool:
-    process = record.process
-    return process.is_dead() or (record.status != "RUNNING" and process == lineage.Process.current())
 
 
 def _tags(description: Description, owner: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -114,7 +115,9 @@ def verify(environment: Environment, progress: Progress = lambda done, total: No
     problems, counts = known.ledger.audit(read_file(environment.root / "params.yaml"), progress)
     local = [version for version in known.versions.values() if _is_local(version)]
     problems += [problem for version in local if (problem := known.check(version))]
-    return problems, {**counts, "registered versions": len(local)}
+    if known.note:
+        print(known.note, file=sys.stderr)
+    return problems, {**counts, "registered versions": len(local), "versions on a server, unchecked": len(known.versions) - len(local)}
 
 
 class _Lineage:
@@ -145,19 +148,20 @@ class _Lineage:
         uri, expected = f"{version.source}/artifacts", version.tags.get("darkroom.sha256", "")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as beside:
             folder = Path(unquote(urlparse(uri).path) if _is_local(version) else beside)
-            if fetch and not _is_local(version):
-                self._wait(lambda: download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=self.uri))
+            here = _is_local(version)
+            if fetch and not here:
+                here = self._wait(lambda: download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=self.uri))
             place = next(folder.rglob(WEIGHTS), folder)
-            found = sha256(place) if place.is_file() else ""
+            found = sha256(place) if here and place.is_file() else ""
         if found == expected:
             return None
-        state = "differs" if found else "absent" if fetch or _is_local(version) else "unchecked"
+        state = "differs" if found else "absent" if here else "unchecked"
         remedy = f"restore MLflow's artifacts from a copy, or train it again: dvc repro --force train-{version.name}"
         where = str(place) if _is_local(version) else f"{uri}/{place.relative_to(folder)}"
         return Problem(where, state, expected, found, remedy)
 
-    def _wait(self, function: Callable[[], Any]) -> None:
-        """Call what may fail or hang in a thread of its own, and wait as long as is decent."""
+    def _wait(self, function: Callable[[], Any]) -> bool:
+        """Call what may fail or hang in a thread of its own, and wait as long as is decent; whether it is done by then."""
         import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
 
         def work() -> None:
@@ -167,6 +171,7 @@ class _Lineage:
         thread = Thread(target=work, name="trace", daemon=True)
         thread.start()
         thread.join(60 if self.uri.startswith(SQLITE) else 10)
+        return not thread.is_alive()
 
     def _ask(self) -> None:
         from mlflow import MlflowClient

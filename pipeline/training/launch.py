@@ -1,19 +1,16 @@
-"""Starting a training under Ray Train: in this process, on local workers, or on a cluster; and bringing its results home."""
+"""A training from its start to what it hands on: found finished, gone on with, or begun."""
 
 import importlib.metadata
 import json
-import logging
-import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 
 import pipeline
@@ -22,9 +19,10 @@ from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
 from pipeline.models.store import WEIGHTS
-from pipeline.training.loopback import meet_on_loopback
+from pipeline.training.fit import fit, mirrored, planned
 from pipeline.training.settings import TrainingSettings
-from pipeline.training.worker import FINISHED, train_worker
+from pipeline.training.storage import Mirror
+from pipeline.training.worker import FINISHED
 
 CODE = (
     "data/dataset.py",
@@ -37,8 +35,6 @@ CODE = (
     "training",
 )
 POLL_SECONDS = 2.0
-WORKER_TIMEOUT_SECONDS = 300
-MAX_FAILURES = 3
 KEEP_FINISHED = 3
 
 Listener = Callable[[Path], None]
@@ -87,26 +83,27 @@ def train(training: Training, environment: Environment, model: Path, history: Pa
     """
     began = time.time()
     folder = training.folder(environment.storage)
-    done = _is_finished(folder)
-    plan = _plan(environment)
-    if plan.workers > training.settings.batch_size:
-        remedy = f"ask for at most {training.settings.batch_size}, or raise batch_size"
-        raise BadInput(
-            f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}", where="DARKROOM_WORKERS", remedy=remedy
-        )
-    if done:
+    mirror = mirrored(environment, folder)
+    if mirror and not _is_finished(folder):
+        mirror.pull()  # what another machine left
+    if _is_finished(folder):
         print(f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})", flush=True)
     else:
-        with _following(folder, listeners):
-            marks = _fit(training, environment, plan, folder)
-    finished = read_json(folder / FINISHED)
-    told = {"workers": max(1, plan.workers), "threads": plan.threads, "mode": plan.mode, "device": finished["device"]}
-    # a process that was killed before it could tell leaves the worker's times alone
-    times = told | {"total": time.time() - began} | finished["times"]
-    if not done:
-        times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
-        times["images_per_second"] = training.settings.num_steps * training.settings.batch_size / max(1e-9, times["loop"])
-        write_json(folder / FINISHED, {**finished, "times": times})
+        with planned(environment) as plan:
+            if plan.workers > training.settings.batch_size:
+                said = f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}"
+                remedy = f"ask for at most {training.settings.batch_size}, or raise batch_size"
+                raise BadInput(said, where="DARKROOM_WORKERS", remedy=remedy)
+            with _following(folder, listeners, mirror):
+                marks = fit(training, environment, plan, folder)
+        if mirror:
+            mirror.pull()
+        times = {"workers": max(1, plan.workers), "threads": plan.threads, "mode": plan.mode}
+        times |= {"total": time.time() - began, "start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
+        finished = read_json(folder / FINISHED)
+        write_json(folder / FINISHED, {**finished, "times": finished["times"] | times})
+    # a process that was killed before it could tell, or one elsewhere, leaves the worker's times alone
+    times = {"mode": "handed on", "total": time.time() - began} | read_json(folder / FINISHED)["times"]
     _hand_on(folder, model, history, times)
     return Outcome(folder, times)
 
@@ -120,133 +117,6 @@ def _is_finished(folder: Path) -> bool:
         pass
     (folder / FINISHED).unlink(missing_ok=True)
     return False
-
-
-@dataclass(frozen=True)
-class _Plan:
-    workers: int  # 0: in this process
-    gpus: bool
-    threads: int
-    mode: str
-
-
-def _plan(environment: Environment) -> _Plan:
-    """How many workers, of what: ``auto`` takes a cluster's devices, several local GPUs, or this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpus = 0 if environment.device == "cpu" else torch.cuda.device_count()
-    if environment.device == "cuda" and not gpus and not environment.ray_address:
-        raise BadInput("no CUDA device is seen here", where="DARKROOM_DEVICE", remedy="use DARKROOM_DEVICE=auto or cpu")
-    if environment.workers == "auto" and not environment.ray_address and gpus < 2:
-        return _Plan(0, gpus == 1, cores, "in process")
-    resources = _start_ray(environment, cores)
-    gpus, cpus = (0 if environment.device == "cpu" else int(resources.get("GPU", 0))), int(resources.get("CPU", 0))
-    if environment.workers == "auto":
-        workers = gpus or max(1, sum(1 for key in resources if key.startswith("node:") and key != "node:__internal_head__"))
-    else:
-        workers = environment.workers
-    if workers > (gpus or cpus):
-        raise BadInput(
-            f"{workers} workers were asked for, the {'cluster' if environment.ray_address else 'machine'} has {gpus or cpus} "
-            f"{'GPUs' if gpus else 'CPUs'}",
-            where="DARKROOM_WORKERS",
-            remedy=f"ask for at most {gpus or cpus}, or add nodes",
-        )
-    return _Plan(
-        workers, gpus > 0, max(1, cpus // workers), f"cluster {environment.ray_address}" if environment.ray_address else "local workers"
-    )
-
-
-def _start_ray(environment: Environment, cores: int) -> dict[str, float]:
-    import ray
-
-    if not ray.is_initialized():
-        local: dict[str, Any] = {} if environment.ray_address else {"num_cpus": cores, "include_dashboard": False}
-        address = environment.ray_address or "local"  # never None, which joins any cluster found on this machine
-        try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            remedy = "check the address, the token (RAY_AUTH_TOKEN) and that Ray's versions are equal"
-            raise DarkroomError(f"no Ray cluster answers: {str(error).splitlines()[0]}", where=address, remedy=remedy) from error
-    return ray.cluster_resources()
-
-
-def _fit(training: Training, environment: Environment, plan: _Plan, folder: Path) -> dict[str, float]:
-    """Run the workers; return when worker 0 entered and left the loop (seconds since the epoch)."""
-    import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.torch.config import _TorchBackend
-
-    class LoopbackBackend(_TorchBackend):
-        def on_start(self, worker_group: Any, backend_config: Any) -> None:
-            worker_group.execute(meet_on_loopback)
-            super().on_start(worker_group, backend_config)
-
-    class LoopbackConfig(TorchConfig):
-        backend_cls = LoopbackBackend
-
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # in process it would name each report
-    job = {
-        "name": training.name,
-        "settings": training.settings.model_dump_json(),
-        "config": training.config.model_dump_json(),
-        "data": str(training.data.folder.resolve()),
-        "folder": str(folder),
-        "threads": plan.threads,
-        "device": "auto" if plan.gpus else "cpu",
-        "card": {
-            "fingerprint": training.fingerprint,
-            "data": training.data.digest,
-            "source": training.data.source,
-            "images": len(training.data.train),
-            "class_names": list(training.data.class_names),
-            "training": json.loads(training.settings.model_dump_json()),
-        },
-    }
-    resources = {"GPU": 1} if plan.gpus else {"CPU": plan.threads}
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=job,
-        torch_config=(TorchConfig if environment.ray_address else LoopbackConfig)(timeout_s=WORKER_TIMEOUT_SECONDS),
-        scaling_config=ScalingConfig(num_workers=plan.workers, use_gpu=plan.gpus and plan.workers > 0, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=f"{folder.name}-{time.time_ns()}",  # a fresh name: going on from a checkpoint is our store's affair
-            storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=MAX_FAILURES),
-            logging_config=LoggingConfig(log_level="ERROR"),
-        ),
-    )
-    if plan.workers and not environment.ray_address:
-        _quieten(trainer)
-    try:
-        result = trainer.fit()
-    except Exception as error:
-        raise _explained(error, training.name) from error
-    finally:
-        if ray.is_initialized():
-            ray.shutdown()
-        shutil.rmtree(folder / "ray", ignore_errors=True)
-    answer = result.return_value
-    if refusal := (answer or {}).get("refusal"):
-        kind = BadInput if refusal.pop("bad_input") else DarkroomError
-        raise kind(**refusal)
-    return answer
-
-
-def _quieten(trainer: Any) -> None:
-    """On one machine drop the callback that asks the absent dashboard once a second, and warns as often."""
-    default = trainer._create_default_callbacks
-    trainer._create_default_callbacks = lambda: [one for one in default() if type(one).__name__ != "PlacementGroupCleanerCallback"]
-
-
-def _explained(error: Exception, name: str) -> Exception:
-    failures = getattr(error, "worker_failures", None)
-    cause = next(iter(failures.values())) if failures else error
-    if isinstance(cause, DarkroomError):
-        return cause
-    first = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
-    remedy = "the same command goes on from the last checkpoint; DARKROOM_DEBUG=1 shows the traceback"
-    return DarkroomError(f"the training failed: {type(cause).__name__}: {first}"[:400], where=f"train-{name}", remedy=remedy)
 
 
 @contextmanager
@@ -268,12 +138,15 @@ def alone(training: Training, environment: Environment) -> Iterator[None]:
 
 
 @contextmanager
-def _following(folder: Path, listeners: list[Listener]) -> Iterator[None]:
-    """Call the listeners with ``folder`` every two seconds from a thread, and once more at the end."""
+def _following(folder: Path, listeners: list[Listener], mirror: Mirror | None) -> Iterator[None]:
+    """Call the listeners with ``folder`` every two seconds from a thread, and once more at the end; it is brought up to date before."""
     stop = threading.Event()
 
     def follow() -> None:
         while not stop.wait(POLL_SECONDS):
+            if mirror:
+                with suppress(DarkroomError):  # the last pull says what is wrong
+                    mirror.pull("metrics.jsonl", "samples/")
             for listener in listeners:
                 listener(folder)
 
@@ -284,6 +157,8 @@ def _following(folder: Path, listeners: list[Listener]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join(timeout=30)
+        if mirror:
+            mirror.pull("metrics.jsonl", "samples/")
         for listener in listeners:
             listener(folder)
 

@@ -15,7 +15,7 @@ from pipeline.models.task import Batch, Task
 from pipeline.noise import Noise
 from pipeline.pictures import to_bytes, write_png
 from pipeline.training.checkpoint import CheckpointStore, restore, state_of
-from pipeline.training.record import Record
+from pipeline.training.record import Record, check_finite
 from pipeline.training.schedule import Order, learning_rate_factor
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.step import Average, Step, World
@@ -46,15 +46,17 @@ class Loop:
         self.average = Average(self.task, settings.ema_decay)
         self.phases = self.task.phases()
         self.step = Step(self.task, self.phases, settings, self.world)
-        self.order = Order(settings.seed, len(data.train), settings.batch_size)
+        self.order = Order(settings.seed, data.train.shard_sizes, settings.batch_size)
         self.checkpoints = CheckpointStore(folder / "checkpoints")
         self.seconds: dict[str, float] = defaultdict(float)
         self._window: dict[str, list[Tensor]] = defaultdict(list)
         self._since = (0, time.perf_counter())
+        self.num_taken = 0  # steps by this very loop
 
     def run(self) -> Task:
         """Train to the last step, from the newest checkpoint if there is one; return the finished (averaged) model."""
         settings, first = self.settings, self._resume()
+        self.num_taken = settings.num_steps - first
         record = Record(self.folder / "metrics.jsonl") if self.world.rank == 0 else None
         self._since = (first, time.perf_counter())
         for number in range(first + 1, settings.num_steps + 1):
@@ -71,6 +73,7 @@ class Loop:
                 metrics |= self._training_metrics(number)
             if last or number % settings.validate_every == 0:
                 metrics |= self._validate()
+            check_finite(number, metrics)
             if metrics and record:
                 record.add(number, metrics)
             if record and (last or number % settings.sample_every == 0):
@@ -84,7 +87,8 @@ class Loop:
         return self.average.task
 
     def _resume(self) -> int:
-        found = self.checkpoints.latest()
+        """What worker 0 finds is sent to all: they need not see its checkpoints, and cannot go on from different ones."""
+        found = self.world.share(self.checkpoints.latest() if self.world.rank == 0 else None)
         if found is None:
             return 0
         step, state = found

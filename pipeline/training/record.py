@@ -9,6 +9,21 @@ from typing import Any
 from pipeline.errors import DarkroomError
 
 
+class Diverged(DarkroomError):
+    """The training's numbers are no longer finite."""
+
+
+def check_finite(step: int, metrics: dict[str, float]) -> None:
+    """Raise ``Diverged`` for NaN and infinity. All workers have the same metrics, so all of them stop."""
+    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+    if broken:
+        raise Diverged(
+            f"the training diverged: {broken[0]} is not finite at step {step}",
+            where="params.yaml",
+            remedy="lower the learning rate or set clip_norm in params.yaml; the last checkpoint is whole",
+        )
+
+
 class Record:
     """Appends ``{"step", "time", "metrics"}`` lines (time in ms since the epoch).
 
@@ -25,14 +40,7 @@ class Record:
         self.file.truncate(whole)
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of ``step`` unless an earlier attempt did. Raises ``DarkroomError`` for NaN and infinity."""
-        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        if broken:
-            raise DarkroomError(
-                f"the training diverged: {broken[0]} is not finite at step {step}",
-                where=str(self.path.parent),
-                remedy="lower the learning rate or set clip_norm in params.yaml; the last checkpoint is whole",
-            )
+        """Write the metrics of ``step`` unless an earlier attempt did."""
         if step > self.last_step:
             line = json.dumps({"step": step, "time": time.time_ns() // 1_000_000, "metrics": metrics})
             self.file.write(line.encode() + b"\n")

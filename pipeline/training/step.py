@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,13 @@ class World:
     def rows(self, total: int) -> tuple[int, int]:
         """This worker's rows ``start:stop`` of a global batch of ``total``."""
         return total * self.rank // self.size, total * (self.rank + 1) // self.size
+
+    def share(self, value: Any) -> Any:
+        """Worker 0's ``value``, for all workers."""
+        box = [value]
+        if self.size > 1:
+            torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of ``values`` over all workers."""

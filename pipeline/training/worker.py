@@ -1,24 +1,33 @@
 """What runs in a Ray Train worker: the loop, given its place among the workers. The same code in every mode."""
 
+import getpass
 import json
 import logging
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
+from pipeline import environment
 from pipeline.data.dataset import Dataset
 from pipeline.errors import DarkroomError
-from pipeline.files import write_json
+from pipeline.files import digest_of, read_json, whole_folder, write_json
 from pipeline.models import store
 from pipeline.models.task import DataSpec
 from pipeline.training.loop import Loop
+from pipeline.training.record import Diverged
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.step import World
+from pipeline.training.storage import Mirror
 
 FINISHED = "finished.json"
+COPY_SECONDS = 1800
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -31,6 +40,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     import ray.train.torch
     import ray.train.v2._internal.execution.context as ray_context
 
+    environment.prepare_device()
     logging.getLogger(ray_context.__file__).setLevel(logging.WARNING)  # names each report otherwise
     entered = time.time()
     context = ray.train.get_context()
@@ -43,30 +53,86 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         ray.train.report(metrics)
 
     try:
-        loop = _loop(job, world, report)
-        built = time.time()
-        model = loop.run()
+        data = _data(job)
+        with _stored(job, world) as folder:
+            loop = _loop(job, data, folder, world, report)
+            built = time.time()
+            model = loop.run()
+            trained = time.time()
+            if world.rank == 0:
+                card = store.write(model, folder / "model", job["card"])
+                times = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
+                times["images_per_second"] = loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
+                write_json(folder / FINISHED, {"sha256": card["sha256"], "times": {**times, "device": str(world.device)}})
     except DarkroomError as error:
-        if world.size > 1:  # the others wait for this one: let Ray end them
+        if world.size > 1 and not isinstance(error, Diverged):  # the others wait for this one: let Ray end them
             raise
         return {"refusal": {"what": error.what, "where": error.where, "remedy": error.remedy, "bad_input": error.exit_code == 2}}
-    trained = time.time()
-    if world.rank == 0:
-        folder = Path(job["folder"])
-        card = store.write(model, folder / "model", job["card"])
-        times = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
-        write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times, "device": str(world.device)})
     if world.size > 1:
         ray.train.collective.barrier()
     return {"entered": entered, "left": time.time()}
 
 
-def _loop(job: dict[str, Any], world: World, report: Any) -> Loop:
-    data = Dataset.open(Path(job["data"]))
+def _loop(job: dict[str, Any], data: Dataset, folder: Path, world: World, report: Any) -> Loop:
     settings = TrainingSettings.model_validate_json(job["settings"])
     spec = DataSpec(channels=data.channels, size=data.size, classes=len(data.class_names))
     task = store.build(job["name"], json.loads(job["config"]), spec, settings.seed)
-    return Loop(task, data, settings, Path(job["folder"]), world, report)
+    return Loop(task, data, settings, folder, world, report)
+
+
+def _data(job: dict[str, Any]) -> Dataset:
+    """The processed data: the driver's folder where this machine sees it, else a copy of what was sent, once for each machine."""
+    folder = Path(job["data"])
+    if not ("sent" in job or "stored" in job) or _digest(folder) == job["digest"]:
+        return Dataset.open(folder)
+    folder = _scratch() / "data" / job["digest"]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
+        if _digest(folder) != job["digest"]:
+            with whole_folder(folder) as beside:
+                if "stored" in job:
+                    Mirror(beside, job["stored"]).pull()
+                else:
+                    _unpack(job["sent"], beside)
+    return Dataset.open(folder)
+
+
+def _unpack(sent: dict[str, Any], folder: Path) -> None:
+    import ray
+
+    for name, data in sent.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(ray.get(data, timeout=COPY_SECONDS))
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return digest_of(read_json(folder / "manifest.json"))
+    except (OSError, ValueError):
+        return ""
+
+
+@contextmanager
+def _stored(job: dict[str, Any], world: World) -> Iterator[Path]:
+    """The training's folder: the one that all machines see, or worker 0's own, kept alike with the storage address."""
+    if "storage" not in job:
+        yield Path(job["folder"])
+        return
+    with tempfile.TemporaryDirectory(dir=_scratch()) as own:
+        if world.rank:
+            yield Path(own)
+            return
+        mirror = Mirror(Path(own), job["storage"])
+        mirror.pull("checkpoints/", "metrics.jsonl", "samples/")
+        with mirror.pushing():
+            yield Path(own)
+
+
+def _scratch() -> Path:
+    """This machine's own folder for what can be brought again."""
+    folder = Path(tempfile.gettempdir()) / f"darkroom-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _wrap(module: nn.Module) -> nn.Module:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from pipeline.errors import BadInput
+from pipeline.params import validate
 from pipeline.retraining.gates import GateSettings, judge
 
 GUARDS = GateSettings(guarded=["accuracy", "fid"])
@@ -56,3 +58,18 @@ def test_each_finding_says_numbers_in_words():
     (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
     assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
     assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
+
+
+def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
+    challenger = {name: value for name, value in measured().items() if not name.startswith("fid")}
+    assert verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS)) == {
+        "measured": True,
+        "comparable": True,
+        "accuracy": True,
+        "fid": False,
+    }
+
+
+def test_a_misspelt_measure_guards_nothing_and_is_refused():
+    with pytest.raises(BadInput, match="guarded"):
+        validate({"guarded": ["acuracy"]}, GateSettings, where="gates")

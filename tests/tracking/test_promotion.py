@@ -4,6 +4,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from pipeline.cli import commands
 from pipeline.evaluation import compare
@@ -12,6 +13,7 @@ from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_model, write_picture
 
 PROTOCOL = "p" * 64
+PARAMS = {"training.seed": "9", "model.beta": "1.0"}
 
 
 def add(environment, tmp_path, seed: int, **numbers: float) -> str:
@@ -106,20 +108,21 @@ def test_trainings_side_by_side_show_measures_params_and_pictures(shop, tmp_path
 
 
 def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
-    found = comparison.by_seed(client(), "1", "vae")
+    found = comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
     assert list(found) == [0, 1, 2]
     mean, deviation, values = compare.seed_summary(found)["fid"]
     assert values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
-    code, said = shop("seeds", "vae")
-    assert code == 0 and "1.17 ± 0.764" in said
-    assert shop("seeds", "gan")[0] == 2
+    console = Console(width=120, record=True)
+    console.print(compare.seed_table(found))
+    assert "1.17 ± 0.764" in console.export_text()
 
 
 def test_a_run_that_differs_in_more_than_the_seed_is_no_seed_of_it(environment, client, tmp_path):
     add(environment, tmp_path, 0, fid=1.0)
     with open_run(environment, Description("train-vae", "x" * 64, {"training": {"seed": 3}, "model": {"beta": 2.0}}, "digits", "d" * 64)):
         pass
-    assert list(comparison.by_seed(client(), "1", "vae")) == [3]
+    assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)) == [0]
+    assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "e" * 64)) == []
 
 
 def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(environment, client, tmp_path, monkeypatch):

@@ -328,3 +328,59 @@ def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_sta
         children[parents[run.data.tags["mlflow.parentRunId"]].info.run_name].append(run.data.tags["darkroom.stage"])
     assert sorted(sorted(stages) for stages in children.values()) == [["train-gan", "train-vae"], ["train-vae"]]
     assert sorted(run.info.status for run in parents.values()) == ["FAILED", "FINISHED"]
+
+
+def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(environment, client, description, tmp_path):
+    write_lines(tmp_path / "training", range(8))
+    child(environment).wait()  # killed, with a record left behind
+    away = replace(environment, storage=tmp_path / "other storage")
+    later = tmp_path / "later"
+    later.mkdir()
+    lines = [json.dumps({"step": step, "time": step + 99, "metrics": {"validation/accuracy": 0.5}}) for step in range(10)]
+    (later / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with open_run(away, Description("train-gan", "f" * 64, {"seed": 1})) as run:
+        run.follow(later)
+        run._followed = float("-inf")
+        with open(later / "metrics.jsonl", "a") as file:
+            file.write(lines[-1].replace('"step": 9', '"step": 10') + "\n")
+        run.follow(later)
+    assert runs.sync(environment) == (1, 0)
+    (only,) = all_runs(client())
+    assert only.info.status == "FINISHED"
+    assert sorted(point.step for point in client().get_metric_history(run.id, "validation/accuracy")) == list(range(11))
+
+
+def test_a_deleted_run_and_a_lost_parent_do_not_hold_up_the_others(environment, client, description, tmp_path):
+    for stage in ("train-gan", "train-vae"):
+        child(environment, stage).wait()
+    gone = next(run for run in all_runs(client()) if run.data.tags["darkroom.stage"] == "train-gan")
+    client().delete_run(gone.info.run_id)
+    assert runs.sync(environment) == (2, 0)
+    assert sorted(run.data.tags["darkroom.stage"] for run in all_runs(client())) == ["train-gan", "train-vae"]
+    assert {run.info.status for run in all_runs(client())} == {"KILLED"}
+
+
+def test_artifacts_are_those_of_their_moment(environment, client, tmp_path):
+    (tmp_path / "report.html").write_text("first")
+    with open_run(replace(environment, tracking_uri=DEAD), Description("evaluate", "e" * 64)) as run:
+        run.log_artifact(tmp_path / "report.html")
+    (tmp_path / "report.html").write_text("second")
+    (kept,) = (environment.storage / "tracking").glob("*.json")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    assert runs.sync(environment) == (1, 0)
+    (tmp_path / "own").mkdir()
+    path = client().download_artifacts(all_runs(client())[0].info.run_id, "report.html", str(tmp_path / "own"))
+    assert Path(path).read_text() == "first"
+    assert not [entry for entry in (environment.storage / "tracking").iterdir() if entry.name != "sync.lock"]
+
+
+def test_a_server_that_falls_silent_after_the_start_costs_little(environment, description, tmp_path, monkeypatch):
+    model = write_model(tmp_path / "gan", "gan")
+    away = replace(environment, tracking_uri="http://127.0.0.1:1")
+    monkeypatch.setattr(outbox, "connect", lambda environment: (None, "1"))
+    monkeypatch.setattr(outbox, "deliver", lambda *_, announce, **__: None if announce else time.sleep(60))
+    monkeypatch.setattr(runs, "sync", lambda *_: (0, 0))
+    begun = time.monotonic()
+    with open_run(away, description) as run:
+        run.register(model, "gan")
+    assert time.monotonic() - begun < 5.5

@@ -139,6 +139,22 @@ def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(t
     assert status == ["KILLED"]
 
 
+@pytest.mark.cluster
+def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    process = project.start("stages.train", "ae", DARKROOM_WORKERS="2")
+    deadline = time.monotonic() + 120
+    while not project.steps("ae"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, output
+    wait_until_nothing_runs_in(project.folder)
+
+
 def test_a_training_ends_when_dvc_is_killed(tmp_path, processed_digits):
     """DVC leaves its stage running; two stages would then write the same folder."""
     project = Project(tmp_path / "project", processed_digits)

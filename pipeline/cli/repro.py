@@ -1,0 +1,31 @@
+"""`darkroom repro`: dvc repro, with independent stages side by side."""
+
+import click
+
+from pipeline import environment
+from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
+
+
+@click.command()
+@click.argument("targets", nargs=-1)
+@click.option("--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once.")
+@click.option("--force", "-f", is_flag=True, help="Run stages that are up to date, too.")
+def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
+    """Run what is stale of TARGETS (all stages), independent stages side by side, and send MLflow what it missed."""
+    from pipeline import repro as stages
+    from pipeline.tracking import runs
+
+    where, failure = environment.read(), None
+    try:
+        stages.repro(where, list(targets), jobs, force)
+    except BadInput:
+        raise
+    except DarkroomError as error:
+        failure = error
+    if failure is None or failure.exit_code != EXIT_BUSY:
+        try:
+            runs.sync(where)
+        except DarkroomError as error:
+            click.echo(f"warning: {error}", err=True)
+    if failure is not None:
+        raise failure
