@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 PORT ?= 5000
 
-.PHONY: install repro test test-fast check ui mlflow-server report clean
+.PHONY: install repro test test-all test-fast check ui mlflow-server report clean
 
 install: $(READY)
 
@@ -33,10 +33,13 @@ repro: install
 	@echo "The numbers:      source $(VENV)/bin/activate && dvc metrics show"
 
 test: install
+	pytest -m "not nightly"
+
+test-all: install
 	pytest
 
 test-fast: install
-	pytest -m "not slow and not cluster"
+	pytest -m "not slow and not cluster and not nightly"
 
 check: install
 	ruff check .

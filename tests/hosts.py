@@ -33,6 +33,7 @@ DISK = """set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$1"
 mount -t tmpfs tmpfs /dev/shm
 if [ -n "$4" ]; then mount --bind "$4" "$3/shared"; fi
+case "$1" in /tmp/*) mkdir -p "$3${1#/tmp}"; mount --rbind "$1" "$3${1#/tmp}";; esac
 mount --rbind "$3" /tmp
 mount -o remount,bind,ro /
 hostname "$5"

@@ -46,13 +46,13 @@ def _run() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         if not type(error).__module__.startswith("mlflow."):
             raise
         reason, remedy = redact(str(error)).splitlines()[0][:300], "check MLFLOW_TRACKING_URI and the server"
         raise DarkroomError(f"MLflow failed: {reason}", remedy=remedy) from error
-    except click.Abort:
-        sys.exit(128 + signal.SIGINT)
 
 
 for command in (

@@ -65,7 +65,7 @@ def examine(asked: Asked) -> tuple[list[dict[str, Any]], list[str]]:
             facts = ray.get(answer, timeout=SECONDS)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
-            remedy = "install the same Darkroom there (infra/docker), or let Ray ship it: ray job submit --working-dir . -- darkroom repro"
+            remedy = "install the same Darkroom there: one image for all machines (infra/docker)"
             raise DarkroomError(f"the preflight failed: {reason}", where=address, remedy=remedy) from None
         devices = {"address": address, "CPUs": int(node["Resources"].get("CPU", 0)), "GPUs": int(node["Resources"].get("GPU", 0))}
         clock = max(0.0, began - facts["time"], facts["time"] - time.time())

@@ -133,6 +133,7 @@ def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made,
     assert "models/cnn/model.safetensors: differs" in shell(clone, "darkroom", "verify", code=1)
 
 
+@pytest.mark.nightly
 def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_path, processed_digits):
     seed = random.SystemRandom().randrange(10**6)
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
