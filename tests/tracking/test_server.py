@@ -22,8 +22,7 @@ from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_lines, write_model, write_picture
 from tests.tracking.test_runs import ROOT, child
 
-ADMIN, USERS, BUCKET = ("admin", "correct-horse-battery"), {"alice": "alice-and-her-secret", "bob": "bob-and-his-secret-too"}, "tracking"
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+ADMIN, USERS, BUCKET = ("admin", "correct-horse-battery"), {"alice": "alice-and-her-secret", "bob": "bob-and-his-secret-too"}, "darkroom"
 CLOSED = ["", "version", "graphql", "metrics", "signup", "docs", "api/2.0/mlflow/experiments/search", "ajax-api/2.0/mlflow/users/current"]
 CLOSED += ["api/2.0/mlflow/users/list", "api/2.0/mlflow-artifacts/artifacts", "get-artifact?path=a", "v1/traces", "ajax-api/3.0/jobs/1"]
 READER = "import mlflow, pandas as pd; model = mlflow.pyfunc.load_model('models:/gan@champion')\n"
@@ -52,24 +51,13 @@ def place():
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    """Moto's S3: the client, and its address."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    s3.start()
-    endpoint = "http://{}:{}".format(*s3.get_host_and_port())
-    client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
-    client.create_bucket(Bucket=BUCKET)
-    yield client, endpoint
-    s3.stop()
-
-
-@pytest.fixture(scope="module")
 def server(place, bucket):
     """The address of a server whose artifacts are in the bucket, with two users besides the admin."""
-    settings = {"MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow", "MLFLOW_S3_ENDPOINT_URL": bucket[1], **KEYS}
+    settings = {
+        "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
+        "MLFLOW_S3_ENDPOINT_URL": bucket[1]["AWS_ENDPOINT_URL"],
+        **bucket[1],
+    }
     process, uri = start(place / "shared", **settings)
     try:
         for name, password in USERS.items():

@@ -14,23 +14,6 @@ from pipeline.training import record
 from pipeline.training.storage import Mirror
 from tests.project import Project
 
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    """The variables by which s3://darkroom is reached: moto's, on loopback."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
-    client.create_bucket(Bucket="darkroom")
-    yield {**KEYS, "AWS_ENDPOINT_URL": endpoint}
-    server.stop()
-
 
 def write(folder, **files: str) -> None:
     for name, text in files.items():
@@ -90,7 +73,7 @@ def test_an_address_that_cannot_be_used_or_does_not_answer_is_said(tmp_path):
 def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, processed_digits, bucket):
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
     assert whole.run("stages.train", "vae")[0] == 0
-    there = {**bucket, "DARKROOM_STORAGE": "s3://darkroom/store"}
+    there = {**bucket[1], "DARKROOM_STORAGE": "s3://darkroom/store"}
     killed = cut.start("stages.train", "vae", **there)
     cut.kill_at(killed, "vae", 31)
     shutil.rmtree(cut.folder / ".darkroom")  # another machine has the bucket and the data alone
@@ -108,7 +91,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
 @pytest.mark.slow
 def test_dvc_pushes_to_s3_and_pulls_from_it(tmp_path, bucket):
     def dvc(*command: str) -> None:
-        here = {**os.environ, **bucket, "DVC_NO_ANALYTICS": "1"}
+        here = {**os.environ, **bucket[1], "DVC_NO_ANALYTICS": "1"}
         done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stdout + done.stderr
 
