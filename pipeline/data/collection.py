@@ -31,6 +31,11 @@ class Collection(ABC):
     channels: int
     size: int
 
+    @property
+    def lasting_names(self) -> list[str]:
+        """By which the images of 'train' are known whatever joins them; none where their place is all they have."""
+        return []
+
     @abstractmethod
     def name(self, split: str, index: int) -> str:
         """What a person finds an image by."""
@@ -64,6 +69,10 @@ class PictureCollection(Collection):
 
     place: Path
     names: dict[str, list[str]]
+
+    @property
+    def lasting_names(self) -> list[str]:
+        return self.names["train"]
 
     def name(self, split: str, index: int) -> str:
         return self.names[split][index]

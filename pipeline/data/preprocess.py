@@ -33,7 +33,7 @@ def preprocess(
     Images are decoded in the order of the files and written as they come, so memory does not grow with their number.
     """
     collection, hashes = open_raw(settings, raw)
-    parts = divide(collection.labels, collection.class_names, settings)
+    parts = divide(collection.labels, collection.class_names, settings, collection.lasting_names)
     total = sum(len(indices) for _, indices in parts.values())
     with whole_folder(target) as folder:
         with workers(environment) as decode:
