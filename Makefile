@@ -33,7 +33,7 @@ repro: install
 	@echo "The numbers:      source $(VENV)/bin/activate && dvc metrics show"
 
 test: install
-	pytest -m "not nightly"
+	pytest -m "not nightly" -n 2 --dist loadfile
 
 test-all: install
 	pytest
@@ -55,4 +55,4 @@ mlflow-server: install
 	python infra/mlflow/local.py --port $(PORT)
 
 clean:
-	rm -rf $(filter-out .darkroom/server,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports
+	rm -rf $(filter-out .darkroom/server .darkroom/schedule.env,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports
