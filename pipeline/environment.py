@@ -1,5 +1,6 @@
 """What is not the experiment: workers, devices, Ray, storage and tracking addresses. The only reader of os.environ."""
 
+import math
 import os
 import secrets
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default, 2.0, costs 5 s at the end of each training
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",  # the default waits for ever
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "45",  # after which fewer workers go on where a machine is lost
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # for lost machines, then fewer go on; Ray counts machines every 20 s
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
@@ -43,6 +44,14 @@ class Environment:
     tracking_uri: str = ""  # MLFLOW_TRACKING_URI
     artifacts: str = ""  # where a new experiment on the default database keeps its files
     mirror: str = ""  # DARKROOM_MIRROR: a folder or base URL tried before the publishers'
+    price_per_hour: float | None = None  # DARKROOM_PRICE_PER_HOUR: of one worker, in any currency; for the report
+
+    @property
+    def torch_device(self) -> str:
+        """Where a single process computes: on the first GPU, where there is one and the user allows it."""
+        import torch
+
+        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def read() -> Environment:
@@ -65,6 +74,7 @@ def read() -> Environment:
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db",
         artifacts=str(root / "mlartifacts"),
         mirror=os.environ.get("DARKROOM_MIRROR", ""),
+        price_per_hour=_price(price) if (price := os.environ.get("DARKROOM_PRICE_PER_HOUR")) else None,
     )
 
 
@@ -99,6 +109,21 @@ def dvc_experiment() -> str:
     return os.environ.get("DVC_EXP_NAME", "")
 
 
+def user_units() -> Path:
+    """Where systemd looks for a user's own units."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
+
+
+def group() -> str:
+    """The name of the retraining that this process works for, or an empty string."""
+    return os.environ.get("DARKROOM_GROUP", "")
+
+
+def notification() -> tuple[str, str]:
+    """Whom to tell of a retraining: an address that takes JSON (DARKROOM_NOTIFY_URL) and a command (DARKROOM_NOTIFY_COMMAND)."""
+    return os.environ.get("DARKROOM_NOTIFY_URL", ""), os.environ.get("DARKROOM_NOTIFY_COMMAND", "")
+
+
 def for_child(changes: dict[str, str]) -> dict[str, str]:
     """This process's environment with ``changes``, for a child that is no part of the DVC stage that may be running."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("DVC_ROOT", "DVC_STAGE", "DVC_EXP"))} | changes
@@ -119,6 +144,15 @@ def _number(name: str, text: str, least: int) -> int:
         remedy = f"use {'auto or ' if name == 'DARKROOM_WORKERS' else ''}a number from {least}"
         raise BadInput(f"{text!r} is not a number of {name.partition('_')[2].lower()}", where=name, remedy=remedy)
     return int(text)
+
+
+def _price(text: str) -> float:
+    try:
+        if 0 <= (price := float(text)) < math.inf:
+            return price
+    except ValueError:
+        pass
+    raise BadInput(f"{text!r} is not a price", where="DARKROOM_PRICE_PER_HOUR", remedy="use a number from 0, such as 0.75")
 
 
 def _device(text: str) -> Literal["auto", "cpu", "cuda"]:

@@ -9,8 +9,6 @@ from pipeline.files import digest_of
 
 def main() -> None:
     """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and tell MLflow."""
-    import torch
-
     from pipeline.data.dataset import Dataset
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
@@ -22,7 +20,7 @@ def main() -> None:
     where = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
     data = Dataset.open(Path("data/processed"))
-    device = "cuda" if where.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = where.torch_device
     folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{store.CARD}"))}
     tasks = {name: store.load(folder, device) for name, folder in folders.items()}
     digests = {name: store.digest(folder) for name, folder in folders.items()}

@@ -27,12 +27,14 @@ def test_without_any_variable_everything_happens_here(monkeypatch, tmp_path):
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         artifacts=str(tmp_path / "mlartifacts"),
         mirror="",
+        price_per_hour=None,
     )
 
 
 def test_an_empty_variable_is_none(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = ("DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "DARKROOM_MIRROR", "RAY_ADDRESS", "MLFLOW_TRACKING_URI", "DVC_ROOT")
+    names += ("DARKROOM_PRICE_PER_HOUR",)
     assert read(monkeypatch, **dict.fromkeys(names, "")) == read(monkeypatch)
 
 
@@ -48,6 +50,8 @@ def test_an_empty_variable_is_none(monkeypatch, tmp_path):
         ("DARKROOM_STORAGE", "s3://bucket/x/", "remote", "s3://bucket/x"),
         ("DARKROOM_THREADS", "3", "threads", 3),
         ("DARKROOM_MIRROR", "https://mirror.example/sets", "mirror", "https://mirror.example/sets"),
+        ("DARKROOM_PRICE_PER_HOUR", "0.75", "price_per_hour", 0.75),
+        ("DARKROOM_PRICE_PER_HOUR", "0", "price_per_hour", 0.0),
         ("RAY_ADDRESS", "ray://head:10001", "ray_address", "ray://head:10001"),
         ("MLFLOW_TRACKING_URI", "http://mlflow:5000", "tracking_uri", "http://mlflow:5000"),
     ],
@@ -59,6 +63,7 @@ def test_each_variable_sets_its_field_and_no_other(monkeypatch, tmp_path, variab
 
 def test_every_field_has_been_tried(monkeypatch):
     tried = {"root", "workers", "device", "storage", "remote", "threads", "mirror", "ray_address", "tracking_uri", "artifacts"}
+    tried |= {"price_per_hour"}
     assert {field.name for field in dataclasses.fields(environment.Environment)} == tried
 
 
@@ -69,6 +74,7 @@ def test_every_field_has_been_tried(monkeypatch):
         *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
         ("DARKROOM_STORAGE", __file__, "a folder that every worker sees"),
         *(("DARKROOM_THREADS", text, "a number from 0") for text in ("-1", "all", "10001")),
+        *(("DARKROOM_PRICE_PER_HOUR", text, "a number from 0") for text in ("-1", "nan", "inf", "0,75", "$2")),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_variables_name(monkeypatch, variable, text, remedy):

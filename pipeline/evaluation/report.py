@@ -13,6 +13,16 @@ from pipeline.evaluation import glossary, history
 from pipeline.files import write_text
 
 NUM_PROGRESS_PICTURES = 6
+PARTS = {  # of a training's time: disjoint, as the report names them, and what they are the sum of in times.json
+    "start-up": ("start", "build"),
+    "compute": ("compute",),
+    "data": ("data",),
+    "validation": ("validation",),
+    "samples": ("samples",),
+    "checkpoint": ("checkpoint", "write"),
+    "logging": ("logging",),
+    "shutdown": ("shutdown",),
+}
 
 
 def write(
@@ -114,27 +124,27 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Seconds by part for each training that says how long it took; parts in the order in which they first appear."""
+    """For each training that says how long it took: its parts in seconds and in percent of their sum, which is the total."""
     known = {name: times for name, times in by_model.items() if "total" in times}
-    facts = ("total", "workers", "images_per_second")
-    parts = list(
-        dict.fromkeys(
-            key for times in known.values() for key, value in times.items() if key not in facts and isinstance(value, int | float)
-        )
-    )
-    longest = max((times["total"] for times in known.values()), default=0) or 1
-    rows = [
-        {
-            "name": name,
-            "total": f"{times['total']:.1f}",
-            "share": round(100 * times["total"] / longest, 1),
-            "parts": [f"{times[part]:.1f}" if part in times else "" for part in parts],
-            "rate": f"{times['images_per_second']:,.0f}" if "images_per_second" in times else "",
-            "where": f"{times.get('workers', '')} × {times['device']}" if "device" in times else "",
-        }
-        for name, times in known.items()
-    ]
-    return {"parts": parts, "rows": rows}
+    seconds = {name: _parts(times) for name, times in known.items()}
+    totals = {name: sum(parts.values()) for name, parts in seconds.items()}
+    rows = {part: [(parts[part], 100 * parts[part] / (totals[name] or 1)) for name, parts in seconds.items()] for part in [*PARTS, "other"]}
+    return {
+        "models": list(known),
+        "total": list(totals.values()),
+        "rows": rows,
+        "communication": [times.get("communication") for times in known.values()],
+        "rate": [times.get("images_per_second") for times in known.values()],
+        "where": [f"{times.get('workers', '')} × {times['device']}" if "device" in times else "" for times in known.values()],
+        "cost": [times.get("cost") for times in known.values()],
+        "prices": sorted({times["price_per_hour"] for times in known.values() if "cost" in times}),
+    }
+
+
+def _parts(times: dict[str, Any]) -> dict[str, float]:
+    """Seconds by part, disjoint; "other" is the rest of the total, and none where a process died before it could tell the total."""
+    parts = {part: sum(times.get(key, 0.0) for key in keys) for part, keys in PARTS.items()}
+    return {**parts, "other": max(0.0, times["total"] - sum(parts.values()))}
 
 
 def _picture(path: Path) -> str:

@@ -1,5 +1,7 @@
 """The loop that trains every model: it knows steps, phases and splits, and nothing of what a model is."""
 
+import itertools
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.dataset import Dataset, Split
-from pipeline.models.task import Batch, Task
+from pipeline.models.task import Batch, Phase, Task
 from pipeline.noise import Noise
 from pipeline.pictures import to_bytes, write_png
 from pipeline.training.checkpoint import CheckpointStore, restore, state_of
@@ -22,6 +24,7 @@ from pipeline.training.step import Average, Step, World
 
 EVALUATION_BATCH = 512
 SAMPLES = 64
+NUM_TRIALS = 5  # of an all-reduce, to measure it
 
 
 class Loop:
@@ -58,6 +61,9 @@ class Loop:
         settings, first = self.settings, self._resume()
         self.num_taken = settings.num_steps - first
         record = Record(self.folder / "metrics.jsonl") if self.world.rank == 0 else None
+        if self.world.size > 1 and self.num_taken:
+            dues = [settings.num_steps // phase.every - first // phase.every for phase in self.phases]
+            self.seconds["communication"] = sum(due * self._all_reduce(phase) for phase, due in zip(self.phases, dues, strict=True))
         self._since = (first, time.perf_counter())
         for number in range(first + 1, settings.num_steps + 1):
             with self._timed("data"):
@@ -75,14 +81,16 @@ class Loop:
                 metrics |= self._validate()
             check_finite(number, metrics)
             if metrics and record:
-                record.add(number, metrics)
+                with self._timed("logging"):
+                    record.add(number, metrics)
             if record and (last or number % settings.sample_every == 0):
                 self._draw(number)
             if record and saves:
                 with self._timed("checkpoint"):
                     self.checkpoints.save(number, state_of(self.average, self.phases))
             if metrics:
-                self.report(metrics)
+                with self._timed("logging"):
+                    self.report(metrics)
         self.average.task.conclude(self._training_split())
         return self.average.task
 
@@ -94,6 +102,18 @@ class Loop:
         step, state = found
         restore(state, self.average, self.phases)
         return step
+
+    def _all_reduce(self, phase: Phase) -> float:
+        """Seconds that these workers take to sum one gradient of ``phase``, and nothing else: the median of a few, after one as a barrier.
+
+        In a step it overlaps with the backward pass, and a slower worker is waited for: see it as a part of "compute".
+        """
+        gradient = torch.zeros(sum(parameter.numel() for parameter in phase.module.parameters()), device=self.world.device)
+        marks = []
+        for _ in range(1 + NUM_TRIALS):
+            self.world.sum(gradient)[:1].tolist()  # which waits for the device
+            marks.append(time.perf_counter())
+        return statistics.median(after - before for before, after in itertools.pairwise(marks))
 
     def _batch(self, number: int) -> tuple[Batch, Noise]:
         total = self.settings.batch_size

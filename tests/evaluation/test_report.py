@@ -1,4 +1,5 @@
 import base64
+import json
 import re
 from html.parser import HTMLParser
 
@@ -60,6 +61,38 @@ def test_names_from_the_data_cannot_write_html(page):
 def test_the_page_says_what_was_measured_and_how(page):
     for said in ("real against real scores", "14 November 2023", "c0ffeec0ffee", "d1d1d1d1d1d1", "1,234", "31</b> test images", "Seed 0"):
         assert said in page, said
+
+
+def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_is_a_price():
+    seconds = {"start": 2.0, "build": 1.0, "compute": 5.0, "data": 1.0, "validation": 0.5, "samples": 0.25, "checkpoint": 0.25}
+    times = {"total": 16.0, **seconds, "loop": 9.0, "write": 0.5, "logging": 0.5, "shutdown": 3.0, "communication": 4.0, "workers": 2}
+    shown = report._times({"gan": times, "ae": {**times, "total": 1.0, "price_per_hour": 0.5, "cost": 0.25}})
+    assert {part: cells[0] for part, cells in shown["rows"].items()} == {
+        "start-up": (3.0, 18.75),
+        "compute": (5.0, 31.25),
+        "data": (1.0, 6.25),
+        "validation": (0.5, 3.125),
+        "samples": (0.25, 1.5625),
+        "checkpoint": (0.75, 4.6875),
+        "logging": (0.5, 3.125),
+        "shutdown": (3.0, 18.75),
+        "other": (2.0, 12.5),
+    }
+    assert shown["total"] == [16.0, 14.0]  # the second's process died before it could tell: the sum of what is known
+    assert shown["communication"] == [4.0, 4.0] and shown["cost"] == [None, 0.25] and shown["prices"] == [0.5]
+
+
+def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset, tasks, tmp_path):
+    write_history(tmp_path / "history" / "gan")
+    results = run(dataset, tasks, tmp_path)
+    told = tmp_path / "history" / "gan" / "times.json"
+    for more, said in (({}, False), ({"communication": 1.5, "cost": 0.0123, "price_per_hour": 1.75}, True)):
+        told.write_text(json.dumps(json.loads(told.read_text()) | more))
+        places = {"histories": tmp_path / "history", "plots": tmp_path / "plots", "path": tmp_path / "page.html"}
+        report.write(results, tmp_path, **places)
+        page = (tmp_path / "page.html").read_text()
+        assert "12.5 s" in page
+        assert [text in page for text in ("cost, at 1.75 an hour", "0.0123", "of which communication", "1.5 s")] == [said] * 4
 
 
 def test_numbers_are_shown_with_three_digits_and_their_unit():

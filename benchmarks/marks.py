@@ -1,0 +1,64 @@
+"""The stage ``train-<model>``, which writes down when each part of its start is done: python marks.py SPAWNED FILE MODEL.
+
+SPAWNED: when this process was started, in seconds since the epoch. Lines of FILE: a time, and the part that ended then. Ray sends what
+is defined here to its workers as it is, so they write there too: one machine only.
+"""
+
+import sys
+import time
+
+first, (spawned, path, name) = time.time(), sys.argv[1:]
+
+
+def mark(part, at=None):
+    """Now ``part`` is done."""
+    with open(path, "a") as file:
+        file.write(f"{at or time.time()} {part}\n")
+
+
+def marked(owner, function, part, before=False):
+    """When ``function`` of ``owner`` returns (``before``: begins), ``part`` is done."""
+    inner = getattr(owner, function)
+
+    def wrapped(*given, **named):
+        if before:
+            mark(part)
+        answer = inner(*given, **named)
+        if not before:
+            mark(part)
+        return answer
+
+    setattr(owner, function, wrapped)
+
+
+def work(job):
+    """A worker."""
+    from pipeline.training import loop, step, worker
+
+    mark("process group")
+    marked(worker.torch, "use_deterministic_algorithms", "switches of PyTorch")
+    marked(worker, "_data", "data, in the worker")
+    marked(loop.Loop, "run", "model", before=True)
+    marked(step.Step, "run", "first step")
+    return worker.train_worker(job)
+
+
+mark("spawned", spawned)
+mark("interpreter", first)
+from pipeline import environment, process  # noqa: E402
+
+environment.prepare()
+import mlflow  # noqa: E402, F401
+import ray.train.torch  # noqa: E402, F401
+
+import pipeline.tracking.runs  # noqa: E402, F401
+import stages.train  # noqa: E402
+from pipeline.training import fit, launch  # noqa: E402
+
+mark("imports")
+marked(launch, "train", "data, in the stage; MLflow", before=True)
+marked(fit, "_start_ray", "joining Ray")
+marked(fit, "examine", "preflight")
+marked(fit, "meet_on_own_address", "worker group and its imports", before=True)
+fit.train_worker = work
+process.run(stages.train.main, name)

@@ -1,0 +1,135 @@
+"""What workers, Ray, a cluster and stages side by side bring and cost, on digits that it makes itself by params.yaml:
+
+    python benchmarks/scaling.py --workers 1 2 4    more workers; and a training killed on 2 of them that goes on with 1
+    python benchmarks/scaling.py --against ddp      Ray's workers against the same loop in plain processes with DistributedDataParallel
+    python benchmarks/scaling.py --start            from a stage's start to the first step of 2 workers on a running cluster
+    python benchmarks/scaling.py --jobs             `darkroom repro --jobs 4` against one stage after the other
+
+[--models cnn vae] [--steps N] [--rounds N]: what is compared takes turns, figures are medians of the rounds, ratios medians of each
+round's. Workers have one thread each, on a head node on loopback with 8 CPUs, be they there or not. images/s: the loop's own, in the
+second half of the steps.
+"""
+
+import argparse
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import plain
+import torch
+import yaml
+from surroundings import BIN, ROOT, Figures, cluster, compare, digits, dvc_project, kill_workers, project, run
+
+from pipeline.data.dataset import Dataset
+from pipeline.models import store
+from pipeline.models.task import Batch
+from pipeline.noise import Noise
+from pipeline.training.record import read
+from pipeline.training.settings import read_training
+
+RATE = "system/images_per_second"
+FIRST: dict = {}  # weights and dvc.lock, with which later ones are compared
+
+
+@torch.no_grad()
+def figures(name: str, folder: Path, workers: int) -> Figures:
+    """What a training in ``folder`` reached."""
+    lines = read(folder / "history" / name / "metrics.jsonl")
+    rate = statistics.median(line["metrics"][RATE] for line in lines if RATE in line["metrics"] and line["step"] > lines[-1]["step"] / 2)
+    weights, test = store.load(folder / "models" / name), Dataset.open(folder / "data/processed").test
+    batch, first = Batch.of(*test.rows(np.arange(len(test)))), FIRST.setdefault(name, weights.state_dict())
+    values = weights.evaluate(batch, Noise.whole(0, len(batch), "test"))
+    difference = max(float((value - first[key]).abs().max()) for key, value in weights.state_dict().items())
+    measured = {f"test {key}": float(value.mean()) for key, value in values.items() if key in ("accuracy", "negative_elbo", "mse")}
+    return {"images/s and worker": rate / workers, "images/s": rate, "largest difference of weights": difference, **measured}
+
+
+def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, killed_on: int = 0) -> Figures:
+    """A training on Ray workers; after half of it on ``killed_on`` others and a kill -9."""
+    folder, command = project(base), ("-m", "stages.train", name)
+    half = read_training(name, store.find(name).Config, base / "params.yaml")[0].num_steps / 2
+    if killed_on:
+        records = lambda: [line["step"] for path in folder.glob(".darkroom/trainings/*/metrics.jsonl") for line in read(path)]
+        run(folder, *command, until=lambda: max(records(), default=0) >= half, **variables, DARKROOM_WORKERS=str(killed_on))
+        kill_workers(base.parent / "ray")
+        if any(folder.glob(".darkroom/trainings/*/finished.json")):
+            sys.exit(f"{name} ended before it was killed: more --steps")
+    run(folder, *command, **variables, DARKROOM_WORKERS=str(workers))
+    return figures(name, folder, workers)
+
+
+def in_plain_processes(name: str, base: Path, size: int) -> Figures:
+    """The same training without Ray."""
+    plain.train(name, folder := project(base), size)
+    return figures(name, folder, size)
+
+
+def start(name: str, base: Path, variables: dict[str, str]) -> Figures:
+    """Seconds by part of a start: each ends when the last of the two workers has done it."""
+    folder, ends = project(base), {}
+    run(folder, str(ROOT / "benchmarks/marks.py"), str(time.time()), str(folder / "marks"), name, **variables, DARKROOM_WORKERS="2")
+    for line in (folder / "marks").read_text().splitlines():
+        at, part = line.split(" ", 1)
+        ends.setdefault(part, []).append(float(at))
+    last = {part: max(times[:2]) for part, times in ends.items()}
+    return {"from spawning to the first step": last["first step"] - last["spawned"]} | {b: last[b] - last[a] for a, b in pairwise(last)}
+
+
+def repro(base: Path, *arguments: str, **variables: str) -> Figures:
+    """All stages from nothing; in how many hashes dvc.lock differs from the first one's, apart from what holds times."""
+    folder = dvc_project(base)
+    seconds = run(folder, str(BIN / "darkroom"), "repro", *arguments, **variables)
+    book = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    hashes = {(stage, each["path"]): each["md5"] for stage, own in book.items() for kind in ("deps", "outs") for each in own.get(kind, [])}
+    first = FIRST.setdefault("dvc.lock", hashes)
+    differing = {key for key in first.keys() | hashes.keys() if first.get(key) != hashes.get(key)}
+    times = {key for key in differing if key[1].startswith(("history/", "plots", "reports"))}  # they hold images/s and seconds
+    return {"seconds": seconds, "hashes": len(hashes), "differ: with times": len(times), "differ: without": len(differing - times)}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--workers", nargs="+", type=int)
+    mode.add_argument("--against", choices=["ddp"])
+    mode.add_argument("--start", action="store_true")
+    mode.add_argument("--jobs", action="store_true")
+    parser.add_argument("--models", nargs="+", choices=["cnn", "vae"], default=["cnn", "vae"])
+    parser.add_argument("--steps", type=int, help="of each training, in place of those in params.yaml")
+    parser.add_argument("--rounds", type=int, default=1)
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is cleaned up
+    with tempfile.TemporaryDirectory() as temporary:
+        base = digits(Path(temporary), given.steps)
+        if given.jobs:
+            ways: dict = {
+                "serial": partial(repro, base, DARKROOM_THREADS="1"),
+                "jobs 4": partial(repro, base, "--jobs", "4", DARKROOM_THREADS="1"),
+            }
+            ways["serial, all cores"] = partial(repro, base)
+            compare("all stages, one thread for each training", ways, given.rounds)
+            return
+        with cluster(base.parent / "ray") as variables:
+            for name in given.models:
+                if given.start:
+                    compare(f"{name}: seconds", {"start": partial(start, name, base, variables)}, given.rounds)
+                elif given.workers:
+                    ways = {str(count): partial(on_ray, name, base, variables, count) for count in given.workers}
+                    ways["2 -> 1"] = partial(on_ray, name, base, variables, 1, killed_on=2)
+                    compare(f"{name}: workers", ways, given.rounds)
+                else:
+                    for size in (2, 1):
+                        FIRST.clear()
+                        ways = {"plain": partial(in_plain_processes, name, base, size), "Ray": partial(on_ray, name, base, variables, size)}
+                        compare(f"{name}: {size} processes" if size > 1 else f"{name}: one process", ways, given.rounds)
+
+
+if __name__ == "__main__":
+    main()

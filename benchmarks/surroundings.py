@@ -1,0 +1,148 @@
+"""For benchmarks that start many processes: projects, runs with a limit, a head node, taking turns. Nothing of them stays."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import yaml
+
+ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 240
+OWN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")  # what the caller's environment says is no part of a measurement
+Figures = dict[str, float]
+
+
+def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, **more: str) -> float:
+    """Run Python in ``folder`` to its end, or until ``until`` holds and then kill -9 its process group. Wall seconds."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
+    env = {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT), "DARKROOM_DEVICE": "cpu", **more}
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen([sys.executable, *command], cwd=folder, env=env, start_new_session=True, stdout=said, stderr=said)
+        began, cut = time.monotonic(), False
+        try:
+            while process.poll() is None and not (cut := until()) and time.monotonic() < began + LIMIT_SECONDS:
+                time.sleep(0.02)
+            seconds = time.monotonic() - began
+        finally:
+            ended = process.poll()
+            if ended is None and not cut:  # ours end their children when they are asked to, within a minute
+                process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=70)
+            if ended is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait(timeout=30)
+        if not cut and ended != 0:
+            said.seek(0)
+            sys.exit(f"{' '.join(command)}: exit code {ended} after {seconds:.0f} s\n{said.read()}")
+    return seconds
+
+
+def digits(folder: Path, num_steps: int | None) -> Path:
+    """A project in ``folder`` whose digits are processed already, by this project's params; each training of ``num_steps``, if given."""
+    params = {**yaml.safe_load((ROOT / "params.yaml").read_text())}
+    params["data"] |= {"source": "digits", "folder": ""}
+    for section in params.values():
+        if num_steps and "training" in section:
+            training = section["training"]
+            training |= {"num_steps": num_steps} | {
+                f"{what}_every": max(1, num_steps // 5) for what in ("validate", "sample", "checkpoint")
+            }
+            training |= {
+                "log_every": max(1, num_steps // 25),
+                "schedule": {**training.get("schedule", {}), "warmup_steps": num_steps // 20},
+            }
+    (base := folder / "base").mkdir()
+    (base / "params.yaml").write_text(yaml.safe_dump(params))
+    for stage in ("download", "preprocess"):
+        run(base, "-m", f"stages.{stage}")
+    return base
+
+
+def project(base: Path) -> Path:
+    """A new project beside ``base``, with its params and its processed data."""
+    folder = Path(tempfile.mkdtemp(dir=base.parent))
+    shutil.copy(base / "params.yaml", folder)
+    (folder / "data").mkdir()
+    (folder / "data/processed").symlink_to(base / "data/processed")
+    return folder
+
+
+def dvc_project(base: Path) -> Path:
+    """A new project beside ``base`` under git and DVC, with its params and this project's code, in which no stage has run."""
+    folder = Path(tempfile.mkdtemp(dir=base.parent))
+    for path in ("pipeline", "stages", "data/own"):
+        shutil.copytree(ROOT / path, folder / path, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (ROOT / "dvc.yaml", ROOT / ".dvcignore", ROOT / ".gitignore", base / "params.yaml"):
+        shutil.copy(path, folder)
+    (folder / ".dvc/tmp").mkdir(parents=True)
+    (folder / ".dvc/config").write_text(f"[core]\n    analytics = false\n    site_cache_dir = {folder}/.dvc/site\n")
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True, timeout=60)
+    return folder
+
+
+@contextmanager
+def cluster(folder: Path, cpus: int = 8) -> Iterator[dict[str, str]]:
+    """The variables that lead to a new head node on loopback, which keeps its files in ``folder``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    command = f"{BIN}/ray start --head --port {port} --num-cpus {cpus} --node-ip-address 127.0.0.1 --temp-dir {folder}"
+    try:
+        run(ROOT, *command.split(), "--include-dashboard", "false", "--disable-usage-stats", **own)
+        yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}", "DARKROOM_THREADS": "1"}
+    finally:
+        for one in _nodes(folder):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def kill_workers(folder: Path) -> None:
+    """Kill -9 what workers the head node of ``folder`` still has of a driver that was killed; left alone they go on for seconds."""
+    deadline, nodes = time.monotonic() + 60, {one.pid for one in _nodes(folder)}
+    while left := [
+        one
+        for one in psutil.process_iter(["ppid", "cmdline"])
+        if one.info["ppid"] in nodes and any(kind in " ".join(one.info["cmdline"] or []) for kind in ("TrainWorker", "TrainController"))
+    ]:
+        if time.monotonic() > deadline:
+            sys.exit("workers outlived their driver for 60 s")
+        for one in left:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        time.sleep(0.1)
+
+
+def _nodes(folder: Path) -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+
+
+def compare(title: str, ways: dict[str, Callable[[], Figures]], rounds: int) -> None:
+    """Go all ways in turns, backwards in every second round; print the medians, and the ratios of the first figure to the first way's."""
+    found: dict[str, list[Figures]] = {label: [] for label in ways}
+    for number in range(rounds):
+        for label in list(ways)[:: -1 if number % 2 else 1]:
+            found[label].append(ways[label]())
+    rounds_of_first = next(iter(found.values()))
+    key, *_ = keys = list(rounds_of_first[0])
+    rows = {name: [statistics.median(one[name] for one in each) for each in found.values()] for name in keys}
+    ratios = [[one[key] / first[key] for one, first in zip(each, rounds_of_first, strict=True)] for each in found.values()]
+    if len(ways) > 1:
+        rows |= {f"ratio of {key}": [statistics.median(each) for each in ratios]}
+    if len(ways) > 1 and rounds > 1:
+        rows |= {"  its lowest": [min(each) for each in ratios], "  its highest": [max(each) for each in ratios]}
+    print(f"\n{title}, {rounds} rounds\n{'':40}" + "".join(f"{label:>20}" for label in ways))
+    for name, values in rows.items():
+        print(f"{name:40}" + "".join(f"{value:>20.5g}" for value in values), flush=True)
