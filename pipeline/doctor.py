@@ -68,12 +68,14 @@ def _settings() -> Iterator[Finding]:
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
     from pipeline.retraining.gates import GateSettings
+    from pipeline.retraining.settings import RetrainSettings
     from pipeline.training.settings import read_training
 
     readers: dict[str, Callable[[], Any]] = {
         "data": lambda: find_source(read_section("data", DataSettings).source),
         "evaluate": lambda: read_section("evaluate", EvaluationSettings),
         "gates": lambda: read_section("gates", GateSettings),
+        "retrain": lambda: read_section("retrain", RetrainSettings),
         **{name: partial(read_training, name, store.find(name).Config) for name in store.names()},
     }
     try:

@@ -33,6 +33,7 @@ PARAMS = {
     "ae": {"training": TRAINING, "model": {"width": 8, "code_size": 4}},
     "evaluate": {"allow_few_samples": True, "num_bootstrap": 20},
     "gates": {},
+    "retrain": {},
 }
 
 

@@ -34,7 +34,7 @@ def project(tmp_path, monkeypatch):
 
 def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
     output = done("doctor")
-    assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates" in output and "FAIL" not in output
+    assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates, retrain" in output and "FAIL" not in output
     assert done("doctor", "--brief") == ""
 
 
@@ -52,7 +52,7 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
         (
             lambda params: params.update(resnet={}),
             "params.yaml: resnet: no such section",
-            "known are: data, evaluate, gates, ae, cnn, gan, vae",
+            "known are: data, evaluate, gates, retrain, ae, cnn, gan, vae",
         ),
         (lambda params: params.update(layers={}), "params.yaml: layers: no such section", "known are: data"),
         (lambda params: params["gan"]["model"].update(width=0), "params.yaml: gan.model.width", "correct the value"),

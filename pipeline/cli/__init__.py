@@ -6,7 +6,7 @@ import sys
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import pictures, repro, tracking
+from pipeline.cli import pictures, repro, retraining, schedule, tracking
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
 
@@ -58,6 +58,6 @@ def _run() -> None:
 for command in (
     *(pictures.generate, pictures.classify, pictures.restore),
     *(tracking.sync, tracking.trace, tracking.verify, tracking.reproduce, tracking.promote, tracking.rollback),
-    *(tracking.compare, tracking.seeds, repro.repro),
+    *(tracking.compare, tracking.seeds, repro.repro, retraining.retrain, retraining.history, schedule.schedule),
 ):
     commands.add_command(command)

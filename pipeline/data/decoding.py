@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.archives import read_member
+from pipeline.data.archives import MAX_MEMBER_BYTES, read_member
 from pipeline.data.images import BrokenImage, decode
 from pipeline.environment import Environment, prepare
 from pipeline.errors import DarkroomError
@@ -38,7 +38,7 @@ class Decoder:
         reasons = [""] * len(names)
         for row, name in enumerate(names):
             try:
-                images[row] = decode(self._read(name), self.channels, self.size)
+                images[row] = decode(read(self.place, name), self.channels, self.size)
             except (BrokenImage, ValueError) as error:
                 reasons[row] = str(error)
         return images, reasons
@@ -52,12 +52,16 @@ class Decoder:
         images, reasons = self(list(batch["name"]))
         return {"image": images, "reason": np.array(reasons, dtype=object)}
 
-    def _read(self, name: str) -> bytes:
-        if self.place.is_dir():
-            return (self.place / name).read_bytes()
+
+def read(place: Path, name: str) -> bytes:
+    """The bytes of a picture that lies in a folder or zip; any thread may ask. ``ValueError`` for damage and more than 256 MB."""
+    if not place.is_dir():
         with _lock:
-            archive = _zip(self.place, self.place.stat().st_mtime_ns)
+            archive = _zip(place, (place.stat().st_ino, place.stat().st_mtime_ns))
         return read_member(archive, name, _lock)
+    if (place / name).stat().st_size > MAX_MEMBER_BYTES:
+        raise ValueError(f"is larger than {MAX_MEMBER_BYTES:,} bytes")
+    return (place / name).read_bytes()
 
 
 Decode = Callable[[Decoder, list[str]], Iterator[Decoded]]
@@ -120,6 +124,6 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(place: Path, version: int) -> zipfile.ZipFile:
+def _zip(place: Path, version: tuple[int, int]) -> zipfile.ZipFile:
     """The open archive, to be asked for under the lock: its list takes 0.6 GB for a million pictures, so threads share one."""
     return zipfile.ZipFile(place)

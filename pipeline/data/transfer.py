@@ -1,27 +1,36 @@
 """One file over the network or from a folder: limited, resumed, verified, and moved into place whole."""
 
 import ipaddress
+import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 import urllib3
 
 from pipeline.data.sources import RemoteFile
+from pipeline.environment import for_child
 from pipeline.errors import DarkroomError
-from pipeline.files import sha256
+from pipeline.files import sha256, whole_file, whole_folder
+from pipeline.process import die_with_parent
 
 MAX_REDIRECTS = 3
 CHUNK = 1 << 16
 REPORT_SECONDS = 5.0
+SETTLED = (0, 0)  # access and change of what came whole: nobody is still writing it
 
 
 class TransferFailed(Exception):
@@ -68,10 +77,63 @@ def fetch(file: RemoteFile, addresses: list[str], folder: Path, patience: Patien
                 time.sleep(patience.pause_seconds * 2**attempt)
         failures.append(f"\n  {address} {reason}")
     raise DarkroomError(
-        "no address gives this file:" + re.sub(r"//[^/@\s]*@", "//***@", "".join(failures)),
+        "no address gives this file:" + masked("".join(failures)),
         where=file.name,
         remedy="go online, or set DARKROOM_MIRROR to a folder or URL that holds <source>/<file>",
     )
+
+
+def fetch_zip(url: str, target: Path, max_bytes: int, timeout_seconds: float, patience: Patience | None = None) -> Path:
+    """Make ``target`` the zip at an https URL whose length and digest nobody publishes, anew and whole, or leave it as it was.
+
+    It may have ``max_bytes`` and take ``timeout_seconds``. Raises ``TransferFailed``.
+    """
+    patience, deadline = patience or Patience(), time.monotonic() + timeout_seconds
+    for attempt in range(patience.num_attempts):
+        if attempt:
+            time.sleep(patience.pause_seconds * 2 ** (attempt - 1))
+        try:
+            with whole_file(target) as beside:
+                _download_zip(url, beside, max_bytes, deadline, patience)
+                os.utime(beside, SETTLED)
+            return target
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failure = TransferFailed(f"failed: {_plain(error)}", passing=True)
+        except TransferFailed as error:
+            failure = error
+        if not failure.passing or time.monotonic() > deadline:
+            break
+    raise failure
+
+
+def fetch_from_repository(repository: str, path: str, root: Path, target: Path, timeout_seconds: float) -> Path:
+    """``path`` of a DVC repository (a git URL, or a path relative to ``root``) as a folder or file in the folder ``target``.
+
+    Nobody is asked for a password. Raises ``TransferFailed``; then, and when time is over, no process is left.
+    """
+    with whole_folder(target) as folder:
+        command = [sys.executable, "-m", "dvc", "get", "--out", str(folder / "pictures"), "--", repository, path]
+        apart: dict[str, Any] = {"start_new_session": True, "preexec_fn": die_with_parent, "env": for_child({"GIT_TERMINAL_PROMPT": "0"})}
+        with subprocess.Popen(command, cwd=root, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, errors="replace", **apart) as child:
+            try:
+                _, said = child.communicate(timeout=timeout_seconds)
+            except subprocess.TimeoutExpired:
+                raise TransferFailed(f"is not here after {timeout_seconds:,.0f} s", passing=True) from None
+            finally:
+                if child.returncode is None:
+                    with suppress(ProcessLookupError):
+                        os.killpg(child.pid, signal.SIGKILL)
+        if child.returncode:
+            reasons = [line.removeprefix("ERROR: ")[:300] for line in said.splitlines() if line.startswith("ERROR: ")]
+            raise TransferFailed(f"cannot be had: {reasons[0] if reasons else f'dvc get ended with {child.returncode}'}", passing=True)
+        for made in (folder / "pictures", *(folder / "pictures").rglob("*")):
+            os.utime(made, SETTLED, follow_symlinks=False)
+    return target / "pictures"
+
+
+def masked(text: str) -> str:
+    """``text`` without the passwords, tokens and signatures that its URLs carry."""
+    return re.sub(r"\?\S*=\S*", "?***", re.sub(r"//[^/@\s]*@", "//***@", text))
 
 
 def _transfer(file: RemoteFile, address: str, part: Path, patience: Patience) -> None:
@@ -106,11 +168,7 @@ def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> Non
         if response.status_code == 416:
             part.unlink(missing_ok=True)
             raise TransferFailed("has no such range of bytes", passing=True)
-        if response.status_code not in (200, 206):
-            passing = response.status_code >= 500 or response.status_code in (408, 429)
-            raise TransferFailed(f"answers {response.status_code} {response.reason}", passing)
-        if "text/html" in response.headers.get("Content-Type", ""):
-            raise TransferFailed("gives a web page, not the file")
+        _check_answer(response)
         if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
             raise TransferFailed("gives another range of bytes than asked for", passing=True)
@@ -131,6 +189,35 @@ def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> Non
                 show(have)
     if have < file.num_bytes:
         raise TransferFailed(f"stops at {have:,} of {file.num_bytes:,} bytes", passing=True)
+
+
+def _download_zip(url: str, path: Path, max_bytes: int, deadline: float, patience: Patience) -> None:
+    with requests.Session() as session, _open(session, url, 0, patience) as response, open(path, "wb") as out:
+        _check_answer(response)
+        length = response.headers.get("Content-Length", "")
+        if length.isdigit() and int(length) > max_bytes:
+            raise TransferFailed(f"offers {int(length):,} bytes; {max_bytes:,} are allowed")
+        have = 0
+        with _progress(path.name, int(length) if length.isdigit() else max_bytes) as show:
+            for chunk in _chunks(response, patience):
+                if (have := have + len(chunk)) > max_bytes:
+                    raise TransferFailed(f"gives more than the {max_bytes:,} bytes that are allowed")
+                if time.monotonic() > deadline:
+                    raise TransferFailed(f"has given {have:,} bytes when its time was over", passing=True)
+                out.write(chunk)
+                show(have)
+        if length.isdigit() and have < int(length):
+            raise TransferFailed(f"stops at {have:,} of {int(length):,} bytes", passing=True)
+    if not zipfile.is_zipfile(path):
+        raise TransferFailed("gives no whole zip file", passing=not length)
+
+
+def _check_answer(response: requests.Response) -> None:
+    if response.status_code not in (200, 206):
+        passing = response.status_code >= 500 or response.status_code in (408, 429)
+        raise TransferFailed(f"answers {response.status_code} {response.reason}", passing)
+    if "text/html" in response.headers.get("Content-Type", ""):
+        raise TransferFailed("gives a web page, not the file")
 
 
 def _open(session: requests.Session, url: str, have: int, patience: Patience) -> requests.Response:

@@ -3,18 +3,28 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from statistics import NormalDist
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.evaluation import glossary
 from pipeline.params import Section
 
+Measured = Literal[*glossary.MEASURES]  # type: ignore[valid-type]
+NORMAL = NormalDist()
+
 
 class GateSettings(Section):
     """The section ``gates`` of params.yaml. No stage depends on it: gates judge what was measured, they change nothing."""
 
-    guarded: list[Literal[*glossary.MEASURES]] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)  # type: ignore[valid-type]
+    guarded: list[Measured] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)
+    targets: list[Measured] = Field(["accuracy", "fid", "psnr"])  # one must be better where nothing new was learnt from
+    seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # between seeds, as `darkroom seeds` says; it counts as noise
+    minimum_test_images: int = Field(100, ge=1)
+    max_memorisation: float = Field(0.9, ge=0.5, le=1)  # of the measure of that name, at the lower end of its interval
+    max_megabytes: float | None = Field(None, gt=0)  # of the weights
+    max_hours: float | None = Field(None, gt=0)  # of the training
 
 
 @dataclass(frozen=True)
@@ -26,36 +36,87 @@ class Gate:
     finding: str
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What is known of a challenger besides its measures."""
+
+    new_pictures: int  # that the champion never saw
+    test_images: int
+    megabytes: float  # of the weights
+    hours: float  # that the training took; 0 where it is not known
+
+
 Results = Mapping[str, Mapping[str, float]]  # a version's measures, as ``evaluate`` flattens them, by protocol, the newest last
 
 
-def judge(challenger: Results, champion: Results | None, settings: GateSettings) -> list[Gate]:
+def judge(challenger: Results, champion: Results | None, settings: GateSettings, circumstances: Circumstances | None = None) -> list[Gate]:
     """All gates, in order; ``champion`` is None where there is none yet. What cannot be compared is a gate that is not passed."""
     shared = [protocol for protocol in challenger if protocol and protocol in (champion or challenger)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
     gates = [Gate("measured", bool(measured), ", ".join(measured) or "no guarded measure is known: dvc repro evaluate, darkroom sync")]
+    gates += _limits(numbers, settings, circumstances) if circumstances else []
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    said = "one protocol measured both" if shared else "the champion was measured on other data, or in another feature space"
+    said = (
+        "one protocol measured both"
+        if shared
+        else "the champion was measured on other data, in another feature space or with other classes"
+    )
     gates.append(Gate("comparable", bool(shared), said))
     before = champion[shared[-1]] if shared else {}
+    compared = [name for name in settings.guarded if name in before and name in numbers]
     for name in settings.guarded:
-        if name in before and name in numbers:
-            gates.append(_not_worse(name, numbers, before))
+        if name in compared:
+            gates.append(_not_worse(name, numbers, before, settings, len(compared)))
         elif name in before:
             gates.append(Gate(name, False, "the champion was measured by it, this one was not"))
+    if circumstances and shared:
+        gates.append(_worth_it(numbers, before, settings, circumstances.new_pictures))
     return gates
 
 
-def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float]) -> Gate:
-    """Not worse by more than noise: half the 95 % intervals of both, added as independent errors are."""
-    measure = glossary.measure(name)
-    gain = (challenger[name] - champion[name]) * (-1 if measure.better == "lower" else 1)
-    noise = math.hypot(_half_width(name, challenger), _half_width(name, champion))
-    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
-    numbers = f"{measure.show(challenger[name])} against {measure.show(champion[name])}, noise {measure.show(noise)}"
-    return Gate(name, gain >= -noise, f"{verdict}: {numbers}")
+def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances: Circumstances) -> list[Gate]:
+    images, least = circumstances.test_images, settings.minimum_test_images
+    gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
+    if "memorisation" in numbers:
+        copied, most = numbers.get("memorisation_low", numbers["memorisation"]), settings.max_memorisation
+        gates.append(Gate("memorisation", copied <= most, f"at least {copied:.1%} nearer to a training image, at most {most:.0%} allowed"))
+    for name, found, allowed in (
+        ("megabytes", circumstances.megabytes, settings.max_megabytes),
+        ("hours", circumstances.hours, settings.max_hours),
+    ):
+        if allowed is not None:
+            gates.append(Gate(name, found <= allowed, f"{found:.3g}, at most {allowed:g} allowed"))
+    return gates
+
+
+def _worth_it(numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int) -> Gate:
+    """Better in a target, or no worse after learning from what the champion never saw."""
+    if new_pictures:
+        return Gate("worth it", True, f"trained on {new_pictures:,} pictures that the champion never saw")
+    better = [name for name in settings.targets if name in before and _compare(name, numbers, before, settings, 1)[0] == "better"]
+    said = f"better in {', '.join(better)}" if better else "nothing new to learn from, and no target is better by more than noise"
+    return Gate("worth it", bool(better), said)
+
+
+def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, comparisons: int) -> Gate:
+    verdict, noise = _compare(name, challenger, champion, settings, comparisons)
+    show = glossary.measure(name).show
+    numbers = f"{show(challenger[name])} against {show(champion[name])}, noise {show(noise)}"
+    return Gate(name, verdict != "worse by more than noise", f"{verdict}: {numbers}")
+
+
+def _compare(
+    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, comparisons: int
+) -> tuple[str, float]:
+    """The verdict and the noise: half the 95 % intervals of both and the deviation between seeds, added as independent errors
+    are, and widened so that all ``comparisons`` together go wrong as rarely as one would (Bonferroni)."""
+    gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
+    seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
+    noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
+    noise *= NORMAL.inv_cdf(1 - 0.025 / comparisons) / NORMAL.inv_cdf(0.975)
+    return "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise", noise
 
 
 def _half_width(name: str, numbers: Mapping[str, float]) -> float:

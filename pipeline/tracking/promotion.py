@@ -2,13 +2,14 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.tracking import outbox
+from pipeline.tracking import outbox, registry
 from pipeline.tracking.lineage import redact
-from pipeline.tracking.registry import CHALLENGER, CHAMPION
+from pipeline.tracking.registry import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,13 +43,19 @@ def champion(client: "MlflowClient", name: str) -> Any | None:
     return client.get_model_version(name, str(alias)) if alias else None
 
 
-def promote(environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]]) -> None:
-    """Make ``version`` the champion and write down why; the one before can be brought back with ``rollback``."""
+def promote(environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]], occasion: str = "") -> None:
+    """Make ``version`` the champion and write down why; the one before can be brought back with ``rollback``.
+
+    A promotion that names its ``occasion`` happens once, however often it is asked for, and whatever was rolled back since.
+    """
     client, experiment = outbox.connect(environment)
     before = champion(client, version.name)
+    begun = _begun(client, experiment, version.name, occasion) if occasion else None
+    if begun is not None and begun.info.status == "FINISHED":
+        return
     if before is not None and str(before.version) != str(version.version):
         client.set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
-    _move(client, experiment, "promote", version, before, reason, gates)
+    _move(client, experiment, "promote", version, before, reason, gates, occasion, begun)
 
 
 def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str]:
@@ -63,13 +70,51 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
     return str(now.version), str(now.tags[PREVIOUS])
 
 
+def deeds(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
+    """What came to serve when: first versions, promotions, rollbacks, oldest first: time (UTC), deed, model, from, to, reason, occasion."""
+    firsts = [
+        client.search_model_versions(f"name = '{model.name}'", order_by=["creation_timestamp ASC"], max_results=1)
+        for model in client.search_registered_models(max_results=1000)
+    ]
+    found = [
+        {"time": _utc(first.creation_timestamp), "deed": "first", "model": first.name, "from": "", "to": str(first.version)}
+        | {"reason": "there was no champion", "occasion": ""}
+        for versions in firsts
+        for first in versions
+    ]
+    query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
+    keys = {"deed": "stage", "model": "model", "from": "from", "to": "to", "reason": "reason", "occasion": "occasion"}
+    for run in client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"]):
+        found.append({"time": _utc(run.info.start_time)} | {key: run.data.tags.get(f"darkroom.{tag}", "") for key, tag in keys.items()})
+    return sorted(found, key=lambda deed: deed["time"])
+
+
+def _utc(milliseconds: int) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
+def _begun(client: "MlflowClient", experiment: str, name: str, occasion: str) -> Any | None:
+    query = f"tags.`darkroom.occasion` = '{occasion}' and tags.`darkroom.stage` = 'promote' and tags.`darkroom.model` = '{name}'"
+    return next(iter(client.search_runs([experiment], query, max_results=1)), None)
+
+
 def _move(
-    client: "MlflowClient", experiment: str, deed: str, to: Any, before: Any | None, reason: str, gates: list[dict[str, Any]]
+    client: "MlflowClient",
+    experiment: str,
+    deed: str,
+    to: Any,
+    before: Any | None,
+    reason: str,
+    gates: list[dict[str, Any]],
+    occasion: str = "",
+    begun: Any | None = None,
 ) -> None:
     """Write the deed down, move the alias, and say that it is done; a kill between leaves a run that says it is not."""
     began = time.time_ns() // 1_000_000
     tags = {
         "darkroom.stage": deed,
+        "darkroom.deed": "yes",
+        "darkroom.occasion": occasion,
         "darkroom.model": to.name,
         "darkroom.from": str(before.version) if before else "",
         "darkroom.to": str(to.version),
@@ -78,8 +123,7 @@ def _move(
         "darkroom.gates": json.dumps(gates),
         "mlflow.source.name": f"darkroom {deed}",
     }
-    run = client.create_run(experiment, began, tags, run_name=f"{deed}-{to.name}-{to.version}")
+    run = begun or client.create_run(experiment, began, tags, run_name=f"{deed}-{to.name}-{to.version}")
     client.set_registered_model_alias(to.name, CHAMPION, str(to.version))
-    if str(client.get_registered_model(to.name).aliases.get(CHALLENGER, "")) == str(to.version):
-        client.delete_registered_model_alias(to.name, CHALLENGER)
+    registry.withdraw(client, to.name, str(to.version))
     client.set_terminated(run.info.run_id, "FINISHED")

@@ -45,6 +45,12 @@ def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags:
     return version
 
 
+def withdraw(client: Any, name: str, version: str) -> None:
+    """Take the alias ``challenger`` from this version, if it has it."""
+    if str(_model(client, name).aliases.get(CHALLENGER, "")) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
 def describe(client: "MlflowClient", version: Any, numbers: Mapping[str, float], protocol: str, *, aside: bool) -> None:
     """Keep what was measured of a version by ``protocol`` (a digest), and put it onto its card.
 

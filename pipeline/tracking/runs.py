@@ -218,7 +218,8 @@ def open_run(environment: Environment, description: Description) -> Run:
             record.folder = left.folder
     record.params = flatten(description.params)
     record.tags = _tags(description, owner)
-    record.group = surroundings.dvc_experiment() or f"repro-{digest_of([record.tags[COMMIT], _text(PARAMS)])[:8]}"
+    own = f"repro-{digest_of([record.tags[COMMIT], _text(PARAMS)])[:8]}"
+    record.group = surroundings.dvc_experiment() or surroundings.group() or own
     if description.data_digest:
         source = lineage.redact(description.data_source)
         record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}

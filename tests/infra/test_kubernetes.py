@@ -27,12 +27,13 @@ VOLUMES, HOST = {"emptyDir", "persistentVolumeClaim"}, {"hostNetwork", "hostPID"
 
 @pytest.fixture(scope="module")
 def rendered():
-    """Each folder's manifests, as kustomize makes them; MLflow's beside them."""
+    """Each folder's manifests, as kustomize makes them; MLflow's and the schedule's beside them."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl, which renders kustomize's folders, is not installed")
     found = {"mlflow": (ROOT / "infra/mlflow/kubernetes.yaml").read_text()}
-    for name in RENDERED:
-        command = ["kubectl", "kustomize", str(ROOT / "infra/kubernetes" / name)]
+    for name in [*RENDERED, "schedule"]:
+        folder = ROOT / ("infra/schedule/kubernetes" if name == "schedule" else f"infra/kubernetes/{name}")
+        command = ["kubectl", "kustomize", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         found[name] = done.stdout
@@ -76,7 +77,8 @@ def breaches(template):
         for kind in ("requests", "limits"):
             if not {"cpu", "memory", "ephemeral-storage"} <= set(container.get("resources", {}).get(kind, {})):
                 yield f"no {kind}"
-        if not all(container.get(f"{kind}Probe") for kind in ("startup", "readiness", "liveness")):
+        served = pod.get("restartPolicy", "Always") == "Always"  # a job's pod ends by itself, and nobody calls it
+        if served and not all(container.get(f"{kind}Probe") for kind in ("startup", "readiness", "liveness")):
             yield "no probes"
         if not re.search(r"(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})$", container["image"]):
             yield "image is not pinned"
@@ -94,7 +96,7 @@ def test_every_manifest_validates(rendered):
         for each in own:
             kubernetes_validate.validate(each, KUBERNETES, strict=True)
     kinds = {each["kind"] for each in manifests}
-    assert kinds == {"Deployment", "Service", "NetworkPolicy", "PersistentVolumeClaim", "RayCluster", "RayJob"}
+    assert kinds == {"Deployment", "Service", "NetworkPolicy", "PersistentVolumeClaim", "RayCluster", "RayJob", "CronJob"}
 
 
 def test_a_misspelt_field_does_not_validate(rendered):
@@ -107,7 +109,7 @@ def test_a_misspelt_field_does_not_validate(rendered):
 def test_every_pod_is_restricted(rendered):
     for name, manifests in rendered.items():
         found = list(templates_in(manifests))
-        assert len(found) == (1 if name == "mlflow" else 2)
+        assert len(found) == (1 if name in ("mlflow", "schedule") else 2)
         assert [breach for template in found for breach in breaches(template)] == [], name
 
 
@@ -128,9 +130,10 @@ def test_every_pod_is_restricted(rendered):
     ],
 )
 def test_the_policy_sees_a_breach(rendered, path, value, breach):
-    template = copy.deepcopy(next(templates_in(rendered["base"])))
-    reduce(operator.getitem, path[:-1], template["spec"])[path[-1]] = value
-    assert breach in list(breaches(template))
+    for name in ("base",) if path[-1] == "livenessProbe" else ("base", "schedule"):  # a job's pod needs no probe
+        template = copy.deepcopy(next(templates_in(rendered[name])))
+        reduce(operator.getitem, path[:-1], template["spec"])[path[-1]] = value
+        assert breach in list(breaches(template)), name
 
 
 def test_the_cluster_has_the_workers_asked_for_and_shares_a_disk_unless_a_bucket_is_used(rendered):

@@ -1,10 +1,12 @@
 """A gate decides by noise, not by the third digit, and says why."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.errors import BadInput
 from pipeline.params import validate
-from pipeline.retraining.gates import GateSettings, judge
+from pipeline.retraining.gates import Circumstances, GateSettings, judge
 
 GUARDS = GateSettings(guarded=["accuracy", "fid"])
 
@@ -23,11 +25,11 @@ def verdicts(gates) -> dict[str, bool]:
     [
         (measured(), set()),
         (measured(accuracy=0.99, fid=0.5), set()),
-        (measured(accuracy=0.84), set()),  # 0.06 below; the noise is 0.05 * sqrt(2) = 0.0707
-        (measured(accuracy=0.82), {"accuracy"}),
-        (measured(fid=1.06), set()),
-        (measured(fid=1.08), {"fid"}),
-        (measured(accuracy=0.82, fid=1.08), {"accuracy", "fid"}),
+        (measured(accuracy=0.825), set()),  # 0.075 below; the noise is 0.05 * sqrt(2) * 2.2414 / 1.96 = 0.0809
+        (measured(accuracy=0.815), {"accuracy"}),
+        (measured(fid=1.075), set()),
+        (measured(fid=1.085), {"fid"}),
+        (measured(accuracy=0.81, fid=1.09), {"accuracy", "fid"}),
     ],
 )
 def test_worse_counts_only_beyond_the_noise_of_both(challenger, failed):
@@ -56,8 +58,8 @@ def test_the_first_champion_needs_only_be_measured():
 
 def test_each_finding_says_numbers_in_words():
     (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
-    assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
-    assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
+    assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 8.1 %"
+    assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0809"
 
 
 def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
@@ -68,6 +70,37 @@ def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
         "accuracy": True,
         "fid": False,
     }
+
+
+HERE = Circumstances(new_pictures=100, test_images=500, megabytes=2.0, hours=0.5)
+
+
+def failed(challenger, settings=GUARDS, **changes) -> set[str]:
+    found = judge({"p": challenger}, {"p": measured()}, settings, dataclasses.replace(HERE, **changes))
+    return {gate.name for gate in found if not gate.passed}
+
+
+def test_without_new_pictures_a_target_must_be_better():
+    assert failed(measured()) == set() and failed(measured(), new_pictures=0) == {"worth it"}
+    assert failed(measured(fid=0.5), new_pictures=0) == set()
+    assert failed(measured(fid=0.5), GateSettings(guarded=["fid"], targets=["accuracy"]), new_pictures=0) == {"worth it"}
+
+
+def test_the_deviation_between_seeds_counts_as_noise():
+    worse = measured(accuracy=0.7)
+    assert failed(worse) == {"accuracy"}
+    assert failed(worse, GateSettings(guarded=["accuracy", "fid"], seed_deviation={"accuracy": 0.07})) == set()
+
+
+def test_copies_few_test_images_weight_and_time_have_their_limits():
+    limited = GateSettings(guarded=["accuracy", "fid"], max_megabytes=1, max_hours=0.4, minimum_test_images=501)
+    assert failed(measured() | {"memorisation": 0.95, "memorisation_low": 0.91}, limited) == {
+        "enough test images",
+        "memorisation",
+        "megabytes",
+        "hours",
+    }
+    assert failed(measured() | {"memorisation": 0.95, "memorisation_low": 0.89}) == set()
 
 
 def test_a_misspelt_measure_guards_nothing_and_is_refused():

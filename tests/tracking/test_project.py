@@ -13,28 +13,14 @@ from pathlib import Path
 
 import pytest
 import requests
-import yaml
 
 from pipeline.environment import Environment
 from pipeline.files import sha256
 from pipeline.tracking import outbox, registry
-from tests.project import PARAMS, ROOT, TRAINING, Project
+from tests.project import ROOT, TRAINING, Project
+from tests.repository import commit, create, shell
 
 pytestmark = pytest.mark.slow
-MODELS = ("gan", "vae", "ae")
-CLEAN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_", "PYTHONPATH")
-
-
-def shell(folder: Path, *command: str, code: int = 0, **more: str) -> str:
-    """What a command printed; Python modules (dvc, pipeline.cli, stages...) run by this Python."""
-    words = [sys.executable, "-m", *command[1:]] if command[0] == "python" else list(command)
-    if command[0] == "darkroom":
-        words = [sys.executable, "-c", "from pipeline.cli import main; main()", *command[1:]]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(CLEAN)}
-    here = {**kept, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
-    done = subprocess.run(words, cwd=folder, env=here, capture_output=True, text=True, timeout=240)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def look(folder: Path):
@@ -60,36 +46,11 @@ def run_of(client, stage: str):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A project with a classifier alone, after ``dvc repro``, committed, pushed to a folder."""
-    base = tmp_path_factory.mktemp("whole")
-    folder = base / "made"
-    for name in ("pipeline", "stages"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, folder / name)
-    for name in MODELS:
-        (folder / f"pipeline/models/{name}.py").unlink()
-    (folder / "data/own").mkdir(parents=True)
-    shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
-    plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    stages = {name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in MODELS}
-    stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in MODELS]
-    (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    params = {key: value for key, value in PARAMS.items() if key not in MODELS}
-    (folder / "params.yaml").write_text(json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}}))
-    shell(folder, "git", "init", "-q", "-b", "main")
-    shell(folder, "python", "dvc", "init", "-q")
-    shell(folder, "python", "dvc", "config", "core.site_cache_dir", str(base / "site"))
-    shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", str(base / "store"))
-    commit(folder, "the code")
+    folder = create(tmp_path_factory.mktemp("whole") / "made")
     shell(folder, "python", "dvc", "repro")
     commit(folder, "what it made")
     shell(folder, "python", "dvc", "push", "-q")
     return folder
-
-
-def commit(folder: Path, message: str) -> None:
-    shell(folder, "git", "add", "-A")
-    shell(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", message)
 
 
 def test_the_champion_is_made_again_bit_for_bit_from_its_commit_and_data(made):

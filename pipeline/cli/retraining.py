@@ -1,0 +1,52 @@
+"""New data in, a better model out or a reason why not: retrain, history."""
+
+import click
+
+from pipeline import environment
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@click.option("--readmit", metavar="TEXT", default="", help="First let pictures be looked at again whose reason or hash contains TEXT.")
+def retrain(dry_run: bool, readmit: str) -> None:
+    """Look for new pictures at params.yaml retrain.watch; check, train, compare, promote or refuse. To be run on a schedule.
+
+    A killed one is gone on with. Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another one runs.
+    """
+    from pipeline.retraining.journal import Journal
+    from pipeline.retraining.retrain import retrain as once
+
+    where = environment.read()
+    if readmit and not dry_run:
+        click.echo(f"{Journal(where.root).readmit(readmit):,} pictures are looked at again")
+    once(where, dry_run)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def history(as_json: bool) -> None:
+    """What served when, and why: promotions, rollbacks and refusals, oldest first, in UTC."""
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.retraining.journal import Journal
+    from pipeline.tracking import outbox, promotion
+
+    where = environment.read()
+    deeds = promotion.deeds(*outbox.connect(where))
+    refused = [
+        {"time": one.ended, "deed": "refused", "model": "", "from": "", "to": "", "reason": one.explanation, "occasion": one.name}
+        for one in Journal(where.root).past()
+        if one.decision == "refused"
+    ]
+    rows = sorted([*deeds, *refused], key=lambda row: row["time"])
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    shown = Table("time (UTC)", "deed", "model", "version", "reason", box=None, header_style="bold")
+    for row in rows:
+        versions = f"{row['from'] or 'none'} → {row['to']}" if row["to"] else ""
+        shown.add_row(row["time"].replace("T", " "), row["deed"], row["model"], versions, row["reason"])
+    Console().print(shown)

@@ -1,0 +1,67 @@
+"""`darkroom schedule`: `darkroom retrain` every day, by cron or by systemd."""
+
+import shutil
+from datetime import datetime
+
+import click
+
+from pipeline import environment
+from pipeline.files import write_text
+from pipeline.retraining import schedule as schedules
+
+NOTE = """What it must know (MLFLOW_TRACKING_URI, ...) belongs into .darkroom/schedule.env, as lines NAME='value'.
+A user's systemd runs while the user is logged in, and always after: loginctl enable-linger"""
+which = click.option("--cron/--systemd", "by_cron", default=False, show_default=True, help="The user's crontab, or the user's systemd.")
+
+
+@click.group()
+def schedule() -> None:
+    """Run `darkroom retrain` in this project every day."""
+
+
+@schedule.command()
+@which
+@click.option("--at", type=click.DateTime(["%H:%M"]), default="02:30", show_default=True, metavar="HH:MM", help="UTC.")
+@click.option("--dry-run", is_flag=True, help="Show it and change nothing.")
+def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
+    """Write the schedule and show it, in place of an older one of this project."""
+    wanted = schedules.Schedule(environment.read().root, at.time())
+    if by_cron:
+        crontab = wanted.merged(schedules.read_crontab())
+        shown = schedules.split(crontab, wanted.root)[1]
+        if not dry_run:
+            schedules.tell("crontab", "-", given=crontab)
+    else:
+        schedules.unit_files(wanted.root)  # refuses another project's
+        shown = "".join(f"# {path}\n{text}\n" for path, text in wanted.units().items())
+        if not dry_run:
+            schedules.tell("systemctl", "--version")  # refuses where there is none
+            for path, text in wanted.units().items():
+                write_text(path, text)
+            shown += schedules.systemctl("daemon-reload", f"enable --now {schedules.TIMER}")
+    click.echo(shown + NOTE)
+
+
+@schedule.command()
+@which
+def remove(by_cron: bool) -> None:
+    """Remove this project's schedule; a run that is going on goes on."""
+    root = environment.read().root
+    others, block = schedules.split(schedules.read_crontab(), root) if by_cron else ("", "")
+    units = [] if by_cron else schedules.unit_files(root)
+    if block:
+        schedules.tell("crontab", "-", given=others)
+    if units:
+        for path in (*units, environment.user_units() / "timers.target.wants" / schedules.TIMER):
+            path.unlink(missing_ok=True)
+        click.echo(schedules.systemctl(f"stop {schedules.TIMER}", "daemon-reload"), nl=False)
+    click.echo("removed" if block or units else "this project has no such schedule")
+
+
+@schedule.command()
+def show() -> None:
+    """Show this project's schedules."""
+    root = environment.read().root
+    block = schedules.split(schedules.read_crontab(), root)[1] if shutil.which("crontab") else ""
+    units = "".join(f"# {path}\n{path.read_text(encoding='utf-8')}\n" for path in schedules.unit_files(root))
+    click.echo(block + units or "no schedule: darkroom schedule install")

@@ -1,0 +1,47 @@
+"""What a retraining found and decided: one page for people, and a few lines for MLflow."""
+
+import base64
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from pipeline.evaluation import glossary
+from pipeline.files import write_text
+from pipeline.retraining.journal import Occasion, Verdict
+
+LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader("pipeline.evaluation", ".")])
+
+
+def write(occasion: Occasion, folder: Path) -> Path:
+    """Write ``folder``/<name of the occasion>.html, one self-contained page."""
+    templates = Environment(loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    picture = folder / f"{occasion.name}-foreign.png"
+    foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
+    rows = {verdict.model: _rows(verdict) for verdict in occasion.verdicts}
+    path = folder / f"{occasion.name}.html"
+    write_text(path, templates.get_template("retraining.html").render(occasion=occasion, rows=rows, foreign=foreign))
+    return path
+
+
+def text(occasion: Occasion) -> str:
+    """The same in Markdown, without the tables."""
+    lines = [f"**{occasion.decision}**: {occasion.explanation}", "", f"Why: {'; '.join(occasion.reasons)}."]
+    lines += [f"- {finding['check']}: {finding['sentence']}" for finding in occasion.quality]
+    lines += [f"- drift: {occasion.drift['said']}"] if occasion.drift else []
+    for verdict in occasion.verdicts:
+        lines += ["", f"`{verdict.model}` {verdict.before or 'none'} → {verdict.version}: {verdict.reason}"]
+        lines += [f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}" for gate in verdict.gates]
+    return "\n".join(lines)
+
+
+def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
+    """Title, challenger's and champion's number of each measure that has an interval."""
+    named = [name for name in verdict.numbers if f"{name}_low" in verdict.numbers]
+    return [(glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers)) for name in named]
+
+
+def _shown(name: str, numbers: dict[str, float]) -> str:
+    if name not in numbers:
+        return ""
+    show = glossary.measure(name).show
+    return f"{show(numbers[name])} ({show(numbers[f'{name}_low'])} – {show(numbers[f'{name}_high'])})"

@@ -1,0 +1,128 @@
+"""What has arrived since, how good it is, and whether it has drifted from what the champion knows."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.data.dataset import Dataset
+from pipeline.data.decoding import Decoder
+from pipeline.data.settings import DataSettings
+from pipeline.environment import Environment
+from pipeline.evaluation import pictures
+from pipeline.evaluation.comparison import BATCH, subset
+from pipeline.evaluation.features import FeatureSpace
+from pipeline.models import store
+from pipeline.models.task import DataSpec, Task
+from pipeline.retraining import drift, incoming, quality
+from pipeline.retraining.drift import DriftSettings
+from pipeline.retraining.incoming import Arrival, Picture
+from pipeline.retraining.settings import RetrainSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What was found. Without ``retrain.watch`` nothing arrives."""
+
+    arrival: Arrival | None = None
+    checked: quality.Quality | None = None  # None where nothing is fresh
+
+    @property
+    def usable(self) -> list[Picture]:
+        """The pictures to learn from; none while there are too few."""
+        return self.checked.kept if self.checked and not self.checked.waits else []
+
+    @property
+    def refused(self) -> str:
+        """Why the delivery as a whole cannot be used."""
+        return self.checked.refused if self.checked else ""
+
+    @property
+    def quarantined(self) -> dict[str, str]:
+        """Pictures that cannot be used, by SHA-256, with the reason."""
+        return self.checked.quarantined if self.checked else {}
+
+    @property
+    def digest(self) -> str:
+        """Names this version of the data."""
+        return self.arrival.digest if self.arrival else ""
+
+    def tell(self) -> None:
+        """Print what is not fine."""
+        findings = self.checked.findings if self.checked else []
+        for finding in findings:
+            if finding.level != "fine":
+                print(f"  {finding.check}: {finding.sentence}", flush=True)
+        if findings and self.arrival:
+            fine = sum(finding.level == "fine" for finding in findings)
+            print(f"  {len(self.arrival.fresh):,} new pictures looked at: {fine} of {len(findings)} checks are fine", flush=True)
+
+
+def look(
+    environment: Environment,
+    settings: RetrainSettings,
+    data: DataSettings,
+    accepted: Path,
+    aside: dict[str, str],
+    champion: Path | None,
+    beside: Path,
+) -> Survey:
+    """Survey what lies at ``retrain.watch`` but neither in the folder ``accepted`` nor ``aside``; what is fetched lies in ``beside``.
+
+    ``champion`` is the folder of the classifier that serves, which is asked what it makes of the labels.
+    """
+    if not settings.watch:
+        return Survey()
+    place = incoming.fetch(settings.watch, settings.repository, environment.root, beside)
+    arrival = incoming.look(place, accepted, aside, settings.settle_seconds)
+    if not arrival.fresh:
+        return Survey(arrival)
+    names = tuple(store.read_card(champion)["class_names"]) if champion else ()
+    known = names or tuple(sorted({picture.label for picture in arrival.accepted.values()}))
+    spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
+    task = store.load(champion, environment.torch_device) if champion else None
+    classify = _probabilities(task) if task and (task.spec.channels, task.spec.size) == (spec.channels, spec.size) else None
+    return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, classify))
+
+
+def measure_drift(
+    environment: Environment, settings: DriftSettings, place: Path, fresh: list[Picture], processed: Path, champion: Path | None, page: Path
+) -> dict[str, Any]:
+    """The ``fresh`` pictures in ``place`` against those in ``processed`` that no model was trained on, as JSON; ``page``: the strangest."""
+    if champion is None or not (processed / "manifest.json").is_file():
+        return {"said": "not measured: there is no champion yet", "alarm": False, "tests": []}
+    known, card = Dataset.open(processed), store.read_card(champion)
+    if (list(known.class_names), known.channels, known.size) != (card["class_names"], card["spec"]["channels"], card["spec"]["size"]):
+        return {"said": "not measured: the champion knows other classes or sizes", "alarm": False, "tests": []}
+    space = FeatureSpace.of_classifier(card["name"], store.load(champion, environment.torch_device), store.digest(champion))
+    chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
+    decode, labels = Decoder(place, known.channels, known.size), {name: number for number, name in enumerate(known.class_names)}
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(chosen), BATCH):
+            part = chosen[start : start + BATCH]
+            yield decode([picture.name for picture in part])[0], np.array([labels.get(picture.label, -1) for picture in part])
+
+    held_out = (chunk for split in (known.test, known.validation) for chunk in split.chunks(BATCH))
+    with torch.inference_mode():
+        found = drift.measure(drift.observe(held_out, space), drift.observe(chunks(), space), settings, 0, known.class_names)
+    if len(found.foreign):
+        images = np.stack([decode([chosen[index].name])[0] for index in found.foreign], axis=1)  # (1, K, C, H, W)
+        pictures.save_grid(torch.from_numpy(images).float() / 255, page)
+    tests = [dataclasses.asdict(test) for test in found.tests]
+    return {"said": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": [chosen[index].name for index in found.foreign]}
+
+
+def _probabilities(task: Task) -> quality.Classify:
+    """What the classifier makes of uint8 images (N, C, H, W): probabilities (N, classes)."""
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            answers = task.classify(torch.from_numpy(images).to(task.device).float() / 255)
+        assert answers is not None
+        return answers.double().softmax(dim=1).cpu().numpy()
+
+    return classify

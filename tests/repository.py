@@ -1,0 +1,68 @@
+"""A whole small project under git and DVC, as a user has one, and the commands that he runs in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from tests.project import PARAMS, ROOT
+
+OTHERS = ("gan", "vae", "ae")
+CLEAN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_", "PYTHONPATH")
+
+
+def create(folder: Path, **sections: dict) -> Path:
+    """A project with a classifier alone, committed; ``sections`` replace those of its params.yaml."""
+    for name in ("pipeline", "stages"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder / name)
+    for name in OTHERS:
+        (folder / f"pipeline/models/{name}.py").unlink()
+    (folder / "data/own").mkdir(parents=True)
+    shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
+    plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    stages = {name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in OTHERS}
+    stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in OTHERS]
+    (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
+    params = {key: value for key, value in PARAMS.items() if key not in OTHERS}
+    (folder / "params.yaml").write_text(json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections}))
+    shell(folder, "git", "init", "-q", "-b", "main")
+    shell(folder, "python", "dvc", "init", "-q")
+    shell(folder, "python", "dvc", "config", "core.site_cache_dir", str(folder.parent / "site"))
+    shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", str(folder.parent / "store"))
+    commit(folder, "the code")
+    return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    """Commit everything."""
+    shell(folder, "git", "add", "-A")
+    shell(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", message)
+
+
+def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
+    """Start a command in ``folder``; Python modules (dvc, stages...) and darkroom run by this Python."""
+    words = [sys.executable, "-m", *command[1:]] if command[0] == "python" else list(command)
+    if command[0] == "darkroom":
+        words = [sys.executable, "-c", "from pipeline.cli import main; main()", *command[1:]]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(CLEAN)}
+    here = {**kept, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
+    return subprocess.Popen(
+        words, cwd=folder, env=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def shell(folder: Path, *command: str, code: int = 0, **more: str) -> str:
+    """What a command printed; it must end with exit code ``code``."""
+    process = start(folder, *command, **more)
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == code, said
+    return said

@@ -1,0 +1,191 @@
+"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled, rolled back."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from pipeline.retraining.journal import Journal
+from tests.repository import create, shell, start
+
+pytestmark = pytest.mark.slow
+STEPS = {"num_steps": 150, "batch_size": 64, "ema_decay": 0.9, "log_every": 50, "validate_every": 50, "sample_every": 150}
+SECTIONS = {
+    "data": {"source": "folder", "folder": "data/own/digits", "image_size": 8, "color": "grey"},
+    "cnn": {
+        "training": {**STEPS, "checkpoint_every": 50},
+        "model": {"channels": [16, 16], "dense": [32], "optimizer": {"kind": "adamw", "learning_rate": 0.01}},
+    },
+    "gates": {"minimum_test_images": 20},
+    "retrain": {"watch": "../incoming", "settle_seconds": 0, "commit": "in place"},
+}
+
+
+def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = None) -> None:
+    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or these."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    told = digits.target if labels is None else labels
+    for number in range(first, last):
+        path = project.parent / f"incoming/{told[number]}/{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(path)
+
+
+def look(project: Path) -> dict:
+    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open occasion."""
+    from mlflow import MlflowClient
+
+    from pipeline.tracking import promotion
+
+    client = MlflowClient(f"sqlite:///{project}/mlflow.db")
+    serving = client.get_model_version_by_alias("cnn", "champion")
+    return {
+        "sha256": serving.tags["darkroom.sha256"],
+        "version": int(serving.version),
+        "deeds": [(deed["deed"], deed["from"], deed["to"]) for deed in promotion.deeds(client, "1")[1:]],
+        "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
+        "aside": len(Journal(project).aside()),
+        "open": Journal(project).current(),
+    }
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """A project after its first retraining: 700 pictures, one champion."""
+    project = create(tmp_path_factory.mktemp("first") / "project", **SECTIONS)
+    deliver(project, 0, 700)
+    said = shell(project, "darkroom", "retrain")
+    assert "promoted: what was trained serves already" in said, said
+    return project
+
+
+@pytest.fixture
+def project(first, tmp_path) -> Path:
+    """A copy of it, with its deliveries; MLflow's files stay where they are."""
+    shutil.copytree(first.parent, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("tree", "site", "worktrees"))
+    return tmp_path / "copy/project"
+
+
+def test_with_nothing_new_nothing_changes(project):
+    before = look(project)
+    assert "nothing new" in shell(project, "darkroom", "retrain")
+    assert look(project) == before and before["version"] == 1 and before["deeds"] == []
+    assert shell(project, "git", "status", "--porcelain") == ""
+
+
+def test_new_pictures_make_a_new_champion_and_a_rollback_brings_the_old_one_back(project):
+    before = look(project)
+    deliver(project, 700, 1200)
+    assert "would train: 500 new pictures" in shell(project, "darkroom", "retrain", "--dry-run")
+    assert look(project) == before
+    told = f"{shutil.which('tee')} {project.parent}/told.json"
+    said = shell(project, "darkroom", "retrain", DARKROOM_NOTIFY_COMMAND=told)
+    after = look(project)
+    assert "promoted: cnn 1 -> 2" in said and after["version"] == 2 and after["deeds"] == [("promote", "1", "2")], said
+    assert after["lock"] != before["lock"] and shell(project, "git", "status", "--porcelain") == ""
+    assert len(list((project / "data/own/digits").rglob("*.png"))) == 1200 and "up to date" in shell(project, "python", "dvc", "status")
+    assert json.loads((project.parent / "told.json").read_text())["event"] == "promoted"
+    (page,) = [path for path in (project / ".darkroom/retraining/occasions").glob("*.html") if "cnn: promoted" in path.read_text()]
+    assert "http" not in page.read_text().replace("http-equiv", "")
+    assert "nothing new" in shell(project, "darkroom", "retrain")
+    shell(project, "darkroom", "rollback", "cnn", "--reason", "a test")
+    assert "nothing new" in shell(project, "darkroom", "retrain") and look(project)["version"] == 1
+    told = json.loads(shell(project, "darkroom", "history", "--json"))
+    assert [(row["deed"], row["to"]) for row in told] == [("first", "1"), ("promote", "2"), ("rollback", "1")]
+    assert told[2]["reason"] == "a test"
+
+
+def test_shuffled_labels_are_refused_named_and_set_aside(project):
+    from sklearn.datasets import load_digits
+
+    before = look(project)
+    deliver(project, 700, 1000, np.random.default_rng(0).permutation(load_digits().target))
+    said = shell(project, "darkroom", "retrain")
+    after = look(project)
+    assert "refused: " in said and {**after, "aside": 0} == before and after["aside"] >= 300 - 60, said
+    assert "nothing new" in shell(project, "darkroom", "retrain")
+    deliver(project, 1000, 1400)
+    assert "promoted: " in shell(project, "darkroom", "retrain")
+    assert look(project)["version"] == 2 and len(list((project / "data/own/digits").rglob("*.png"))) <= 1160
+
+
+def test_of_two_that_start_together_one_leaves_with_75(project):
+    deliver(project, 700, 900)
+    one = start(project, "darkroom", "retrain")
+    while not (project / ".darkroom/retraining/retrain.lock").exists() or not _is_held(project):
+        assert one.poll() is None
+        time.sleep(0.01)
+    assert "another `darkroom retrain` runs here" in shell(project, "darkroom", "retrain", code=75)
+    said, _ = one.communicate(timeout=240)
+    assert one.returncode == 0 and look(project)["deeds"] == [("promote", "1", "2")], said
+
+
+def _is_held(project: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(project / ".darkroom/retraining/retrain.lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _kill(project: Path, after: float) -> bool:
+    """Start a retraining, kill all of its processes with -9 after some seconds; whether it was still at work."""
+    process = start(project, "darkroom", "retrain")
+    try:
+        process.wait(after)
+    except Exception:
+        os.killpg(process.pid, signal.SIGKILL)
+        deadline = time.monotonic() + 30
+        while any(_works_in(project, other) for other in psutil.process_iter()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return True
+    finally:
+        process.wait(30)
+        process.stdout.close()
+    return False
+
+
+def _works_in(project: Path, process: psutil.Process) -> bool:
+    try:
+        return process.cwd().startswith(str(project)) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def ends_alike(project: Path, moments: list[float]) -> None:
+    """Kill at each of ``moments`` (seconds after the start), go on, and compare with what an undisturbed one leaves."""
+    other = project.parent.parent / "undisturbed/project"
+    shutil.copytree(project.parent, other.parent, symlinks=True)
+    for each in (project, other):
+        deliver(each, 700, 900)
+    shell(other, "darkroom", "retrain")
+    killed = 0
+    for moment in moments:
+        killed += _kill(project, moment)
+        assert look(project)["version"] in (1, 2)
+    shell(project, "darkroom", "retrain")
+    assert look(project) == look(other) and look(other)["deeds"] == [("promote", "1", "2")]
+    assert killed >= len(moments) / 2
+
+
+def test_a_retraining_killed_three_times_ends_like_an_undisturbed_one(project):
+    ends_alike(project, [7.0, 12.0, 20.0])
+
+
+@pytest.mark.nightly
+def test_twenty_kills_at_random_moments_end_in_the_same_state(project):
+    seed = int(time.time())
+    print(f"seed {seed}")
+    ends_alike(project, np.random.default_rng(seed).uniform(0.5, 30, 20).tolist())
