@@ -27,6 +27,7 @@ import requests
 import yaml
 from PIL import Image
 
+from pipeline import environment
 from pipeline.data import formats
 from pipeline.models import store
 
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=60, help="pictures of an ordinary delivery; the first has ten times as many")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    environment.prepare()
     with tempfile.TemporaryDirectory(prefix="darkroom-month-") as place:
         month = Month(Path(place), *_pictures(arguments.mnist, arguments.seed), np.random.default_rng(arguments.seed))
         try:
@@ -88,6 +90,7 @@ def play(month: "Month", size: int) -> None:
         seconds = time.monotonic() - began
         if second:
             other = month.end(second)
+            seconds = time.monotonic() - began
             what += f" (exits {sorted((code, other[0]))})"
             code, said = min((code, said), other)
         if "server dead" in what:

@@ -29,6 +29,8 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
+FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of whoever called us
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -126,7 +128,7 @@ def notification() -> tuple[str, str]:
 
 def for_child(changes: dict[str, str]) -> dict[str, str]:
     """This process's environment with ``changes``, for a child that is no part of the DVC stage that may be running."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("DVC_ROOT", "DVC_STAGE", "DVC_EXP"))} | changes
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | changes
 
 
 def debug() -> bool:

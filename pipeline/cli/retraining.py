@@ -13,13 +13,9 @@ def retrain(dry_run: bool, readmit: str) -> None:
 
     A killed one is gone on with. Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another one runs.
     """
-    from pipeline.retraining.journal import Journal
     from pipeline.retraining.retrain import retrain as once
 
-    where = environment.read()
-    if readmit and not dry_run:
-        click.echo(f"{Journal(where.root).readmit(readmit):,} pictures are looked at again")
-    once(where, dry_run)
+    once(environment.read(), dry_run, readmit)
 
 
 @click.command()

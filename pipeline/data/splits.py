@@ -45,7 +45,7 @@ def _draw(labels: np.ndarray, fraction: float, key: tuple[int, str], classes: in
         members = np.flatnonzero(labels == label)
         if names:
             ranks = np.array([_rank((*key, names[index])) for index in members.tolist()])
-            count = min(max(1, int((ranks < fraction).sum())), len(members) // 2)
+            count = min(max(1, int((ranks < fraction).sum())), max(1, len(members) - 2))  # two are left, of a class with hardly any
         else:
             digest = hashlib.sha256(repr((*key, label)).encode()).digest()
             ranks = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(len(members))  # raw: the same in every NumPy

@@ -1,10 +1,12 @@
 """Champions and challengers measured alike: the same test pictures, the same feature space, the same settings, now."""
 
 import dataclasses
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.data.dataset import Dataset
 from pipeline.environment import Environment
@@ -14,6 +16,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
 from pipeline.models import store
 from pipeline.models.store import read_card
+from pipeline.models.task import Task
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 from pipeline.tracking import outbox, promotion, registry
@@ -30,7 +33,7 @@ class Champion:
 
 
 def champions(environment: Environment, names: list[str], beside: Path) -> dict[str, Champion]:
-    """Those that serve, by name, of ``names``. What is not on this machine is fetched into ``beside``."""
+    """Those that serve, by name, of ``names``. What is not on this machine is fetched into ``beside``, where nothing else stays."""
     client, _ = outbox.connect(environment)
     known = {model.name for model in client.search_registered_models(max_results=1000)}
     found = {}
@@ -39,43 +42,56 @@ def champions(environment: Environment, names: list[str], beside: Path) -> dict[
             folder = beside / f"{name}-{version.version}"
             folder.mkdir(parents=True, exist_ok=True)
             found[name] = Champion(str(version.version), registry.weights(client, version, folder))
+    for old in set(beside.glob("*")) - {beside / f"{name}-{champion.version}" for name, champion in found.items()}:
+        shutil.rmtree(old, ignore_errors=True)
+    return found
+
+
+def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
+    """The registered versions, by name, of the models in ``tree``. Raises ``DarkroomError`` where MLflow does not know one yet."""
+    client, _ = outbox.connect(environment)
+    found = {}
+    for name, folder in _models(tree).items():
+        found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
+        if found[name] is None:
+            remedy = "darkroom sync, then this again"
+            raise DarkroomError(f"MLflow has not been told of {name}", where=environment.tracking_uri, remedy=remedy)
     return found
 
 
 def hold(
-    environment: Environment, settings: EvaluationSettings, gates: GateSettings, tree: Path, new_pictures: int, beside: Path
+    environment: Environment,
+    settings: EvaluationSettings,
+    gates: GateSettings,
+    tree: Path,
+    new_pictures: int,
+    candidates: Mapping[str, Any],
+    serving: Mapping[str, Champion],
 ) -> list[Verdict]:
-    """A verdict for each model in ``tree``, where it was trained. Raises ``DarkroomError`` where MLflow does not know one yet."""
-    client, _ = outbox.connect(environment)
-    folders = {card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{store.CARD}"))}
-    versions: dict[str, str] = {}
-    for name, folder in folders.items():
-        found = registry.find_version(client, name, read_card(folder)["sha256"])
-        if found is None:
-            raise DarkroomError(
-                f"MLflow has not been told of {name}", where=environment.tracking_uri, remedy="darkroom sync, then this again"
-            )
-        versions[name] = str(found.version)
-    serving = champions(environment, list(folders), beside)
-    contested = {name for name, version in versions.items() if name in serving and serving[name].version != version}
-    data = Dataset.open(tree / "data/processed")
+    """A verdict for each of the ``candidates``, the registered versions of the models in ``tree``, where they were trained."""
+    folders, data = _models(tree), Dataset.open(tree / "data/processed")
+    serves = {name: serving[name].version if name in serving else "" for name in candidates}
+    said = {name: version.tags.get(registry.UNWANTED, "") for name, version in candidates.items()}
+    said |= {name: "it serves already" for name, version in candidates.items() if str(version.version) == serves[name]}
+    contested = {name for name in candidates if not said[name]}
     print(f"measured beside the champions: {', '.join(sorted(contested)) or 'none'}", flush=True)
     theirs = {name: champion.folder for name, champion in serving.items()}
     measured = measure(settings, data, folders, theirs, contested, environment.torch_device) if contested else {}
     verdicts = []
-    for name, folder in folders.items():
+    for name, version in candidates.items():
         if name not in contested:
-            verdicts.append(Verdict(name, versions[name], versions[name], False, "it serves already"))
+            verdicts.append(Verdict(name, str(version.version), serves[name], False, said[name]))
             continue
         ours, before = measured[name]
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
-        circumstances = Circumstances(new_pictures, len(data.test), (folder / store.WEIGHTS).stat().st_size / 1e6, hours)
-        found = judge({"now": ours}, {"now": before} if before else {}, gates, circumstances)
+        circumstances = Circumstances(new_pictures, len(data.test), (folders[name] / store.WEIGHTS).stat().st_size / 1e6, hours)
+        known = None if name not in serving else {"now": before} if before else {}
+        found = judge({"now": ours}, known, gates, circumstances)
         failed = [f"{gate.name}: {gate.finding}" for gate in found if not gate.passed]
         gained = [f"{gate.name}: {gate.finding}" for gate in found if gate.finding.startswith("better")]
-        reason = "; ".join(failed or gained) or "no worse, and it learnt from what the champion never saw"
+        reason = "; ".join(failed or gained) or ("no worse, and it learnt from what the champion never saw" if known else "the first one")
         told = [dataclasses.asdict(gate) for gate in found]
-        verdicts.append(Verdict(name, versions[name], serving[name].version, not failed, reason, told, ours, before))
+        verdicts.append(Verdict(name, str(version.version), serves[name], not failed, reason, told, ours, before))
     return verdicts
 
 
@@ -84,7 +100,7 @@ def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
     refused = [verdict for verdict in verdicts if verdict.gates and not verdict.promoted]
     client = outbox.connect(environment)[0] if refused else None
     for verdict in refused:
-        registry.withdraw(client, verdict.model, verdict.version)
+        registry.withdraw(client, verdict.model, verdict.version, f"refused: {verdict.reason}")
 
 
 def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
@@ -95,8 +111,8 @@ def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
             if verdict.promoted:
                 verdict.promoted, verdict.reason = False, f"{classifier}, which vouches for the data, was refused"
     promoted = [verdict for verdict in verdicts if verdict.promoted]
-    said = [f"{verdict.model} {verdict.before} -> {verdict.version} ({verdict.reason})" for verdict in promoted]
-    said += [f"{verdict.model} stays {verdict.before} ({verdict.reason})" for verdict in refused.values()]
+    said = [f"{verdict.model} {verdict.before or 'none'} -> {verdict.version} ({verdict.reason})" for verdict in promoted]
+    said += [f"{verdict.model} stays {verdict.before or 'none'} ({verdict.reason})" for verdict in refused.values()]
     return "refused" if refused and not promoted else "promoted", "; ".join(said) or "what was trained serves already"
 
 
@@ -137,6 +153,19 @@ def _measure(
     return found
 
 
+def load(folder: Path, device: str) -> Task | None:
+    """The model in ``folder``; None where today's code makes another of its name."""
+    try:
+        return store.load(folder, device)
+    except DarkroomError as error:
+        print(f"  {error}", flush=True)
+        return None
+
+
+def _models(tree: Path) -> dict[str, Path]:
+    return {card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{store.CARD}"))}
+
+
 def _fits(one: Path, other: Path) -> bool:
     first, second = read_card(one), read_card(other)
-    return all(first.get(key) == second.get(key) for key in ("spec", "class_names"))
+    return all(first.get(key) == second.get(key) for key in ("spec", "class_names")) and load(one, "cpu") is not None

@@ -21,6 +21,7 @@ class GateSettings(Section):
     guarded: list[Measured] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)
     targets: list[Measured] = Field(["accuracy", "fid", "psnr"])  # one must be better where nothing new was learnt from
     seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # between seeds, as `darkroom seeds` says; it counts as noise
+    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # of a guarded measure, in its own unit, noise or not
     minimum_test_images: int = Field(100, ge=1)
     max_memorisation: float = Field(0.9, ge=0.5, le=1)  # of the measure of that name, at the lower end of its interval
     max_megabytes: float | None = Field(None, gt=0)  # of the weights
@@ -51,24 +52,22 @@ Results = Mapping[str, Mapping[str, float]]  # a version's measures, as ``evalua
 
 def judge(challenger: Results, champion: Results | None, settings: GateSettings, circumstances: Circumstances | None = None) -> list[Gate]:
     """All gates, in order; ``champion`` is None where there is none yet. What cannot be compared is a gate that is not passed."""
-    shared = [protocol for protocol in challenger if protocol and protocol in (champion or challenger)]
+    shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
     gates = [Gate("measured", bool(measured), ", ".join(measured) or "no guarded measure is known: dvc repro evaluate, darkroom sync")]
     gates += _limits(numbers, settings, circumstances) if circumstances else []
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    said = (
-        "one protocol measured both"
-        if shared
-        else "the champion was measured on other data, in another feature space or with other classes"
+    otherwise = (
+        "the champion knows other classes, or was measured on other data or in another feature space: promote by hand, with --reason"
     )
+    said = "one protocol measured both" if shared else otherwise
     gates.append(Gate("comparable", bool(shared), said))
     before = champion[shared[-1]] if shared else {}
-    compared = [name for name in settings.guarded if name in before and name in numbers]
     for name in settings.guarded:
-        if name in compared:
-            gates.append(_not_worse(name, numbers, before, settings, len(compared)))
+        if name in before and name in numbers:
+            gates.append(_not_worse(name, numbers, before, settings))
         elif name in before:
             gates.append(Gate(name, False, "the champion was measured by it, this one was not"))
     if circumstances and shared:
@@ -95,28 +94,32 @@ def _worth_it(numbers: Mapping[str, float], before: Mapping[str, float], setting
     """Better in a target, or no worse after learning from what the champion never saw."""
     if new_pictures:
         return Gate("worth it", True, f"trained on {new_pictures:,} pictures that the champion never saw")
-    better = [name for name in settings.targets if name in before and _compare(name, numbers, before, settings, 1)[0] == "better"]
+    targets = [name for name in settings.targets if name in before and name in numbers]
+    better = [name for name in targets if _compare(name, numbers, before, settings, len(targets))[0] == "better"]
     said = f"better in {', '.join(better)}" if better else "nothing new to learn from, and no target is better by more than noise"
     return Gate("worth it", bool(better), said)
 
 
-def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, comparisons: int) -> Gate:
-    verdict, noise = _compare(name, challenger, champion, settings, comparisons)
+def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings) -> Gate:
+    verdict, gain, noise = _compare(name, challenger, champion, settings, claims=1)
+    allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
+    if gain < -allowed:
+        verdict = f"worse by more than the {allowed:g} allowed"
     show = glossary.measure(name).show
     numbers = f"{show(challenger[name])} against {show(champion[name])}, noise {show(noise)}"
-    return Gate(name, verdict != "worse by more than noise", f"{verdict}: {numbers}")
+    return Gate(name, not verdict.startswith("worse"), f"{verdict}: {numbers}")
 
 
 def _compare(
-    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, comparisons: int
-) -> tuple[str, float]:
-    """The verdict and the noise: half the 95 % intervals of both and the deviation between seeds, added as independent errors
-    are, and widened so that all ``comparisons`` together go wrong as rarely as one would (Bonferroni)."""
+    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, claims: int
+) -> tuple[str, float, float]:
+    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds, added as independent
+    errors are; where the best of several ``claims`` would do, wide enough for all of them (Bonferroni)."""
     gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
     seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
     noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
-    noise *= NORMAL.inv_cdf(1 - 0.025 / comparisons) / NORMAL.inv_cdf(0.975)
-    return "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise", noise
+    noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
+    return "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise", gain, noise
 
 
 def _half_width(name: str, numbers: Mapping[str, float]) -> float:

@@ -30,6 +30,11 @@ class Picture:
     label: str
     sha256: str
 
+    @property
+    def key(self) -> str:
+        """Its bytes under this class: what is wrong there may be right elsewhere."""
+        return f"{self.sha256}/{self.label}"
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -72,7 +77,7 @@ def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int 
 
 
 def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_seconds: float = 0.0) -> Arrival:
-    """What ``place`` holds; a file, or zip, changed less than ``settle_seconds`` ago waits. ``known_bad``: reasons by SHA-256."""
+    """What ``place`` holds; a file, or zip, changed less than ``settle_seconds`` ago waits. ``known_bad``: reasons by key."""
     if accepted.exists() and not accepted.is_dir():
         raise BadInput("is no folder", where="params.yaml: data.folder", remedy="unpack it: accepted pictures are added to a folder")
     here, home = place.resolve(), accepted.resolve()
@@ -86,7 +91,7 @@ def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_secon
     twins = tuple(picture for picture in held if by_bytes.setdefault(picture.sha256, picture) is not picture)
     classes = {(picture.sha256, picture.label) for picture in held}
     unknown = [picture for picture in seen if (picture.sha256, picture.label) not in classes]
-    fresh = [picture for picture in unknown if picture.sha256 not in known_bad]
+    fresh = [picture for picture in unknown if picture.key not in known_bad]
     there = {*unsettled, *(picture.name for picture in seen), *(picture.sha256 for picture in seen)}
     gone = sum(picture.name not in there and picture.sha256 not in there for picture in held)
     known, set_aside = len(seen) - len(unknown), len(unknown) - len(fresh)

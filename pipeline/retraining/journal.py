@@ -36,8 +36,8 @@ class Occasion:
     base: str  # the commit that it starts from
     began: str  # UTC
     reasons: list[str]
-    fresh: list[list[str]] = field(default_factory=list)  # name, SHA-256 of each new picture that was kept
-    quarantined: dict[str, str] = field(default_factory=dict)  # SHA-256 -> why
+    fresh: list[list[str]] = field(default_factory=list)  # name and key of each new picture that was kept
+    quarantined: dict[str, str] = field(default_factory=dict)  # key -> why
     quality: list[dict[str, Any]] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
@@ -45,6 +45,7 @@ class Occasion:
     explanation: str = ""
     verdicts: list[Verdict] = field(default_factory=list)
     commit: str = ""
+    published: str = ""  # where the commit is
     ended: str = ""  # UTC
 
     @property
@@ -96,11 +97,11 @@ class Journal:
         return [_read(path) for path in sorted((self.folder / "occasions").glob("*.json"))]
 
     def aside(self) -> dict[str, str]:
-        """Pictures that are not to be used, by SHA-256, with the reason."""
+        """Pictures that are not to be used, by key (SHA-256/class), with the reason."""
         return read_json(self._aside) if self._aside.is_file() else {}
 
     def set_aside(self, pictures: Mapping[str, str]) -> None:
-        """Add pictures (SHA-256 -> reason) to those that are not to be used."""
+        """Add pictures (key -> reason) to those that are not to be used."""
         if pictures:
             write_json(self._aside, {**pictures, **self.aside()})
 

@@ -54,7 +54,7 @@ class Quality:
 
     findings: list[Finding]
     kept: list[Picture]  # good, by name
-    quarantined: dict[str, str]  # by SHA-256, the name and what is wrong
+    quarantined: dict[str, str]  # by key, the name and what is wrong
     refused: str  # why the delivery as a whole cannot be used, or an empty string
     waits: bool  # whether the good pictures are too few to train again
 
@@ -95,7 +95,7 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
         Finding("number", "wait" if few else "fine", f"{len(kept):,} good new pictures; {settings.minimum_new:,} are needed"),
     ]
     refused, taken = "; ".join(finding.sentence for finding in findings if finding.level == "refuse"), {own.sha256 for own in good}
-    quarantined = {picture.sha256: f"{picture.name}: {reason}" for picture, reason in bad.items() if picture.sha256 not in taken}
+    quarantined = {picture.key: f"{picture.name}: {reason}" for picture, reason in bad.items() if picture.sha256 not in taken}
     return Quality(findings, kept, quarantined, refused, few)
 
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.comparison import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.models import store
 from pipeline.models.task import DataSpec, Task
-from pipeline.retraining import drift, incoming, quality
+from pipeline.retraining import contest, drift, incoming, quality
 from pipeline.retraining.drift import DriftSettings
 from pipeline.retraining.incoming import Arrival, Picture
 from pipeline.retraining.settings import RetrainSettings
@@ -80,12 +80,11 @@ def look(
     arrival = incoming.look(place, accepted, aside, settings.settle_seconds)
     if not arrival.fresh:
         return Survey(arrival)
-    names = tuple(store.read_card(champion)["class_names"]) if champion else ()
-    known = names or tuple(sorted({picture.label for picture in arrival.accepted.values()}))
+    known = tuple(sorted({picture.label for picture in arrival.accepted.values()}))  # none yet: any class may come
     spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
-    task = store.load(champion, environment.torch_device) if champion else None
-    classify = _probabilities(task) if task and (task.spec.channels, task.spec.size) == (spec.channels, spec.size) else None
-    return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, classify))
+    task = contest.load(champion, environment.torch_device) if champion else None
+    fits = champion and task and task.spec == spec and tuple(store.read_card(champion)["class_names"]) == known
+    return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None))
 
 
 def measure_drift(
@@ -97,7 +96,10 @@ def measure_drift(
     known, card = Dataset.open(processed), store.read_card(champion)
     if (list(known.class_names), known.channels, known.size) != (card["class_names"], card["spec"]["channels"], card["spec"]["size"]):
         return {"said": "not measured: the champion knows other classes or sizes", "alarm": False, "tests": []}
-    space = FeatureSpace.of_classifier(card["name"], store.load(champion, environment.torch_device), store.digest(champion))
+    task = contest.load(champion, environment.torch_device)
+    if task is None:
+        return {"said": "not measured: the champion does not fit today's code", "alarm": False, "tests": []}
+    space = FeatureSpace.of_classifier(card["name"], task, store.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
     decode, labels = Decoder(place, known.channels, known.size), {name: number for number, name in enumerate(known.class_names)}
 

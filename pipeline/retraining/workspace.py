@@ -1,63 +1,92 @@
 """Where a candidate is made: a git worktree of the project, with DVC's cache shared. The project itself stays as it is until the end."""
 
+import json
 import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.environment import Environment, for_child
-from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.process import die_with_parent
 
 BRANCH = "retraining"
-GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 3600, 90
+GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 6 * 3600, 90
+GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # nobody is there to type a passphrase
 IDENTITY = ("-c", "user.name=darkroom retrain", "-c", "user.email=darkroom@localhost")  # where git knows no other
 COMMAND = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
 class Workspace:
-    """The worktree ``tree`` of the project in ``root``."""
+    """The worktree ``tree`` of the project in ``root``. To be used by one process at a time."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.root = environment, environment.root
         self.tree = self.root / ".darkroom/retraining/tree"
 
     def base(self) -> str:
-        """The commit to start from: the branch 'retraining' where it goes on from the current one, else the current one."""
-        head, tip = self._git("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+        """The commit to start from, with all that was accepted before: the current one, or the branch 'retraining' if it is ahead.
+
+        Where both went on, the branch takes the current one in. Raises ``BadInput`` where they contradict each other.
+        """
+        head, tip = self._answer("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
         if not head:
             raise BadInput("is no git repository with a commit", where=str(self.root), remedy="git init; git add -A; git commit")
-        return tip if tip and self._succeeds("merge-base", "--is-ancestor", head, tip) else head
+        if not tip or self._succeeds("merge-base", "--is-ancestor", tip, head):
+            return head
+        if self._succeeds("merge-base", "--is-ancestor", head, tip):
+            return tip
+        self._check_out(tip)
+        merged = _run([*GIT, *self._identity(), "merge", "--quiet", "--no-edit", head], self.tree, GIT_SECONDS)
+        if merged.returncode:
+            self._answer("merge", "--abort", where=self.tree)
+            raise BadInput(
+                f"the branch '{BRANCH}' and the current one contradict each other", where=str(self.root), remedy=f"git merge {BRANCH}"
+            )
+        merge = self._git("rev-parse", "HEAD", where=self.tree)
+        self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
+        return merge
 
     def holds(self, commit: str) -> bool:
         """Whether the worktree is one, and of ``commit`` or of a commit of ours upon it."""
-        return self.tree.is_dir() and self._answer("merge-base", commit, "HEAD", where=self.tree) == commit
+        return self._answer("merge-base", commit, "HEAD", where=self.tree) == commit
 
     def prepare(self, commit: str, folder: str) -> None:
-        """Bring the worktree to ``commit``: its files, the pictures in ``folder`` and the outputs that DVC has."""
-        if self._answer("rev-parse", "--show-toplevel", where=self.tree) != str(self.tree):
+        """Bring the worktree to ``commit``: its files, the pictures in ``folder`` ('': none are kept) and the outputs that DVC has."""
+        self._check_out(commit)
+        if (self.root / ".dvc/config.local").is_file():
+            shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
+        self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
+        if folder and not (self.tree / f"{folder}.dvc").is_file():
+            if (self.root / folder).exists():
+                raise BadInput("is not tracked by DVC", where=folder, remedy=f"dvc add {folder}; git add {folder}.dvc; git commit")
+            shutil.rmtree(self.tree / folder, ignore_errors=True)
+        if self._dvc("checkout", "--quiet", "--force").returncode:
+            self._dvc("pull", "--quiet", "--force", "--allow-missing")
+        if folder and (self.tree / f"{folder}.dvc").is_file():
+            self.run_dvc("checkout", "--quiet", "--force", f"{folder}.dvc")
+
+    def _check_out(self, commit: str) -> None:
+        """The worktree at ``commit``, whatever a killed git left of it."""
+        own = self.root / self._git("rev-parse", "--git-common-dir") / "worktrees" / self.tree.name
+        for lock in [*own.glob("*.lock"), own / "locked"]:
+            lock.unlink(missing_ok=True)
+        if self._answer("rev-parse", "--show-toplevel", where=self.tree) != str(self.tree.resolve()):
             shutil.rmtree(self.tree, ignore_errors=True)
             self._git("worktree", "prune")
-            self._git("worktree", "add", "--force", "--quiet", "--detach", str(self.tree), commit)
+            self._git("worktree", "add", "--force", "--force", "--quiet", "--detach", str(self.tree), commit)
+        self._answer("merge", "--abort", where=self.tree)
         self._git("checkout", "--quiet", "--force", "--detach", commit, where=self.tree)
         self._git("clean", "--quiet", "-fd", where=self.tree)
-        for name in ("config", "config.local"):
-            if (self.root / ".dvc" / name).is_file():
-                shutil.copy(self.root / ".dvc" / name, self.tree / ".dvc" / name)
-        self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
-        if (self.tree / f"{folder}.dvc").is_file():
-            if self._dvc("checkout", "--quiet", "--force", f"{folder}.dvc").returncode:
-                self.run_dvc("pull", "--quiet", "--force", f"{folder}.dvc")
-        elif (self.root / folder).exists():
-            raise BadInput("is not tracked by DVC", where=folder, remedy=f"dvc add {folder}; git add {folder}.dvc; git commit")
-        else:
-            shutil.rmtree(self.tree / folder, ignore_errors=True)
-        self._dvc("checkout", "--quiet", "--force", "--allow-missing")  # what it lacks is made anew
 
     def is_stale(self) -> bool:
         """Whether a stage would run: code or settings are newer than the models."""
-        return bool(self._dvc("status", "--quiet").returncode)
+        done = self._dvc("status", "--json")
+        if done.returncode:
+            raise _failed("dvc status", done, self.tree)
+        return bool(json.loads(done.stdout or "{}"))
 
     def track(self, folder: str) -> None:
         """Put the pictures in ``folder`` under DVC."""
@@ -84,8 +113,8 @@ class Workspace:
                     process.wait(GRACE_SECONDS)
                 process.kill()
         if code:
-            error = DarkroomError(f"darkroom repro failed with exit code {code}", where=str(self.tree), remedy="see above")
-            error.exit_code = code if code in (EXIT_BUSY, 130, 143) else DarkroomError.exit_code
+            error = DarkroomError(f"darkroom repro ended with exit code {code}", where=str(self.tree), remedy="see above")
+            error.exit_code = code if code > 0 else 128 - code
             raise error
 
     def push(self) -> None:
@@ -96,51 +125,63 @@ class Workspace:
         """Commit what was made, if anything changed; the commit."""
         self._git("add", "--all", where=self.tree)
         if self._answer("status", "--porcelain", where=self.tree):
-            known = () if self._answer("config", "user.email") else IDENTITY
-            self._git(*known, "commit", "--quiet", "--no-verify", "-m", message, where=self.tree)
+            self._git(*self._identity(), "commit", "--quiet", "--no-verify", "-m", message, where=self.tree)
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def publish(self, commit: str, in_place: bool) -> str:
         """Put ``commit`` onto the branch 'retraining', or ``in_place`` onto the current one; says where it is."""
-        if in_place:
-            if self._succeeds("merge-base", "--is-ancestor", commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit):
-                if self._dvc("checkout", "--quiet", where=self.root).returncode:  # it does not overwrite what nobody has saved
-                    print("warning: dvc checkout left some outputs as they were: dvc status", flush=True)
-                return "in place"
-            print("the project has changes of its own: not touched", flush=True)
-        self._git("update-ref", f"refs/heads/{BRANCH}", commit)
-        return f"on the branch {BRANCH}"
+        current = self._answer("symbolic-ref", "--quiet", "--short", "HEAD")
+        if current and (in_place or current == BRANCH) and self._forward(commit):
+            left = self._dvc("checkout", "--quiet", where=self.root).returncode  # it does not overwrite what nobody has saved
+            return f"on {current}" + (", but dvc checkout left some outputs as they were: dvc status" if left else "")
+        if current == BRANCH:
+            raise DarkroomError(
+                f"'{BRANCH}' is checked out, with changes of its own", where=str(self.root), remedy="git stash; git switch main"
+            )
+        if not self._succeeds("merge-base", "--is-ancestor", commit, BRANCH):
+            self._git("update-ref", f"refs/heads/{BRANCH}", commit)
+        return f"on the branch {BRANCH}" + (": the current one has changes of its own" if in_place else "")
+
+    def _forward(self, commit: str) -> bool:
+        return self._succeeds("merge-base", "--is-ancestor", commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
 
     def run_dvc(self, *arguments: str) -> None:
         """A DVC command in the worktree. Raises ``DarkroomError`` with what it said."""
         done = self._dvc(*arguments)
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise DarkroomError(
-                f"dvc {arguments[0]} failed: {said[:300]}", where=str(self.tree), remedy="mend it; the same command goes on"
-            )
+            raise _failed(f"dvc {arguments[0]}", done, self.tree)
 
     def _dvc(self, *arguments: str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
         return _run([sys.executable, "-m", "dvc", *arguments], where or self.tree, DVC_SECONDS)
 
     def _git(self, *arguments: str, where: Path | None = None) -> str:
-        done = _run(["git", *arguments], where or self.root, GIT_SECONDS)
+        done = _run([*GIT, *arguments], where or self.root, GIT_SECONDS)
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise DarkroomError(
-                f"git {arguments[0]} failed: {said[:300]}", where=str(where or self.root), remedy="git status; git worktree prune"
-            )
+            raise _failed(f"git {arguments[0]}", done, where or self.root)
         return done.stdout.strip()
 
     def _answer(self, *arguments: str, where: Path | None = None) -> str:
         """What git says, or nothing."""
         place = where or self.root
-        done = _run(["git", *arguments], place, GIT_SECONDS) if place.is_dir() else None
+        done = _run([*GIT, *arguments], place, GIT_SECONDS) if place.is_dir() else None
         return done.stdout.strip() if done and not done.returncode else ""
 
     def _succeeds(self, *arguments: str) -> bool:
-        return not _run(["git", *arguments], self.root, GIT_SECONDS).returncode
+        return not _run([*GIT, *arguments], self.root, GIT_SECONDS).returncode
+
+    def _identity(self) -> tuple[str, ...]:
+        return () if self._answer("config", "user.email") else IDENTITY
+
+
+def _failed(what: str, done: subprocess.CompletedProcess[str], where: Path) -> DarkroomError:
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return DarkroomError(f"{what} failed: {said[:300]}", where=str(where), remedy="mend it; the same command goes on")
 
 
 def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=where, env=for_child({}), capture_output=True, text=True, timeout=seconds, check=False)
+    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": seconds, "check": False, "preexec_fn": die_with_parent}
+    try:
+        return subprocess.run(command, cwd=where, env=for_child({}), **options)
+    except subprocess.TimeoutExpired:
+        what = f"took more than {seconds:,} s: {' '.join(command[:8])}"
+        raise DarkroomError(what, where=str(where), remedy="the same command goes on") from None

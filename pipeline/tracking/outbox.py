@@ -334,7 +334,7 @@ def _register(client: "MlflowClient", record: Record) -> None:
     version = "none: the weights were gone before a server answered"
     if kept:
         tags = {f"darkroom.{key}": record.tags[f"darkroom.{key}"] for key in ("fingerprint", "data") if f"darkroom.{key}" in record.tags}
-        version = registry.register(client, record.run_id, folder, name, tags)
+        version = registry.register(client, record.run_id, folder, name, tags, waits=bool(record.model.get("waits")))
     record.model = {**record.model, "version": version}
     if kept or not record.repeated:
         told = {"darkroom.model": name, "darkroom.version": version} | ({"darkroom.sha256": record.model["sha256"]} if kept else {})

@@ -66,6 +66,7 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
         raise BadInput(
             "there is no champion before this one", where=f"{name}@{CHAMPION} (version {now.version})", remedy="darkroom promote"
         )
+    registry.withdraw(client, name, str(now.version), f"rolled back: {reason}")
     _move(client, experiment, "rollback", client.get_model_version(name, now.tags[PREVIOUS]), now, reason, [])
     return str(now.version), str(now.tags[PREVIOUS])
 
@@ -76,15 +77,18 @@ def deeds(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
         client.search_model_versions(f"name = '{model.name}'", order_by=["creation_timestamp ASC"], max_results=1)
         for model in client.search_registered_models(max_results=1000)
     ]
+    query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
+    runs = client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
+    begun = {run.data.tags.get("darkroom.model") for run in runs if not run.data.tags.get("darkroom.from")}
     found = [
         {"time": _utc(first.creation_timestamp), "deed": "first", "model": first.name, "from": "", "to": str(first.version)}
         | {"reason": "there was no champion", "occasion": ""}
         for versions in firsts
         for first in versions
+        if first.name not in begun
     ]
-    query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
     keys = {"deed": "stage", "model": "model", "from": "from", "to": "to", "reason": "reason", "occasion": "occasion"}
-    for run in client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"]):
+    for run in runs:
         found.append({"time": _utc(run.info.start_time)} | {key: run.data.tags.get(f"darkroom.{tag}", "") for key, tag in keys.items()})
     return sorted(found, key=lambda deed: deed["time"])
 
@@ -126,4 +130,6 @@ def _move(
     run = begun or client.create_run(experiment, began, tags, run_name=f"{deed}-{to.name}-{to.version}")
     client.set_registered_model_alias(to.name, CHAMPION, str(to.version))
     registry.withdraw(client, to.name, str(to.version))
+    if deed == "promote" and registry.UNWANTED in to.tags:  # somebody wants it after all
+        client.delete_model_version_tag(to.name, str(to.version), registry.UNWANTED)
     client.set_terminated(run.info.run_id, "FINISHED")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")  # what a served model imports
 RESULTS = "darkroom.results"  # a version's tag: what was measured of it, by protocol
+UNWANTED = "darkroom.unwanted"  # a version's tag: why it was refused or rolled back
 MAX_PROTOCOLS = 5
 MAX_DESCRIPTION = 5000  # characters; the database's limit
 
@@ -29,24 +30,27 @@ def find_version(client: "MlflowClient", name: str, sha256: str) -> Any | None:
     return found[0] if found else None
 
 
-def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str]) -> str:
+def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], *, waits: bool = False) -> str:
     """The version of ``name`` for the model in ``folder``: the one that holds these weights already, or a new one.
 
-    It becomes ``challenger``, or ``champion`` where there is none. Raises ``BadInput`` for a folder that holds no model.
+    It becomes ``challenger``, or ``champion`` where there is none; not so one that ``waits`` for a decision. Raises ``BadInput`` for
+    a folder that holds no model.
     """
     card = store.read_card(folder)
     found = find_version(client, name, card["sha256"])
     version = str(found.version) if found else _add(client, run_id, folder, name, tags, card)
     aliases = _model(client, name).aliases
-    if CHAMPION not in aliases:
+    if CHAMPION not in aliases and not waits:
         client.set_registered_model_alias(name, CHAMPION, version)
-    elif str(aliases[CHAMPION]) != version:
+    elif str(aliases.get(CHAMPION, "")) != version:
         client.set_registered_model_alias(name, CHALLENGER, version)
     return version
 
 
-def withdraw(client: Any, name: str, version: str) -> None:
-    """Take the alias ``challenger`` from this version, if it has it."""
+def withdraw(client: Any, name: str, version: str, reason: str = "") -> None:
+    """Take the alias ``challenger`` from this version, if it has it; with a ``reason``, no retraining is to promote it again."""
+    if reason:
+        client.set_model_version_tag(name, version, UNWANTED, reason[:500])
     if str(_model(client, name).aliases.get(CHALLENGER, "")) == version:
         client.delete_registered_model_alias(name, CHALLENGER)
 

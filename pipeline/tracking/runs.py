@@ -105,7 +105,8 @@ class Run:
 
         The folder should stay until then (``outbox.awaited``). Raises ``BadInput`` for a folder that holds no model.
         """
-        self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": store.read_card(folder)["sha256"]}
+        sha256, waits = store.read_card(folder)["sha256"], "yes" if surroundings.group() else ""
+        self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": sha256, "waits": waits}
         self._record.save(self._environment)
         return self._record.model.get("version", "") if self._push("register") else ""
 

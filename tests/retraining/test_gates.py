@@ -25,16 +25,33 @@ def verdicts(gates) -> dict[str, bool]:
     [
         (measured(), set()),
         (measured(accuracy=0.99, fid=0.5), set()),
-        (measured(accuracy=0.825), set()),  # 0.075 below; the noise is 0.05 * sqrt(2) * 2.2414 / 1.96 = 0.0809
-        (measured(accuracy=0.815), {"accuracy"}),
-        (measured(fid=1.075), set()),
-        (measured(fid=1.085), {"fid"}),
+        (measured(accuracy=0.84), set()),  # 0.06 below; the noise is 0.05 * sqrt(2) = 0.0707
+        (measured(accuracy=0.82), {"accuracy"}),
+        (measured(fid=1.06), set()),
+        (measured(fid=1.08), {"fid"}),
         (measured(accuracy=0.81, fid=1.09), {"accuracy", "fid"}),
     ],
 )
 def test_worse_counts_only_beyond_the_noise_of_both(challenger, failed):
     found = verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS))
     assert {name for name, passed in found.items() if not passed} == failed
+
+
+def test_a_loss_within_noise_has_a_limit_where_one_is_set():
+    limited = GateSettings(guarded=["accuracy"], max_loss={"accuracy": 0.02})
+    (*_, gate) = judge({"p": measured(accuracy=0.87)}, {"p": measured()}, limited)
+    assert not gate.passed and gate.finding.startswith("worse by more than the 0.02 allowed")
+    assert all(gate.passed for gate in judge({"p": measured(accuracy=0.89)}, {"p": measured()}, limited))
+
+
+def test_a_champion_that_could_not_be_measured_is_not_comparable():
+    assert verdicts(judge({"p": measured()}, {}, GUARDS)) == {"measured": True, "comparable": False}
+
+
+def test_the_best_of_several_targets_must_be_better_by_more():
+    better = measured(fid=0.92)  # by 0.08: more than 0.0707, less than 0.0707 * 2.2414 / 1.96 = 0.0809
+    assert failed(better, new_pictures=0) == {"worth it"}
+    assert failed(better, GateSettings(guarded=["accuracy", "fid"], targets=["fid"]), new_pictures=0) == set()
 
 
 def test_numbers_of_different_protocols_are_not_compared():
@@ -58,8 +75,8 @@ def test_the_first_champion_needs_only_be_measured():
 
 def test_each_finding_says_numbers_in_words():
     (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
-    assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 8.1 %"
-    assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0809"
+    assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
+    assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
 
 
 def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():

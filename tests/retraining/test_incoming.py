@@ -77,7 +77,7 @@ def test_an_accepted_name_with_other_bytes_is_fresh_and_its_old_bytes_are_not_go
 def test_what_was_found_bad_is_set_aside_but_not_what_is_accepted(places):
     watched, accepted = places
     bad = put(watched, "cat/2.png", 3)
-    arrival = incoming.look(watched, accepted, {sha256(bad): "blank", sha256(watched / "cat/1.png"): "blank"})
+    arrival = incoming.look(watched, accepted, {f"{sha256(bad)}/cat": "blank", f"{sha256(watched / 'cat/1.png')}/cat": "blank"})
     assert not arrival.fresh and (arrival.known, arrival.set_aside) == (2, 1)
 
 

@@ -12,7 +12,7 @@ from pipeline.errors import BadInput
 from pipeline.files import sha256
 from pipeline.models.task import DataSpec
 from pipeline.params import validate
-from pipeline.retraining.incoming import copy, look
+from pipeline.retraining.incoming import copy, folders, look
 from pipeline.retraining.quality import QualitySettings, examine
 from tests.data.conftest import encoded
 
@@ -104,7 +104,11 @@ def test_a_bad_picture_is_quarantined_with_its_reason_and_the_others_are_kept(pl
     assert [one.check for one in quality.findings if one.level != "fine"] == [check]
     assert len(quality.kept) == 8 and name not in named(quality) and not quality.refused
     (digest,) = quality.quarantined
-    assert digest == sha256(path) and quality.quarantined[digest].startswith(f"{name}: ") and reason in quality.quarantined[digest]
+    assert (
+        digest == f"{sha256(path)}/{folders(name)[1]}"
+        and quality.quarantined[digest].startswith(f"{name}: ")
+        and reason in quality.quarantined[digest]
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_the_same_bytes_under_two_new_classes_are_both_quarantined(places):
     put(places[0], "dog/a.png", 20)
     quality = examined(places)
     assert finding(quality, "one class").names == ("cat/20.png", "dog/a.png") and len(quality.kept) == 7
-    assert list(quality.quarantined) == [sha256(places[0] / "dog/a.png")]
+    assert set(quality.quarantined) == {f"{sha256(places[0] / 'dog/a.png')}/{label}" for label in ("cat", "dog")}
 
 
 def test_bytes_that_are_kept_are_not_also_quarantined_for_the_name_of_their_copy(places):

@@ -1,0 +1,36 @@
+"""What a retraining has decided outlives it."""
+
+import pytest
+
+from pipeline.errors import DarkroomError
+from pipeline.retraining.journal import Journal, Occasion, Verdict
+
+
+def occasion(**more) -> Occasion:
+    verdict = Verdict("cnn", "2", "1", True, "better", [{"name": "fid", "passed": True, "finding": "better"}], {"fid": 1.0}, {"fid": 2.0})
+    return Occasion("k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more)
+
+
+def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
+    journal, written = Journal(tmp_path), occasion(decision="promoted")
+    with journal.alone():
+        assert journal.current() is None and journal.past() == []
+        journal.save(written)
+        assert Journal(tmp_path).current() == written and written.name == "20261121T023000Z-kkkkkkkk"
+        journal.close(written)
+    assert journal.current() is None and Journal(tmp_path).past() == [written] and written.ended
+
+
+def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
+    with Journal(tmp_path).alone(), pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught, Journal(tmp_path).alone():
+        pass
+    assert caught.value.exit_code == 75
+
+
+def test_pictures_lie_aside_until_they_are_readmitted(tmp_path):
+    journal = Journal(tmp_path)
+    with journal.alone():
+        journal.set_aside({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
+        journal.set_aside({"b/dog": "another reason"})
+        assert journal.aside() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
+        assert journal.readmit("refused") == 1 and list(journal.aside()) == ["a/cat"] and journal.readmit("nothing") == 0
