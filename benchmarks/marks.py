@@ -36,7 +36,7 @@ def work(job):
     from pipeline.training import loop, step, worker
 
     mark("process group")
-    marked(worker.torch, "use_deterministic_algorithms", "switches of PyTorch")
+    marked(worker.torch, "set_deterministic_debug_mode", "switches of PyTorch")
     marked(worker, "_data", "data, in the worker")
     marked(loop.Loop, "run", "model", before=True)
     marked(step.Step, "run", "first step")

@@ -32,7 +32,7 @@ def train(name: str, folder: Path, size: int) -> None:
 
 def _process(rank: int, size: int, port: int, name: str, folder: Path) -> None:
     """One of them, with the switches of a Ray worker."""
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(1)
     wrap = lambda module: module

@@ -54,9 +54,9 @@ def main() -> None:
         month = Month(Path(place), *_pictures(arguments.mnist, arguments.seed), np.random.default_rng(arguments.seed))
         try:
             play(month, arguments.size)
+            print("\n" + month.run("history")[1])
         finally:
             month.server.kill()
-        print("\n" + month.run("history")[1])
 
 
 def play(month: "Month", size: int) -> None:

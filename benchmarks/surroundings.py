@@ -99,6 +99,7 @@ def cluster(folder: Path, cpus: int = 8) -> Iterator[dict[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray listens on the machine's outer address
     command = f"{BIN}/ray start --head --port {port} --num-cpus {cpus} --node-ip-address 127.0.0.1 --temp-dir {folder}"
     try:
         run(ROOT, *command.split(), "--include-dashboard", "false", "--disable-usage-stats", **own)

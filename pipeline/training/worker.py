@@ -44,7 +44,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger(ray_context.__file__).setLevel(logging.WARNING)  # names each report otherwise
     entered = time.time()
     context = ray.train.get_context()
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True) also imports the compiler: over a second
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # we read none; filling takes time
     torch.set_num_threads(job["threads"])
     world = World(context.get_world_rank(), context.get_world_size(), _device(job["device"]), _wrap)

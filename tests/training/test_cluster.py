@@ -1,39 +1,65 @@
-"""A training on a Ray cluster that was started by hand, as infra/README.md says."""
+"""Trainings, and a whole `darkroom repro`, on a Ray cluster that was started by hand, as infra/ray/README.md says."""
 
+import json
 import os
+import re
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
 from pipeline.files import sha256
-from tests.project import Project
+from tests.project import ROOT, Project
+from tests.repository import CLEAN, create, shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+
+SUBMIT = re.compile(r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE)  # in infra/ray/README.md, with its continued lines
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@contextmanager
+def head(folder: Path, *options: str) -> Iterator[dict[str, str]]:
+    """The environment that reaches a head node with two CPUs on loopback; at the end no process of it, or of its jobs, is left."""
+    port, token = free_port(), secrets.token_hex(32)
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
+    own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or Ray takes the machine's outer address for 127.0.0.1
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(CLEAN)}
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--port", port, "--num-cpus", "2", "--temp-dir", str(folder)]
+    command += ["--node-ip-address", "127.0.0.1", "--disable-usage-stats", *options]
+    try:
+        started = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120, check=False)
+        assert started.returncode == 0, started.stdout + started.stderr
+        yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        left = set()
+        for one in psutil.process_iter(["cmdline", "environ"]):  # Ray's own name the folder, a job's have the token
+            if str(folder) in " ".join(one.info["cmdline"] or []) or (one.info["environ"] or {}).get("RAY_AUTH_TOKEN") == token:
+                with suppress(psutil.NoSuchProcess):
+                    left |= {one, *one.children(recursive=True)}
+        for one in left:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        assert not psutil.wait_procs(left, timeout=30)[1]
 
 
 @pytest.fixture
 def cluster(tmp_path_factory):
-    """The environment that reaches a head node with two CPUs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("ray")
-    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "start", "--head", "--port", str(port), "--num-cpus", "2", "--temp-dir", str(folder), "--include-dashboard", "false"]
-    command += ["--node-ip-address", "127.0.0.1", "--disable-usage-stats"]
-    started = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120, check=False)
-    assert started.returncode == 0, started.stdout + started.stderr
-    yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
-    for one in psutil.process_iter(["cmdline"]):
-        if str(folder) in " ".join(one.info["cmdline"] or []):
-            one.kill()
+    with head(tmp_path_factory.mktemp("ray"), "--include-dashboard", "false") as environment:
+        yield environment
 
 
 def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits, cluster):
@@ -54,3 +80,29 @@ def test_a_cluster_without_the_token_is_refused_with_a_remedy(tmp_path, processe
     project = Project(tmp_path / "project", processed_digits)
     code, output = project.run("stages.train", "cnn", **{**cluster, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     assert code == 1 and "RAY_AUTH_TOKEN" in output and "Traceback" not in output
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(600)
+def test_the_whole_pipeline_runs_as_the_documented_job_and_only_with_the_token(tmp_path, tmp_path_factory):
+    project, storage, port = create(tmp_path / "project"), tmp_path / "storage", free_port()
+    (project / ".venv").symlink_to(sys.prefix)
+    command = SUBMIT.search((ROOT / "infra/ray/README.md").read_text())[0].replace("\\\n", " ")
+    for said, meant in (("8265", port), ("/shared/darkroom", str(project)), ("/shared/storage", str(storage))):
+        assert said in command
+        command = command.replace(said, meant)
+    dashboard = ["--include-dashboard", "true", "--dashboard-port", port, "--dashboard-agent-listen-port", free_port()]
+    with head(tmp_path_factory.mktemp("ray"), *dashboard) as environment:
+        token = environment["RAY_AUTH_TOKEN"]
+        wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        for said, stranger in (("Missing authentication token", {}), ("Invalid authentication token", wrong)):
+            assert said in shell(tmp_path, *shlex.split(command), code=1, HOME=str(tmp_path), **stranger)  # no token at home either
+        shell(tmp_path, *shlex.split(command), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+        rights = {"Authorization": f"Bearer {token}"}
+        jobs = requests.get(f"http://127.0.0.1:{port}/api/jobs/", headers=rights, timeout=30).json()
+        assert [job["status"] for job in jobs if job["type"] == "SUBMISSION"] == ["SUCCEEDED"]
+    times = json.loads((project / "history/cnn/times.json").read_text())
+    assert times["mode"] == f"cluster {environment['RAY_ADDRESS']}" and any((storage / "trainings").iterdir())
+    for made in ("models/cnn/model.safetensors", "metrics/evaluation.json", "dvc.lock"):
+        assert (project / made).is_file()
+    assert "up to date" in shell(project, "python", "dvc", "status")
