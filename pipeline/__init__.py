@@ -11,7 +11,7 @@
     training/          one loop for every model, checkpoints, Ray Train
     evaluation/        measures with floors and intervals, and the report
     tracking/          MLflow: runs, lineage, registry
-    retraining/        gates: whether a newer model may replace the one that serves
+    retraining/        new pictures in, a better model out, or a reason why not
     cli/, doctor, repro    the `darkroom` command; `dvc repro` with independent stages side by side
 
 Flow, one way: cli, stages -> retraining -> training, evaluation -> models, data, tracking -> noise, params, environment, pictures, process

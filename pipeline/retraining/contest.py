@@ -17,7 +17,7 @@ from pipeline.files import read_json
 from pipeline.models import store
 from pipeline.models.store import read_card
 from pipeline.models.task import Task
-from pipeline.retraining.gates import Circumstances, GateSettings, judge
+from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 from pipeline.tracking import outbox, promotion, registry
 
@@ -80,7 +80,8 @@ def hold(
     verdicts = []
     for name, version in candidates.items():
         if name not in contested:
-            verdicts.append(Verdict(name, str(version.version), serves[name], False, said[name]))
+            wanted = [] if str(version.version) == serves[name] else [dataclasses.asdict(Gate("wanted", False, said[name]))]
+            verdicts.append(Verdict(name, str(version.version), serves[name], False, said[name], wanted))
             continue
         ours, before = measured[name]
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
@@ -100,7 +101,7 @@ def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
     refused = [verdict for verdict in verdicts if verdict.gates and not verdict.promoted]
     client = outbox.connect(environment)[0] if refused else None
     for verdict in refused:
-        registry.withdraw(client, verdict.model, verdict.version, f"refused: {verdict.reason}")
+        registry.withdraw(client, verdict.model, verdict.version)
 
 
 def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:

@@ -52,11 +52,13 @@ class _Retraining:
         self.tree, self.champions = self.workspace.tree, journal.folder / "champions"
 
     def run(self, dry_run: bool) -> Occasion | None:
-        occasion, base = self.journal.current(), self.workspace.base()
+        occasion = self.journal.current()
         if occasion and dry_run:
             print(f"would go on with the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
             return None
-        if occasion and not self._can_go_on(occasion, base):
+        decided = occasion is not None and self._is_decided(occasion)
+        base = occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)  # it may clear the worktree
+        if occasion and not decided and (occasion.decision or occasion.base != base or not self.workspace.holds(base)):
             print(
                 f"the retraining of {occasion.began} UTC is begun anew: the project has another commit since, or lost its worktree",
                 flush=True,
@@ -74,10 +76,9 @@ class _Retraining:
         self._carry_out(occasion)
         return occasion
 
-    def _can_go_on(self, occasion: Occasion, base: str) -> bool:
-        if occasion.decision == "refused" or occasion.commit:
-            return True
-        return self.workspace.holds(occasion.base) and (bool(occasion.decision) or occasion.base == base)
+    def _is_decided(self, occasion: Occasion) -> bool:
+        """Whether there is a decision and all that it needs."""
+        return occasion.decision == "refused" or bool(occasion.commit or (occasion.decision and self.workspace.holds(occasion.base)))
 
     def _begin(self, base: str, dry_run: bool) -> Occasion | None:
         """An occasion with what has arrived, its data under DVC in the worktree; None where there is no reason to train."""
@@ -109,7 +110,8 @@ class _Retraining:
             occasion = Occasion(key, base, now(), reasons or ["new pictures that cannot be used"])
             occasion.quality = [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
             occasion.quarantined = dict(found.quarantined)
-            occasion.fresh = [[picture.name, picture.key] for picture in found.usable]
+            kept = found.checked.kept if found.checked and found.refused else found.usable
+            occasion.fresh = [[picture.name, picture.key] for picture in kept]
             if not reasons:
                 occasion.decision, occasion.explanation = "refused", found.refused or "no new picture can be used yet"
             if found.arrival and found.usable:
@@ -172,12 +174,13 @@ class _Retraining:
         """Do it; a failure that is its own counts against the occasion."""
         try:
             work()
-        except DarkroomError as error:
-            if error.exit_code == EXIT_BUSY or error.exit_code > 128 or time.monotonic() > self.deadline:
+        except Exception as error:  # whatever code and data bring about
+            code = getattr(error, "exit_code", DarkroomError.exit_code)
+            if code == EXIT_BUSY or code > 128 or time.monotonic() > self.deadline:
                 raise
             occasion.attempts += 1
             if occasion.attempts >= self.settings.max_attempts:
-                occasion.decision, occasion.explanation = "refused", f"it failed {occasion.attempts} times: {error.what}"
+                occasion.decision, occasion.explanation = "refused", f"it failed {occasion.attempts} times: {error}"
             self.journal.save(occasion)
             if not occasion.decision:
                 raise
@@ -197,7 +200,10 @@ class _Retraining:
                 self.journal.save(occasion)
             client, _ = outbox.connect(self.environment)
             for verdict in occasion.verdicts:
-                if verdict.promoted:
+                serves = promotion.champion(client, verdict.model) if verdict.promoted else None
+                if serves and str(serves.version) not in (verdict.before, verdict.version):
+                    verdict.promoted, verdict.reason = False, f"version {serves.version} was promoted by hand meanwhile"
+                elif verdict.promoted:
                     version = client.get_model_version(verdict.model, verdict.version)
                     promotion.promote(self.environment, version, verdict.reason, verdict.gates, occasion.name)
             contest.withdraw(self.environment, occasion.verdicts)

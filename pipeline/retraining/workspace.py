@@ -26,28 +26,36 @@ class Workspace:
         self.environment, self.root = environment, environment.root
         self.tree = self.root / ".darkroom/retraining/tree"
 
-    def base(self) -> str:
+    def base(self, keep: bool = True) -> str:
         """The commit to start from, with all that was accepted before: the current one, or the branch 'retraining' if it is ahead.
 
-        Where both went on, the branch takes the current one in. Raises ``BadInput`` where they contradict each other.
+        Where both went on, the branch takes the current one in (and keeps it, if it is to ``keep`` it), and the worktree is cleared.
+        Raises ``BadInput`` where they contradict each other.
         """
         head, tip = self._answer("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
         if not head:
             raise BadInput("is no git repository with a commit", where=str(self.root), remedy="git init; git add -A; git commit")
-        if not tip or self._succeeds("merge-base", "--is-ancestor", tip, head):
+        if not tip or self._is_ancestor(tip, head):
             return head
-        if self._succeeds("merge-base", "--is-ancestor", head, tip):
+        if self._is_ancestor(head, tip):
             return tip
-        self._check_out(tip)
-        merged = _run([*GIT, *self._identity(), "merge", "--quiet", "--no-edit", head], self.tree, GIT_SECONDS)
-        if merged.returncode:
-            self._answer("merge", "--abort", where=self.tree)
-            raise BadInput(
-                f"the branch '{BRANCH}' and the current one contradict each other", where=str(self.root), remedy=f"git merge {BRANCH}"
-            )
-        merge = self._git("rev-parse", "HEAD", where=self.tree)
-        self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
+        merge = self._join(tip, head)
+        if not merge:
+            what, remedy = f"the branch '{BRANCH}' and the current one contradict each other", f"git merge {BRANCH}"
+            raise BadInput(what, where=str(self.root), remedy=remedy)
+        if keep:
+            self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
         return merge
+
+    def _join(self, one: str, other: str) -> str:
+        """The merge of two commits, made in the worktree; nothing where they contradict each other."""
+        self._check_out(one)
+        if _run(
+            [*GIT, "-c", "merge.ff=true", *self._identity(), "merge", "--quiet", "--no-edit", other], self.tree, GIT_SECONDS
+        ).returncode:
+            self._answer("merge", "--abort", where=self.tree)
+            return ""
+        return self._git("rev-parse", "HEAD", where=self.tree)
 
     def holds(self, commit: str) -> bool:
         """Whether the worktree is one, and of ``commit`` or of a commit of ours upon it."""
@@ -58,6 +66,12 @@ class Workspace:
         self._check_out(commit)
         if (self.root / ".dvc/config.local").is_file():
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
+        for line in self._dvc("config", "--list", where=self.root).stdout.splitlines():
+            key, _, value = line.partition("=")
+            if (
+                key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute()
+            ):  # relative to the project, as it is written
+                self._dvc("config", "--local", key, value)
         self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
         if folder and not (self.tree / f"{folder}.dvc").is_file():
             if (self.root / folder).exists():
@@ -70,10 +84,10 @@ class Workspace:
 
     def _check_out(self, commit: str) -> None:
         """The worktree at ``commit``, whatever a killed git left of it."""
-        own = self.root / self._git("rev-parse", "--git-common-dir") / "worktrees" / self.tree.name
-        for lock in [*own.glob("*.lock"), own / "locked"]:
-            lock.unlink(missing_ok=True)
-        if self._answer("rev-parse", "--show-toplevel", where=self.tree) != str(self.tree.resolve()):
+        if self._answer("rev-parse", "--show-toplevel", where=self.tree) == str(self.tree.resolve()):
+            for lock in Path(self._git("rev-parse", "--absolute-git-dir", where=self.tree)).glob("*.lock"):
+                lock.unlink(missing_ok=True)
+        else:
             shutil.rmtree(self.tree, ignore_errors=True)
             self._git("worktree", "prune")
             self._git("worktree", "add", "--force", "--force", "--quiet", "--detach", str(self.tree), commit)
@@ -134,16 +148,23 @@ class Workspace:
         if current and (in_place or current == BRANCH) and self._forward(commit):
             left = self._dvc("checkout", "--quiet", where=self.root).returncode  # it does not overwrite what nobody has saved
             return f"on {current}" + (", but dvc checkout left some outputs as they were: dvc status" if left else "")
-        if current == BRANCH:
-            raise DarkroomError(
-                f"'{BRANCH}' is checked out, with changes of its own", where=str(self.root), remedy="git stash; git switch main"
-            )
-        if not self._succeeds("merge-base", "--is-ancestor", commit, BRANCH):
-            self._git("update-ref", f"refs/heads/{BRANCH}", commit)
-        return f"on the branch {BRANCH}" + (": the current one has changes of its own" if in_place else "")
+        tip = self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+        said = ": the current one has changes of its own" if in_place else ""
+        if tip and self._is_ancestor(commit, tip):
+            return f"on the branch {BRANCH}{said}"
+        joined = commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)  # somebody committed to it meanwhile
+        if joined and current != BRANCH:
+            self._git("update-ref", f"refs/heads/{BRANCH}", joined, *([tip] if tip else []))
+            return f"on the branch {BRANCH}{said}"
+        own = f"{BRANCH}-{commit[:8]}"
+        self._git("update-ref", f"refs/heads/{own}", commit)
+        return f"on the branch {own}, for {BRANCH} contradicts it or is in use: git merge {own}"
 
     def _forward(self, commit: str) -> bool:
-        return self._succeeds("merge-base", "--is-ancestor", commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
+        return self._is_ancestor(commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
+
+    def _is_ancestor(self, one: str, other: str) -> bool:
+        return self._succeeds("merge-base", "--is-ancestor", one, other)
 
     def run_dvc(self, *arguments: str) -> None:
         """A DVC command in the worktree. Raises ``DarkroomError`` with what it said."""
@@ -174,7 +195,8 @@ class Workspace:
 
 
 def _failed(what: str, done: subprocess.CompletedProcess[str], where: Path) -> DarkroomError:
-    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    lines = done.stderr.strip().splitlines() or ["it said nothing"]
+    said = next((line for line in lines if line.startswith(("fatal:", "error:", "ERROR:"))), lines[-1])
     return DarkroomError(f"{what} failed: {said[:300]}", where=str(where), remedy="mend it; the same command goes on")
 
 

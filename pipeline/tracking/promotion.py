@@ -51,7 +51,10 @@ def promote(environment: Environment, version: Any, reason: str, gates: list[dic
     client, experiment = outbox.connect(environment)
     before = champion(client, version.name)
     begun = _begun(client, experiment, version.name, occasion) if occasion else None
-    if begun is not None and begun.info.status == "FINISHED":
+    rolled_back = occasion and registry.UNWANTED in version.tags
+    if begun is not None and rolled_back and begun.info.status == "RUNNING":  # it was killed before it could say that it was done
+        client.set_terminated(begun.info.run_id, "FINISHED")
+    if rolled_back or (begun is not None and begun.info.status == "FINISHED"):
         return
     if before is not None and str(before.version) != str(version.version):
         client.set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")  # what a served model imports
 RESULTS = "darkroom.results"  # a version's tag: what was measured of it, by protocol
-UNWANTED = "darkroom.unwanted"  # a version's tag: why it was refused or rolled back
+UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back
 MAX_PROTOCOLS = 5
 MAX_DESCRIPTION = 5000  # characters; the database's limit
 
@@ -48,7 +48,7 @@ def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags:
 
 
 def withdraw(client: Any, name: str, version: str, reason: str = "") -> None:
-    """Take the alias ``challenger`` from this version, if it has it; with a ``reason``, no retraining is to promote it again."""
+    """Take the alias ``challenger`` from this version, if it has it; with a ``reason`` no retraining promotes it again."""
     if reason:
         client.set_model_version_tag(name, version, UNWANTED, reason[:500])
     if str(_model(client, name).aliases.get(CHALLENGER, "")) == version:

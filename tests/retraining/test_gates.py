@@ -6,7 +6,9 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.params import validate
+from pipeline.retraining.contest import sum_up
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
+from pipeline.retraining.journal import Verdict
 
 GUARDS = GateSettings(guarded=["accuracy", "fid"])
 
@@ -123,3 +125,15 @@ def test_copies_few_test_images_weight_and_time_have_their_limits():
 def test_a_misspelt_measure_guards_nothing_and_is_refused():
     with pytest.raises(BadInput, match="guarded"):
         validate({"guarded": ["acuracy"]}, GateSettings, where="gates")
+
+
+def test_the_classifier_vouches_for_the_data():
+    def verdict(model: str, promoted: bool, name: str = "fid") -> Verdict:
+        return Verdict(model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}])
+
+    both = [verdict("cnn", True), verdict("gan", False)]
+    assert sum_up(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]
+    suspect = [verdict("cnn", False), verdict("gan", True)]
+    assert sum_up(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
+    assert sum_up([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
+    assert sum_up([Verdict("cnn", "1", "1", False, "it serves already")], "cnn") == ("promoted", "what was trained serves already")

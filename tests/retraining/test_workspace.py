@@ -91,6 +91,43 @@ def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, works
     assert git(project, "status", "--porcelain") == "" and (project / PICTURES / "a/2.png").is_file()
 
 
+def test_what_somebody_commits_to_the_branch_meanwhile_is_kept(project, workspace):
+    night(workspace, "1.png")
+    workspace.prepare(workspace.base(), PICTURES)
+    (workspace.tree / PICTURES / "a/2.png").write_text("2.png")
+    workspace.track(PICTURES)
+    ours = workspace.commit("retrain: 2.png")
+    git(project, "switch", "-q", BRANCH)
+    (project / "note").write_text("by hand\n")
+    commit(project, "by hand")
+    theirs = git(project, "rev-parse", "HEAD")
+    (project / f"{PICTURES}.dvc").write_text("unsaved\n")
+    assert workspace.publish(ours, False).startswith(f"on the branch {BRANCH}-{ours[:8]}") and git(project, "rev-parse", BRANCH) == theirs
+    git(project, "switch", "-q", "-f", "main")
+    assert workspace.publish(ours, False) == workspace.publish(ours, False) == f"on the branch {BRANCH}"
+    assert {theirs, ours} <= set(git(project, "rev-list", BRANCH).split()) and accepted(workspace) == {"1.png", "2.png"}
+
+
+def test_a_dry_run_moves_no_branch(project, workspace):
+    night(workspace, "1.png")
+    (project / "note").write_text("two\n")
+    commit(project, "the user's")
+    before = git(project, "rev-parse", BRANCH)
+    workspace.prepare(workspace.base(keep=False), PICTURES)
+    assert git(project, "rev-parse", BRANCH) == before and (workspace.tree / "note").read_text() == "two\n"
+
+
+def test_a_remote_beside_the_project_is_the_same_one_from_the_worktree(project, workspace):
+    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "../store"], cwd=project, timeout=60, check=True)
+    commit(project, "a remote")
+    workspace.prepare(workspace.base(), PICTURES)
+    (workspace.tree / PICTURES).mkdir(parents=True)
+    (workspace.tree / PICTURES / "1.png").write_text("1")
+    workspace.track(PICTURES)
+    workspace.push()
+    assert len(list((project.parent / "store").rglob("*"))) > 1
+
+
 @pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "locked"])
 def test_what_a_killed_git_left_does_not_stop_the_next_night(project, workspace, name):
     night(workspace, "1.png")

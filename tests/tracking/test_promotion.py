@@ -138,3 +138,32 @@ def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(environme
     assert champion(client) == "1"
     promotion.promote(environment, version, "again", [])
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
+
+
+def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(environment, client, tmp_path, monkeypatch):
+    for seed in (0, 1):
+        add(environment, tmp_path, seed, fid=1.0)
+    for _ in range(2):
+        promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
+    assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
+    for occasion in ("a night", "the next night"):
+        promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], occasion)
+        assert champion(client) == "1"
+    promotion.promote(environment, client().get_model_version("vae", "2"), "by hand", [])
+    assert champion(client) == "2" and "darkroom.unwanted" not in client().get_model_version("vae", "2").tags
+    deeds = [(deed["deed"], deed["from"], deed["to"]) for deed in promotion.deeds(client(), "1")]
+    assert deeds == [("first", "", "1"), ("promote", "1", "2"), ("rollback", "2", "1"), ("promote", "1", "2")]
+
+
+def test_a_rollback_stands_though_the_promotion_was_killed_before_it_could_say_so(environment, client, tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+
+    for seed in (0, 1):
+        add(environment, tmp_path, seed, fid=1.0)
+    monkeypatch.setattr(MlflowClient, "set_terminated", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
+    monkeypatch.undo()
+    assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
+    promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
+    assert champion(client) == "1"
