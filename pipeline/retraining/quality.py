@@ -83,7 +83,7 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
             judged += int((own >= 0).sum())
     kept, layout = _arrange(arrival, good)
     bad = {picture: reason for check, found in aside.items() if check != DUPLICATES for picture, reason in found.items()}
-    doubt = f"have a label that the champion, at least {100 * settings.confidence:g} % sure, contradicts; they are kept, for it errs too"
+    doubt = f"have a label that the champion, at least {100 * settings.confidence:g} % sure, contradicts (it errs too: no reason alone)"
     few, left = len(kept) < settings.minimum_new, f"still being written: {arrival.unsettled:,} pictures"
     findings = [
         *(_told(check, words[check], found, len(arrival.fresh)) for check, found in aside.items()),
