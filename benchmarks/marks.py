@@ -48,7 +48,6 @@ mark("interpreter", first)
 from pipeline import environment, process  # noqa: E402
 
 environment.prepare()
-import mlflow  # noqa: E402, F401
 import ray.train.torch  # noqa: E402, F401
 
 import pipeline.tracking.runs  # noqa: E402, F401
@@ -56,7 +55,7 @@ import stages.train  # noqa: E402
 from pipeline.training import fit, launch  # noqa: E402
 
 mark("imports")
-marked(launch, "train", "data, in the stage; MLflow", before=True)
+marked(launch, "train", "data, in the stage", before=True)
 marked(fit, "_start_ray", "joining Ray")
 marked(fit, "examine", "preflight")
 marked(fit, "meet_on_own_address", "worker group and its imports", before=True)

@@ -1,7 +1,6 @@
 """What workers, Ray, a cluster and stages side by side bring and cost, on digits that it makes itself by params.yaml:
 
     python benchmarks/scaling.py --workers 1 2 4    more workers; and a training killed on 2 of them that goes on with 1
-    python benchmarks/scaling.py --against ddp      Ray's workers against the same loop in plain processes with DistributedDataParallel
     python benchmarks/scaling.py --start            from a stage's start to the first step of 2 workers on a running cluster
     python benchmarks/scaling.py --jobs             `darkroom repro --jobs 4` against one stage after the other
 
@@ -21,7 +20,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import plain
 import torch
 import yaml
 from surroundings import BIN, ROOT, Figures, cluster, compare, digits, dvc_project, kill_workers, project, run
@@ -64,21 +62,26 @@ def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, kille
     return figures(name, folder, workers)
 
 
-def in_plain_processes(name: str, base: Path, size: int) -> Figures:
-    """The same training without Ray."""
-    plain.train(name, folder := project(base), size)
-    return figures(name, folder, size)
-
-
 def start(name: str, base: Path, variables: dict[str, str]) -> Figures:
-    """Seconds by part of a start: each ends when the last of the two workers has done it."""
-    folder, ends = project(base), {}
-    run(folder, str(ROOT / "benchmarks/marks.py"), str(time.time()), str(folder / "marks"), name, **variables, DARKROOM_WORKERS="2")
-    for line in (folder / "marks").read_text().splitlines():
+    """Seconds by part of a start: each ends when the last of the two workers has done it. And what Ray Train takes by itself."""
+    folder, more = project(base), {**variables, "DARKROOM_WORKERS": "2"}
+    began = time.time()
+    run(folder, str(ROOT / "benchmarks/bare.py"), str(folder / "bare"), **variables)
+    alone = _ends(folder / "bare")["first step"] - began
+    run(folder, str(ROOT / "benchmarks/marks.py"), str(time.time()), str(folder / "marks"), name, **more)
+    last = _ends(folder / "marks")
+    total = last["first step"] - last["spawned"]
+    parts = {b: last[b] - last[a] for a, b in pairwise(last)}
+    return {"from spawning to the first step": total, "Ray Train by itself": alone, "ratio": total / alone, **parts}
+
+
+def _ends(path: Path) -> dict[str, float]:
+    """When each part was done by both workers."""
+    ends: dict[str, list[float]] = {}
+    for line in path.read_text().splitlines():
         at, part = line.split(" ", 1)
         ends.setdefault(part, []).append(float(at))
-    last = {part: max(times[:2]) for part, times in ends.items()}
-    return {"from spawning to the first step": last["first step"] - last["spawned"]} | {b: last[b] - last[a] for a, b in pairwise(last)}
+    return {part: max(times[:2]) for part, times in ends.items()}
 
 
 def repro(base: Path, *arguments: str, **variables: str) -> Figures:
@@ -98,7 +101,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--workers", nargs="+", type=int)
-    mode.add_argument("--against", choices=["ddp"])
     mode.add_argument("--start", action="store_true")
     mode.add_argument("--jobs", action="store_true")
     parser.add_argument("--models", nargs="+", choices=["cnn", "vae"], default=["cnn", "vae"])
@@ -120,15 +122,10 @@ def main() -> None:
             for name in given.models:
                 if given.start:
                     compare(f"{name}: seconds", {"start": partial(start, name, base, variables)}, given.rounds)
-                elif given.workers:
+                else:
                     ways = {str(count): partial(on_ray, name, base, variables, count) for count in given.workers}
                     ways["2 -> 1"] = partial(on_ray, name, base, variables, 1, killed_on=2)
                     compare(f"{name}: workers", ways, given.rounds)
-                else:
-                    for size in (2, 1):
-                        FIRST.clear()
-                        ways = {"plain": partial(in_plain_processes, name, base, size), "Ray": partial(on_ray, name, base, variables, size)}
-                        compare(f"{name}: {size} processes" if size > 1 else f"{name}: one process", ways, given.rounds)
 
 
 if __name__ == "__main__":

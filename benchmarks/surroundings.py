@@ -24,10 +24,10 @@ Figures = dict[str, float]
 
 def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, **more: str) -> float:
     """Run Python in ``folder`` to its end, or until ``until`` holds and then kill -9 its process group. Wall seconds."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
-    env = {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT), "DARKROOM_DEVICE": "cpu", **more}
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen([sys.executable, *command], cwd=folder, env=env, start_new_session=True, stdout=said, stderr=said)
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=folder, env=environment(more), start_new_session=True, stdout=said, stderr=said
+        )
         began, cut = time.monotonic(), False
         try:
             while process.poll() is None and not (cut := until()) and time.monotonic() < began + LIMIT_SECONDS:
@@ -47,6 +47,12 @@ def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, 
             said.seek(0)
             sys.exit(f"{' '.join(command)}: exit code {ended} after {seconds:.0f} s\n{said.read()}")
     return seconds
+
+
+def environment(more: dict[str, str]) -> dict[str, str]:
+    """The variables of a measured process."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT), "DARKROOM_DEVICE": "cpu", **more}
 
 
 def digits(folder: Path, num_steps: int | None) -> Path:
@@ -105,18 +111,18 @@ def cluster(folder: Path, cpus: int = 8) -> Iterator[dict[str, str]]:
         run(ROOT, *command.split(), "--include-dashboard", "false", "--disable-usage-stats", **own)
         yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}", "DARKROOM_THREADS": "1"}
     finally:
-        for one in _nodes(folder):
+        for one in nodes(folder):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
 
 
 def kill_workers(folder: Path) -> None:
     """Kill -9 what workers the head node of ``folder`` still has of a driver that was killed; left alone they go on for seconds."""
-    deadline, nodes = time.monotonic() + 60, {one.pid for one in _nodes(folder)}
+    deadline, parents = time.monotonic() + 60, {one.pid for one in nodes(folder)}
     while left := [
         one
         for one in psutil.process_iter(["ppid", "cmdline"])
-        if one.info["ppid"] in nodes and any(kind in " ".join(one.info["cmdline"] or []) for kind in ("TrainWorker", "TrainController"))
+        if one.info["ppid"] in parents and any(kind in " ".join(one.info["cmdline"] or []) for kind in ("TrainWorker", "TrainController"))
     ]:
         if time.monotonic() > deadline:
             sys.exit("workers outlived their driver for 60 s")
@@ -126,7 +132,8 @@ def kill_workers(folder: Path) -> None:
         time.sleep(0.1)
 
 
-def _nodes(folder: Path) -> list[psutil.Process]:
+def nodes(folder: Path) -> list[psutil.Process]:
+    """Ray's own processes that keep their files in ``folder``; their children are the workers."""
     return [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
 
 

@@ -43,6 +43,7 @@ class Environment:
     storage: Path = Path(".darkroom")  # DARKROOM_STORAGE: checkpoints; a folder that every worker sees
     remote: str = ""  # DARKROOM_STORAGE as an address (s3://...), where no folder is seen by all; ``storage`` is this machine's then
     threads: int = 0  # DARKROOM_THREADS: of each worker; 0: all cores, shared among the workers of a machine
+    microbatch: int = 0  # DARKROOM_MICROBATCH: examples that a worker computes at once, at most; 0: its whole share of a batch
     tracking_uri: str = ""  # MLFLOW_TRACKING_URI
     artifacts: str = ""  # where a new experiment on the default database keeps its files
     mirror: str = ""  # DARKROOM_MIRROR: a folder or base URL tried before the publishers'
@@ -73,6 +74,7 @@ def read() -> Environment:
         storage=Path(storage).resolve(),
         remote=remote,
         threads=_number("DARKROOM_THREADS", os.environ.get("DARKROOM_THREADS") or "0", 0),
+        microbatch=_number("DARKROOM_MICROBATCH", os.environ.get("DARKROOM_MICROBATCH") or "0", 0, 1_000_000),
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db",
         artifacts=str(root / "mlartifacts"),
         mirror=os.environ.get("DARKROOM_MIRROR", ""),
@@ -141,10 +143,10 @@ def set_debug() -> None:
     os.environ["DARKROOM_DEBUG"] = "1"
 
 
-def _number(name: str, text: str, least: int) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= 10_000:
-        remedy = f"use {'auto or ' if name == 'DARKROOM_WORKERS' else ''}a number from {least}"
-        raise BadInput(f"{text!r} is not a number of {name.partition('_')[2].lower()}", where=name, remedy=remedy)
+def _number(name: str, text: str, least: int, most: int = 10_000) -> int:
+    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
+        remedy = f"use {'auto or ' if name == 'DARKROOM_WORKERS' else ''}a number from {least} to {most}"
+        raise BadInput(f"{text!r} is not such a number", where=name, remedy=remedy)
     return int(text)
 
 

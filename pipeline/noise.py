@@ -49,6 +49,10 @@ class Noise:
         """The same rows' noise for another phase."""
         return replace(self, phase=phase)
 
+    def rows(self, start: int, stop: int) -> "Noise":
+        """The noise of some of these rows."""
+        return replace(self, start=self.start + start, stop=self.start + stop)
+
     def normal(self, name: str, *shape: int) -> Tensor:
         """Standard normal numbers, (rows, *shape)."""
         return self._rows(torch.randn(self.total, *shape, generator=self._generator(name)))

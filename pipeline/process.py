@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -14,6 +15,8 @@ from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
 
 
 def run(main: Callable[..., None], *arguments: str) -> None:
@@ -39,7 +42,7 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
-        _fail("out of memory\n  -> lower batch_size or the image size in params.yaml")
+        _fail("out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml")
 
 
 def die_with_parent() -> None:
@@ -50,6 +53,17 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it ended while we asked
         sys.exit(EXIT_FAILED)
+
+
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory that it frees (glibc; elsewhere this does nothing).
+
+    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in the next step.
+    """
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:

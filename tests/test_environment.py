@@ -49,6 +49,7 @@ def test_an_empty_variable_is_none(monkeypatch, tmp_path):
         ("DARKROOM_STORAGE", "/mnt/all", "storage", Path("/mnt/all")),
         ("DARKROOM_STORAGE", "s3://bucket/x/", "remote", "s3://bucket/x"),
         ("DARKROOM_THREADS", "3", "threads", 3),
+        ("DARKROOM_MICROBATCH", "16384", "microbatch", 16_384),
         ("DARKROOM_MIRROR", "https://mirror.example/sets", "mirror", "https://mirror.example/sets"),
         ("DARKROOM_PRICE_PER_HOUR", "0.75", "price_per_hour", 0.75),
         ("DARKROOM_PRICE_PER_HOUR", "0", "price_per_hour", 0.0),
@@ -63,7 +64,7 @@ def test_each_variable_sets_its_field_and_no_other(monkeypatch, tmp_path, variab
 
 def test_every_field_has_been_tried(monkeypatch):
     tried = {"root", "workers", "device", "storage", "remote", "threads", "mirror", "ray_address", "tracking_uri", "artifacts"}
-    tried |= {"price_per_hour"}
+    tried |= {"price_per_hour", "microbatch"}
     assert {field.name for field in dataclasses.fields(environment.Environment)} == tried
 
 
@@ -74,6 +75,7 @@ def test_every_field_has_been_tried(monkeypatch):
         *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
         ("DARKROOM_STORAGE", __file__, "a folder that every worker sees"),
         *(("DARKROOM_THREADS", text, "a number from 0") for text in ("-1", "all", "10001")),
+        *(("DARKROOM_MICROBATCH", text, "a number from 0 to 1000000") for text in ("-1", "auto", "1000001")),
         *(("DARKROOM_PRICE_PER_HOUR", text, "a number from 0") for text in ("-1", "nan", "inf", "0,75", "$2")),
     ],
 )

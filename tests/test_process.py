@@ -72,7 +72,7 @@ def test_the_traceback_is_shown_on_request_and_only_then(error):
 
 def test_a_lack_of_memory_names_the_settings_to_lower():
     code, _, error = run(raising("MemoryError"))
-    assert code == 1 and error.startswith("error: out of memory\n  -> lower batch_size")
+    assert code == 1 and error.startswith("error: out of memory\n  -> DARKROOM_MICROBATCH computes")
 
 
 def test_a_full_disk_and_a_forbidden_folder_are_said_and_not_traced():

@@ -36,13 +36,14 @@ class Batch:
     labels: Tensor
 
     @classmethod
-    def of(cls, images: np.ndarray, labels: np.ndarray, device: torch.device | str = "cpu") -> "Batch":
+    def of(cls, images: np.ndarray | Tensor, labels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> "Batch":
         """From uint8 images (N, C, H, W) and labels (N,) as the shards hold them."""
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
-        return cls(
-            pixels.float().div_(255).contiguous(memory_format=torch.channels_last),
-            torch.from_numpy(np.ascontiguousarray(labels)).to(device, non_blocking=True),
-        )
+        pixels, labels = (torch.as_tensor(given).to(device, non_blocking=True) for given in (images, labels))
+        return cls(pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels)
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Some of the examples."""
+        return Batch(self.images[start:stop], self.labels[start:stop])
 
     def __len__(self) -> int:
         return len(self.labels)

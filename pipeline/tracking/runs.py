@@ -30,7 +30,13 @@ from pipeline.tracking.outbox import Record, now
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
 FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
-PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
+PATIENCE = {
+    "open": 60.0,
+    "begin": 0.0,
+    "follow": 1.0,
+    "register": 60.0,
+    "close": 60.0,
+}  # seconds, for a file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
 HEARTBEAT = "system/cpu_utilization_percentage"
 SILENT_MS = 24 * 3600 * 1000  # without a heartbeat, after which a run of another host counts as dead
@@ -159,11 +165,11 @@ class Run:
             self._thread = Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
             delivered = self._delivered.wait(max(begun + limit - time.monotonic(), 0))
-        if occasion != "follow":
+        if answers := occasion not in ("begin", "follow"):  # these two ask for none
             self._wasted += time.monotonic() - begun
         if delivered and self._failure is None:
             return True
-        if not delivered and occasion != "follow":
+        if not delivered and answers:
             self._offline(TimeoutError("no answer in time"))
         return False
 
@@ -207,9 +213,13 @@ class Run:
         print(f"warning: tracking is offline at {where} ({reason}); work goes on, kept in {kept} -> {remedy}", file=sys.stderr, flush=True)
 
 
-def open_run(environment: Environment, description: Description) -> Run:
-    """The run of this training: a new one, or the one of the same stage and fingerprint. Use it in a ``with``."""
-    import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
+def open_run(environment: Environment, description: Description, waits: bool = True) -> Run:
+    """The run of this training: a new one, or the one of the same stage and fingerprint. Use it in a ``with``.
+
+    Where it does not ``wait`` for MLflow, which is imported and told beside the caller's work, the run has no ``id`` at first.
+    """
+    if waits:
+        import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
 
     owner = asdict(lineage.Process.current())
     record = Record(outbox.address(environment), description.stage, description.fingerprint, now(), owner)
@@ -226,7 +236,7 @@ def open_run(environment: Environment, description: Description) -> Run:
         record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}
     record.save(environment)
     run = Run(environment, record)
-    run._push("open")
+    run._push("open" if waits else "begin")
     return run
 
 

@@ -103,7 +103,7 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
         backend_cls = MeetingBackend
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # in process it would name each report
-    job = _job(training, plan, folder) | (_travelling(training, environment) if environment.ray_address else {})
+    job = _job(training, plan, folder, environment.microbatch) | (_travelling(training, environment) if environment.ray_address else {})
     if environment.remote:
         job["storage"] = _address(environment, folder)
     resources = {"GPU": 1} if plan.gpus else {"CPU": plan.threads}
@@ -144,7 +144,7 @@ def _address(environment: Environment, folder: Path) -> str:
     return f"{environment.remote}/trainings/{folder.name}"
 
 
-def _job(training: Any, plan: Plan, folder: Path) -> dict[str, Any]:
+def _job(training: Any, plan: Plan, folder: Path, microbatch: int) -> dict[str, Any]:
     return {
         "name": training.name,
         "settings": training.settings.model_dump_json(),
@@ -153,6 +153,7 @@ def _job(training: Any, plan: Plan, folder: Path) -> dict[str, Any]:
         "digest": training.data.digest,
         "folder": str(folder),
         "threads": plan.threads,
+        "microbatch": microbatch,
         "device": "auto" if plan.gpus else "cpu",
         "card": {
             "fingerprint": training.fingerprint,

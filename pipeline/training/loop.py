@@ -17,6 +17,7 @@ from pipeline.models.task import Batch, Phase, Task
 from pipeline.noise import Noise
 from pipeline.pictures import to_bytes, write_png
 from pipeline.training.checkpoint import CheckpointStore, restore, state_of
+from pipeline.training.feed import feed
 from pipeline.training.record import Record, check_finite
 from pipeline.training.schedule import Order, learning_rate_factor
 from pipeline.training.settings import TrainingSettings
@@ -31,7 +32,8 @@ class Loop:
     """One worker's part of one training.
 
     ``folder`` is the training's own: checkpoints/, metrics.jsonl and samples/ lie there, and a repeated training goes on
-    from what it finds. Only worker 0 writes. ``report`` is called with each recorded step's metrics, on every worker.
+    from what it finds. Only worker 0 writes. ``report`` is called with each checkpoint's metrics, on every worker: Ray Train takes at most
+    one in each of its health checks, five in a second, and lets the workers wait for it.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Loop:
         self.phases = self.task.phases()
         self.step = Step(self.task, self.phases, settings, self.world)
         self.order = Order(settings.seed, data.train.shard_sizes, settings.batch_size)
+        rows = slice(*self.world.rows(settings.batch_size))
+        self.feed = feed(data.train, self.world.device, lambda step: self.order.indices(step)[rows])
         self.checkpoints = CheckpointStore(folder / "checkpoints")
         self.seconds: dict[str, float] = defaultdict(float)
         self._window: dict[str, list[Tensor]] = defaultdict(list)
@@ -88,7 +92,7 @@ class Loop:
             if record and saves:
                 with self._timed("checkpoint"):
                     self.checkpoints.save(number, state_of(self.average, self.phases))
-            if metrics:
+            if saves:
                 with self._timed("logging"):
                     self.report(metrics)
         self.average.task.conclude(self._training_split())
@@ -117,10 +121,7 @@ class Loop:
 
     def _batch(self, number: int) -> tuple[Batch, Noise]:
         total = self.settings.batch_size
-        start, stop = self.world.rows(total)
-        images, labels = self.data.train.rows(self.order.indices(number)[start:stop])
-        noise = Noise(self.settings.seed, number, "", start, stop, total, self.world.device)
-        return Batch.of(images, labels, self.world.device), noise
+        return self.feed(number), Noise(self.settings.seed, number, "", *self.world.rows(total), total, self.world.device)
 
     def _training_metrics(self, number: int) -> dict[str, float]:
         with self._timed("compute"):  # waiting for the device and the other workers

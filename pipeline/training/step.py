@@ -4,10 +4,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from pipeline.models.task import Batch, Phase, Task
 from pipeline.noise import Noise
@@ -23,6 +24,7 @@ class World:
     size: int = 1
     device: torch.device = field(default=torch.device("cpu"))
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module  # DistributedDataParallel, where there are several
+    microbatch: int = 0  # rows that are computed at once, at most; 0: all of this worker's
 
     def rows(self, total: int) -> tuple[int, int]:
         """This worker's rows ``start:stop`` of a global batch of ``total``."""
@@ -75,23 +77,41 @@ class Step:
     def run(self, number: int, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Take step ``number`` with this worker's rows of the global batch; return detached scalars."""
         metrics: dict[str, Tensor] = {}
-        weight = len(batch) * self.world.size / noise.total  # workers' means are averaged: uneven shares keep their weight
+        size = self.world.microbatch or len(batch)
+        bounds = [(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+        pieces = [(batch.rows(*piece), noise.rows(*piece)) for piece in bounds]
         for index, phase in enumerate(self.phases):
             if number % phase.every:
                 continue
             self.task.requires_grad_(False)
             phase.module.requires_grad_(True)
-            with self._precision():
-                loss, values = self.losses[index](batch, noise.at(phase.name))
             phase.optimizer.zero_grad(set_to_none=True)
-            (loss * weight).backward()
+            values = self._accumulate(index, pieces)
             norm = nn.utils.clip_grad_norm_(phase.module.parameters(), self.settings.clip_norm or float("inf"))
             self._set_rate(index, number)
             phase.optimizer.step()
             prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
-            metrics.update({f"{prefix}{name}": value.detach().float() * weight for name, value in values.items()})
+            metrics.update({f"{prefix}{name}": value for name, value in values.items()})
             metrics[f"{prefix}gradient_norm"] = norm.detach()
         return metrics
+
+    def _accumulate(self, index: int, pieces: list[tuple[Batch, Noise]]) -> dict[str, Tensor]:
+        """Add up the gradients of the pieces, which workers sum with the last one; return the sums of what was measured."""
+        loss_of, sums = cast(Any, self.losses[index]), dict[str, Tensor]()
+        for place, (batch, noise) in enumerate(pieces):
+            if place == 1:
+                _iterate_norms(self.task, False)
+            weight = len(batch) * self.world.size / noise.total  # workers' means are averaged: uneven shares keep their weight
+            with loss_of.no_sync() if self.world.size > 1 and place < len(pieces) - 1 else nullcontext():
+                with self._precision():
+                    loss, values = loss_of(batch, noise.at(self.phases[index].name))
+                (loss * weight).backward()
+            for name, value in values.items():
+                part = value.detach().float() * weight
+                sums[name] = sums[name] + part if name in sums else part
+        if len(pieces) > 1:
+            _iterate_norms(self.task, True)
+        return sums
 
     def _set_rate(self, index: int, number: int) -> None:
         factor = learning_rate_factor(self.settings.schedule, number, self.settings.num_steps)
@@ -102,6 +122,13 @@ class Step:
         if self.settings.precision == "bfloat16":
             return torch.autocast(self.world.device.type, dtype=torch.bfloat16)
         return nullcontext()
+
+
+def _iterate_norms(task: Task, on: bool) -> None:
+    """Whether spectral norms take a power iteration when they are used: with the first piece of a batch, as with a whole one."""
+    for module in task.modules():
+        if isinstance(module, ParametrizationList):
+            module.train(on)
 
 
 class Average:

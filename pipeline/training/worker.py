@@ -16,10 +16,11 @@ from torch import nn
 
 from pipeline import environment
 from pipeline.data.dataset import Dataset
-from pipeline.errors import DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import digest_of, read_json, whole_folder, write_json
 from pipeline.models import store
 from pipeline.models.task import DataSpec
+from pipeline.process import keep_freed_memory
 from pipeline.training.loop import Loop
 from pipeline.training.record import Diverged
 from pipeline.training.settings import TrainingSettings
@@ -47,7 +48,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms(True) also imports the compiler: over a second
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # we read none; filling takes time
     torch.set_num_threads(job["threads"])
-    world = World(context.get_world_rank(), context.get_world_size(), _device(job["device"]), _wrap)
+    keep_freed_memory()
+    world = World(context.get_world_rank(), context.get_world_size(), _device(job["device"]), _wrap, job["microbatch"])
 
     def report(metrics: dict[str, float]) -> None:
         ray.train.report(metrics)
@@ -64,13 +66,21 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                 times = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
                 times["images_per_second"] = loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": {**times, "device": str(world.device)}})
-    except DarkroomError as error:
+    except (DarkroomError, torch.OutOfMemoryError) as failure:
+        error = failure if isinstance(failure, DarkroomError) else _too_large(job, world)
         if world.size > 1 and not isinstance(error, Diverged):  # the others wait for this one: let Ray end them
-            raise
+            raise error from failure
         return {"refusal": {"what": error.what, "where": error.where, "remedy": error.remedy, "bad_input": error.exit_code == 2}}
     if world.size > 1:
         ray.train.collective.barrier()
     return {"entered": entered, "left": time.time()}
+
+
+def _too_large(job: dict[str, Any], world: World) -> BadInput:
+    start, stop = world.rows(json.loads(job["settings"])["batch_size"])
+    rows = min(world.microbatch or stop - start, stop - start)
+    remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the same batch"
+    return BadInput(f"{rows} examples at once are too many for the memory of {world.device}", where=f"train-{job['name']}", remedy=remedy)
 
 
 def _loop(job: dict[str, Any], data: Dataset, folder: Path, world: World, report: Any) -> Loop:

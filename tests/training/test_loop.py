@@ -97,7 +97,7 @@ def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_p
     began = time.perf_counter()
     loop.run()
     assert set(loop.seconds) == {"data", "compute", "validation", "samples", "checkpoint", "logging"}  # alone one communicates with nobody
-    assert loop.seconds["logging"] >= 6 * 0.1
+    assert loop.seconds["logging"] >= 3 * 0.1  # once for each checkpoint
     assert sum(loop.seconds.values()) <= time.perf_counter() - began
 
 
@@ -119,7 +119,7 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_finite_checkpoint(tmp
 
 def _settings(steps=4):
     return TrainingSettings(
-        num_steps=steps, batch_size=12, ema_decay=0.9, l2=1e-4, log_every=2, validate_every=4, sample_every=4, checkpoint_every=2
+        num_steps=steps, batch_size=13, ema_decay=0.9, l2=1e-4, log_every=2, validate_every=4, sample_every=4, checkpoint_every=2
     )
 
 
@@ -139,7 +139,8 @@ def _one_of(rank, size, port, names, folder):
     for name in names:
         world, own = World(rank, size, torch.device("cpu"), wrap), folder / name / f"of {size}" / str(rank)  # they share no disk
         _train(name, own, world, steps=2)
-        final = _train(name, own, world)  # goes on from what worker 0 alone has kept
+        # goes on from what worker 0 alone has kept, in pieces, of which the last worker has one more
+        final = _train(name, own, replace(world, microbatch=13 // size))
         torch.save(final, folder / name / f"{rank} of {size}.pt")
     for steps, seconds in ((5, 5 + 20), (6, 1 + 10), (6, None)):  # a phase of every step, one of every second; the rest of a training
         loop = Loop(TwoScalars(), ArrayDataset(), _settings(steps), folder / f"times of {size}" / str(rank), world)
