@@ -17,7 +17,7 @@ import requests
 import yaml
 
 from pipeline.models import store
-from pipeline.tracking import lineage
+from pipeline.tracking import lineage, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_lines, write_model, write_picture
 from tests.tracking.test_runs import ROOT, child
@@ -71,8 +71,10 @@ def server(place, bucket):
 
 @pytest.fixture
 def team(server, environment, monkeypatch):
-    """A project that is tracked on the server by alice."""
+    """A project that is tracked on the server by alice. She waits for it, however busy this machine is."""
     log_in(monkeypatch, "alice")
+    monkeypatch.setattr(runs, "BUDGET_SECONDS", 1000)
+    monkeypatch.setattr(runs, "PATIENCE", dict.fromkeys(runs.PATIENCE, 120))
     return replace(environment, tracking_uri=server, artifacts="")
 
 
