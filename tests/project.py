@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from mlflow import MlflowClient
+
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings
@@ -44,7 +46,7 @@ def as_from_a_terminal():
 
 
 class Project:
-    """params.yaml and processed digits in ``folder``; ``data`` is copied where it is given."""
+    """params.yaml, processed digits and MLflow's empty database in ``folder``, the last two copied where ``data`` is given."""
 
     def __init__(self, folder: Path, data: Path | None = None):
         self.folder = folder
@@ -55,8 +57,10 @@ class Project:
             settings, where = DataSettings(image_size=8), Environment(root=folder, storage=folder / ".darkroom")
             download(settings, where, folder / "data/raw")
             preprocess(settings, where, folder / "data/raw", folder / "data/processed")
+            MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
         else:
             shutil.copytree(data, folder / "data/processed")
+            shutil.copy(data.parents[1] / "mlflow.db", folder)  # which takes two seconds to make
 
     def write(self):
         (self.folder / "params.yaml").write_text(json.dumps(self.params))  # JSON is YAML

@@ -50,9 +50,8 @@ class Workspace:
     def _join(self, one: str, other: str) -> str:
         """The merge of two commits, made in the worktree; nothing where they contradict each other."""
         self._check_out(one)
-        if _run(
-            [*GIT, "-c", "merge.ff=true", *self._identity(), "merge", "--quiet", "--no-edit", other], self.tree, GIT_SECONDS
-        ).returncode:
+        command = [*GIT, "-c", "merge.ff=true", *self._identity(), "merge", "--quiet", "--no-edit", other]
+        if _run(command, self.tree, GIT_SECONDS).returncode:
             self._answer("merge", "--abort", where=self.tree)
             return ""
         return self._git("rev-parse", "HEAD", where=self.tree)
@@ -68,9 +67,7 @@ class Workspace:
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
         for line in self._dvc("config", "--list", where=self.root).stdout.splitlines():
             key, _, value = line.partition("=")
-            if (
-                key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute()
-            ):  # relative to the project, as it is written
+            if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():  # it was written relative to the project
                 self._dvc("config", "--local", key, value)
         self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
         if folder and not (self.tree / f"{folder}.dvc").is_file():

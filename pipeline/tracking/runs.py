@@ -30,13 +30,8 @@ from pipeline.tracking.outbox import Record, now
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
 FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
-PATIENCE = {
-    "open": 60.0,
-    "begin": 0.0,
-    "follow": 1.0,
-    "register": 60.0,
-    "close": 60.0,
-}  # seconds, for a file or a server that answers
+# seconds, for a database file or a server that answers
+PATIENCE = {"open": 60.0, "begin": 0.0, "follow": 1.0, "register": 60.0, "close": 60.0}
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
 HEARTBEAT = "system/cpu_utilization_percentage"
 SILENT_MS = 24 * 3600 * 1000  # without a heartbeat, after which a run of another host counts as dead

@@ -106,8 +106,11 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
     job = _job(training, plan, folder, environment.microbatch) | (_travelling(training, environment) if environment.ray_address else {})
     if environment.remote:
         job["storage"] = _address(environment, folder)
-    resources = {"GPU": 1} if plan.gpus else {"CPU": plan.threads}
-    elastic = (1, plan.workers) if environment.ray_address and plan.workers > 1 else plan.workers  # fewer go on where a machine is lost
+    resources: dict[str, float] = {"GPU": 1} if plan.gpus else {"CPU": plan.threads}
+    elastic: int | tuple[int, int] = plan.workers
+    if environment.ray_address:  # fewer go on where a machine is lost; and even a single one waits for other trainings to end
+        elastic = (1, plan.workers)
+        _tell_if_full(resources, plan.workers)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
@@ -133,6 +136,15 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
         kind = BadInput if refusal.pop("bad_input") else DarkroomError
         raise kind(**refusal)
     return answer
+
+
+def _tell_if_full(resources: dict[str, float], workers: int) -> None:
+    import ray
+
+    (kind, each), *_ = resources.items()
+    free = int(ray.available_resources().get(kind, 0))
+    if free < each * workers:
+        print(f"{free} of {each * workers:g} {kind}s are free on the cluster: it may wait for other work there to end", flush=True)
 
 
 def mirrored(environment: Environment, folder: Path) -> Mirror | None:

@@ -98,15 +98,15 @@ def train(training: Training, environment: Environment, model: Path, history: Pa
                 marks = fit(training, environment, plan, folder)
         if mirror:
             mirror.pull()
-        times: dict[str, Any] = {"workers": max(1, plan.workers), "threads": plan.threads, "mode": plan.mode}
-        times |= {"total": time.time() - began, "start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
+        finished = read_json(folder / FINISHED)
+        times = finished["times"] | {"threads": plan.threads, "mode": plan.mode, "total": time.time() - began}
+        times |= {"start": marks["entered"] - began, "shutdown": time.time() - marks["left"]}
         if environment.price_per_hour is not None:
             cost = times["total"] / 3600 * times["workers"] * environment.price_per_hour
             times |= {"price_per_hour": environment.price_per_hour, "cost": cost}
-        finished = read_json(folder / FINISHED)
-        write_json(folder / FINISHED, {**finished, "times": finished["times"] | times})
+        write_json(folder / FINISHED, {**finished, "times": times})
     # a process that was killed before it could tell, or one elsewhere, leaves the worker's times alone
-    times = {"mode": "handed on", "total": time.time() - began} | read_json(folder / FINISHED)["times"]
+    times = {"mode": "handed on", "total": time.time() - began, **read_json(folder / FINISHED)["times"]}
     _hand_on(folder, model, history, times)
     return Outcome(folder, times)
 

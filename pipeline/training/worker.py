@@ -63,9 +63,10 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             trained = time.time()
             if world.rank == 0:
                 card = store.write(model, folder / "model", job["card"])
-                times = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
+                times: dict[str, Any] = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
                 times["images_per_second"] = loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
-                write_json(folder / FINISHED, {"sha256": card["sha256"], "times": {**times, "device": str(world.device)}})
+                times |= {"workers": world.size, "device": str(world.device)}  # those that ended it: a cluster may have lost some
+                write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
     except (DarkroomError, torch.OutOfMemoryError) as failure:
         error = failure if isinstance(failure, DarkroomError) else _too_large(job, world)
         if world.size > 1 and not isinstance(error, Diverged):  # the others wait for this one: let Ray end them

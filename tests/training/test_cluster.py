@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import requests
 
 from pipeline.files import sha256
-from tests.project import ROOT, Project
+from tests.project import ROOT, TRAINING, Project
 from tests.repository import CLEAN, create, shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
@@ -76,10 +77,29 @@ def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits
     assert code == 2 and "3 workers were asked for, the cluster has 2 CPUs" in output and len(output.splitlines()) <= 5
 
 
+@pytest.mark.nightly  # tests/training/test_hosts.py has the token refused on every change
 def test_a_cluster_without_the_token_is_refused_with_a_remedy(tmp_path, processed_digits, cluster):
     project = Project(tmp_path / "project", processed_digits)
     code, output = project.run("stages.train", "cnn", **{**cluster, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     assert code == 1 and "RAY_AUTH_TOKEN" in output and "Traceback" not in output
+
+
+@pytest.mark.nightly
+def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_digits, cluster):
+    first, second = Project(tmp_path / "first", processed_digits), Project(tmp_path / "second", processed_digits)
+    first.params["cnn"] = {**first.params["cnn"], "training": {**TRAINING, "num_steps": 1500}}
+    first.write()
+    has_it = first.start("stages.train", "cnn", **cluster)
+    deadline = time.monotonic() + 90
+    while not first.steps("cnn"):
+        assert has_it.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    waits = second.start("stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2")  # four attempts to start, else
+    output, _ = has_it.communicate(timeout=120)
+    assert has_it.returncode == 0, output
+    assert waits.poll() is None and not second.steps("ae")
+    output, _ = waits.communicate(timeout=120)
+    assert waits.returncode == 0 and "0 of 2 CPUs are free" in output, output
 
 
 @pytest.mark.nightly

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -15,6 +16,8 @@ from pipeline.training import record
 from tests.project import TRAINING, Project
 
 pytestmark = pytest.mark.slow
+NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in store.names()]
+SIGNALS = [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP))]
 
 
 def weights(project, name):
@@ -32,7 +35,7 @@ def train(project, name, **more):
     return output
 
 
-@pytest.mark.parametrize("name", store.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_digits, name):
     seed = random.SystemRandom().randrange(10**6)
     step = random.Random(seed).randrange(1, TRAINING["num_steps"])
@@ -48,61 +51,48 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
 
 
 @pytest.mark.cluster
-def test_a_killed_training_on_real_workers_ends_like_an_uninterrupted_one(tmp_path, processed_digits):
+def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_ends_alike_and_only_loopback_hears_it(
+    tmp_path, processed_digits
+):
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
-    output = train(whole, "vae", DARKROOM_WORKERS="2")
-    assert "local workers" in output
-    cut.kill_at(cut.start("stages.train", "vae", DARKROOM_WORKERS="2"), "vae", 31)
-    wait_until_nothing_runs_in(cut.folder)
-    train(cut, "vae", DARKROOM_WORKERS="2")
-    assert weights(whole, "vae") == weights(cut, "vae")
-    assert measured(whole, "vae") == measured(cut, "vae")
-    one = Project(tmp_path / "one", processed_digits)
-    train(one, "vae")
-    for (step, alone), (_, together) in zip(measured(one, "vae"), measured(whole, "vae"), strict=True):
-        assert together == {key: pytest.approx(value, rel=2e-3, abs=1e-3) for key, value in alone.items()}, step
-
-
-@pytest.mark.cluster
-def test_a_worker_that_dies_is_replaced_the_result_is_the_same_and_only_loopback_hears_us(tmp_path, processed_digits):
-    whole, hurt = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "hurt", processed_digits)
-    hurt.params["cnn"] = {**hurt.params["cnn"], "training": {**TRAINING, "num_steps": 150}}
-    whole.params = hurt.params
-    whole.write()
-    hurt.write()
-    train(whole, "cnn")  # in process: one real worker gives the same bits
-    process = hurt.start("stages.train", "cnn", DARKROOM_WORKERS="1")
+    for one in (whole, cut):
+        one.params["vae"] = {**one.params["vae"], "training": {**TRAINING, "num_steps": 400}}
+        one.write()
+    assert "local workers" in train(whole, "vae", DARKROOM_WORKERS="2")
+    process = cut.start("stages.train", "vae", DARKROOM_WORKERS="2")
     deadline = time.monotonic() + 120
-    while (hurt.steps("cnn") or [0])[-1] < 25:
+    while (cut.steps("vae") or [0])[-1] < 25:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     heard = {each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN}
     assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), "Ray listens beyond loopback"
-    worker = next(one for one in family if "TrainWorker" in " ".join(one.cmdline()))
-    worker.kill()
-    output, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, output
-    assert weights(whole, "cnn") == weights(hurt, "cnn")
+    next(one for one in family if "TrainWorker" in " ".join(one.cmdline())).kill()
+    time.sleep(1)  # what was on its way to the record arrives
+    died = cut.steps("vae")[-1]
+    assert died < 300 and not (cut.folder / "models/vae").exists()
+    cut.kill_at(process, "vae", died + 30)
+    wait_until_nothing_runs_in(cut.folder)
+    train(cut, "vae", DARKROOM_WORKERS="2")
+    assert weights(whole, "vae") == weights(cut, "vae")
+    assert measured(whole, "vae") == measured(cut, "vae")
 
 
-def test_two_trainings_from_scratch_give_the_same_weights_and_a_finished_one_is_only_handed_on(tmp_path, processed_digits):
-    first, second = Project(tmp_path / "first", processed_digits), Project(tmp_path / "second", processed_digits)
-    train(first, "gan")
-    train(second, "gan")
-    assert weights(first, "gan") == weights(second, "gan")
-    cards = [(one.folder / "models/gan/model.json").read_bytes() for one in (first, second)]
-    assert cards[0] == cards[1]
-    before = weights(first, "gan")
-    note = first.trainings("gan")[0] / "finished.json"
+def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_same_weights(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    train(project, "gan")
+    before, card = weights(project, "gan"), (project.folder / "models/gan/model.json").read_bytes()
+    (folder,) = project.trainings("gan")
+    note, damaged = folder / "finished.json", folder / "model/model.safetensors"
     told = json.loads(note.read_text())
     told["times"] = {"loop": 1.0}  # as the worker leaves it, if the driver dies before it adds the rest
     note.write_text(json.dumps(told))
-    assert "finished already" in train(first, "gan") and weights(first, "gan") == before
-    damaged = first.trainings("gan")[0] / "model/model.safetensors"
+    assert "finished already" in train(project, "gan") and weights(project, "gan") == before
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    assert "finished already" not in train(first, "gan") and weights(first, "gan") == before
-    assert "finished already" in train(first, "gan") and weights(first, "gan") == before
+    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    shutil.rmtree(folder)
+    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert (project.folder / "models/gan/model.json").read_bytes() == card
 
 
 def test_another_setting_starts_clean(tmp_path, processed_digits):
@@ -118,7 +108,7 @@ def test_another_setting_starts_clean(tmp_path, processed_digits):
     assert weights(project, "ae") == weights(fresh, "ae")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(tmp_path, processed_digits, number):
     project = Project(tmp_path / "project", processed_digits)
     project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
@@ -140,6 +130,7 @@ def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(t
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
     project = Project(tmp_path / "project", processed_digits)
     project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
