@@ -111,12 +111,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         base = digits(Path(temporary), given.steps)
         if given.jobs:
-            ways: dict = {
-                "serial": partial(repro, base, DARKROOM_THREADS="1"),
-                "jobs 4": partial(repro, base, "--jobs", "4", DARKROOM_THREADS="1"),
-            }
-            ways["serial, all cores"] = partial(repro, base)
-            compare("all stages, one thread for each training", ways, given.rounds)
+            ways: dict = {"serial": partial(repro, base), "jobs 4": partial(repro, base, "--jobs", "4")}
+            ways["serial, 1 thread"] = partial(repro, base, DARKROOM_THREADS="1")
+            ways["jobs 4, 1 thread"] = partial(repro, base, "--jobs", "4", DARKROOM_THREADS="1")
+            compare("all stages; the threads are those of each training", ways, given.rounds)
             return
         with cluster(base.parent / "ray") as variables:
             for name in given.models:

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import yaml
 
-ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 240
+ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 600
 OWN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")  # what the caller's environment says is no part of a measurement
 Figures = dict[str, float]
 

@@ -71,7 +71,7 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
         raise BadInput(f"is not a whole zip file ({error})", where=str(path), remedy=REMEDY) from None
     for member in members:
         name = member.filename
@@ -107,7 +107,7 @@ def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManage
         finally:
             with lock:
                 stream.close()
-    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"cannot be unpacked ({error})") from None
     if len(data) > MAX_MEMBER_BYTES:
         raise ValueError(f"unpacks to more than {MAX_MEMBER_BYTES:,} bytes")
