@@ -97,7 +97,8 @@ def main() -> None:
         (base / "params.yaml").write_text(yaml.safe_dump(params))
         for name in given.models:
             for workers in given.workers:
-                with cluster(base.parent / "ray") as variables, running(name, base, workers, variables) as (plain, ray):
+                cpus = max(workers, os.cpu_count() or 1)  # Ray keeps an idle process for each, which is not free either
+                with cluster(base.parent / "ray", cpus) as variables, running(name, base, workers, variables) as (plain, ray):
                     pairs = []
                     for turn in range(given.turns):
                         rates = {way: way.rate(given.seconds) for way in ((ray, plain) if turn % 2 else (plain, ray))}
