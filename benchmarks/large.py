@@ -26,6 +26,7 @@ from PIL import Image
 from pipeline.data.dataset import Dataset, Split
 from pipeline.models import store
 from pipeline.models.task import DataSpec
+from pipeline.process import keep_freed_memory
 from pipeline.training.loop import Loop
 from pipeline.training.settings import TrainingSettings
 
@@ -64,6 +65,7 @@ def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
 
 def train(mode: str, steps: str) -> None:
     """The child: train on data/processed and print what was seen."""
+    keep_freed_memory()  # as a worker does
     began, folder = time.perf_counter(), Path("data/processed")
     data = Dataset.open(folder)
     said, splits = {"opened": time.perf_counter() - began, "shards": [], "memory": []}, {"shards": data.train}
