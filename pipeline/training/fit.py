@@ -226,6 +226,9 @@ def _quieten(trainer: Any) -> None:
 
 
 def _explained(error: Exception, name: str) -> Exception:
+    if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
+        remedy = "the same command goes on when it is free; or ask for less (DARKROOM_WORKERS, DARKROOM_THREADS)"
+        return DarkroomError("other work on the cluster keeps the place that this one needs", where=f"train-{name}", remedy=remedy)
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else error
     if isinstance(cause, DarkroomError):

@@ -24,6 +24,12 @@ from tests.repository import CLEAN, create, shell
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 SUBMIT = re.compile(r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE)  # in infra/ray/README.md, with its continued lines
+OTHER_WORK = """import ray, sys
+ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
+actor = ray.remote(num_cpus=2)(type("Other", (), {"ready": lambda self: "it has the CPUs"})).remote()
+print(ray.get(actor.ready.remote(), timeout=60), flush=True)
+sys.stdin.read()
+"""
 
 
 def free_port() -> str:
@@ -100,6 +106,17 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
     assert waits.poll() is None and not second.steps("ae")
     output, _ = waits.communicate(timeout=120)
     assert waits.returncode == 0 and "0 of 2 CPUs are free" in output, output
+
+
+@pytest.mark.nightly
+def test_a_training_for_which_other_work_leaves_no_place_says_so(tmp_path, processed_digits, cluster):
+    project = Project(tmp_path / "project", processed_digits)
+    takes = [sys.executable, "-c", OTHER_WORK, cluster["RAY_ADDRESS"]]
+    with subprocess.Popen(takes, env=project.environment(**cluster), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "it has the CPUs\n"
+        code, output = project.run("stages.train", "cnn", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="1")
+        other.stdin.close()
+    assert code == 1 and "error: train-cnn: other work on the cluster keeps the place" in output and "Traceback" not in output, output
 
 
 @pytest.mark.nightly
