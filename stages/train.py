@@ -30,8 +30,8 @@ def main(name: str = "") -> None:
     )
     model, history = Path("models", name), Path("history", name)
     with alone(training, where):
-        alone_here = where.workers == "auto" and not where.ray_address  # else MLflow is told while Ray starts
-        with runs.open_run(where, description, waits=alone_here) as run:
+        alone_here = where.workers == "auto" and not where.ray_address  # else Ray's start needs the cores
+        with runs.open_run(where, description, at_once=alone_here) as run:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
             run.follow(outcome.folder)  # one that was finished before has not been told yet

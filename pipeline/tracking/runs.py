@@ -30,8 +30,8 @@ from pipeline.tracking.outbox import Record, now
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
 FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
-# seconds, for a database file or a server that answers
-PATIENCE = {"open": 60.0, "begin": 0.0, "follow": 1.0, "register": 60.0, "close": 60.0}
+STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
+PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
 HEARTBEAT = "system/cpu_utilization_percentage"
 SILENT_MS = 24 * 3600 * 1000  # without a heartbeat, after which a run of another host counts as dead
@@ -152,6 +152,8 @@ class Run:
         """Start a delivery and wait for it as long as ``occasion`` allows; whether it succeeded."""
         if self._failure and occasion == "follow" and time.monotonic() - self._failed_at < RETRY_SECONDS:
             return False
+        if occasion != "follow":
+            import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
         begun, limit, delivered = time.monotonic(), self._limit(occasion), False
         if self._thread is not None:
             self._thread.join(limit)
@@ -160,11 +162,11 @@ class Run:
             self._thread = Thread(target=self._work, name="tracking", daemon=True)
             self._thread.start()
             delivered = self._delivered.wait(max(begun + limit - time.monotonic(), 0))
-        if answers := occasion not in ("begin", "follow"):  # these two ask for none
+        if occasion != "follow":
             self._wasted += time.monotonic() - begun
         if delivered and self._failure is None:
             return True
-        if not delivered and answers:
+        if not delivered and occasion != "follow":
             self._offline(TimeoutError("no answer in time"))
         return False
 
@@ -208,14 +210,12 @@ class Run:
         print(f"warning: tracking is offline at {where} ({reason}); work goes on, kept in {kept} -> {remedy}", file=sys.stderr, flush=True)
 
 
-def open_run(environment: Environment, description: Description, waits: bool = True) -> Run:
+def open_run(environment: Environment, description: Description, at_once: bool = True) -> Run:
     """The run of this training: a new one, or the one of the same stage and fingerprint. Use it in a ``with``.
 
-    Where it does not ``wait`` for MLflow, which is imported and told beside the caller's work, the run has no ``id`` at first.
+    Where MLflow is not told ``at_once``, it is imported and told beside the caller's work, once that has had time to start; the run
+    has no ``id`` until then.
     """
-    if waits:
-        import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
-
     owner = asdict(lineage.Process.current())
     record = Record(outbox.address(environment), description.stage, description.fingerprint, now(), owner)
     for left in outbox.load_all(environment):  # of an earlier attempt at this training
@@ -231,7 +231,10 @@ def open_run(environment: Environment, description: Description, waits: bool = T
         record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}
     record.save(environment)
     run = Run(environment, record)
-    run._push("open" if waits else "begin")
+    if at_once:
+        run._push("open")
+    else:
+        run._followed = time.monotonic() + STARTING_SECONDS - FOLLOW_SECONDS
     return run
 
 

@@ -270,6 +270,18 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
 
 
+def test_a_run_that_is_not_told_at_once_leaves_the_start_alone_and_is_whole_at_the_end(environment, description, client, tmp_path):
+    folder = tmp_path / "training"
+    with open_run(environment, description, at_once=False) as run:
+        write_lines(folder, range(5))
+        run.follow(folder)
+        assert run.id == "" and not (tmp_path / "mlflow.db").exists()
+        assert outbox.load_all(environment)[0].folder == str(folder)  # a kill -9 here is settled by the next command
+    found = client().get_run(run.id)
+    assert found.info.status == "FINISHED" and found.data.params["model.kind"] == "hinge"
+    assert [point.step for point in client().get_metric_history(run.id, "train/discriminator/loss")] == list(range(5))
+
+
 def test_a_folder_without_a_model_is_refused_at_once(environment, description, tmp_path):
     with pytest.raises(BadInput, match="no trained model"), open_run(environment, description) as run:
         run.register(tmp_path, "gan")
