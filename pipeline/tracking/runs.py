@@ -186,11 +186,12 @@ class Run:
             self._announced, self._failure = True, None
         except Exception as error:
             self._offline(error)
-        self._delivered.set()
         if self._failure is None and not self._swept:
             self._swept = True
-            self._sweeping = Thread(target=self._sweep, name="tracking of earlier runs", daemon=True)
-            self._sweeping.start()
+            sweeping = Thread(target=self._sweep, name="tracking of earlier runs", daemon=True)
+            sweeping.start()
+            self._sweeping = sweeping  # whoever waits for the delivery finds it at work
+        self._delivered.set()
 
     def _sweep(self) -> None:
         try:
