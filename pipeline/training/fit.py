@@ -28,12 +28,25 @@ MAX_SENT_BYTES = 2_000_000_000  # of data through Ray's object store; more goes 
 
 @dataclass(frozen=True)
 class Plan:
-    """With how many hands a training is done."""
+    """The resources of a training: its number of workers and what each of them uses."""
 
     workers: int  # 0: in this process
-    gpus: bool
+    gpus: bool  # one for each worker, or for this process
     threads: int  # of each worker
     mode: str
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for each worker."""
+        return {"GPU": 1} if self.gpus else {"CPU": self.threads}
+
+    def scaling(self, elastic: bool) -> dict[str, Any]:
+        """The arguments of Ray Train's ``ScalingConfig``.
+
+        An ``elastic`` training goes on with fewer workers when a machine is lost, and waits where no worker fits.
+        """
+        workers = (1, self.workers) if elastic else self.workers
+        return {"num_workers": workers, "use_gpu": self.gpus, "resources_per_worker": self.resources}
 
 
 @contextmanager
@@ -106,16 +119,13 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
     job = _job(training, plan, folder, environment.microbatch) | (_travelling(training, environment) if environment.ray_address else {})
     if environment.remote:
         job["storage"] = _address(environment, folder)
-    resources: dict[str, float] = {"GPU": 1} if plan.gpus else {"CPU": plan.threads}
-    elastic: int | tuple[int, int] = plan.workers
-    if environment.ray_address:  # fewer go on where a machine is lost; and even a single one waits for other trainings to end
-        elastic = (1, plan.workers)
-        _tell_if_full(resources, plan.workers)
+    if environment.ray_address:
+        _tell_if_full(plan)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job,
         torch_config=MeetingConfig(timeout_s=WORKER_TIMEOUT_SECONDS),
-        scaling_config=ScalingConfig(num_workers=elastic, use_gpu=plan.gpus and plan.workers > 0, resources_per_worker=resources),
+        scaling_config=ScalingConfig(**plan.scaling(elastic=bool(environment.ray_address))),
         run_config=RunConfig(
             name=f"{folder.name}-{time.time_ns()}",  # a fresh name: going on from a checkpoint is our store's affair
             **_rays_own(environment, folder),
@@ -138,13 +148,13 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
     return answer
 
 
-def _tell_if_full(resources: dict[str, float], workers: int) -> None:
+def _tell_if_full(plan: Plan) -> None:
     import ray
 
-    (kind, each), *_ = resources.items()
-    free = int(ray.available_resources().get(kind, 0))
-    if free < each * workers:
-        print(f"{free} of {each * workers:g} {kind}s are free on the cluster: it may wait for other work there to end", flush=True)
+    (kind, each), *_ = plan.resources.items()
+    free, needed = int(ray.available_resources().get(kind, 0)), each * plan.workers
+    if free < needed:
+        print(f"{free} of the {needed:g} {kind}s needed are free on the cluster: waiting for other jobs to end", flush=True)
 
 
 def mirrored(environment: Environment, folder: Path) -> Mirror | None:
