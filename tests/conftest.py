@@ -1,8 +1,19 @@
+import os
+
 import pytest
 
 from pipeline import environment
 
 environment.prepare()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_working_directory(tmp_path_factory):
+    """Tests start in an empty folder: what the checkout holds (dvc.lock, history/, models/) must not reach them."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")
