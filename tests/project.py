@@ -18,6 +18,7 @@ from pipeline.environment import Environment
 from pipeline.training import record
 
 ROOT = Path(__file__).parents[1]
+MODELS = ("ae", "cnn", "gan", "vae")  # Darkroom's own; the checkout may hold its user's models besides
 TRAINING = {
     "num_steps": 60,
     "batch_size": 32,

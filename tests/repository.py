@@ -9,9 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from tests.project import PARAMS, ROOT
+from pipeline.models import store
+from tests.project import MODELS, PARAMS, ROOT
 
-OTHERS = ("gan", "vae", "ae")
+KEPT = "cnn"  # the only model of the project
+WITHOUT_TRAINING = ("download", "preprocess", "evaluate")
+
 CLEAN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_", "PYTHONPATH")
 
 
@@ -21,15 +24,17 @@ def create(folder: Path, **sections: dict) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
-    for name in OTHERS:
-        (folder / f"pipeline/models/{name}.py").unlink()
+    for name in store.names():
+        if name != KEPT:
+            (folder / f"pipeline/models/{name}.py").unlink()
     (folder / "data/own").mkdir(parents=True)
     shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
     plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    stages = {name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in OTHERS}
-    stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in OTHERS]
+    stages = {name: stage for name, stage in plan["stages"].items() if name in WITHOUT_TRAINING or name == f"train-{KEPT}"}
+    others = tuple(f"{place}/{name}" for place in ("models", "history") for name in store.names() if name != KEPT)
+    stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep not in others]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
-    params = {key: value for key, value in PARAMS.items() if key not in OTHERS}
+    params = {key: value for key, value in PARAMS.items() if key == KEPT or key not in MODELS}
     (folder / "params.yaml").write_text(json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections}))
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")

@@ -19,7 +19,7 @@ from pipeline.models.task import Batch, DataSpec
 from pipeline.noise import Noise
 from pipeline.pictures import to_bytes, write_png
 from tests.command import darkroom, done
-from tests.project import PARAMS, ROOT
+from tests.project import MODELS, PARAMS, ROOT
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "sieben", "acht", "neun"]
 GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
@@ -29,7 +29,7 @@ GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
 def shelf(tmp_path_factory):
     """A models folder: each of the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
     folder = tmp_path_factory.mktemp("shelf") / "models"
-    for name in store.names():
+    for name in MODELS:
         task = store.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
         images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         task.conclude([Batch(images, torch.arange(40) % 10)])

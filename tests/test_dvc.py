@@ -41,8 +41,9 @@ def code_of(name):
     return {path for path in paths if Path(path).name not in NEUTRAL and not path.startswith("pipeline/tracking/")}
 
 
-def test_the_stages_are_the_missions():
-    assert list(STAGES) == ["download", "preprocess", "train-gan", "train-vae", "train-ae", "train-cnn", "evaluate"]
+def test_the_shipped_stages_are_all_there():
+    shipped = ["download", "preprocess", "train-gan", "train-vae", "train-ae", "train-cnn", "evaluate"]
+    assert [name for name in STAGES if name in shipped] == shipped
 
 
 def test_every_model_has_a_file_a_section_and_a_stage():
@@ -62,6 +63,8 @@ def test_a_stage_depends_on_all_the_code_that_makes_its_result_and_on_no_other(n
     needed = code_of(name)
     missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)}
     idle = {dep for dep in declared if not any(path == dep or path.startswith(f"{dep}/") for path in needed)}
+    if name.startswith("train-"):  # part of every training's fingerprint, whether this model uses it or not
+        idle -= {f"pipeline/{path}" for path in CODE}
     assert not missing and not idle
 
 
@@ -83,7 +86,8 @@ def test_a_trainings_fingerprint_covers_the_code_that_its_stage_depends_on():
         assert declared == {*CODE, f"models/{name}.py"}
 
 
-def test_the_shipped_params_are_valid():
+def test_the_shipped_params_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
     findings = doctor.examine(Environment(root=ROOT))
     assert [finding for finding in findings if not finding.well and "params" in finding.what] == []
 

@@ -11,12 +11,11 @@ import psutil
 import pytest
 
 from pipeline.files import sha256
-from pipeline.models import store
 from pipeline.training import record
-from tests.project import TRAINING, Project
+from tests.project import MODELS, TRAINING, Project
 
 pytestmark = pytest.mark.slow
-NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in store.names()]
+NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in MODELS]
 SIGNALS = [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP))]
 
 
