@@ -92,6 +92,17 @@ def test_the_shipped_params_are_valid(monkeypatch):
     assert [finding for finding in findings if not finding.well and "params" in finding.what] == []
 
 
+def test_dvc_exp_run_changes_the_line_of_the_param_and_no_other(tmp_path):
+    from dvc.utils.serialize import modify_yaml  # what `dvc exp run -S` writes params.yaml with
+
+    before = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(before)
+    with modify_yaml(tmp_path / "params.yaml") as params:
+        params["evaluate"]["seed"] += 1
+    lines = zip(before.splitlines(), (tmp_path / "params.yaml").read_text().splitlines(), strict=True)
+    assert [before.split(":")[0].strip() for before, after in lines if before != after] == ["seed"]
+
+
 def test_nothing_that_a_stage_makes_is_given_to_git():
     ignored = (ROOT / ".gitignore").read_text().split()
     outs = [out for stage in STAGES.values() for out in stage.get("outs", [])]
