@@ -8,20 +8,30 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
+# DVC's own cache of pickled state, which is world-writable in /var/tmp by default. DVC cannot write a setting that is not
+# ASCII, as a path in the project may be.
+SITE_CACHE := "$${XDG_CACHE_HOME:-$$HOME/.cache}/darkroom/dvc"
 PORT ?= 5000
 
-.PHONY: install repro test test-all test-fast check ui mlflow-server report clean
+.PHONY: FORCE install repro test test-all test-fast readme check ui mlflow-server clean
 
 install: $(READY)
 
+# The programs in a virtual environment name its absolute path: where the project was moved, it is made again.
+ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
+$(READY): FORCE
+endif
+FORCE:
+
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 2; }
+	@test ! -s $@ || test "$$(cat $@)" = "$(CURDIR)" || { echo "The project was moved: removing $(VENV)"; rm -rf $(VENV); }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages of requirements.lock into $(VENV) (minutes, once) ..."
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@mkdir -p -m 700 .dvc/site && $(VENV)/bin/dvc config --local core.site_cache_dir "$(CURDIR)/.dvc/site"
-	@touch $@
+	@mkdir -p -m 700 $(SITE_CACHE) && $(VENV)/bin/dvc config --local core.site_cache_dir $(SITE_CACHE)
+	@printf %s "$(CURDIR)" > $@
 
 repro: install
 	@darkroom doctor --brief
@@ -40,6 +50,9 @@ test-all: install
 
 test-fast: install
 	pytest -m "not slow and not cluster and not nightly"
+
+readme: install
+	$(PYTHON) tests/readme/run.py
 
 check: install
 	ruff check .

@@ -1,0 +1,64 @@
+"""`make install` with stand-ins for Python, pip and DVC: when it installs, and where."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from tests.test_walls import ROOT
+
+TOOL = '#!/bin/sh\necho "$(basename "$0") $*" >> calls.log\n'
+PYTHON = """#!/bin/sh
+echo "python $*" >> calls.log
+if [ "$2" = venv ]; then mkdir -p .venv/bin; cp tool .venv/bin/pip; cp tool .venv/bin/dvc; cp python .venv/bin/python; fi
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a blank and a letter beyond ASCII in its name, the Makefile and the stand-ins."""
+    folder = tmp_path / "dark room é"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    for name, text in (("tool", TOOL), ("python", PYTHON)):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def install(folder):
+    """What `make install` called."""
+    (folder / "calls.log").write_text("")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder.parent / "cache"), "MAKEFLAGS": ""}
+    command = ["make", "install", "PYTHON=./python"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return (folder / "calls.log").read_text()
+
+
+def test_packages_are_installed_once(project):
+    assert "pip install" in install(project)
+    assert install(project) == ""
+
+
+def test_changed_requirements_are_installed_into_the_same_environment(project):
+    install(project)
+    (project / ".venv/kept").touch()
+    os.utime(project / ".venv/.ready", (0, 0))
+    assert "pip install" in install(project) and (project / ".venv/kept").exists()
+
+
+def test_in_a_moved_project_the_environment_is_made_again(project):
+    """Its programs name the former path."""
+    install(project)
+    (project / ".venv/of the former place").touch()
+    moved = project.rename(project.with_name("moved"))
+    assert "venv" in install(moved) and not (moved / ".venv/of the former place").exists()
+    assert install(moved) == ""
+
+
+def test_dvcs_own_cache_is_private_and_its_path_is_one_that_dvc_can_write(project):
+    assert f"config --local core.site_cache_dir {project.parent}/cache/darkroom/dvc" in install(project)
+    assert (project.parent / "cache/darkroom/dvc").stat().st_mode & 0o777 == 0o700
