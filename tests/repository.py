@@ -38,8 +38,7 @@ def create(folder: Path, **sections: dict) -> Path:
     (folder / "params.yaml").write_text(json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections}))
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
-    shell(folder, "python", "dvc", "config", "core.site_cache_dir", str(folder.parent / "site"))
-    shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", str(folder.parent / "store"))
+    shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", "../store")
     commit(folder, "the code")
     return folder
 
@@ -56,7 +55,14 @@ def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
     if command[0] == "darkroom":
         words = [sys.executable, "-c", "from pipeline.cli import main; main()", *command[1:]]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(CLEAN)}
-    here = {**kept, "OMP_NUM_THREADS": "1", "DVC_NO_ANALYTICS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", **more}
+    here = {
+        **kept,
+        "DVC_NO_ANALYTICS": "1",
+        "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        **more,
+    }
     return subprocess.Popen(
         words, cwd=folder, env=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
