@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from pipeline.core import model_files
+from pipeline.core.dataset import Split
+from pipeline.core.loop import Loop
+from pipeline.core.settings import ScheduleSettings, TrainingSettings
+from pipeline.core.task import Batch, DataSpec, Task
 from pipeline.data import formats, images
-from pipeline.data.dataset import Split
 from pipeline.evaluation.averages import proportion
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.models import store
-from pipeline.models.task import Batch, DataSpec, Task
 from pipeline.retraining.drift import DriftSettings, measure, observe
-from pipeline.training.loop import Loop
-from pipeline.training.settings import ScheduleSettings, TrainingSettings
 
 REFERENCE, SIZES, HELD_OUT, CHUNK = 600, (50, 200), 6000, 500
 NAMES = tuple("0123456789")
@@ -65,7 +65,9 @@ def read(mnist: Path | None) -> tuple[np.ndarray, np.ndarray, int]:
 
 def trained(pictures: np.ndarray, labels: np.ndarray, steps: int = 300) -> Task:
     """The pipeline's classifier, trained by the pipeline's own loop."""
-    task = store.build("cnn", {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER}, DataSpec(1, pictures.shape[-1], 10), 0)
+    task = model_files.build(
+        "cnn", {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER}, DataSpec(1, pictures.shape[-1], 10), 0
+    )
     schedule = ScheduleSettings(kind="cosine", warmup_steps=20)
     settings = TrainingSettings(num_steps=steps, clip_norm=1.0, ema_decay=0.99, schedule=schedule, checkpoint_every=steps)
     data = SimpleNamespace(train=Split([pictures], [labels]), validation=Split([pictures[:100]], [labels[:100]]))

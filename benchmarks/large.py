@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.data.dataset import Dataset, Split
-from pipeline.models import store
-from pipeline.models.task import DataSpec
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset, Split
+from pipeline.core.loop import Loop
+from pipeline.core.settings import TrainingSettings
+from pipeline.core.task import DataSpec
 from pipeline.process import keep_freed_memory
-from pipeline.training.loop import Loop
-from pipeline.training.settings import TrainingSettings
 
 SIZE, CLASSES, DISTINCT, TURNS = 96, 10, 300, 8
 PARAMS = {"source": "folder", "folder": "pictures.zip", "image_size": SIZE, "validation_fraction": 0.01, "test_fraction": 0.05}
@@ -80,7 +80,7 @@ def train(mode: str, steps: str) -> None:
         for name in sorted(splits, reverse=bool(seed % 2)):  # each is first in turn
             data.train = splits[name]
             settings = TrainingSettings(seed=seed, num_steps=int(steps), batch_size=128, log_every=int(steps), validate_every=int(steps))
-            task = store.build("cnn", {"channels": [8, 16, 16], "dense": [32]}, DataSpec(3, SIZE, CLASSES), seed)
+            task = model_files.build("cnn", {"channels": [8, 16, 16], "dense": [32]}, DataSpec(3, SIZE, CLASSES), seed)
             loop = Loop(task, data, settings, Path(tempfile.mkdtemp(dir=".")), report=(metrics := dict[str, float]()).update)
             before, state = time.process_time(), loop.run().state_dict()
             seen = metrics["system/images_per_second"], 1 / (time.process_time() - before), loop.seconds["data"] / int(steps) * 1000

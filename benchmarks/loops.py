@@ -17,12 +17,12 @@ def count(path):
     """From here on, worker 0's steps are counted in ``path``."""
     import numpy as np
 
-    from pipeline.training.step import Step
+    from pipeline.core.step import Step
 
     steps, run = np.memmap(path, np.int64, "w+", shape=(1,)), Step.run
 
     def counted(self, *given):
-        if self.world.rank == 0:
+        if self.context.rank == 0:
             steps[0] += 1
         return run(self, *given)
 
@@ -31,7 +31,7 @@ def count(path):
 
 def work(path, job):
     """A worker of Ray's."""
-    from pipeline.training.worker import train_worker
+    from pipeline.launch.worker import train_worker
 
     count(path)
     return train_worker(job)
@@ -41,28 +41,27 @@ def process(rank, size, port, name, folder, path):
     """A plain process, with the switches of a Ray worker."""
     import torch
 
-    from pipeline.data.dataset import Dataset
-    from pipeline.models import store
-    from pipeline.models.task import DataSpec
+    from pipeline.core import model_files
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.determinism import make_deterministic
+    from pipeline.core.distributed import DistributedContext
+    from pipeline.core.loop import Loop
+    from pipeline.core.settings import read_training
+    from pipeline.core.task import DataSpec
     from pipeline.process import keep_freed_memory
-    from pipeline.training.loop import Loop
-    from pipeline.training.settings import read_training
-    from pipeline.training.step import World
 
-    torch.set_deterministic_debug_mode("error")
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.set_num_threads(1)
+    make_deterministic(1)
     keep_freed_memory()
     wrap = lambda module: module
     if size > 1:
         address = f"tcp://127.0.0.1:{port}"
         torch.distributed.init_process_group("gloo", address, timedelta(seconds=SECONDS), rank=rank, world_size=size)
         wrap = partial(torch.nn.parallel.DistributedDataParallel, forward_sync_buffers=False)
-    settings, config = read_training(name, store.find(name).Config, folder / "params.yaml")
+    settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
     data = Dataset.open(folder / "data/processed")
-    task = store.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+    task = model_files.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
     count(path)
-    Loop(task, data, settings, folder / "history" / name, World(rank, size, torch.device("cpu"), wrap)).run()
+    Loop(task, data, settings, folder / "history" / name, DistributedContext(rank, size, torch.device("cpu"), wrap)).run()
 
 
 def plain(name, folder, size, path):
@@ -82,14 +81,15 @@ def ray(name, folder, size, path):
     from pipeline import environment
 
     environment.prepare()
-    from pipeline.data.dataset import Dataset
-    from pipeline.models import store
-    from pipeline.training import fit, launch
-    from pipeline.training.settings import read_training
+    from pipeline.core import model_files
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.settings import read_training
+    from pipeline.launch import ray_train
+    from pipeline.launch.training import Training, train
 
-    fit.train_worker = partial(work, path)
-    training = launch.Training(name, *read_training(name, store.find(name).Config), Dataset.open(folder / "data/processed"))
-    launch.train(training, environment.read(), folder / "model", folder / "history", [])
+    ray_train.train_worker = partial(work, path)
+    training = Training(name, *read_training(name, model_files.find(name).Config), Dataset.open(folder / "data/processed"))
+    train(training, environment.read(), folder / "model", folder / "history", [])
 
 
 if __name__ == "__main__":

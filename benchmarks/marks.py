@@ -33,10 +33,11 @@ def marked(owner, function, part, before=False):
 
 def work(job):
     """A worker."""
-    from pipeline.training import loop, step, worker
+    from pipeline.core import loop, step
+    from pipeline.launch import worker
 
     mark("process group")
-    marked(worker.torch, "set_deterministic_debug_mode", "switches of PyTorch")
+    marked(worker, "make_deterministic", "switches of PyTorch")
     marked(worker, "_data", "data, in the worker")
     marked(loop.Loop, "run", "model", before=True)
     marked(step.Step, "run", "first step")
@@ -52,12 +53,12 @@ import ray.train.torch  # noqa: E402, F401
 
 import pipeline.tracking.runs  # noqa: E402, F401
 import stages.train  # noqa: E402
-from pipeline.training import fit, launch  # noqa: E402
+from pipeline.launch import ray_train, training  # noqa: E402
 
 mark("imports")
-marked(launch, "train", "data, in the stage", before=True)
-marked(fit, "_start_ray", "joining Ray")
-marked(fit, "examine", "preflight")
-marked(fit, "meet_on_own_address", "worker group and its imports", before=True)
-fit.train_worker = work
+marked(training, "train", "data, in the stage", before=True)
+marked(ray_train, "_start_ray", "joining Ray")
+marked(ray_train, "examine", "preflight")
+marked(ray_train, "meet_on_own_address", "worker group and its imports", before=True)
+ray_train.train_worker = work
 process.run(stages.train.main, name)

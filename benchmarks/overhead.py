@@ -28,18 +28,19 @@ import numpy as np, torch
 from torch.nn.utils import clip_grad_norm_
 name, out = sys.argv[1:]
 sys.path.insert(0, {root!r})
-from pipeline.models import store
-from pipeline.models.task import Batch, DataSpec
-from pipeline.noise import Noise
-from pipeline.training.schedule import Order, learning_rate_factor
-from pipeline.training.settings import read_training
-settings, config = read_training(name, store.find(name).Config)
+from pipeline.core import model_files
+from pipeline.core.task import Batch, DataSpec
+from pipeline.core.noise import Noise
+from pipeline.core.lr_schedule import learning_rate_factor
+from pipeline.core.sampler import Sampler
+from pipeline.core.settings import read_training
+settings, config = read_training(name, model_files.find(name).Config)
 manifest = json.load(open("data/processed/manifest.json"))
 images, labels = (np.load(f"data/processed/train/{{part}}-00000.npy") for part in ("images", "labels"))
-task = store.build(name, config, DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"])), settings.seed)
+task = model_files.build(name, config, DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"])), settings.seed)
 task = task.to(memory_format=torch.channels_last)
 average = [parameter.detach().clone() for parameter in task.parameters()]
-phases, order = task.phases(), Order(settings.seed, (len(labels),), settings.batch_size)
+phases, order = task.phases(), Sampler(settings.seed, (len(labels),), settings.batch_size)
 rates = [phase.optimizer.param_groups[0]["lr"] for phase in phases]
 loop = time.perf_counter()
 for step in range(1, settings.num_steps + 1):

@@ -28,8 +28,8 @@ import yaml
 from PIL import Image
 
 from pipeline import environment
+from pipeline.core import model_files
 from pipeline.data import formats
-from pipeline.models import store
 
 ROOT = Path(__file__).parents[1]
 DAY_SECONDS = 1800
@@ -113,10 +113,10 @@ class Month:
     def _create(self, size: int) -> None:
         self._do("git", "clone", "--quiet", str(ROOT), str(self.project), where=self.place)
         for path in self.project.glob("pipeline/models/*.py"):
-            if path.stem in set(store.names()) - {"cnn"}:
+            if path.stem in set(model_files.names()) - {"cnn"}:
                 path.unlink()
         plan = yaml.safe_load((self.project / "dvc.yaml").read_text())
-        others = set(store.names()) - {"cnn"}
+        others = set(model_files.names()) - {"cnn"}
         stages = {name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in others}
         stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in others]
         (self.project / "dvc.yaml").write_text(json.dumps({"stages": stages}))

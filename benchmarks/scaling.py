@@ -24,12 +24,12 @@ import torch
 import yaml
 from surroundings import BIN, ROOT, Figures, cluster, compare, digits, dvc_project, kill_workers, project, run
 
-from pipeline.data.dataset import Dataset
-from pipeline.models import store
-from pipeline.models.task import Batch
-from pipeline.noise import Noise
-from pipeline.training.record import read
-from pipeline.training.settings import read_training
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.metrics_log import read
+from pipeline.core.noise import Noise
+from pipeline.core.settings import read_training
+from pipeline.core.task import Batch
 
 RATE = "system/images_per_second"
 FIRST: dict = {}  # weights and dvc.lock, with which later ones are compared
@@ -40,7 +40,7 @@ def figures(name: str, folder: Path, workers: int) -> Figures:
     """What a training in ``folder`` reached."""
     lines = read(folder / "history" / name / "metrics.jsonl")
     rate = statistics.median(line["metrics"][RATE] for line in lines if RATE in line["metrics"] and line["step"] > lines[-1]["step"] / 2)
-    weights, test = store.load(folder / "models" / name), Dataset.open(folder / "data/processed").test
+    weights, test = model_files.load(folder / "models" / name), Dataset.open(folder / "data/processed").test
     batch, first = Batch.of(*test.rows(np.arange(len(test)))), FIRST.setdefault(name, weights.state_dict())
     values = weights.evaluate(batch, Noise.whole(0, len(batch), "test"))
     difference = max(float((value - first[key]).abs().max()) for key, value in weights.state_dict().items())
@@ -51,7 +51,7 @@ def figures(name: str, folder: Path, workers: int) -> Figures:
 def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, killed_on: int = 0) -> Figures:
     """A training on Ray workers; after half of it on ``killed_on`` others and a kill -9."""
     folder, command = project(base), ("-m", "stages.train", name)
-    half = read_training(name, store.find(name).Config, base / "params.yaml")[0].num_steps / 2
+    half = read_training(name, model_files.find(name).Config, base / "params.yaml")[0].num_steps / 2
     if killed_on:
         records = lambda: [line["step"] for path in folder.glob(".darkroom/trainings/*/metrics.jsonl") for line in read(path)]
         run(folder, *command, until=lambda: max(records(), default=0) >= half, **variables, DARKROOM_WORKERS=str(killed_on))

@@ -18,19 +18,19 @@ from pipeline import environment as surroundings
 
 surroundings.prepare()
 
-from pipeline.data.dataset import Dataset  # noqa: E402
-from pipeline.models import store  # noqa: E402
+from pipeline.core import model_files  # noqa: E402
+from pipeline.core.dataset import Dataset  # noqa: E402
+from pipeline.core.settings import read_training  # noqa: E402
+from pipeline.launch.training import Training, alone, train  # noqa: E402
 from pipeline.tracking import runs  # noqa: E402
 from pipeline.tracking.system import SystemMetrics  # noqa: E402
-from pipeline.training.launch import Training, alone, train  # noqa: E402
-from pipeline.training.settings import read_training  # noqa: E402
 
 
 def measure(name: str, folder: Path) -> None:
     """Train one model in ``folder`` and print what tracking took."""
     project = Path.cwd()
     where = replace(surroundings.read(), storage=folder, tracking_uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "artifacts"))
-    settings, config = read_training(name, store.find(name).Config)
+    settings, config = read_training(name, model_files.find(name).Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed").resolve()))
     os.chdir(folder)  # away from the project's own history, which a new database would be told first
     spent: list[float] = []
@@ -68,6 +68,6 @@ def measure(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    for model in sys.argv[1:] or store.names():
+    for model in sys.argv[1:] or model_files.names():
         with tempfile.TemporaryDirectory() as beside:
             measure(model, Path(beside))

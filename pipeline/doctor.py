@@ -63,20 +63,20 @@ def _packages(root: Path) -> Iterator[Finding]:
 
 def _settings() -> Iterator[Finding]:
     """Each section of params.yaml, by the class that reads it."""
+    from pipeline.core import model_files
+    from pipeline.core.settings import read_training
     from pipeline.data.settings import DataSettings
     from pipeline.data.sources import find as find_source
     from pipeline.evaluation.settings import EvaluationSettings
-    from pipeline.models import store
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
-    from pipeline.training.settings import read_training
 
     readers: dict[str, Callable[[], Any]] = {
         "data": lambda: find_source(read_section("data", DataSettings).source),
         "evaluate": lambda: read_section("evaluate", EvaluationSettings),
         "gates": lambda: read_section("gates", GateSettings),
         "retrain": lambda: read_section("retrain", RetrainSettings),
-        **{name: partial(read_training, name, store.find(name).Config) for name in store.names()},
+        **{name: partial(read_training, name, model_files.find(name).Config) for name in model_files.names()},
     }
     try:
         sections = read_file()

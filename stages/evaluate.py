@@ -9,11 +9,11 @@ from pipeline.files import digest_of
 
 def main() -> None:
     """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and tell MLflow."""
-    from pipeline.data.dataset import Dataset
+    from pipeline.core import model_files
+    from pipeline.core.dataset import Dataset
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
     from pipeline.evaluation.settings import EvaluationSettings
-    from pipeline.models import store
     from pipeline.params import read_section
     from pipeline.tracking import lineage, runs
 
@@ -21,9 +21,9 @@ def main() -> None:
     settings = read_section("evaluate", EvaluationSettings)
     data = Dataset.open(Path("data/processed"))
     device = where.torch_device
-    folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{store.CARD}"))}
-    tasks = {name: store.load(folder, device) for name, folder in folders.items()}
-    digests = {name: store.digest(folder) for name, folder in folders.items()}
+    folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))}
+    tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
+    digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     params = json.loads(settings.model_dump_json())
     fingerprint = digest_of([params, data.digest, digests])
     description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
@@ -32,7 +32,7 @@ def main() -> None:
         report.write(results, data.folder, source=data.source, commit=lineage.git_tags(Path.cwd())["mlflow.source.git.commit"])
         run.log_results(
             {name: results[name] for name in tasks},
-            {name: store.read_card(folder)["sha256"] for name, folder in folders.items()},
+            {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
             {name: digest_of(protocol_of(results, name)) for name in tasks},
         )
         run.tell(Path("reports"))

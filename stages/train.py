@@ -9,16 +9,16 @@ from pipeline import environment, process
 
 def main(name: str = "") -> None:
     """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
-    from pipeline.data.dataset import Dataset
-    from pipeline.models import store
+    from pipeline.core import model_files
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.settings import read_training
+    from pipeline.launch.progress import Progress
+    from pipeline.launch.training import Training, alone, forget_older, train
     from pipeline.tracking import outbox, runs
     from pipeline.tracking.system import SystemMetrics
-    from pipeline.training.launch import Training, alone, forget_older, train
-    from pipeline.training.progress import Progress
-    from pipeline.training.settings import read_training
 
     where = environment.read()
-    settings, config = read_training(name, store.find(name).Config)
+    settings, config = read_training(name, model_files.find(name).Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed")))
     description = runs.Description(
         stage=f"train-{name}",
@@ -38,7 +38,8 @@ def main(name: str = "") -> None:
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
         forget_older(where, name, outbox.awaited(where))
-    print(f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {store.read_card(model)['sha256'][:16]}")
+    sha256 = model_files.read_card(model)["sha256"]
+    print(f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {sha256[:16]}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An in-memory data set with the interface of pipeline.data.dataset, for tests of what stands above the data."""
+"""An in-memory data set with the interface of pipeline.core.dataset, for tests of what stands above the data."""
 
 from dataclasses import dataclass
 

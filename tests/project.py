@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
+from pipeline.core import metrics_log
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
-from pipeline.training import record
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ae", "cnn", "gan", "vae")  # Darkroom's own; the checkout may hold its user's models besides
@@ -99,7 +99,7 @@ class Project:
     def steps(self, name):
         """The recorded steps of the only training of this model, so far."""
         folders = self.trainings(name)
-        return [line["step"] for line in record.read(folders[0] / "metrics.jsonl")] if folders else []
+        return [line["step"] for line in metrics_log.read(folders[0] / "metrics.jsonl")] if folders else []
 
     def kill_at(self, process, name, step, limit=120.0):
         """Wait until ``step`` is recorded, then kill the whole group with -9. Returns the last step that was recorded."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.models import store
+from pipeline.core import model_files
 from tests.project import MODELS, PARAMS, ROOT
 
 KEPT = "cnn"  # the only model of the project
@@ -24,14 +24,14 @@ def create(folder: Path, **sections: dict) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
-    for name in store.names():
+    for name in model_files.names():
         if name != KEPT:
             (folder / f"pipeline/models/{name}.py").unlink()
     (folder / "data/own").mkdir(parents=True)
     shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
     plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
     stages = {name: stage for name, stage in plan["stages"].items() if name in WITHOUT_TRAINING or name == f"train-{KEPT}"}
-    others = tuple(f"{place}/{name}" for place in ("models", "history") for name in store.names() if name != KEPT)
+    others = tuple(f"{place}/{name}" for place in ("models", "history") for name in model_files.names() if name != KEPT)
     stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep not in others]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     params = {key: value for key, value in PARAMS.items() if key == KEPT or key not in MODELS}

@@ -14,10 +14,10 @@ from PIL import Image
 
 from pipeline import cli
 from pipeline.cli.pictures import BATCH
-from pipeline.models import store
-from pipeline.models.task import Batch, DataSpec
-from pipeline.noise import Noise
-from pipeline.pictures import to_bytes, write_png
+from pipeline.core import model_files
+from pipeline.core.image_grid import to_bytes, write_png
+from pipeline.core.noise import Noise
+from pipeline.core.task import Batch, DataSpec
 from tests.command import darkroom, done
 from tests.project import MODELS, PARAMS, ROOT
 
@@ -30,11 +30,11 @@ def shelf(tmp_path_factory):
     """A models folder: each of the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
     folder = tmp_path_factory.mktemp("shelf") / "models"
     for name in MODELS:
-        task = store.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
+        task = model_files.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
         images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        task.conclude([Batch(images, torch.arange(40) % 10)])
-        store.write(task, folder / name, {"class_names": NAMES})
-    store.write(store.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1), folder / "colour", {"class_names": NAMES})
+        task.on_train_end([Batch(images, torch.arange(40) % 10)])
+        model_files.write(task, folder / name, {"class_names": NAMES})
+    model_files.write(model_files.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1), folder / "colour", {"class_names": NAMES})
     return folder
 
 
@@ -72,7 +72,7 @@ def answers(output):
 
 def expected(seed):
     """The class and probability that the classifier itself gives to ``picture(seed=seed)``."""
-    task = store.load(Path("models/cnn"))
+    task = model_files.load(Path("models/cnn"))
     shares = task.classify(Batch.of(pixels(seed)[None, None], np.zeros(1, np.int64)).images).softmax(1)[0]
     return NAMES[int(shares.argmax())], pytest.approx(float(shares.max()), abs=1e-4)
 
@@ -99,7 +99,7 @@ class TestGenerate:
         done(
             "generate", "gan", "--count", 4, "--label", "sieben", "--label", "two", "--seed", 3, "--columns", 2, "--out", "new/folder/x.png"
         )
-        drawn = store.load(Path("models/gan")).generate(torch.tensor([7, 2, 7, 2]), 4, Noise.whole(3, 4, "generate"))
+        drawn = model_files.load(Path("models/gan")).generate(torch.tensor([7, 2, 7, 2]), 4, Noise.whole(3, 4, "generate"))
         write_png(Path("expected.png"), to_bytes(drawn.numpy()), 2)
         assert Path("new/folder/x.png").read_bytes() == Path("expected.png").read_bytes()
 
@@ -252,7 +252,9 @@ class TestClassify:
 
 class TestRestore:
     def restored(self, name, seed):
-        return to_bytes(store.load(Path("models", name)).reconstruct(Batch.of(pixels(seed)[None, None], np.zeros(1)).images).numpy())[0, 0]
+        return to_bytes(model_files.load(Path("models", name)).reconstruct(Batch.of(pixels(seed)[None, None], np.zeros(1)).images).numpy())[
+            0, 0
+        ]
 
     @pytest.mark.parametrize("name", ["ae", "vae"])
     def test_each_picture_comes_out_of_the_code_as_a_png_of_its_own(self, name):
@@ -322,7 +324,7 @@ class TestDamage:
     def test_weights_with_one_flipped_bit_are_refused_by_name(self, shelf, command, name):
         picture("a.png")
         shutil.copytree(shelf / name, Path("copy", name))
-        weights = Path("copy", name, store.WEIGHTS)
+        weights = Path("copy", name, model_files.WEIGHTS)
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1
         weights.write_bytes(data)
@@ -361,7 +363,7 @@ class TestProcess:
         def interrupted(folder):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(store, "load", interrupted)
+        monkeypatch.setattr(model_files, "load", interrupted)
         monkeypatch.setattr(sys, "argv", ["darkroom", "classify", "a.png"])
         with pytest.raises(SystemExit) as ended:
             cli._run()

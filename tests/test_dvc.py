@@ -1,14 +1,19 @@
 """dvc.yaml, params.yaml and the code say the same."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+import pipeline
 from pipeline import doctor
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
-from pipeline.models import store
-from pipeline.training.launch import CODE
+from pipeline.launch.training import Training
+from tests.project import MODELS
 from tests.test_walls import ROOT, imports
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -35,10 +40,14 @@ def code_of(name):
     """The files that the result of a stage depends on, by its imports."""
     stage = STAGES[name]
     start = [ROOT / Path(*stage["cmd"].split()[2].split(".")).with_suffix(".py")]
-    if name.startswith("train-"):
-        start.append(ROOT / f"pipeline/models/{name.removeprefix('train-')}.py")
     paths = {path.relative_to(ROOT).as_posix() for path in closure(*start)}
     return {path for path in paths if Path(path).name not in NEUTRAL and not path.startswith("pipeline/tracking/")}
+
+
+def trained_by(path):
+    """The models whose training depends on the file ``path``, by their stages."""
+    deps = {name.removeprefix("train-"): stage["deps"] for name, stage in STAGES.items() if name.startswith("train-")}
+    return {name for name, own in deps.items() if any(path == dep or path.startswith(f"{dep}/") for dep in own)}
 
 
 def test_the_shipped_stages_are_all_there():
@@ -47,7 +56,7 @@ def test_the_shipped_stages_are_all_there():
 
 
 def test_every_model_has_a_file_a_section_and_a_stage():
-    models = set(store.names())
+    models = set(model_files.names())
     assert models == {name.removeprefix("train-") for name in STAGES if name.startswith("train-")}
     assert models == set(PARAMS) - {"data", "evaluate", "gates", "retrain"}
     for name in models:
@@ -57,15 +66,47 @@ def test_every_model_has_a_file_a_section_and_a_stage():
         assert {f"models/{name}", f"history/{name}"} <= set(STAGES["evaluate"]["deps"])
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [name for name in STAGES if not name.startswith("train-")])
 def test_a_stage_depends_on_all_the_code_that_makes_its_result_and_on_no_other(name):
     declared = {dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline", "stages"))}
     needed = code_of(name)
     missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)}
     idle = {dep for dep in declared if not any(path == dep or path.startswith(f"{dep}/") for path in needed)}
-    if name.startswith("train-"):  # part of every training's fingerprint, whether this model uses it or not
-        idle -= {f"pipeline/{path}" for path in CODE}
-    assert not missing and not idle
+    assert not missing and idle <= {"pipeline/models"}  # whose files are imported by name
+
+
+def test_the_core_and_the_models_import_nothing_else_that_could_change_a_model():
+    for path in [*ROOT.glob("pipeline/core/*.py"), *(ROOT / f"pipeline/models/{name}.py" for name in model_files.names())]:
+        for used in closure(path):
+            relative = used.relative_to(ROOT).as_posix()
+            assert relative.startswith("pipeline/core/") or used == path or used.name in NEUTRAL, f"{path} imports {relative}"
+
+
+def test_each_change_of_code_makes_the_right_trainings_stale():
+    models = set(model_files.names())
+    for file in ROOT.glob("pipeline/**/*.py"):
+        path = file.relative_to(ROOT).as_posix()
+        expected = models if path.startswith("pipeline/core/") else {file.stem} & models if file.parent.name == "models" else set()
+        assert trained_by(path) == expected, path
+
+
+def test_a_trainings_fingerprint_changes_with_the_code_of_its_stage_and_with_no_other(tmp_path, monkeypatch, processed_digits):
+    """Otherwise a checkpoint of other code could be resumed."""
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline/__init__.py"))
+    data = Dataset.open(processed_digits)
+
+    def fingerprints():
+        own = {name: Training(name, TrainingSettings(), model_files.find(name).Config(), data) for name in MODELS}
+        return {name: training.fingerprint for name, training in own.items()}
+
+    before = fingerprints()
+    for path in ("core/loop.py", "models/gan.py", "launch/worker.py", "tracking/runs.py", "evaluation/report.py", "cli/repro.py"):
+        text = (tmp_path / "pipeline" / path).read_text()
+        (tmp_path / "pipeline" / path).write_text(text + "# changed\n")
+        changed = {name for name, fingerprint in fingerprints().items() if fingerprint != before[name]}
+        assert changed == trained_by(f"pipeline/{path}") & set(MODELS), path
+        (tmp_path / "pipeline" / path).write_text(text)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -77,13 +118,6 @@ def test_no_value_of_the_params_reaches_a_shell(name):
 def test_no_stage_depends_on_the_environment(name):
     for key in STAGES[name].get("params", []):
         assert not any(word in key for word in ("worker", "ray", "tracking", "storage", "device", "mirror"))
-
-
-def test_a_trainings_fingerprint_covers_the_code_that_its_stage_depends_on():
-    """Else a checkpoint of other code could be gone on with."""
-    for name in store.names():
-        declared = {dep.removeprefix("pipeline/") for dep in STAGES[f"train-{name}"]["deps"] if dep.startswith("pipeline/")}
-        assert declared == {*CODE, f"models/{name}.py"}
 
 
 def test_the_shipped_params_are_valid(monkeypatch):

@@ -7,12 +7,11 @@ import pytest
 import yaml
 
 import pipeline.models
-from pipeline.data.dataset import Dataset
-from pipeline.models import store
-from pipeline.models.task import DataSpec
-from pipeline.training import record
-from pipeline.training.loop import Loop
-from pipeline.training.settings import read_training
+from pipeline.core import metrics_log, model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.loop import Loop
+from pipeline.core.settings import read_training
+from pipeline.core.task import DataSpec
 from tests.models import test_contract as contract
 from tests.test_walls import ROOT
 
@@ -44,13 +43,13 @@ def test_the_readmes_model_keeps_the_contract(lsgan, check, tmp_path):
 def test_the_readmes_model_trains_with_the_readmes_params(lsgan, tmp_path, processed_digits):
     params = block("yaml", "# params.yaml").replace("num_steps: 2000", "num_steps: 150")
     (tmp_path / "params.yaml").write_text(params)
-    kind = store.find(lsgan)
+    kind = model_files.find(lsgan)
     settings, config = read_training(lsgan, kind.Config, tmp_path / "params.yaml")
     assert config.width == 256
     data = Dataset.open(processed_digits)
-    task = store.build(lsgan, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+    task = model_files.build(lsgan, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
     Loop(task, data, settings, tmp_path / "training").run()
-    lines = record.read(tmp_path / "training/metrics.jsonl")
+    lines = metrics_log.read(tmp_path / "training/metrics.jsonl")
     losses = [line["metrics"]["train/discriminator/loss"] for line in lines if "train/discriminator/loss" in line["metrics"]]
     assert losses[-1] < losses[0] and (tmp_path / "training/samples/step-00000150.png").exists()
 

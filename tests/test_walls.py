@@ -8,14 +8,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "files"},
-    {"params", "environment", "process", "noise", "pictures"},
-    {"data", "models", "tracking"},
-    {"training", "evaluation"},
+    {"params", "environment", "process"},
+    {"core"},
+    {"data", "models"},
+    {"tracking"},
+    {"launch", "evaluation"},
     {"retraining"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-RAY = {*(f"pipeline/training/{name}.py" for name in ("worker", "fit", "preflight", "meeting")), "pipeline/data/decoding.py"}
+RAY = {*(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "preflight", "rendezvous")), "pipeline/data/decoding.py"}
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
@@ -31,7 +33,7 @@ def imports(path):
 
 
 def room(module):
-    """pipeline.data.dataset -> data; stages.train -> stages."""
+    """pipeline.core.dataset -> data; stages.train -> stages."""
     parts = module.split(".")
     return "stages" if parts[0] == "stages" else parts[1] if len(parts) > 1 else None
 

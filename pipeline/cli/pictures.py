@@ -29,11 +29,11 @@ def generate(model: str, count: int, labels: tuple[str, ...], seed: int, columns
     """Draw new pictures with MODEL (gan, vae or ae) into one PNG."""
     import torch
 
-    from pipeline.models import store
-    from pipeline.noise import Noise
-    from pipeline.pictures import to_bytes, write_png
+    from pipeline.core import model_files
+    from pipeline.core.image_grid import to_bytes, write_png
+    from pipeline.core.noise import Noise
 
-    task, card = store.load(models / model), store.read_card(models / model)
+    task, card = model_files.load(models / model), model_files.read_card(models / model)
     wanted = _classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
@@ -55,9 +55,9 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
     """Print the class and its probability for each picture in PATHS: files, folders, or - for a list on standard input."""
     import torch
 
-    from pipeline.models import store
+    from pipeline.core import model_files
 
-    task, names = store.load(models / model), store.read_card(models / model)["class_names"]
+    task, names = model_files.load(models / model), model_files.read_card(models / model)["class_names"]
     for files, images in _read(paths, task):
         with torch.inference_mode():
             logits = task.classify(images)
@@ -79,10 +79,10 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None
     """Pass the pictures in PATHS through an autoencoder: a PNG each in the folder OUT, and pairs.png with both side by side."""
     import torch
 
-    from pipeline.models import store
-    from pipeline.pictures import to_bytes, write_png
+    from pipeline.core import model_files
+    from pipeline.core.image_grid import to_bytes, write_png
 
-    task = store.load(models / model)
+    task = model_files.load(models / model)
     pairs: list[Any] = []  # images (C, H, W): as given, as restored, of the first batch
     count = 0
     for files, images in _read(paths, task):
@@ -138,8 +138,8 @@ def _read(paths: tuple[str, ...], task: Any) -> Any:
     """The pictures of ``paths`` in batches: (files, images (N, C, H, W) in [0, 1]), fitted to what the model takes."""
     import numpy as np
 
+    from pipeline.core.task import Batch
     from pipeline.data.images import BrokenImage, decode
-    from pipeline.models.task import Batch
 
     files = _files(paths)
     for start in range(0, len(files), BATCH):

@@ -140,15 +140,15 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     """Train and measure model NAME with each of SEEDS (DVC experiments, aside), then show mean and standard deviation over its seeds."""
     from rich.console import Console
 
-    from pipeline.data.dataset import Dataset
+    from pipeline.core import model_files
+    from pipeline.core.dataset import Dataset
+    from pipeline.core.settings import read_training
     from pipeline.evaluation import compare as side_by_side
-    from pipeline.models import store
     from pipeline.tracking import comparison, outbox, runs
-    from pipeline.training.settings import read_training
 
     where = environment.read()
     client, experiment = outbox.connect(where)
-    settings, config = read_training(name, store.find(name).Config)
+    settings, config = read_training(name, model_files.find(name).Config)
     params = runs.flatten({"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")})
     data = Dataset.open(Path("data/processed")).digest
 

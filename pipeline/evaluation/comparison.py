@@ -8,14 +8,14 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from pipeline.core.noise import generator
+from pipeline.core.task import Batch
 from pipeline.evaluation import neighbours
 from pipeline.evaluation.averages import Estimate
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.frechet import frechet
 from pipeline.evaluation.kernel import kernel_distance
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.models.task import Batch
-from pipeline.noise import generator
 
 BATCH = 100  # larger activations are slower to allocate than to compute
 

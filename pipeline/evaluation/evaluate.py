@@ -16,6 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.core.noise import Noise
+from pipeline.core.task import Batch, Task
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import averages, classification, pictures, reconstruction
 from pipeline.evaluation.averages import Estimate
@@ -24,8 +26,6 @@ from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.history import curves
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import whole_folder, write_json, write_text
-from pipeline.models.task import Batch, Task
-from pipeline.noise import Noise
 
 Measured = dict[str, Estimate | float]
 NUM_PICTURED_ROWS = 8

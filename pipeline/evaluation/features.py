@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.task import Task
 from pipeline.errors import BadInput
-from pipeline.models.task import Task
 
 
 @dataclass(frozen=True)

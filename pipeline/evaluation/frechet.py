@@ -7,9 +7,9 @@ C1^(1/2) C2 C1^(1/2), so no root of a non-symmetric matrix, complex in its round
 import numpy as np
 import torch
 
+from pipeline.core.noise import generator
 from pipeline.evaluation import averages
 from pipeline.evaluation.averages import Estimate
-from pipeline.noise import generator
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.noise import Noise
+from pipeline.core.noise import Noise
 
 SMALLEST_ERROR = 1e-10  # an exact copy has 100 dB rather than infinitely many
 

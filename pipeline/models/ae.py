@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.models.layers import Decoder, Encoder
-from pipeline.models.optimizers import OptimizerSettings
-from pipeline.models.task import Batch, DataSpec, Phase, Task
-from pipeline.noise import Noise
+from pipeline.core.layers import Decoder, Encoder
+from pipeline.core.noise import Noise
+from pipeline.core.optimizers import OptimizerSettings
+from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.params import Section
 
 RIDGE = 1e-4  # added to the variances, lest a flat code dimension makes the covariance singular
@@ -75,7 +75,7 @@ class Ae(Task):
         return torch.sigmoid(self.network(images))
 
     @torch.no_grad()
-    def conclude(self, batches: Iterable[Batch]) -> None:
+    def on_train_end(self, batches: Iterable[Batch]) -> None:
         pairs = [(self.encode(batch.images).double(), batch.labels) for batch in batches]
         codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
         members = F.one_hot(labels, self.spec.classes).double()  # (N, classes)

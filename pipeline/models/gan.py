@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pipeline.models.layers import Decoder, Encoder, jitter
-from pipeline.models.optimizers import OptimizerSettings
-from pipeline.models.task import Batch, DataSpec, Phase, Task
-from pipeline.noise import Noise
+from pipeline.core.layers import Decoder, Encoder, jitter
+from pipeline.core.noise import Noise
+from pipeline.core.optimizers import OptimizerSettings
+from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.params import Section
 
 SLOW = OptimizerSettings(kind="adam", learning_rate=4e-4, beta1=0.0, beta2=0.99)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.dataset import Dataset
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.model_files import read_card
+from pipeline.core.task import Task
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
-from pipeline.models import store
-from pipeline.models.store import read_card
-from pipeline.models.task import Task
 from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 from pipeline.tracking import outbox, promotion, registry
@@ -85,7 +85,7 @@ def hold(
             continue
         ours, before = measured[name]
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
-        circumstances = Circumstances(new_pictures, len(data.test), (folders[name] / store.WEIGHTS).stat().st_size / 1e6, hours)
+        circumstances = Circumstances(new_pictures, len(data.test), (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6, hours)
         known = None if name not in serving else {"now": before} if before else {}
         found = judge({"now": ours}, known, gates, circumstances)
         failed = [f"{gate.name}: {gate.finding}" for gate in found if not gate.passed]
@@ -145,8 +145,8 @@ def _measure(
     others = {name: side[name] for name in contested & side.keys() - {classifier}}
     for folders, wanted in ((alone, set(alone)), (others | ({classifier: space} if others and space else {}), set(others))):
         if wanted:
-            tasks = {name: store.load(folder, device) for name, folder in folders.items()}
-            digests = {name: store.digest(folder) for name, folder in folders.items()}
+            tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
+            digests = {name: model_files.digest(folder) for name, folder in folders.items()}
             with tempfile.TemporaryDirectory() as beside:
                 here = Path(beside)
                 results = evaluate(settings, data, tasks, digests, history=here, metrics=here / "metrics.json", plots=here / "plots")
@@ -157,14 +157,14 @@ def _measure(
 def load(folder: Path, device: str) -> Task | None:
     """The model in ``folder``; None where today's code makes another of its name."""
     try:
-        return store.load(folder, device)
+        return model_files.load(folder, device)
     except DarkroomError as error:
         print(f"  {error}", flush=True)
         return None
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    return {card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{store.CARD}"))}
+    return {card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))}
 
 
 def _fits(one: Path, other: Path) -> bool:

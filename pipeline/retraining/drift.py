@@ -18,10 +18,10 @@ from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from pipeline.core.task import Batch
 from pipeline.errors import BadInput
 from pipeline.evaluation.comparison import subset
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.models.task import Batch
 from pipeline.params import Section
 
 MINIMUM, NEIGHBOURS = 20, 5  # pictures on either side: fewer find nothing but the grossest drift

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 from pydantic import Field
 
+from pipeline.core.task import DataSpec
 from pipeline.data.decoding import chunk_size, read
 from pipeline.data.folders import arrange
 from pipeline.data.images import FORMATS, decode
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
-from pipeline.models.task import DataSpec
 from pipeline.params import Section
 from pipeline.retraining.incoming import Arrival, Picture, folders, spread
 

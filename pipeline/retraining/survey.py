@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.data.dataset import Dataset
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.task import DataSpec, Task
 from pipeline.data.decoding import Decoder
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.evaluation import pictures
 from pipeline.evaluation.comparison import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.models import store
-from pipeline.models.task import DataSpec, Task
 from pipeline.retraining import contest, drift, incoming, quality
 from pipeline.retraining.drift import DriftSettings
 from pipeline.retraining.incoming import Arrival, Picture
@@ -83,7 +83,7 @@ def look(
     known = tuple(sorted({picture.label for picture in arrival.accepted.values()}))  # none yet: any class may come
     spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
     task = contest.load(champion, environment.torch_device) if champion else None
-    fits = champion and task and task.spec == spec and tuple(store.read_card(champion)["class_names"]) == known
+    fits = champion and task and task.spec == spec and tuple(model_files.read_card(champion)["class_names"]) == known
     return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None))
 
 
@@ -93,13 +93,13 @@ def measure_drift(
     """The ``fresh`` pictures in ``place`` against those in ``processed`` that no model was trained on, as JSON; ``page``: the strangest."""
     if champion is None or not (processed / "manifest.json").is_file():
         return {"said": "not measured: there is no champion yet", "alarm": False, "tests": []}
-    known, card = Dataset.open(processed), store.read_card(champion)
+    known, card = Dataset.open(processed), model_files.read_card(champion)
     if (list(known.class_names), known.channels, known.size) != (card["class_names"], card["spec"]["channels"], card["spec"]["size"]):
         return {"said": "not measured: the champion knows other classes or sizes", "alarm": False, "tests": []}
     task = contest.load(champion, environment.torch_device)
     if task is None:
         return {"said": "not measured: the champion does not fit today's code", "alarm": False, "tests": []}
-    space = FeatureSpace.of_classifier(card["name"], task, store.digest(champion))
+    space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
     decode, labels = Decoder(place, known.channels, known.size), {name: number for number, name in enumerate(known.class_names)}
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.models import store
+from pipeline.core import model_files
 
 NOT_MEASURED = "Not measured yet: `dvc repro evaluate`."
 MEASURED, LIMITS = "## Measured", "## Limits"
@@ -12,7 +12,7 @@ MEASURED, LIMITS = "## Measured", "## Limits"
 
 def text(card: Mapping[str, Any]) -> str:
     """Markdown for the model whose model.json is ``card``."""
-    kind, spec = store.find(card["name"]), card["spec"]
+    kind, spec = model_files.find(card["name"]), card["spec"]
     classes = ", ".join(card.get("class_names", [])[:20])
     shape = f"{spec['channels']} x {spec['size']} x {spec['size']}"
     training = card.get("training", {})

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, write_json
-from pipeline.models import store
 from pipeline.tracking import lineage, registry
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ def _register(client: "MlflowClient", record: Record) -> None:
     """Register what the record keeps of its model, unless the folder holds other weights by now; tag the run with what became of it."""
     folder, name = Path(record.model["folder"]), record.model["name"]
     try:
-        kept = store.read_card(folder)["sha256"] == record.model["sha256"]
+        kept = model_files.read_card(folder)["sha256"] == record.model["sha256"]
     except BadInput:
         kept = False
     version = "none: the weights were gone before a server answered"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pipeline
-from pipeline.models import store
-from pipeline.models.task import Task
+from pipeline.core import model_files
+from pipeline.core.task import Task
 from pipeline.tracking import model_card
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags:
     It becomes ``challenger``, or ``champion`` where there is none; not so one that ``waits`` for a decision. Raises ``BadInput`` for
     a folder that holds no model.
     """
-    card = store.read_card(folder)
+    card = model_files.read_card(folder)
     found = find_version(client, name, card["sha256"])
     version = str(found.version) if found else _add(client, run_id, folder, name, tags, card)
     aliases = _model(client, name).aliases
@@ -79,7 +79,7 @@ def weights(client: "MlflowClient", version: Any, beside: Path) -> Path:
 
     uri = client.tracking_uri
     folder = Path(download_artifacts(f"{version.source}/artifacts", dst_path=str(beside), tracking_uri=uri))
-    return next(folder.rglob(store.CARD)).parent
+    return next(folder.rglob(model_files.CARD)).parent
 
 
 def requirements() -> list[str]:
@@ -135,7 +135,7 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, DataType
 
-    kind, spec = store.find(card["name"]), card["spec"]
+    kind, spec = model_files.find(card["name"]), card["spec"]
     generates, classifies, restores = (getattr(kind, able) is not getattr(Task, able) for able in ("generate", "classify", "reconstruct"))
     looks = classifies or restores
     asked: list[Any] = [ColSpec(AnyType(), "image", required=not generates)] if looks else []

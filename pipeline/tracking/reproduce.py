@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import environment as surroundings
+from pipeline.core.model_files import WEIGHTS, read_card
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.files import read_json, sha256, write_json
-from pipeline.models.store import WEIGHTS, read_card
 from pipeline.params import PARAMS, read_file
 from pipeline.tracking import lineage, registry
 from pipeline.tracking.ledger import Ledger

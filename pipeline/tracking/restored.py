@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import read_json
-from pipeline.models import store
 from pipeline.tracking import lineage, outbox
 from pipeline.tracking.outbox import Record
 
@@ -36,7 +36,7 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
                 times = read_json(told.parent / "times.json")
                 record.tag({f"darkroom.{key}": str(times[key]) for key in ("workers", "threads", "mode", "device") if key in times})
             with suppress(BadInput):  # the run is told without its model, which verify will name
-                weights = store.read_card(Path("models", name))["sha256"]
+                weights = model_files.read_card(Path("models", name))["sha256"]
                 record.model = {"folder": str(Path("models", name).resolve()), "name": name, "sha256": weights}
             yield record
     record = _record(environment, REPORT / TOLD, wanted)

@@ -19,10 +19,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline import environment as surroundings
+from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.files import digest_of, whole_copy, write_json
-from pipeline.models import store
 from pipeline.params import PARAMS
 from pipeline.tracking import lineage, outbox, restored
 from pipeline.tracking.outbox import Record, now
@@ -106,7 +106,7 @@ class Run:
 
         The folder should stay until then (``outbox.awaited``). Raises ``BadInput`` for a folder that holds no model.
         """
-        sha256, waits = store.read_card(folder)["sha256"], "yes" if surroundings.group() else ""
+        sha256, waits = model_files.read_card(folder)["sha256"], "yes" if surroundings.group() else ""
         self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": sha256, "waits": waits}
         self._record.save(self._environment)
         return self._record.model.get("version", "") if self._push("register") else ""

@@ -38,11 +38,11 @@ class Served(PythonModel):
         """Called by MLflow before the first prediction."""
         from pathlib import Path
 
-        from pipeline.models import store
+        from pipeline.core import model_files
 
         folder = Path(context.artifacts["model"])
-        self.task: Any = store.load(folder)
-        self.names = store.read_card(folder).get("class_names") or [str(index) for index in range(self.task.spec.classes)]
+        self.task: Any = model_files.load(folder)
+        self.names = model_files.read_card(folder).get("class_names") or [str(index) for index in range(self.task.spec.classes)]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """Answer each row (see above). Raises ``MlflowException`` for one that is out of range or that this model cannot answer."""
@@ -64,7 +64,7 @@ class Served(PythonModel):
         """New images, row after row."""
         import torch
 
-        from pipeline.noise import Noise
+        from pipeline.core.noise import Noise
 
         wanted = rows.reindex(columns=["count", "seed", "label"]).fillna({"seed": 0, "label": -1}).astype("int64").to_numpy().tolist()
         if any(count < 1 or seed < 0 or not -1 <= label < len(self.names) for count, seed, label in wanted):

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.core.dataset import Dataset
 from pipeline.data import shards
-from pipeline.data.dataset import Dataset
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from pipeline.core.noise import generator
+from pipeline.core.task import DataSpec, Task
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.models.task import DataSpec, Task
-from pipeline.noise import generator
 from pipeline.params import Section
 from tests.arrays import ArraySplit
 

@@ -5,22 +5,24 @@ import copy
 import pytest
 import torch
 
+from pipeline.core import model_files
+from pipeline.core.checkpoint import restore, state_of
+from pipeline.core.distributed import DistributedContext
+from pipeline.core.ema import ExponentialMovingAverage
+from pipeline.core.noise import Noise
+from pipeline.core.settings import TrainingSettings
+from pipeline.core.step import Step
+from pipeline.core.task import Batch, DataSpec
 from pipeline.errors import BadInput
-from pipeline.models import store
-from pipeline.models.task import Batch, DataSpec
-from pipeline.noise import Noise
-from pipeline.training.checkpoint import restore, state_of
-from pipeline.training.settings import TrainingSettings
-from pipeline.training.step import Average, Step, World
 
 SPECS = [DataSpec(1, 8, 2), DataSpec(3, 13, 5)]
 IDS = ["grey 8x8", "rgb 13x13"]
-pytestmark = pytest.mark.parametrize("name", store.names())
+pytestmark = pytest.mark.parametrize("name", model_files.names())
 
 
 def build(name, spec=SPECS[0], seed=0):
-    kind = store.find(name)
-    return store.build(name, kind.Config(), spec, seed)
+    kind = model_files.find(name)
+    return model_files.build(name, kind.Config(), spec, seed)
 
 
 def batch(spec, count=6):
@@ -77,7 +79,7 @@ def test_a_batch_in_pieces_takes_the_step_of_the_whole(name):
     ended = []
     for microbatch in (0, 4):
         task = build(name)
-        step = Step(task, task.phases(), TrainingSettings(l2=1e-3), World(microbatch=microbatch))
+        step = Step(task, task.phases(), TrainingSettings(l2=1e-3), DistributedContext(microbatch=microbatch))
         metrics = [step.run(number, batch(SPECS[0]), Noise.whole(0, 6, step=number)) for number in (1, 2)]
         ended.append((weights(task), metrics))
     (whole, said), (pieces, again) = ended
@@ -91,7 +93,7 @@ def test_a_step_is_repeatable_and_changes_each_phases_network(name):
     for _ in range(2):
         task = build(name)
         before = weights(task)
-        Step(task, task.phases(), TrainingSettings(), World()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+        Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
         results.append(weights(task))
         for phase in task.phases():
             names = [key for key, value in task.named_parameters() if any(value is mine for mine in phase.module.parameters())]
@@ -114,7 +116,7 @@ def test_images_come_out_as_they_go_in(name, spec):
     task = build(name, spec).eval()
     shown = batch(spec)
     with torch.no_grad():
-        task.conclude([batch(spec, 40)])
+        task.on_train_end([batch(spec, 40)])
         drawn = [task.generate(labels, 6, Noise.whole(0, 6)) for labels in (None, shown.labels)]
         for images in [*drawn, task.reconstruct(shown.images)]:
             if images is not None:
@@ -146,19 +148,19 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
     settings, shown = TrainingSettings(ema_decay=0.9), batch(SPECS[0])
 
     def run(task, phases, average, steps):
-        step = Step(task, phases, settings, World())
+        step = Step(task, phases, settings, DistributedContext())
         for number in steps:
             step.run(number, shown, Noise.whole(0, 6, step=number))
             average.update(number)
 
     task = build(name)
-    phases, average = task.phases(), Average(task, 0.9)
+    phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
     run(task, phases, average, (1, 2))
     state = {key: value.clone() for key, value in state_of(average, phases).items()}
     run(task, phases, average, (3, 4))
 
     resumed = build(name, seed=5)
-    phases_again, average_again = resumed.phases(), Average(resumed, 0.9)
+    phases_again, average_again = resumed.phases(), ExponentialMovingAverage(resumed, 0.9)
     restore(state, average_again, phases_again)
     run(resumed, phases_again, average_again, (3, 4))
     first, second = state_of(average, phases), state_of(average_again, phases_again)
@@ -167,29 +169,29 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
 
 def test_a_written_model_loads_with_the_same_outputs(name, tmp_path):
     task = build(name).eval()
-    task.conclude([batch(SPECS[0], 40)])
-    card = store.write(task, tmp_path / name, {"fingerprint": "f"})
-    again = store.load(tmp_path / name)
-    assert card["name"] == name and store.read_card(tmp_path / name) == card
+    task.on_train_end([batch(SPECS[0], 40)])
+    card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
+    again = model_files.load(tmp_path / name)
+    assert card["name"] == name and model_files.read_card(tmp_path / name) == card
     assert all(torch.equal(a, b) for a, b in zip(task.state_dict().values(), again.state_dict().values(), strict=True))
     assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.json", "model.safetensors"]
 
 
 def test_configuration_survives_json(name):
-    kind = store.find(name)
+    kind = model_files.find(name)
     assert kind.Config.model_validate_json(kind.Config().model_dump_json()) == kind.Config()
 
 
 def test_a_copy_for_averaging_is_independent(name):
     task = build(name)
     twin = copy.deepcopy(task)
-    Step(task, task.phases(), TrainingSettings(), World()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+    Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"name": "cnn"}'])
 def test_a_damaged_card_is_refused_by_name(name, tmp_path, text):
-    store.write(build(name), tmp_path / name, {})
+    model_files.write(build(name), tmp_path / name, {})
     (tmp_path / name / "model.json").write_text(text)
     with pytest.raises(BadInput, match=r"model\.json"):
-        store.load(tmp_path / name)
+        model_files.load(tmp_path / name)

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from pipeline.models import store
+from pipeline.core import model_files
+from pipeline.core.layers import Decoder, Encoder, dropout, jitter, sides
+from pipeline.core.noise import Noise
+from pipeline.core.optimizers import OptimizerSettings
+from pipeline.core.task import Batch, DataSpec
 from pipeline.models.ae import AeConfig
 from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig
-from pipeline.models.layers import Decoder, Encoder, dropout, jitter, sides
-from pipeline.models.optimizers import OptimizerSettings
-from pipeline.models.task import Batch, DataSpec
 from pipeline.models.vae import VaeConfig
-from pipeline.noise import Noise
 
 SPEC = DataSpec(1, 8, 3)
 
@@ -23,7 +23,7 @@ def batch(count=5):
 
 
 def test_the_vaes_divergence_is_that_of_the_two_normal_distributions():
-    task = store.build("vae", VaeConfig(latent_size=4, width=8), SPEC, 0)
+    task = model_files.build("vae", VaeConfig(latent_size=4, width=8), SPEC, 0)
     shown = batch()
     mean, log_variance = task.network.encode(shown.images)
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(task.network.prior_means(shown.labels), 1.0)).sum(1)
@@ -31,7 +31,7 @@ def test_the_vaes_divergence_is_that_of_the_two_normal_distributions():
 
 
 def test_the_gaussian_likelihood_is_the_normal_density_in_nats():
-    task = store.build("vae", VaeConfig(latent_size=4, width=8, likelihood="gaussian", deviation=0.3), SPEC, 0)
+    task = model_files.build("vae", VaeConfig(latent_size=4, width=8, likelihood="gaussian", deviation=0.3), SPEC, 0)
     logits, images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), batch(2).images
     expected = -Normal(torch.sigmoid(logits), 0.3).log_prob(images).flatten(1).sum(1)
     assert torch.allclose(task._reconstruction(logits, images), expected, rtol=1e-4)
@@ -39,14 +39,14 @@ def test_the_gaussian_likelihood_is_the_normal_density_in_nats():
 
 def test_beta_weighs_the_divergence():
     shown, noise = batch(), Noise.whole(0, 5)
-    plain = store.build("vae", VaeConfig(width=8), SPEC, 0).loss("vae", shown, noise)
-    heavy = store.build("vae", VaeConfig(width=8, beta=3.0), SPEC, 0).loss("vae", shown, noise)
+    plain = model_files.build("vae", VaeConfig(width=8), SPEC, 0).loss("vae", shown, noise)
+    heavy = model_files.build("vae", VaeConfig(width=8, beta=3.0), SPEC, 0).loss("vae", shown, noise)
     assert torch.allclose(heavy[0] - plain[0], 2 * plain[1]["kl"], rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["non_saturating", "hinge"])
 def test_the_adversarial_losses_are_the_papers(kind):
-    task = store.build("gan", GanConfig(width=8, shift=0.0, adversarial_loss=kind), SPEC, 0).eval()
+    task = model_files.build("gan", GanConfig(width=8, shift=0.0, adversarial_loss=kind), SPEC, 0).eval()
     shown, noise = batch(), Noise.whole(0, 5, "discriminator")
     drawn = task.generator(noise.normal("latent", task.config.latent_size), shown.labels)
     real, fake = task.discriminator(shown.images, shown.labels), task.discriminator(drawn, shown.labels)
@@ -59,31 +59,31 @@ def test_the_adversarial_losses_are_the_papers(kind):
 
 
 def test_spectral_normalisation_bounds_each_layers_gain_and_can_be_left_out():
-    with_it = store.build("gan", GanConfig(width=8), SPEC, 0).train()
+    with_it = model_files.build("gan", GanConfig(width=8), SPEC, 0).train()
     for _ in range(200):
         with_it.discriminator(batch().images, batch().labels)
     gain = torch.linalg.matrix_norm(with_it.discriminator.encoder.output.weight, 2)
     assert abs(gain - 1) < 1e-3
-    without = store.build("gan", GanConfig(width=8, spectral_normalisation=False), SPEC, 0)
+    without = model_files.build("gan", GanConfig(width=8, spectral_normalisation=False), SPEC, 0)
     assert not any("parametrizations" in name for name, _ in without.named_parameters())
 
 
 def test_the_articles_autoencoder_has_layers_of_64_and_32():
-    task = store.build("ae", AeConfig(architecture="dense", code_size=5), SPEC, 0)
+    task = model_files.build("ae", AeConfig(architecture="dense", code_size=5), SPEC, 0)
     shapes = [tuple(layer.weight.shape) for layer in task.modules() if isinstance(layer, torch.nn.Linear)]
     assert shapes == [(64, 64), (32, 64), (5, 32), (32, 5), (64, 32), (64, 64)]
 
 
 def test_the_articles_classifier_has_its_layers():
-    task = store.build("cnn", CnnConfig(), DataSpec(1, 28, 10), 0)
+    task = model_files.build("cnn", CnnConfig(), DataSpec(1, 28, 10), 0)
     shapes = [tuple(p.shape) for p in task.parameters() if p.dim() > 1]
     assert shapes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (64, 64 * 7 * 7), (10, 64)]
 
 
 def test_an_autoencoder_that_is_concluded_draws_codes_of_each_classs_mean_and_the_pooled_covariance():
-    task = store.build("ae", AeConfig(architecture="dense", code_size=2), SPEC, 0)
+    task = model_files.build("ae", AeConfig(architecture="dense", code_size=2), SPEC, 0)
     shown = batch(300)
-    task.conclude([Batch(shown.images[:100], shown.labels[:100]), Batch(shown.images[100:], shown.labels[100:])])
+    task.on_train_end([Batch(shown.images[:100], shown.labels[:100]), Batch(shown.images[100:], shown.labels[100:])])
     codes = task.encode(shown.images).detach().double()
     for label in range(3):
         assert torch.allclose(task.code_means[label].double(), codes[shown.labels == label].mean(0), atol=1e-5)
@@ -94,10 +94,10 @@ def test_an_autoencoder_that_is_concluded_draws_codes_of_each_classs_mean_and_th
 
 def test_noise_on_the_input_leaves_the_target_clean():
     shown, noise = batch(), Noise.whole(0, 5)
-    plain = store.build("ae", AeConfig(architecture="dense"), SPEC, 0).loss("autoencoder", shown, noise)[0]
-    noisy = store.build("ae", AeConfig(architecture="dense", input_noise=0.5), SPEC, 0).loss("autoencoder", shown, noise)[0]
+    plain = model_files.build("ae", AeConfig(architecture="dense"), SPEC, 0).loss("autoencoder", shown, noise)[0]
+    noisy = model_files.build("ae", AeConfig(architecture="dense", input_noise=0.5), SPEC, 0).loss("autoencoder", shown, noise)[0]
     assert not torch.equal(plain, noisy)
-    huber = store.build("ae", AeConfig(architecture="dense", reconstruction_loss="huber", huber_delta=10.0), SPEC, 0)
+    huber = model_files.build("ae", AeConfig(architecture="dense", reconstruction_loss="huber", huber_delta=10.0), SPEC, 0)
     loss, values = huber.loss("autoencoder", shown, noise)
     assert torch.allclose(loss, values["mse"] / 2)  # within delta Huber's loss is half the square
 

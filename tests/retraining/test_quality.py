@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
 from pipeline.files import sha256
-from pipeline.models.task import DataSpec
 from pipeline.params import validate
 from pipeline.retraining.incoming import copy, folders, look
 from pipeline.retraining.quality import QualitySettings, examine

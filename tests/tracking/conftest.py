@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline import environment as surroundings
+from pipeline.core import model_files
+from pipeline.core.task import DataSpec
 from pipeline.environment import Environment
-from pipeline.models import store
-from pipeline.models.task import DataSpec
 from pipeline.tracking.runs import Description
 
 surroundings.prepare()  # before anything imports mlflow
@@ -60,6 +60,6 @@ def write_picture(folder: Path, step: int) -> None:
 
 def write_model(folder: Path, name: str, seed: int = 0) -> Path:
     """A small model with its initial weights."""
-    task = store.build(name, SMALL[name], SPEC, seed)
-    store.write(task, folder, {})
+    task = model_files.build(name, SMALL[name], SPEC, seed)
+    model_files.write(task, folder, {})
     return folder

@@ -63,8 +63,8 @@ def test_the_champion_is_made_again_bit_for_bit_from_its_commit_and_data(made):
 def test_what_was_trained_with_uncommitted_code_is_not_promised_again(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
     client, _ = look(folder)
-    client.set_tag(run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/noise.py")
-    assert "uncommitted changes of pipeline/noise.py" in shell(folder, "darkroom", "reproduce", "cnn/1", code=1)
+    client.set_tag(run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/core/noise.py")
+    assert "uncommitted changes of pipeline/core/noise.py" in shell(folder, "darkroom", "reproduce", "cnn/1", code=1)
 
 
 def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made, tmp_path):

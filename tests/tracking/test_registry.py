@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline.core import model_files
+from pipeline.core.noise import Noise
 from pipeline.data.images import decode
-from pipeline.models import store
-from pipeline.noise import Noise
 from pipeline.tracking import registry
 from pipeline.tracking.runs import open_run
 from tests.tracking.conftest import write_model
@@ -57,7 +57,7 @@ def test_registered_models_answer_like_their_tasks_in_a_fresh_process(environmen
     assert done.returncode == 0, done.stderr
     assert str(environment.artifacts) in json.loads(done.stdout.split("\n")[0])[0]
     answers = np.load(elsewhere / "answers.npz")
-    tasks = {name: store.load(folder) for name, folder in folders.items()}
+    tasks = {name: model_files.load(folder) for name, folder in folders.items()}
     pixels = torch.from_numpy(images)
     shares = tasks["cnn"].classify(pixels).softmax(1)
     np.testing.assert_allclose(answers["cnn-probabilities"], shares, atol=1e-6)
@@ -94,7 +94,7 @@ def saved(tmp_path_factory):
         if name not in loaded:
             folder = tmp_path_factory.mktemp(name)
             model = write_model(folder / "weights", name)
-            registry._save(folder / "model", model, store.read_card(model), "", "")
+            registry._save(folder / "model", model, model_files.read_card(model), "", "")
             loaded[name] = mlflow.pyfunc.load_model(str(folder / "model"))
         return loaded[name]
 
@@ -149,7 +149,7 @@ def test_the_same_weights_are_one_version_and_the_aliases_follow(environment, cl
     assert versions == ["1", "1", "2"]
     assert len(client().search_model_versions("name = 'cnn'")) == 2
     assert client().get_registered_model("cnn").aliases == {"champion": 1, "challenger": 2}
-    assert client().get_model_version("cnn", "2").tags["darkroom.sha256"] == store.read_card(second)["sha256"]
+    assert client().get_model_version("cnn", "2").tags["darkroom.sha256"] == model_files.read_card(second)["sha256"]
 
 
 def test_a_planted_pickle_is_refused(tmp_path):

@@ -251,11 +251,11 @@ def test_a_run_tells_where_it_comes_from(environment, client, description):
 
 
 def test_results_reach_the_run_that_trained_the_model(environment, client, description, tmp_path):
-    from pipeline.models import store
+    from pipeline.core import model_files
 
     with open_run(environment, description) as trained:
         assert trained.register(write_model(tmp_path / "gan", "gan"), "gan") == "1"
-    digest = store.read_card(tmp_path / "gan")["sha256"]
+    digest = model_files.read_card(tmp_path / "gan")["sha256"]
     (tmp_path / "report.html").write_text("<p>")
     for _ in range(2):
         with open_run(environment, Description("evaluate", "e" * 64)) as run:
@@ -288,7 +288,7 @@ def test_a_folder_without_a_model_is_refused_at_once(environment, description, t
 
 
 def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(environment, description, tmp_path):
-    from pipeline.training.launch import FINISHED, KEEP_FINISHED, forget_older
+    from pipeline.launch.training import FINISHED, KEEP_FINISHED, forget_older
 
     trainings = [environment.storage / "trainings" / f"gan-{number}" for number in range(KEEP_FINISHED + 2)]
     for number, folder in enumerate(trainings):

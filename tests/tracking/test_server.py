@@ -16,7 +16,7 @@ import pytest
 import requests
 import yaml
 
-from pipeline.models import store
+from pipeline.core import model_files
 from pipeline.tracking import lineage, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_lines, write_model, write_picture
@@ -126,7 +126,7 @@ class TestWithARealServer:
         folder, client = write_model(tmp_path / "gan", "gan"), MlflowClient(team.tracking_uri)
         with open_run(team, Description("train-gan", "a" * 64)) as run:
             assert run.register(folder, "gan") == "1"
-        digest = store.read_card(folder)["sha256"]
+        digest = model_files.read_card(folder)["sha256"]
         with open_run(team, Description("evaluate", "b" * 64)) as evaluation:
             evaluation.log_results({"gan": {"fid": 3.5}}, {"gan": digest})
         assert client.get_run(run.id).data.metrics["test/fid"] == 3.5

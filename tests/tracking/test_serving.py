@@ -16,9 +16,9 @@ import requests
 import torch
 from PIL import Image
 
+from pipeline.core import model_files
+from pipeline.core.noise import Noise
 from pipeline.data.images import decode
-from pipeline.models import store
-from pipeline.noise import Noise
 from pipeline.tracking.runs import open_run
 from tests.tracking.conftest import write_model
 
@@ -55,7 +55,10 @@ def served(environment, description, tmp_path):
             while not answers(port):
                 assert time.monotonic() < deadline, (tmp_path / f"{name}.log").read_text()[-2000:]
                 time.sleep(0.2)
-        yield {name: f"http://127.0.0.1:{port}/invocations" for name, port in ports.items()}, {n: store.load(f) for n, f in folders.items()}
+        yield (
+            {name: f"http://127.0.0.1:{port}/invocations" for name, port in ports.items()},
+            {n: model_files.load(f) for n, f in folders.items()},
+        )
     finally:
         for process in running:
             os.killpg(process.pid, signal.SIGTERM)

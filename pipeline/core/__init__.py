@@ -1,0 +1,1 @@
+"""What the bits of a trained model depend on, and nothing else."""

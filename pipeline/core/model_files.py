@@ -1,0 +1,108 @@
+"""Models by name, and trained models as folders with ``model.safetensors`` and ``model.json``.
+
+The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. It is imported by that name when it is asked for, so
+that no code here depends on any model.
+"""
+
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from pipeline.core.noise import initialisation
+from pipeline.core.task import DataSpec, Task
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.files import digest_of, read_json, sha256, whole_folder, write_json
+from pipeline.params import validate
+
+WEIGHTS, CARD = "model.safetensors", "model.json"
+MODELS = "pipeline.models"
+
+
+def names() -> list[str]:
+    """The names of all models."""
+    return [name for name in _modules() if _task_in(name) is not None]
+
+
+def find(name: str) -> type[Task]:
+    """The Task that ``pipeline/models/<name>.py`` defines. Raises ``BadInput`` for an unknown name."""
+    task = _task_in(name) if name in _modules() else None
+    if task is None:
+        raise BadInput("no such model", where=name, remedy=f"choose one of: {', '.join(names())}")
+    return task
+
+
+def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
+    """A new model whose initial weights depend on ``seed`` alone. ``config`` is the model's Config or its plain values."""
+    kind = find(name)
+    if not isinstance(config, kind.Config):
+        config = validate(config, kind.Config, where=f"{name}.model")
+    with initialisation(seed):
+        return kind(config, spec)
+
+
+def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
+    """Write ``folder`` whole; return its card: name, config, data spec, the weights' SHA-256 and what ``card`` adds."""
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()})
+    with whole_folder(folder) as beside:
+        (beside / WEIGHTS).write_bytes(weights)
+        full = {
+            **card,
+            "name": type(task).__module__.rpartition(".")[2],
+            "config": json.loads(task.config.model_dump_json()),
+            "spec": vars(task.spec),
+            "sha256": sha256(beside / WEIGHTS),
+            "parameters": sum(parameter.numel() for parameter in task.parameters()),
+        }
+        write_json(beside / CARD, full)
+    return full
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The model's card. Raises ``BadInput`` where there is none, or half of one."""
+    if not (folder / CARD).is_file():
+        raise BadInput("no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}")
+    try:
+        card = read_json(folder / CARD)
+        if {"name", "config", "spec", "sha256"} <= set(card):
+            return card
+    except (ValueError, TypeError):
+        pass
+    raise BadInput("is not a model's card", where=str(folder / CARD), remedy=f"restore it: dvc checkout {folder}")
+
+
+def load(folder: Path, device: str = "cpu") -> Task:
+    """The trained model in ``folder``, verified, ready to use (evaluation mode, no gradients)."""
+    card = read_card(folder)
+    remedy = f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
+    if not (folder / WEIGHTS).is_file() or sha256(folder / WEIGHTS) != card["sha256"]:
+        raise DarkroomError("the weights are not the ones its model.json names", where=str(folder / WEIGHTS), remedy=remedy)
+    try:
+        task = build(card["name"], card["config"], DataSpec(**card["spec"]), seed=0)
+        task.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise DarkroomError(f"the weights do not fit the code ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy) from None
+    return task.to(device).eval().requires_grad_(False)
+
+
+def digest(folder: Path) -> str:
+    """One digest for a trained model: its configuration and its weights."""
+    card = read_card(folder)
+    return digest_of([card["name"], card["config"], card["spec"], card["sha256"]])
+
+
+def _modules() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(importlib.import_module(MODELS).__path__)]
+
+
+def _task_in(name: str) -> type[Task] | None:
+    module = importlib.import_module(f"{MODELS}.{name}")
+    for _, value in inspect.getmembers(module, inspect.isclass):
+        if issubclass(value, Task) and value is not Task and value.__module__ == module.__name__ and not inspect.isabstract(value):
+            return value
+    return None

@@ -1,0 +1,102 @@
+"""Which examples a step sees, and at what share of the learning rate."""
+
+import numpy as np
+import pytest
+
+from pipeline.core.distributed import DistributedContext
+from pipeline.core.lr_schedule import learning_rate_factor
+from pipeline.core.sampler import BLOCKS, WINDOW, Sampler
+from pipeline.core.settings import ScheduleSettings
+from pipeline.errors import BadInput
+
+LARGE = (64, 100, 7, 90, 64, 128, 33, 80, 71)  # shards, three windows of them
+
+
+def test_the_warm_up_is_linear_and_ends_at_the_full_rate():
+    schedule = ScheduleSettings(warmup_steps=4)
+    assert [learning_rate_factor(schedule, step, 10) for step in (1, 2, 4, 5)] == [0.25, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("kind", "middle"), [("cosine", 0.55), ("linear", 0.55), ("constant", 1.0)])
+def test_the_curves_go_from_one_to_final(kind, middle):
+    schedule = ScheduleSettings(kind=kind, final=0.1)
+    assert learning_rate_factor(schedule, 50, 100) == pytest.approx(middle)
+    assert learning_rate_factor(schedule, 100, 100) == pytest.approx(1.0 if kind == "constant" else 0.1)
+
+
+def test_an_epoch_shows_each_example_at_most_once_and_the_next_one_in_another_order():
+    order = Sampler(seed=1, shard_sizes=(10,), batch_size=3)
+    first = np.concatenate([order.indices(step) for step in (1, 2, 3)])
+    second = np.concatenate([order.indices(step) for step in (4, 5, 6)])
+    assert order.steps_per_epoch == 3 and len(set(first)) == 9 and len(set(second)) == 9
+    assert first.tolist() != second.tolist()
+
+
+def test_the_order_is_a_function_of_seed_and_step():
+    assert Sampler(1, (50,), 5).indices(37).tolist() == Sampler(1, (50,), 5).indices(37).tolist()
+    assert Sampler(1, (50,), 5).indices(1).tolist() != Sampler(2, (50,), 5).indices(1).tolist()
+
+
+def test_a_batch_larger_than_the_split_is_refused_with_the_largest_possible():
+    with pytest.raises(BadInput, match="at most 7"):
+        Sampler(0, (3, 4), 8)
+
+
+def epoch_of(order, epoch=0):
+    return np.concatenate([order.indices(epoch * order.steps_per_epoch + step) for step in range(1, order.steps_per_epoch + 1)])
+
+
+def test_the_order_of_one_shard_is_the_one_it_always_was():
+    order = Sampler(3, (12,), 5)
+    assert [order.indices(step).tolist() for step in (1, 2, 3, 100)] == [
+        [10, 3, 7, 4, 11],
+        [6, 0, 1, 2, 9],
+        [10, 11, 3, 4, 0],
+        [4, 1, 6, 8, 5],
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(12,) * WINDOW, (1, 40, 2, 5)])
+def test_shards_that_fill_one_window_are_permuted_as_a_whole(sizes):
+    assert epoch_of(Sampler(3, sizes, 1)).tolist() == epoch_of(Sampler(3, (sum(sizes),), 1)).tolist()
+
+
+@pytest.mark.parametrize("sizes", [LARGE, (1,) * 9, (3, 1000, 1, 1, 1, 1, 1)])
+def test_of_several_windows_too_each_row_comes_once_an_epoch(sizes):
+    for epoch in (0, 1, 5):
+        assert sorted(epoch_of(Sampler(2, sizes, 1), epoch)) == list(range(sum(sizes)))
+
+
+def test_an_epoch_reads_one_window_after_the_other_and_mixes_the_rows_of_each():
+    sizes = (128,) * 9
+    blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS)
+    windows = [set(window.tolist()) for window in blocks]
+    assert [len(window) for window in windows] == [3 * BLOCKS] * 3  # at most WINDOW shards' worth; no block lies in two windows
+    assert len(set.union(*windows)) == 9 * BLOCKS
+    for window in blocks:
+        assert np.count_nonzero(np.diff(window) < 0) > 100  # neither sorted nor block by block
+        assert np.count_nonzero(np.diff(window) == 0) < 30
+        assert len({block // BLOCKS for block in window.tolist()}) == 9  # from all shards, which lie sorted by class
+
+
+def test_batches_run_on_from_window_to_window():
+    rows = epoch_of(Sampler(2, LARGE, 1))
+    batches = Sampler(2, LARGE, 50)
+    assert epoch_of(batches).tolist() == rows[: batches.steps_per_epoch * 50].tolist()
+    assert Sampler(2, LARGE, 600).indices(1).tolist() == rows[:600].tolist()
+
+
+def test_any_step_can_be_asked_for_first_and_any_number_of_workers_share_its_rows():
+    order = Sampler(2, LARGE, 32)
+    steps = range(1, 3 * order.steps_per_epoch)
+    in_turn = [order.indices(step).tolist() for step in steps]
+    assert [Sampler(2, LARGE, 32).indices(step).tolist() for step in reversed(steps)] == in_turn[::-1]
+    for size in (1, 2, 3):
+        shares = [order.indices(20)[slice(*DistributedContext(rank, size).rows(32))] for rank in range(size)]
+        assert np.concatenate(shares).tolist() == in_turn[19]
+
+
+def test_seeds_and_epochs_of_several_windows_differ_in_rows_and_in_what_shares_a_window():
+    orders = [epoch_of(Sampler(2, LARGE, 1)), epoch_of(Sampler(3, LARGE, 1)), epoch_of(Sampler(2, LARGE, 1), epoch=1)]
+    firsts = [frozenset(order[:200].tolist()) for order in orders]
+    assert len({tuple(order) for order in orders}) == len(set(firsts)) == 3

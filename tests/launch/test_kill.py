@@ -1,0 +1,179 @@
+"""Kill it at any moment; run the same command again."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from pipeline.core import metrics_log
+from pipeline.files import sha256
+from tests.project import MODELS, TRAINING, Project
+
+pytestmark = pytest.mark.slow
+NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in MODELS]
+SIGNALS = [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP))]
+
+
+def weights(project, name):
+    return sha256(project.folder / "models" / name / "model.safetensors")
+
+
+def measured(project, name):
+    lines = metrics_log.read(project.folder / "history" / name / "metrics.jsonl")
+    return [(line["step"], {key: value for key, value in line["metrics"].items() if not key.startswith("system/")}) for line in lines]
+
+
+def train(project, name, **more):
+    code, output = project.run("stages.train", name, **more)
+    assert code == 0, output
+    return output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_digits, name):
+    seed = random.SystemRandom().randrange(10**6)
+    step = random.Random(seed).randrange(1, TRAINING["num_steps"])
+    whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
+    train(whole, name)
+    died = cut.kill_at(cut.start("stages.train", name), name, step)
+    assert not (cut.folder / "models" / name).exists(), "a half-trained model was handed on"
+    kept = [int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")]
+    train(cut, name)
+    assert weights(whole, name) == weights(cut, name), f"killed at step {died} (seed {seed})"
+    assert measured(whole, name) == measured(cut, name)
+    assert max(kept, default=0) >= died - 2 * TRAINING["checkpoint_every"]
+
+
+@pytest.mark.cluster
+def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_ends_alike_and_only_loopback_hears_it(
+    tmp_path, processed_digits
+):
+    whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
+    for one in (whole, cut):
+        one.params["vae"] = {**one.params["vae"], "training": {**TRAINING, "num_steps": 400}}
+        one.write()
+    assert "local workers" in train(whole, "vae", DARKROOM_WORKERS="2")
+    process = cut.start("stages.train", "vae", DARKROOM_WORKERS="2")
+    deadline = time.monotonic() + 120
+    while (cut.steps("vae") or [0])[-1] < 25:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    heard = {each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN}
+    assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), "Ray listens beyond loopback"
+    next(one for one in family if "TrainWorker" in " ".join(one.cmdline())).kill()
+    time.sleep(1)  # what was on its way to the record arrives
+    died = cut.steps("vae")[-1]
+    assert died < 300 and not (cut.folder / "models/vae").exists()
+    cut.kill_at(process, "vae", died + 30)
+    wait_until_nothing_runs_in(cut.folder)
+    train(cut, "vae", DARKROOM_WORKERS="2")
+    assert weights(whole, "vae") == weights(cut, "vae")
+    assert measured(whole, "vae") == measured(cut, "vae")
+
+
+def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_same_weights(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    train(project, "gan")
+    before, card = weights(project, "gan"), (project.folder / "models/gan/model.json").read_bytes()
+    (folder,) = project.trainings("gan")
+    note, damaged = folder / "finished.json", folder / "model/model.safetensors"
+    told = json.loads(note.read_text())
+    told["times"] = {"loop": 1.0}  # as the worker leaves it, if the driver dies before it adds the rest
+    note.write_text(json.dumps(told))
+    assert "finished already" in train(project, "gan") and weights(project, "gan") == before
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    shutil.rmtree(folder)
+    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert (project.folder / "models/gan/model.json").read_bytes() == card
+
+
+def test_another_setting_starts_clean(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    project.kill_at(project.start("stages.train", "ae"), "ae", 30)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "seed": 1}}
+    project.write()
+    fresh = Project(tmp_path / "fresh", processed_digits)
+    fresh.params = project.params
+    fresh.write()
+    train(project, "ae")
+    train(fresh, "ae")
+    assert weights(project, "ae") == weights(fresh, "ae")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(tmp_path, processed_digits, number):
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    process = project.start("stages.train", "ae")
+    deadline = time.monotonic() + 120
+    while (project.steps("ae") or [0])[-1] < 25:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, number)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, output
+    assert "Traceback" not in output
+    status = json.loads(project_runs(project))
+    assert status == ["KILLED"]
+
+
+@pytest.mark.cluster
+@pytest.mark.nightly
+def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    process = project.start("stages.train", "ae", DARKROOM_WORKERS="2")
+    deadline = time.monotonic() + 120
+    while not project.steps("ae"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, output
+    wait_until_nothing_runs_in(project.folder)
+
+
+def test_a_training_ends_when_dvc_is_killed(tmp_path, processed_digits):
+    """DVC leaves its stage running; two stages would then write the same folder."""
+    project = Project(tmp_path / "project", processed_digits)
+    project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
+    project.write()
+    parent = project.start("tests.parent", "stages.train", "ae")
+    deadline = time.monotonic() + 120
+    while not project.steps("ae"):
+        assert parent.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    child = psutil.Process(parent.pid).children()[0]
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    child.wait(timeout=30)
+
+
+def project_runs(project):
+    code, output = project.run("tests.statuses")
+    assert code == 0, output
+    return output.splitlines()[-1]
+
+
+def wait_until_nothing_runs_in(folder, limit=60):
+    """Ray's processes notice that their driver is gone."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        left = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+        if not left:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"still running: {left}")

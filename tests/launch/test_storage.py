@@ -1,0 +1,109 @@
+"""A training whose storage is an address: what one machine left, another goes on with."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.core import metrics_log
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.files import sha256
+from pipeline.launch.storage import Mirror
+from tests.project import Project
+
+
+def write(folder, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_json", ".json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def names(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_pushed_is_pulled_elsewhere_and_what_was_forgotten_is_forgotten(tmp_path):
+    here, there, elsewhere = tmp_path / "here", f"file://{tmp_path}/there", tmp_path / "elsewhere"
+    write(here, checkpoints__a="1", checkpoints__a_json="{}", samples__p="picture", run_json="of the driver")
+    write(here / "checkpoints", **{".half": "not whole"})
+    mirror = Mirror(here, there)
+    mirror.push()
+    (here / "checkpoints/a").unlink()
+    write(here, checkpoints__b="2", checkpoints__b_json="{}")
+    mirror.push()
+    Mirror(elsewhere, there).pull()
+    assert names(elsewhere) == {"checkpoints/a.json", "checkpoints/b", "checkpoints/b.json", "samples/p"}
+    assert (elsewhere / "checkpoints/b").read_text() == "2"
+
+
+def test_what_says_that_another_is_whole_is_pushed_last(tmp_path, monkeypatch):
+    write(tmp_path / "here", finished_json="{}", model__model_json="{}", model__weights="w", checkpoints__a_json="{}", checkpoints__a="1")
+    mirror, sent = Mirror(tmp_path / "here", f"file://{tmp_path}/there"), []
+    monkeypatch.setattr(type(mirror._there), "pipe_file", lambda self, path, data: sent.append(path.rpartition("/there/")[2]))
+    mirror.push()
+    assert sent[-1] == "finished.json" and sent.index("checkpoints/a") < sent.index("checkpoints/a.json")
+    assert sent.index("model/weights") < sent.index("model/model.json")
+
+
+def test_the_first_writing_of_a_step_stands_whatever_another_machine_wrote_later(tmp_path):
+    line = lambda step, time: json.dumps({"step": step, "time": time, "metrics": {"train/loss": 1.0}}) + "\n"
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    mine.mkdir(), theirs.mkdir()
+    (mine / "metrics.jsonl").write_text(line(1, 10) + line(2, 20))
+    (theirs / "metrics.jsonl").write_text(line(1, 10) + line(2, 99) + line(3, 100) + '{"step": 4, "ti')
+    Mirror(theirs, f"file://{tmp_path}/there").push()
+    Mirror(mine, f"file://{tmp_path}/there").pull()
+    assert [(one["step"], one["time"]) for one in metrics_log.read(mine / "metrics.jsonl")] == [(1, 10), (2, 20), (3, 100)]
+
+
+def test_an_address_that_cannot_be_used_or_does_not_answer_is_said(tmp_path):
+    with pytest.raises(BadInput, match="DARKROOM_STORAGE"):
+        Mirror(tmp_path, "nonsense://bucket")
+    write(tmp_path / "here", a="1")
+    (tmp_path / "there").write_text("a file, not a folder")
+    with pytest.raises(DarkroomError, match="does not answer"):
+        Mirror(tmp_path / "here", f"file://{tmp_path}/there").push()
+
+
+@pytest.mark.slow
+def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, processed_digits, bucket):
+    whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
+    assert whole.run("stages.train", "vae")[0] == 0
+    there = {**bucket[1], "DARKROOM_STORAGE": "s3://darkroom/store"}
+    killed = cut.start("stages.train", "vae", **there)
+    cut.kill_at(killed, "vae", 31)
+    shutil.rmtree(cut.folder / ".darkroom")  # another machine has the bucket and the data alone
+    code, output = cut.run("stages.train", "vae", **there)
+    assert code == 0, output
+    weights = [sha256(project.folder / "models/vae/model.safetensors") for project in (whole, cut)]
+    assert weights[0] == weights[1]
+    steps = [[line["step"] for line in metrics_log.read(project.folder / "history/vae/metrics.jsonl")] for project in (whole, cut)]
+    assert steps[0] == steps[1]
+    shutil.rmtree(cut.folder / ".darkroom")
+    code, output = cut.run("stages.train", "vae", **there)
+    assert code == 0 and "finished already" in output  # a third machine is handed the result
+
+
+@pytest.mark.slow
+def test_dvc_pushes_to_s3_and_pulls_from_it(tmp_path, bucket):
+    def dvc(*command: str) -> None:
+        here = {**os.environ, **bucket[1], "DVC_NO_ANALYTICS": "1"}
+        done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    for command in (["init", "--no-scm", "-q"], ["config", "core.site_cache_dir", str(tmp_path / "site")]):
+        dvc(*command)
+    dvc("remote", "add", "-d", "store", "s3://darkroom/cache")
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/images-00000.npy").write_bytes(os.urandom(1000))
+    digest = sha256(tmp_path / "shards/images-00000.npy")
+    dvc("add", "-q", "shards")
+    dvc("push", "-q")
+    shutil.rmtree(tmp_path / ".dvc/cache")
+    shutil.rmtree(tmp_path / "shards")
+    dvc("pull", "-q")
+    assert sha256(tmp_path / "shards/images-00000.npy") == digest

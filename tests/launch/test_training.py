@@ -1,0 +1,91 @@
+"""What a training says of its time, when all of it is Ray Train's and ours."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.settings import TrainingSettings
+from pipeline.core.step import Step
+from pipeline.environment import Environment
+from pipeline.errors import BadInput
+from pipeline.evaluation.report import PARTS, _parts
+from pipeline.files import read_json
+from pipeline.launch import ray_train, worker
+from pipeline.launch.ray_train import Plan
+from pipeline.launch.training import Training, train
+
+
+def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_piece(tmp_path, processed_digits, monkeypatch):
+    def exhausted(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    settings = TrainingSettings(num_steps=4, batch_size=64)
+    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
+    where = Environment(tmp_path, storage=tmp_path / "storage", threads=1, device="cpu", microbatch=48)
+    monkeypatch.setattr(Step, "_accumulate", exhausted)
+    with pytest.raises(BadInput, match="48 examples at once") as caught:
+        train(training, where, tmp_path / "model", tmp_path / "history", [])
+    assert "DARKROOM_MICROBATCH=24" in caught.value.remedy
+    monkeypatch.undo()
+    train(training, where, tmp_path / "model", tmp_path / "history", [])  # and in pieces it is trained
+
+
+@pytest.mark.parametrize("workers", ["auto", pytest.param(2, marks=[pytest.mark.nightly, pytest.mark.cluster])])
+def test_the_times_of_a_training_add_up_to_its_total_and_a_price_makes_them_a_cost(tmp_path, processed_digits, workers):
+    settings = TrainingSettings(num_steps=4, batch_size=16, log_every=1, validate_every=2, sample_every=2, checkpoint_every=2)
+    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
+    where = Environment(tmp_path, workers, storage=tmp_path / "storage", threads=1, device="cpu", price_per_hour=0.75)
+    times = train(training, where, tmp_path / "model", tmp_path / "history", []).times
+    count = 1 if workers == "auto" else workers
+    assert times["cost"] == pytest.approx(times["total"] / 3600 * count * 0.75) and times["price_per_hour"] == 0.75
+    assert all(times[key] > 0 for keys in PARTS.values() for key in keys) and ("communication" in times) == (count > 1)
+    assert sum(_parts(times).values()) == pytest.approx(times["total"]) and _parts(times)["other"] > 0
+    assert read_json(tmp_path / "history" / "times.json") == times
+    (training.folder(where.storage) / "finished.json").unlink()
+    free = train(training, replace(where, price_per_hour=None), tmp_path / "model", tmp_path / "history", []).times
+    assert "cost" not in free
+
+
+def test_a_training_runs_on_a_machine_with_one_gpu(tmp_path, processed_digits, monkeypatch):
+    """The whole path through Ray Train's in-process mode; only the computation itself stays on the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    asked = []
+    monkeypatch.setattr(worker, "_device", lambda device: asked.append(device) or torch.device("cpu"))
+    settings = TrainingSettings(num_steps=2, batch_size=16)
+    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
+    where = Environment(tmp_path, storage=tmp_path / "storage", threads=1)
+    train(training, where, tmp_path / "model", tmp_path / "history", [])
+    assert asked == ["auto"] and (tmp_path / "model/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
+@pytest.mark.parametrize("workers", ["auto", 1, 2])
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elastic):
+    from ray.train import ScalingConfig
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    nodes = [{"CPU": 8.0, "GPU": float(gpus)}]
+    monkeypatch.setattr(ray_train, "_start_ray", lambda environment, cores: nodes)
+    where = Environment(Path("."), workers, device=device, ray_address="head:1" if elastic else "")
+    used = 0 if device == "cpu" else gpus
+    automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
+    refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
+    with pytest.raises(BadInput) if refused else nullcontext(), ray_train.planned(where) as plan:
+        scaling = ScalingConfig(**plan.scaling(elastic))
+        assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
+        assert plan.workers == (automatic if workers == "auto" else workers)
+
+
+def test_a_plan_without_gpus_asks_ray_for_its_threads():
+    assert Plan(2, False, 3, "local workers").scaling(elastic=True) == {
+        "num_workers": (1, 2),
+        "use_gpu": False,
+        "resources_per_worker": {"CPU": 3},
+    }
