@@ -88,8 +88,11 @@ def test_the_shipped_params_are_valid():
     assert [finding for finding in findings if not finding.well and "params" in finding.what] == []
 
 
-def test_nothing_that_a_stage_makes_is_given_to_git():
+def test_git_ignores_what_dvc_keeps_and_nothing_else_that_a_stage_makes():
     ignored = (ROOT / ".gitignore").read_text().split()
-    outs = [out for stage in STAGES.values() for out in stage.get("outs", [])]
-    for out in outs:
-        assert any(f"/{out}".startswith(line.rstrip("/")) for line in ignored if line.startswith("/")), out
+    for stage in STAGES.values():
+        for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            path, flags = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            kept_by_dvc = flags.get("cache", True)
+            hidden = any(f"/{path}".startswith(line.rstrip("/")) for line in ignored if line.startswith("/"))
+            assert hidden == kept_by_dvc, path

@@ -24,11 +24,13 @@ def columns(num_classes: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
 
 
-def one_of_each(labels: np.ndarray, most: int = MOST_COLUMNS) -> np.ndarray:
-    """Indices of the first examples of as many classes as there are, filled up with the first of the rest."""
-    firsts = np.unique(labels, return_index=True)[1]
-    rest = np.setdiff1d(np.arange(len(labels)), firsts)
-    return np.concatenate([firsts, rest])[:most]
+def one_of_each(labels: np.ndarray) -> np.ndarray:
+    """Indices of up to ten examples: the first of each class, then the second of each, and so on. Of more than ten classes,
+    ten are shown, spread as in :func:`columns`."""
+    classes = np.unique(labels)
+    by_class = [np.flatnonzero(labels == classes[index]) for index in np.unique(columns(len(classes)))]
+    in_turn = [indices[turn] for turn in range(MOST_COLUMNS) for indices in by_class if turn < len(indices)]
+    return np.array(in_turn[:MOST_COLUMNS])
 
 
 def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> None:

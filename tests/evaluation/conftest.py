@@ -115,5 +115,5 @@ def write_history(folder: Path, steps=(1, 2, 3)):
 
 def run(dataset, tasks, folder, settings=SETTINGS):
     digests = {name: name * 4 for name in tasks}
-    places = {"history": folder / "history", "metrics": folder / "metrics" / "evaluation.json", "plots": folder / "plots"}
+    places = {"history": folder / "history", "metrics": folder / "metrics", "plots": folder / "plots"}
     return evaluate(settings, dataset, tasks, digests, **places)

@@ -16,7 +16,7 @@ from tests.evaluation.conftest import CLASSES, SETTINGS, Classifier, Conditional
 
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
-    assert json.loads((tmp_path / "metrics/evaluation.json").read_text()) == results
+    assert json.loads((tmp_path / "metrics/details.json").read_text()) == results
     assert all(math.isfinite(number) for model in tasks for number in results[model].values())
     compared = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
     assert {"accuracy", "accuracy_floor", "cross_entropy", "calibration_error"} <= set(results["cnn"])
@@ -85,11 +85,12 @@ def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
     run(dataset, tasks, tmp_path)
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
-    assert found == {"confusion.csv", "curves/gan.csv", "tables/cnn.csv", *(f"pictures/{name}.png" for name in drawn)}
+    curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
+    assert found == {"confusion.csv", "tables/cnn.csv", *curves, *(f"pictures/{name}.png" for name in drawn)}
     rows = pd.read_csv(tmp_path / "plots/confusion.csv")
     assert rows["actual"].tolist() == [dataset.class_names[label] for label in dataset.test.labels]
     assert (rows["actual"] == rows["predicted"]).all()
-    assert pd.read_csv(tmp_path / "plots/curves/gan.csv").columns.tolist() == ["step", "train/net/loss", "validation/loss"]
+    assert (tmp_path / "plots/curves/gan/validation/loss.csv").read_text() == "step,value\n1,2.0\n2,2.0\n3,2.0\n"
 
 
 def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dataset, tmp_path):

@@ -1,0 +1,140 @@
+"""The results of all four models in a project of its own: what DVC's commands and the report show of them."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.data.dataset import Dataset
+from pipeline.evaluation import glossary, report
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.models import store
+from pipeline.models.task import DataSpec
+from pipeline.training.loop import Loop
+from pipeline.training.settings import read_training
+from tests.project import PARAMS, ROOT
+from tests.repository import commit, shell
+
+WIDTH = 160  # columns of a wide terminal
+TRAINING = {"num_steps": 12, "batch_size": 32, "log_every": 2, "validate_every": 5, "sample_every": 6, "checkpoint_every": 12}
+
+
+@dataclass
+class Evaluated:
+    folder: Path
+    results: dict
+    plots: dict  # of dvc.yaml, by title
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, processed_digits):
+    """Four briefly trained models, evaluated, in a git and DVC repository with the project's own dvc.yaml."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    shutil.copy(ROOT / ".gitignore", folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    params = {key: {**section, "training": TRAINING} if "training" in section else section for key, section in PARAMS.items()}
+    (folder / "params.yaml").write_text(json.dumps(params))
+    data, tasks = Dataset.open(processed_digits), {}
+    for name in ("ae", "cnn", "gan", "vae"):
+        settings, config = read_training(name, store.find(name).Config, folder / "params.yaml")
+        task = store.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+        tasks[name] = Loop(task, data, settings, folder / "history" / name).run().eval()
+    settings = EvaluationSettings(allow_few_samples=True, num_bootstrap=5)
+    places = {"history": folder / "history", "metrics": folder / "metrics", "plots": folder / "plots"}
+    results = evaluate(settings, data, tasks, {name: name * 20 for name in tasks}, **places)
+    shell(folder, "git", "init", "-q", "-b", "main")
+    shell(folder, "python", "dvc", "init", "-q")
+    shell(folder, "python", "dvc", "config", "core.site_cache_dir", str(folder.parent / "site"))
+    commit(folder, "the results")
+    plots = {
+        title: plot
+        for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+        if isinstance(entry, dict)
+        for title, plot in entry.items()
+    }
+    return Evaluated(folder, results, plots)
+
+
+def charts(page):
+    """The vega-lite specifications in a page that ``dvc plots show`` wrote, by title."""
+    found = [json.JSONDecoder().raw_decode(page, match.end())[0] for match in re.finditer(r"var spec = ", page)]
+    return {json.loads(json.dumps(spec))["title"]["text"] if isinstance(spec["title"], dict) else spec["title"]: spec for spec in found}
+
+
+def values(specification):
+    """All rows of data in a specification."""
+    if isinstance(specification, dict):
+        own = specification.get("values", []) if isinstance(specification.get("values"), list) else []
+        return own + [row for part in specification.values() for row in values(part)]
+    return [row for part in specification for row in values(part)] if isinstance(specification, list) else []
+
+
+def test_dvcs_charts_hold_each_measured_value_once_and_no_blank(project):
+    shell(project.folder, "python", "dvc", "plots", "show")
+    drawn = charts((project.folder / "dvc_plots/index.html").read_text())
+    assert set(drawn) == set(project.plots)
+    for title, plot in project.plots.items():
+        if title == "confusion":
+            continue
+        rows = values(drawn[title])
+        assert all(str(cell) not in ("", "nan", "None") for row in rows for cell in row.values()), title
+        lines = {}
+        for row in rows:
+            lines.setdefault(row["filename"], []).append((int(row["step"]), float(row["value"])))
+        expected = {}
+        for path in plot["y"]:
+            model, metric = path.removeprefix("plots/curves/").removesuffix(".csv").split("/", 1)
+            history = (project.folder / "history" / model / "metrics.jsonl").read_text().splitlines()
+            expected[path] = [(line["step"], line["metrics"][metric]) for line in map(json.loads, history) if metric in line["metrics"]]
+        shown = sorted([(step, pytest.approx(value)) for step, value in line] for line in lines.values())
+        assert len(lines) == len(expected) == 2 and sorted(map(len, lines.values())) == sorted(map(len, expected.values()))
+        for line in lines.values():
+            assert any(line == [(step, pytest.approx(value)) for step, value in other] for other in expected.values()), (title, shown)
+
+
+def test_git_sees_nothing_of_dvcs_page_of_plots(project):
+    shell(project.folder, "python", "dvc", "plots", "show")
+    assert (project.folder / "dvc_plots").is_dir()
+    assert "dvc_plots" not in shell(project.folder, "git", "status", "--porcelain")
+
+
+def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_terminal(project):
+    metrics = json.loads((project.folder / "metrics/evaluation.json").read_text())
+    assert metrics == {name: {metric: project.results[name][metric] for metric in metrics[name]} for name in ("ae", "cnn", "gan", "vae")}
+    assert set(metrics["cnn"]) == {"accuracy"} and {"fid", "recall"} <= set(metrics["gan"]) and "psnr" in metrics["ae"]
+    assert {"fid", "psnr", "negative_elbo"} <= set(metrics["vae"])
+    assert 8 <= sum(map(len, metrics.values())) <= 12
+    table = shell(project.folder, "python", "dvc", "metrics", "show")
+    assert "gan.fid" in table and max(map(len, table.splitlines())) <= WIDTH
+    changed = {name: {metric: number + 12.34567 for metric, number in numbers.items()} for name, numbers in metrics.items()}
+    (project.folder / "metrics/evaluation.json").write_text(json.dumps(changed))
+    table = shell(project.folder, "python", "dvc", "metrics", "diff")
+    shell(project.folder, "git", "checkout", "-q", "metrics")
+    assert table.count("metrics/evaluation.json") == sum(map(len, metrics.values()))
+    assert max(map(len, table.splitlines())) <= WIDTH
+
+
+def test_the_details_are_no_metrics_of_dvc_and_belong_to_git(project):
+    stage = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"]["evaluate"]
+    assert {"metrics/details.json": {"cache": False}} in stage["outs"]
+    assert json.loads((project.folder / "metrics/details.json").read_text()) == project.results
+    assert "metrics/details.json" in shell(project.folder, "git", "ls-files")
+
+
+def test_the_glossary_explains_every_quantity_that_the_report_shows(project):
+    places = {"histories": project.folder / "history", "plots": project.folder / "plots"}
+    report.write(project.results, project.folder, path=project.folder / "page.html", **places)
+    page = (project.folder / "page.html").read_text()
+    tables = re.findall(r'<table class="stacked">.*?</table>', page, re.S)
+    shown = {re.sub(r"<.*?>|[↑↓]", "", cell).strip() for table in tables for cell in re.findall(r'<td class="text">(.*?)</td>', table)}
+    shown -= {"ae", "cnn", "gan", "vae"}
+    explained = {re.sub(r"<span.*", "", term).strip() for term in re.findall(r"<dt>(.*?)</dt>", page)}
+    assert len(shown) > 20
+    assert {title.removesuffix(" of reconstructions") for title in shown} == explained
+    assert not re.search(r"[a-z]\.[A-Z]", re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S))
+    assert all(measure.explanation for measure in glossary.MEASURES.values())
