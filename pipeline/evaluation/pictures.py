@@ -18,10 +18,9 @@ LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
 
 
 def columns(num_classes: int) -> np.ndarray:
-    """The classes that a sample sheet shows: all, or ten spread over them; ten columns of the one class there is."""
-    if num_classes == 1:
-        return np.zeros(MOST_COLUMNS, np.int64)
-    return np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+    """The class of each column of a sample sheet, at most ten: all classes, as often as there is room, or ten spread over them."""
+    classes = np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+    return np.tile(classes, MOST_COLUMNS // len(classes))
 
 
 def one_of_each(labels: np.ndarray) -> np.ndarray:

@@ -127,10 +127,12 @@ def test_grids_show_the_pixels_they_were_given(tmp_path):
     assert Image.open(tmp_path / "named.png").size > Image.open(tmp_path / "grid.png").size
 
 
-@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 2), (10, 10), (100, 10)])
-def test_sample_sheets_show_at_most_ten_classes(classes, shown):
+@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 10), (3, 9), (7, 7), (10, 10), (100, 10)])
+def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_often(classes, shown):
     columns = pictures.columns(classes)
-    assert len(columns) == shown and columns.max() == classes - 1
+    assert len(columns) == shown and columns.min() == 0 and columns.max() == classes - 1
+    counts = np.bincount(columns)
+    assert len(set(counts[counts > 0])) == 1
 
 
 def test_a_history_is_read_by_step(tmp_path):

@@ -49,7 +49,9 @@ def project(tmp_path_factory, processed_digits):
     results = evaluate(settings, data, tasks, {name: name * 20 for name in tasks}, **places)
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
-    shell(folder, "python", "dvc", "config", "core.site_cache_dir", str(folder.parent / "site"))
+    for name in ("config", "plots.html"):
+        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
+    shell(folder, "python", "dvc", "config", "--local", "core.site_cache_dir", str(folder.parent / "site"))
     commit(folder, "the results")
     plots = {
         title: plot
@@ -89,6 +91,15 @@ def test_dvcs_charts_hold_each_measured_value_once_and_no_blank(project):
             history = map(json.loads, (project.folder / "history" / model / "metrics.jsonl").read_text().splitlines())
             assert line == [(entry["step"], entry["metrics"][metric]) for entry in history if metric in entry["metrics"]], path
         assert len({row["filename"] for row in rows}) == len(plot["y"]) == 2
+
+
+def test_without_a_network_dvcs_page_says_so_and_shows_the_curves_as_pictures(project):
+    shell(project.folder, "python", "dvc", "plots", "show")
+    page = (project.folder / "dvc_plots/index.html").read_text()
+    assert page.index("cdn.jsdelivr.net/npm/vega") < page.index('id="no-charts"') < page.index('"vegaEmbed" in window')
+    pictures = re.findall(r'<img src="(.*?)"', page)
+    for name in ("ae-curves", "cnn-curves", "gan-curves", "vae-curves", "cnn-confusion"):
+        assert any((project.folder / "dvc_plots" / path).is_file() for path in pictures if name in path), name
 
 
 def test_git_sees_nothing_of_dvcs_page_of_plots(project):
