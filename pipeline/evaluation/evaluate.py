@@ -282,7 +282,8 @@ class _Evaluation:
 def same_mix(labels: np.ndarray, count: int) -> np.ndarray:
     """``count`` of the ``labels`` (N,), fewer or more than there are: each class has its share of them, to within one."""
     by_class = np.argsort(labels, kind="stable")
-    return labels[np.sort(by_class[np.arange(count) * len(labels) // count])]
+    evenly_spaced = (2 * np.arange(count) + 1) * len(labels) // (2 * count)
+    return labels[np.sort(by_class[evenly_spaced])]
 
 
 def _write_curves(table: pd.DataFrame, folder: Path) -> None:

@@ -36,30 +36,35 @@ REAL = "real against real scores {}"
 MEAN = "the mean training image scores {}"
 # fmt: off
 MEASURES = {
-    "accuracy": Measure("Accuracy", "higher", "always saying the most frequent class scores {}",
+    "accuracy": Measure("Accuracy", "higher", "always answering the most frequent class scores {}",
         "The share of test images whose class is recognised.", percent=True, headline=True),
     "cross_entropy": Measure("Cross-entropy", "lower", "answering the class frequencies scores {}",
-        "The surprise at the true class, -log p(y | x): it punishes confident mistakes.", "nats"),
+        "-log p(y | x) of the true class, averaged over images. Confident mistakes raise it most.", "nats"),
     "calibration_error": Measure("Calibration error", "lower", "",
-        "How far confidence is from accuracy, over 15 bins. 0: what it says with 90 % is right nine times in ten.", percent=True),
+        "The difference between confidence and accuracy, averaged over 15 bins of confidence. At 0, answers given with a "
+        "confidence of 90 % are right nine times in ten.", percent=True),
     "fid": Measure("Fréchet distance (FID)", "lower", REAL,
-        "The distance between means and covariances of the features of made and of real images. Few images raise it: read it beside "
-        "real against real under the same protocol, and never beside a FID from another feature network.", headline=True),
+        "The distance between the means and covariances of the features of generated and of real images. It is higher for "
+        "fewer images: compare it with real against real under the same protocol, and only with a FID from the same "
+        "feature network.", headline=True),
     "kid": Measure("Kernel distance (KID)", "lower", REAL,
         "Squared maximum mean discrepancy, cubic kernel. Its expectation does not depend on the number of images; it may be below zero."),
-    "precision": Measure("Precision", "higher", REAL, "The share of made images that lie among the real ones: fidelity.", percent=True),
+    "precision": Measure("Precision", "higher", REAL,
+        "The share of generated images that lie among the real ones: fidelity.", percent=True),
     "recall": Measure("Recall", "higher", REAL,
-        "The share of real images that lie among the made ones: diversity. A generator that repeats itself has little.",
+        "The share of real images that lie among the generated ones: diversity. It is low where a generator repeats itself.",
         percent=True, headline=True),
     "density": Measure("Density", "higher", REAL,
-        "How many real neighbourhoods a made image lies in, over k. Like precision, but real outliers do not help; may exceed 1."),
+        "The number of real neighbourhoods that a generated image lies in, divided by k. Like precision, but less sensitive to "
+        "real outliers; it may exceed 1."),
     "coverage": Measure("Coverage", "higher", REAL,
-        "The share of real images with a made one in their neighbourhood. Like recall, but made outliers do not help.", percent=True),
+        "The share of real images with a generated one in their neighbourhood. Like recall, but less sensitive to generated "
+        "outliers.", percent=True),
     "memorisation": Measure("Nearness to training images", "", "unseen real images score {}",
-        "The probability that a made image lies nearer to its nearest training image than an unseen real image does to its own. "
-        "Towards 100 %: copies, or images that all play safe. Below 50 %: strangers.", percent=True),
+        "The probability that a generated image lies nearer to its nearest training image than an unseen real image does. Near "
+        "100 %: copies, or images that are all close to the average. Below 50 %: images unlike the training images.", percent=True),
     "label_agreement": Measure("Label agreement", "higher", "the classifier agrees with {} of real labels",
-        "The share of images made as class y that the pipeline's own classifier takes for y.", percent=True),
+        "The share of images generated as a class that the pipeline's own classifier assigns to that class.", percent=True),
     "mse": Measure("Squared error", "lower", MEAN, "Mean squared error of pixels in [0, 1] between test images and their reconstructions."),
     "mae": Measure("Absolute error", "lower", "",
         "Mean absolute error of pixels in [0, 1] between test images and their reconstructions."),

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from pipeline.data.dataset import Dataset
-from pipeline.evaluation import glossary, report
-from pipeline.evaluation.evaluate import evaluate
-from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.evaluation import glossary
+from pipeline.files import read_json, write_json
 from pipeline.models import store
 from pipeline.models.task import DataSpec
 from pipeline.training.loop import Loop
@@ -20,46 +19,54 @@ from pipeline.training.settings import read_training
 from tests.project import PARAMS, ROOT
 from tests.repository import commit, shell
 
+MODELS = ("ae", "cnn", "gan", "vae")
 WIDTH = 160  # columns of a wide terminal
+pytestmark = pytest.mark.slow
 TRAINING = {"num_steps": 12, "batch_size": 32, "log_every": 2, "validate_every": 5, "sample_every": 6, "checkpoint_every": 12}
 
 
 @dataclass
 class Evaluated:
     folder: Path
-    results: dict
+    output: str  # of the stage
+    results: dict  # metrics/details.json
+    report: str  # reports/index.html
     plots: dict  # of dvc.yaml, by title
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, processed_digits):
-    """Four briefly trained models, evaluated, in a git and DVC repository with the project's own dvc.yaml."""
+    """Four briefly trained models in a git and DVC repository with the project's own dvc.yaml, after the stage ``evaluate``.
+
+    The digits are declared to come from a folder of the user's.
+    """
     folder = tmp_path_factory.mktemp("evaluated")
-    shutil.copy(ROOT / ".gitignore", folder)
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(processed_digits, folder / "data/processed")
+    shutil.copy(processed_digits.parents[1] / "mlflow.db", folder)
+    write_json(folder / "data/processed/manifest.json", {**read_json(processed_digits / "manifest.json"), "source": "folder"})
+    for name in (".gitignore", "dvc.yaml"):
+        shutil.copy(ROOT / name, folder)
     params = {key: {**section, "training": TRAINING} if "training" in section else section for key, section in PARAMS.items()}
-    (folder / "params.yaml").write_text(json.dumps(params))
-    data, tasks = Dataset.open(processed_digits), {}
-    for name in ("ae", "cnn", "gan", "vae"):
+    params["data"] |= {"source": "folder", "folder": "data/own/flowers"}
+    params["evaluate"] = {"allow_few_samples": True, "num_bootstrap": 5}
+    write_json(folder / "params.yaml", params)
+    data = Dataset.open(folder / "data/processed")
+    for name in MODELS:
         settings, config = read_training(name, store.find(name).Config, folder / "params.yaml")
         task = store.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
-        tasks[name] = Loop(task, data, settings, folder / "history" / name).run().eval()
-    settings = EvaluationSettings(allow_few_samples=True, num_bootstrap=5)
-    places = {"history": folder / "history", "metrics": folder / "metrics", "plots": folder / "plots"}
-    results = evaluate(settings, data, tasks, {name: name * 20 for name in tasks}, **places)
+        task = Loop(task, data, settings, folder / "history" / name).run()
+        store.write(task, folder / "models" / name, {"class_names": list(data.class_names)})
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
     for name in ("config", "plots.html"):
         shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
     shell(folder, "python", "dvc", "config", "--local", "core.site_cache_dir", str(folder.parent / "site"))
+    output = shell(folder, "python", "stages.evaluate", PYTHONPATH=str(ROOT))
     commit(folder, "the results")
-    plots = {
-        title: plot
-        for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
-        if isinstance(entry, dict)
-        for title, plot in entry.items()
-    }
-    return Evaluated(folder, results, plots)
+    plots = [entry for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(entry, dict)]
+    charts = {title: chart for entry in plots for title, chart in entry.items()}
+    page = (folder / "reports/index.html").read_text()
+    return Evaluated(folder, output, read_json(folder / "metrics/details.json"), page, charts)
 
 
 def charts(page):
@@ -132,14 +139,40 @@ def test_the_details_are_no_metrics_of_dvc_and_belong_to_git(project):
 
 
 def test_the_glossary_explains_every_quantity_that_the_report_shows(project):
-    places = {"histories": project.folder / "history", "plots": project.folder / "plots"}
-    report.write(project.results, project.folder, path=project.folder / "page.html", **places)
-    page = (project.folder / "page.html").read_text()
-    tables = re.findall(r'<table class="stacked">.*?</table>', page, re.S)
+    tables = re.findall(r'<table class="stacked">.*?</table>', project.report, re.S)
     shown = {re.sub(r"<.*?>|[↑↓]", "", cell).strip() for table in tables for cell in re.findall(r'<td class="text">(.*?)</td>', table)}
-    shown -= {"ae", "cnn", "gan", "vae"}
-    explained = {re.sub(r"<span.*", "", term).strip() for term in re.findall(r"<dt>(.*?)</dt>", page)}
+    shown -= set(MODELS)
+    explained = {re.sub(r"<span.*", "", term).strip() for term in re.findall(r"<dt>(.*?)</dt>", project.report)}
     assert len(shown) > 20
     assert {title.removesuffix(" of reconstructions") for title in shown} == explained
-    assert not re.search(r"[a-z]\.[A-Z]", re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.S))
     assert all(measure.explanation for measure in glossary.MEASURES.values())
+
+
+def test_the_sentences_of_the_report_are_apart(project):
+    text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", project.report, flags=re.S)
+    assert "Intervals: 95 %" in text and not re.search(r"[a-z)]\.[A-Z]", text)
+
+
+def test_the_report_names_the_folder_of_the_users_own_images(project):
+    header = project.report[project.report.index("<header>") : project.report.index("</header>")]
+    assert "data/own/flowers" in header
+
+
+def test_the_report_fits_a_phone(project):
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in project.report
+    phone = project.report[project.report.index("@media (max-width: 700px)") :]
+    assert ".stacked tr { display: flex; flex-wrap: wrap;" in phone and ".stacked thead { display: none; }" in phone
+    tables = "".join(re.findall(r'<table class="stacked">.*?</table>', project.report, re.S))
+    labels = re.findall(r'<td class="number soft[^"]*"(?: data-label="([^"]+)")?>[^<]+</td>', tables)
+    assert len(labels) > 40 and set(labels) == {"95 % interval", "at step"}  # which the head no longer says
+
+
+def test_pictures_by_step_have_a_largest_size_however_few_they_are(project):
+    rule = re.search(r"^\.strip img \{(.*?)\}", project.report, re.M)[1]
+    assert re.search(r"max-width: [12]?\d\dpx", rule) and re.search(r"max-height: [123]\d\dpx", rule)
+
+
+def test_the_stage_prints_a_line_for_each_model_with_its_seconds(project):
+    lines = project.output.splitlines()
+    for number, name in enumerate(MODELS, 1):
+        assert any(re.fullmatch(rf"{name}: measured in \d+\.\d s \({number} of 4 models\)", line) for line in lines), lines
