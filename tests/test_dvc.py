@@ -103,8 +103,11 @@ def test_dvc_exp_run_changes_the_line_of_the_param_and_no_other(tmp_path):
     assert [before.split(":")[0].strip() for before, after in lines if before != after] == ["seed"]
 
 
-def test_nothing_that_a_stage_makes_is_given_to_git():
+def test_git_ignores_what_dvc_keeps_and_nothing_else_that_a_stage_makes():
     ignored = (ROOT / ".gitignore").read_text().split()
-    outs = [out for stage in STAGES.values() for out in stage.get("outs", [])]
-    for out in outs:
-        assert any(f"/{out}".startswith(line.rstrip("/")) for line in ignored if line.startswith("/")), out
+    for stage in STAGES.values():
+        for entry in [*stage.get("outs", []), *stage.get("metrics", [])]:
+            path, flags = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+            kept_by_dvc = flags.get("cache", True)
+            hidden = any(f"/{path}".startswith(line.rstrip("/")) for line in ignored if line.startswith("/"))
+            assert hidden == kept_by_dvc, path

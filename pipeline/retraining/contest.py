@@ -149,7 +149,7 @@ def _measure(
             digests = {name: store.digest(folder) for name, folder in folders.items()}
             with tempfile.TemporaryDirectory() as beside:
                 here = Path(beside)
-                results = evaluate(settings, data, tasks, digests, history=here, metrics=here / "metrics.json", plots=here / "plots")
+                results = evaluate(settings, data, tasks, digests, history=here, metrics=here / "metrics", plots=here / "plots")
             found |= {name: results[name] for name in wanted}
     return found
 

@@ -41,6 +41,37 @@ def test_the_recorded_means_cover_the_steps_since_the_last_record(tmp_path):
     assert line["metrics"]["train/up/mean"] == pytest.approx(sum(seen) / 3, rel=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 3, 7, 17])
+def test_sample_grids_keep_an_original_and_its_reconstruction_in_one_row(tmp_path, monkeypatch, classes):
+    class Inverting(TwoScalars):
+        def reconstruct(self, images):
+            return 1 - images
+
+    grids = []
+    monkeypatch.setattr("pipeline.training.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    Loop(Inverting(classes=classes), ArrayDataset(classes=classes), SETTINGS, tmp_path).run()
+    for images, columns in grids:
+        assert len(images) % columns == 0
+        rows = images.reshape(-1, columns, *images.shape[1:])
+        assert columns % 2 == 0 and (rows[:, 0::2] == 255 - rows[:, 1::2]).all()
+    assert len(grids) == 2
+
+
+@pytest.mark.parametrize(("classes", "columns"), [(1, 8), (2, 10), (3, 9), (10, 10), (16, 16), (17, 8)])
+def test_sample_grids_show_one_class_in_each_column_where_there_are_few(tmp_path, monkeypatch, classes, columns):
+    class Labelled(TwoScalars):
+        def generate(self, labels, count, noise):
+            return (labels / 255).reshape(-1, 1, 1, 1).expand(count, 1, 8, 8)
+
+    grids = []
+    monkeypatch.setattr("pipeline.training.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    Loop(Labelled(classes=classes), ArrayDataset(classes=max(2, classes)), SETTINGS, tmp_path).run()
+    shown = grids[0][0][:, 0, 0, 0]
+    assert grids[0][1] == columns and len(shown) % columns == 0
+    if classes <= 16:
+        assert all(len(set(column)) == 1 for column in shown.reshape(-1, columns).T)
+
+
 @pytest.mark.parametrize("died_at", [1, 4, 5, 7, 11])
 def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_record(tmp_path, died_at):
     class Died(Exception):
