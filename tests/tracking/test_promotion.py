@@ -39,6 +39,8 @@ def shop(environment, tmp_path, monkeypatch):
     add(environment, tmp_path, 0, fid=1.0, recall=0.8)
     add(environment, tmp_path, 1, fid=2.0, recall=0.8)
     add(environment, tmp_path, 2, fid=0.5, recall=0.9)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
     (tmp_path / "params.yaml").write_text("gates: {guarded: [fid, recall]}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment.tracking_uri)
