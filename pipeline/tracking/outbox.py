@@ -13,9 +13,10 @@ import math
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,13 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, write_json
 from pipeline.models import store
-from pipeline.tracking import lineage, registry
+from pipeline.tracking import lineage, moved, registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = "darkroom"
+EXPERIMENT = moved.EXPERIMENT
 SQLITE = "sqlite:///"
 PARENT, PARENT_TAG = "repro", "mlflow.parentRunId"
 EXPERIMENT_TAG = "darkroom.experiment"
@@ -150,8 +151,18 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
             beside.unlink(missing_ok=True)
             MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)
             os.replace(beside, database)
+        follow_move(environment)
         client = MlflowClient(uri)
         return client, _experiment(client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None)
+
+
+def follow_move(environment: Environment) -> None:
+    """Correct the locations in MLflow's local database and in the records where the project's folder was moved; says so."""
+    if former := moved.moved_from(environment):
+        before = address(replace(environment, tracking_uri=moved.default_uri(Path(former))))
+        moved.follow(environment, former, records(environment), (before, address(environment)))
+        said = f"the project was moved from {former} to {environment.root}; the locations in mlflow.db now lead there"
+        print(f"note: {said}", file=sys.stderr, flush=True)
 
 
 def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool) -> None:
