@@ -234,11 +234,15 @@ class TestClassify:
         code, output, error = darkroom("classify", "--model", name, "a.png")
         assert (code, output) == (2, "") and f"{name}: this model does not classify" in error and "use cnn" in error
 
-    def test_a_model_that_is_not_there_is_answered_with_how_to_train_it(self):
+    def test_a_model_that_is_not_there_is_answered_with_what_there_is_or_how_to_train_it(self, tmp_path):
         picture("a.png")
-        for more, where in (((), "models/resnet"), (("--models", "elsewhere"), "elsewhere/resnet")):
-            code, output, error = darkroom("classify", "--model", "resnet", *more, "a.png")
-            assert (code, output) == (2, "") and where in error and "dvc repro train-resnet" in error
+        code, output, error = darkroom("classify", "--model", "resnet", "a.png")
+        assert (code, output) == (2, "") and "models/resnet: no such trained model" in error
+        assert "there are: ae, cnn, colour, gan, vae; or name a registered one: NAME@ALIAS" in error
+        (tmp_path / "empty").mkdir()
+        for arguments in (("classify", "a.png"), ("generate", "vae"), ("restore", "a.png")):
+            code, output, error = darkroom(*arguments, "--models", "empty")
+            assert (code, output) == (2, "") and "dvc repro train-" in error
 
     @pytest.mark.parametrize(
         ("arguments", "stdin", "named", "reason"),

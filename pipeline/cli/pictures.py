@@ -155,6 +155,8 @@ def _load(model: str, models: Path | None) -> tuple[Any, dict[str, Any]]:
 def _folder(model: str, models: Path | None) -> Iterator[Path]:
     if models is not None or not REGISTERED.fullmatch(model):
         root = models or Path(os.path.relpath(find_project() / "models"))
+        if not (root / model).is_dir():
+            raise _unknown(model, root)
         yield root / model
         return
     from pipeline.tracking import promotion
@@ -162,6 +164,14 @@ def _folder(model: str, models: Path | None) -> Iterator[Path]:
     find_project()  # refuses outside one, where MLflow's database would be made
     with tempfile.TemporaryDirectory() as beside:
         yield promotion.fetch(environment.read(), model, Path(beside))
+
+
+def _unknown(model: str, root: Path) -> BadInput:
+    from pipeline.models import store
+
+    trained = ", ".join(sorted(card.parent.name for card in root.glob(f"[!.]*/{store.CARD}"))) or "none"
+    remedy = f"train it: dvc repro train-{model}" if model in store.names() else f"there are: {trained}"
+    return BadInput("no such trained model", where=str(root / model), remedy=f"{remedy}; or name a registered one: NAME@ALIAS")
 
 
 def _refuse(unread: list[BadInput]) -> None:
