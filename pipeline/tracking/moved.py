@@ -7,6 +7,7 @@ write there. Only the default database, ``mlflow.db`` in the project's root, is 
 import contextlib
 import re
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlparse
@@ -22,6 +23,7 @@ LOCATIONS = {
     "logged_models": ("artifact_location",),
     "model_versions": ("source", "storage_location"),
 }  # the columns of MLflow's tables that hold a location
+PATHS = ("folder", "model", "artifacts")  # the fields of a record that hold paths
 LOCK_SECONDS = 60
 
 
@@ -65,7 +67,8 @@ def follow(environment: Environment, former: str, records: Path, addresses: tupl
         except (OSError, ValueError):
             continue
         if isinstance(record, dict) and record.get("address") == addresses[0]:
-            write_json(path, {**_replaced(record, former, root), "address": addresses[1]})
+            paths = {key: _replaced(record[key], former, root) for key in PATHS if key in record}
+            write_json(path, {**record, **paths, "address": addresses[1]})
     settings = environment.root / ".dvc/config.local"
     if settings.is_file():
         text = settings.read_text(encoding="utf-8")
@@ -84,6 +87,7 @@ def follow(environment: Environment, former: str, records: Path, addresses: tupl
                     change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                     connection.execute(change, (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"))
         connection.execute("COMMIT")
+    print(f"note: the project was moved from {former} to {root}; MLflow's locations now lead there", file=sys.stderr, flush=True)
 
 
 def _replaced(value: Any, former: str, root: str) -> Any:

@@ -97,7 +97,7 @@ def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(envir
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
         evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
-    assert client().get_run(run_id).data.metrics["test/fid"] == 1.0
+    assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {PROTOCOL, "q" * 64}
 
 
