@@ -11,7 +11,10 @@ from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 @click.option("--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once.")
 @click.option("--force", "-f", is_flag=True, help="Run stages that are up to date, too.")
 def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
-    """Run what is stale of TARGETS (all stages), independent stages side by side, and send MLflow what it missed."""
+    """Run what is stale, independent stages side by side.
+
+    TARGETS: stages (default: all). Afterwards MLflow is sent what it missed.
+    """
     from pipeline import repro as stages
     from pipeline.tracking import runs
 

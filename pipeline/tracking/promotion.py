@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.environment import Environment
@@ -35,6 +36,15 @@ def find(client: "MlflowClient", thing: str) -> Any:
     raise BadInput(
         "no such registered model", where=thing, remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}"
     )
+
+
+def fetch(environment: Environment, thing: str, beside: Path) -> Path:
+    """The folder with the model files of the version that ``NAME@ALIAS`` or ``NAME/VERSION`` names.
+
+    They are downloaded into ``beside`` where MLflow does not keep them in a local folder. Raises ``BadInput`` for an unknown one.
+    """
+    client, _ = outbox.connect(environment)
+    return registry.weights(client, find(client, thing), beside)
 
 
 def champion(client: "MlflowClient", name: str) -> Any | None:

@@ -68,6 +68,8 @@ class Loop:
         if self.world.size > 1 and self.num_taken:
             dues = [settings.num_steps // phase.every - first // phase.every for phase in self.phases]
             self.seconds["communication"] = sum(due * self._all_reduce(phase) for phase, due in zip(self.phases, dues, strict=True))
+        if record and first == 0:
+            self._draw(0)  # the initial weights: MLflow's slider of pictures starts at step 0
         self._since = (first, time.perf_counter())
         for number in range(first + 1, settings.num_steps + 1):
             with self._timed("data"):

@@ -39,6 +39,8 @@ def shop(environment, tmp_path, monkeypatch):
     add(environment, tmp_path, 0, fid=1.0, recall=0.8)
     add(environment, tmp_path, 1, fid=2.0, recall=0.8)
     add(environment, tmp_path, 2, fid=0.5, recall=0.9)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
     (tmp_path / "params.yaml").write_text("gates: {guarded: [fid, recall]}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment.tracking_uri)
@@ -95,7 +97,7 @@ def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(envir
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
         evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
-    assert client().get_run(run_id).data.metrics["test/fid"] == 1.0
+    assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {PROTOCOL, "q" * 64}
 
 

@@ -123,6 +123,31 @@ def test_a_finished_training_trains_no_further(tmp_path):
     loop.run()
 
 
+@pytest.mark.parametrize("died_at", [None, 3, 8])
+def test_pictures_are_drawn_of_the_initial_weights_and_at_each_interval(tmp_path, died_at):
+    task = store.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+    loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
+    take = loop.step.run
+
+    def dying(number, batch, noise):
+        if number == died_at:
+            raise InterruptedError
+        return take(number, batch, noise)
+
+    loop.step.run = dying
+    samples = tmp_path / "samples"
+    if died_at:
+        with pytest.raises(InterruptedError):
+            loop.run()
+        first = (samples / "step-00000000.png").read_bytes()
+        task = store.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+        Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
+        assert (samples / "step-00000000.png").read_bytes() == first
+    else:
+        loop.run()
+    assert sorted(path.name for path in samples.iterdir()) == [f"step-{step:08d}.png" for step in (0, 6, 12)]
+
+
 def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_path):
     loop = Loop(TwoScalars(), ArrayDataset(), SETTINGS, tmp_path, report=lambda metrics: time.sleep(0.1))
     began = time.perf_counter()
