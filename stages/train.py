@@ -11,14 +11,17 @@ def main(name: str = "") -> None:
     """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
     from pipeline.data.dataset import Dataset
     from pipeline.models import store
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import outbox, runs
     from pipeline.tracking.system import SystemMetrics
     from pipeline.training.launch import Training, alone, forget_older, train
     from pipeline.training.progress import Progress
     from pipeline.training.settings import read_training
 
+    kind = store.find(name)
+    require_valid_params()
     where = environment.read()
-    settings, config = read_training(name, store.find(name).Config)
+    settings, config = read_training(name, kind.Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed")))
     description = runs.Description(
         stage=f"train-{name}",

@@ -12,6 +12,7 @@ FLOORS = [
     {"data", "models", "tracking"},
     {"training", "evaluation"},
     {"retraining"},
+    {"settings_check"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from pydantic import Field, model_validator
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
@@ -22,27 +21,10 @@ from pipeline.errors import BadInput
 from pipeline.evaluation.comparison import subset
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.models.task import Batch
-from pipeline.params import Section
+from pipeline.retraining.settings import MINIMUM, DriftSettings
 
-MINIMUM, NEIGHBOURS = 20, 5  # pictures on either side: fewer find nothing but the grossest drift
+NEIGHBOURS = 5
 BLOCK = 500  # permutations at a time: bounded memory
-
-
-class DriftSettings(Section):
-    """When a batch counts as drifted. An effect is the least share of pictures by which two distributions differ, from 0 to 1: for each
-    test a lower bound of their total variation distance, so that one threshold fits all."""
-
-    level: float = Field(0.01, gt=0, lt=1)  # the false alarm rate of one batch, over all tests together
-    minimum_effect: float = Field(0.1, ge=0, le=1)  # less is no alarm; what cost accuracy in benchmarks/drift.py was larger
-    num_permutations: int = Field(2000, ge=99, le=1_000_000)
-    max_samples: int = Field(2000, ge=MINIMUM, le=20_000)  # of either side, a seeded subset: the kernel matrix grows with the square
-    num_shown: int = Field(16, ge=0, le=1000)  # foreign pictures
-
-    @model_validator(mode="after")
-    def _can_alarm(self) -> "DriftSettings":
-        if self.num_permutations < (needed := int(np.ceil(12 / self.level))):  # six tests at most; p twice as small as they need
-            raise ValueError(f"for an alarm at level {self.level:g} num_permutations must be at least {needed:,}")
-        return self
 
 
 @dataclass

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from pipeline.data.decoding import chunk_size, read
 from pipeline.data.folders import arrange
@@ -16,26 +15,13 @@ from pipeline.data.images import FORMATS, decode
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
 from pipeline.models.task import DataSpec
-from pipeline.params import Section
 from pipeline.retraining.incoming import Arrival, Picture, folders, spread
+from pipeline.retraining.settings import QualitySettings
 
 NAMED, DUPLICATES = 20, "duplicates"  # pictures named in a finding; the check that sets none aside
 Classify = Callable[[np.ndarray], np.ndarray] | None  # uint8 images (N, C, H, W) -> probabilities (N, classes)
 Chunks = Iterator[tuple[list[Picture], np.ndarray]]
 Aside = dict[str, dict[Picture, str]]  # check -> picture -> reason
-
-
-class QualitySettings(Section):
-    """What new pictures must be like. Shares are of the new pictures, from 0 to 1."""
-
-    minimum_new: int = Field(1, ge=1)  # pictures; fewer good ones wait for more
-    minimum_side_pixels: int = Field(8, ge=1)  # of a picture's shorter side, as it arrives
-    minimum_contrast: float = Field(0.01, ge=0, le=0.5)  # standard deviation of the grey values in [0, 1]; below: nearly constant
-    max_bad_fraction: float = Field(0.1, ge=0, le=1)  # that may be quarantined, before the whole delivery is refused
-    max_class_imbalance: float | None = Field(0.5, ge=0, le=1)  # by how much it may shift the data's class shares; null: by any amount
-    new_classes: bool = False  # whether a folder may begin a new class
-    confidence: float = Field(0.9, ge=0, le=1)  # probability from which the champion contradicts a label
-    max_label_disagreement: float = Field(0.5, ge=0, le=1)  # that the champion may contradict
 
 
 @dataclass(frozen=True)
