@@ -11,8 +11,10 @@ from datetime import time as hour
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline import environment
+from pipeline.cli import commands
 from pipeline.errors import BadInput
 from pipeline.retraining import schedule
 from pipeline.retraining.schedule import Schedule
@@ -124,6 +126,12 @@ class TestTheCrontab:
         crontab.mkdir()  # cat fails
         code, _, error = darkroom("schedule", "install", "--cron")
         assert code == 1 and "crontab -l" in error and crontab.is_dir()
+
+    def test_a_dry_run_needs_neither_cron_nor_systemd(self, project, monkeypatch):
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert "\n30 2 * * * /bin/sh " in done("schedule", "install", "--cron", "--dry-run")
+        assert "OnCalendar=*-*-* 02:30:00 UTC" in done("schedule", "install", "--systemd", "--dry-run")
+        assert not environment.user_units().exists()
 
     def test_without_the_program_it_says_what_to_install(self, project, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")
@@ -365,3 +373,14 @@ class TestTheRealOnes:
         assert "failed: exit-code 3\n" in (project / "told").read_text()
         assert "done: systemctl --user enable --now" in (home / "said").read_text()
         assert "darkroom-retrain.timer" in (home / "timers").read_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("group", "names"), [((), ["doctor", "history", "retrain", "schedule"]), (("schedule",), ["install", "remove", "show"])]
+)
+def test_the_help_shows_the_summary_of_each_command_whole(group, names, width):
+    shown = CliRunner().invoke(commands, [*group, "--help"], terminal_width=width).output
+    lines = {line.split()[0]: line for line in shown.partition("Commands:")[2].splitlines() if line.strip()}
+    for name in names:
+        assert not lines[name].rstrip().endswith("..."), lines[name]
