@@ -1,12 +1,12 @@
-"""Whether new pictures come from where the reference's came: tests that keep their level, and a size beside each p-value.
+"""Statistical tests for drift between new pictures and a reference, with a known false alarm rate and an effect size each.
 
 Features of the champion: maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test"), Gaussian kernel as wide as the
 median distance. Statistics: Kolmogorov-Smirnov distances. Class mix: Pearson's chi-squared. P-values are from permutations, never zero
 (Phipson & Smyth 2010), corrected by Holm 1979. All but the class mix are permuted within each class, against a reference weighted to the
-new pictures' class mix: a change of the mix alone is told as that, and hides no other.
+new pictures' class mix: a change of the mix alone is reported by its own test only, and hides no other change.
 
-The reference must be exchangeable with quiet pictures: a random part of the champion's data, which it was not trained on. Then one batch
-gives a false alarm with probability ``level`` at most, on average over references; a hundred quiet batches give 100 * level or fewer.
+The reference must be exchangeable with pictures without drift: a random part of the champion's data on which it was not trained. Then
+one batch gives a false alarm with a probability of at most ``level``, on average over references.
 """
 
 from collections.abc import Iterable, Sequence
@@ -98,7 +98,7 @@ def measure(reference: Sample, fresh: Sample, settings: DriftSettings, seed: int
     tests.append(_class_mix(reference.labels, fresh.labels, count, names, random))
     for test, adjusted in zip(tests, holm(np.array([test.p_value for test in tests])).tolist(), strict=True):
         test.adjusted_p_value, test.alarm = adjusted, adjusted <= settings.level and test.effect >= settings.minimum_effect
-        verdict = "drift" if test.alarm else "within chance" if adjusted > settings.level else "real, but smaller than matters"
+        verdict = "drift" if test.alarm else "within chance" if adjusted > settings.level else "significant, but small"
         test.sentence = f"{verdict}: {test.sentence}; {100 * test.effect:.0f} % apart, p {adjusted:.2g} corrected for {len(tests)} tests"
     alarms = [test.name for test in tests if test.alarm]
     sentence = f"drift in {', '.join(alarms)}" if alarms else f"no drift in {len(tests)} tests of {len(fresh.labels):,} new pictures"

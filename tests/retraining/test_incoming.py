@@ -162,7 +162,7 @@ def test_watched_and_accepted_may_not_overlap(tmp_path, watch, accepted):
 
 
 def test_accepted_pictures_in_a_zip_cannot_be_added_to(places, tmp_path):
-    with pytest.raises(BadInput, match=r"data\.folder: is no folder"):
+    with pytest.raises(BadInput, match=r"data\.folder: is not a folder"):
         incoming.look(places[0], zipped(places[1], tmp_path / "accepted.zip"), {})
 
 

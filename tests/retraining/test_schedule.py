@@ -120,7 +120,7 @@ class TestTheCrontab:
         crontab.write_text(text)
         for command in ("install", "remove"):
             code, _, error = darkroom("schedule", command, "--cron")
-            assert code == 2 and "lost a mark" in error and crontab.read_text() == text
+            assert code == 2 and "a mark of this project's block is missing" in error and crontab.read_text() == text
 
     def test_a_crontab_that_cannot_be_read_is_not_taken_for_none(self, project, crontab):
         crontab.mkdir()  # cat fails
@@ -258,7 +258,7 @@ class TestTheUnits:
         said = done("schedule", "install", "--systemd")
         assert sorted(path.name for path in folder.iterdir()) == sorted(schedule.UNITS)
         line = "systemctl --user enable --now darkroom-retrain.timer"
-        assert f"{'done' if reachable else 'still to do'}: {line}" in said
+        assert f"{'done' if reachable else 'to do by hand'}: {line}" in said
         assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "told").read_text()) == reachable
         assert "02:30:00 UTC" in done("schedule", "show")
         (folder / "timers.target.wants").mkdir()
@@ -283,10 +283,10 @@ class TestTheUnits:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\\b", 'a"b', "a:b", " ".join(["a", ""]), "\udce9"])
-def test_a_folder_that_cron_or_systemd_cannot_be_told_of_is_refused(tmp_path, name):
+def test_a_folder_name_that_cron_or_systemd_cannot_use_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "dvc.yaml").touch()
-    with pytest.raises(BadInput, match="cannot be told"):
+    with pytest.raises(BadInput, match="cannot use"):
         Schedule(tmp_path / name, hour(2, 30))
 
 
