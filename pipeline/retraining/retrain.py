@@ -130,25 +130,32 @@ class _Retraining:
                     incoming.copy(place, found.usable, accepted)
                     self.workspace.track(folder)
             if reasons:
-                self._warn_of_other_data(data, found)
+                self._warn(data, found)
             if dry_run:
                 print(f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}", flush=True)
                 return None
             self.journal.save(occasion)
             return occasion
 
-    def _warn_of_other_data(self, data: DataSettings, found: survey.Survey) -> None:
-        """Print which champions the new models cannot be compared with, and what follows, before anything is trained."""
-        expected = survey.expected_data(data, found, self.tree)
+    def _warn(self, data: DataSettings, found: survey.Survey) -> None:
+        """Print, before anything is trained, why the new models will be refused, as far as this is known."""
+        expected, num_test = survey.expected_data(data, found, self.tree)
+        least = self.gates.minimum_test_images
+        if num_test is not None and num_test < least:
+            what = f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {least:,}"
+            print(f"  note: {what}\n  So new models will be refused. Add pictures, or lower the minimum in {PARAMS}.", flush=True)
         if expected is None:
             return
         names = [name for name in read_file(self.tree / PARAMS) if name in store.names()]
         serving = contest.champions(self.environment, names, self.champions)
-        found_differences = [contest.incomparable(name, champion, expected) for name, champion in serving.items()]
-        if differences := [difference for difference in found_differences if difference]:
-            consequence = "So the new models will not be promoted; these champions stay. To let a new model serve, promote it by hand"
-            how = "after the training: darkroom promote NAME/VERSION --reason '...' (the exact commands are printed then)"
-            print("\n".join([*(f"  note: {difference}" for difference in differences), f"  {consequence}", f"  {how}"]), flush=True)
+        compared = [contest.incomparable(name, champion, expected) for name, champion in serving.items()]
+        if differences := [difference for difference in compared if difference]:
+            lines = [
+                *(f"note: {difference}" for difference in differences),
+                "So new models will be refused, and these champions stay. To let a new model serve, promote it by",
+                "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
+            ]
+            print("".join(f"  {line}\n" for line in lines), end="", flush=True)
 
     @contextmanager
     def _fetched(self) -> Iterator[Path]:

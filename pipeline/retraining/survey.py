@@ -92,24 +92,31 @@ def look(
     return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None))
 
 
-def expected_data(data: DataSettings, found: Survey, tree: Path) -> contest.Expected | None:
-    """Shape and classes of the data that the worktree ``tree`` will train on; None if they cannot be known yet."""
+def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contest.Expected | None, int | None]:
+    """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not known yet."""
     source = sources.find(data.source)
     channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
     size = data.image_size or source.shape[1]
+    if source.read is not None:
+        manifest = tree / "data/processed/manifest.json"
+        known = read_json(manifest) if manifest.is_file() else {}
+        names = tuple(known["class_names"]) if known.get("source") == data.source else None
+        return contest.Expected(channels, size, names), None
     if found.arrival:
-        pictures = [*found.arrival.accepted.values(), *found.arrival.twins, *found.usable]
-        return contest.Expected(channels, size, tuple(sorted({picture.label for picture in pictures})))
-    if source.read is None:
+        files = [picture.name for picture in (*found.arrival.accepted.values(), *found.arrival.twins, *found.usable)]
+    else:
         place = tree / data.folder
         try:
-            layout = arrange(*(list_folder(place) if place.is_dir() else list_zip(place)), where=str(place))
+            files = list_folder(place)[0] if place.is_dir() else list_zip(place)[0]
         except (OSError, DarkroomError):  # the stage download names the fault
-            return None
-        return contest.Expected(channels, size, layout.class_names)
-    manifest = tree / "data/processed/manifest.json"
-    known = read_json(manifest) if manifest.is_file() else {}
-    return contest.Expected(channels, size, tuple(known["class_names"]) if known.get("source") == data.source else None)
+            return None, None
+    try:
+        layout = arrange(files, [], where=data.folder)
+    except DarkroomError:
+        return None, None
+    total = sum(len(members) for members in layout.splits.values())
+    num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
+    return contest.Expected(channels, size, layout.class_names), num_test
 
 
 def measure_drift(
