@@ -36,7 +36,8 @@ class Finding:
 def examine(environment: Environment, brief: bool = False) -> list[Finding]:
     """Check packages, settings, disk, git, DVC's files, models, addresses and devices.
 
-    ``brief`` leaves out what does not stop ``dvc repro``: models that it makes anew, and addresses that it can do without.
+    ``brief`` leaves out what does not stop ``dvc repro``: models that it makes anew, and addresses that it
+    can do without.
     """
     root = environment.root
     findings = [
@@ -62,7 +63,9 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
 def _python() -> Iterator[Finding]:
     text = ".".join(map(str, sys.version_info[:3]))
     yield Finding(
-        sys.version_info >= (3, 11), f"Python {text}", "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11"
+        sys.version_info >= (3, 11),
+        f"Python {text}",
+        "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11",
     )
 
 
@@ -77,7 +80,9 @@ def _packages(root: Path) -> Iterator[Finding]:
             continue
         wanted = pinned.get(package, found)
         yield Finding(
-            found == wanted, f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}"), "make install"
+            found == wanted,
+            f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}"),
+            "make install",
         )
 
 
@@ -97,19 +102,28 @@ def _disk(storage: Path) -> Iterator[Finding]:
     place = next(folder for folder in (storage, *storage.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     yield Finding(
-        free > FREE_BYTES, f"{free / 1024**3:.1f} GiB free in {place}", "free some space, or set DARKROOM_STORAGE to another disk"
+        free > FREE_BYTES,
+        f"{free / 1024**3:.1f} GiB free in {place}",
+        "free some space, or set DARKROOM_STORAGE to another disk",
     )
 
 
 def _git(root: Path) -> Iterator[Finding]:
     git = shutil.which("git")
-    yield Finding(git is not None, "git" if git else "git is not on the PATH", "install git: DVC and MLflow's run tags need it")
+    yield Finding(
+        git is not None,
+        "git" if git else "git is not on the PATH",
+        "install git: DVC and MLflow's run tags need it",
+    )
     if git:
         command = [git, "-C", str(root), "rev-parse", "--is-inside-work-tree"]
         done = subprocess.run(command, env=for_child({"LC_ALL": "C"}), capture_output=True, text=True, timeout=60, check=False)
         what, remedy = "the project is under git", ""
         if "not a git repository" in done.stderr:
-            what, remedy = f"{root} is not in a git repository", "run: git init; git add -A; git commit -m 'first commit'"
+            what, remedy = (
+                f"{root} is not in a git repository",
+                "run: git init; git add -A; git commit -m 'first commit'",
+            )
         elif done.returncode:
             what, remedy = f"git cannot use {root}: {done.stderr.splitlines()[0]}", "see: git status"
         yield Finding(not done.returncode, what, remedy)
@@ -122,7 +136,8 @@ def _git(root: Path) -> Iterator[Finding]:
 
 
 def _dvc_files(root: Path) -> Iterator[Finding]:
-    """dvc.lock and the list of running DVC commands: a crash or a merge conflict can leave either one broken."""
+    """dvc.lock and the list of running DVC commands: a crash or a merge conflict can leave either one
+    broken."""
     if _locked_outputs(root) is None:
         remedy = "restore it: git checkout dvc.lock; or run `darkroom repro`, which restores it and keeps the broken file"
         yield Finding(False, "dvc.lock cannot be read", remedy)
@@ -207,10 +222,11 @@ def _cluster(address: str) -> Iterator[Finding]:
 
 
 def _probe(address: str) -> str:
-    """Why ``address`` cannot be used: 'does not answer ...'; empty if it answers. It waits ``WAIT_SECONDS`` at most.
+    """Why ``address`` cannot be used: 'does not answer ...'; empty if it answers. It waits ``WAIT_SECONDS``
+    at most.
 
-    An http(s) address is asked for a page; of others only the port is tried. The look-up of a name has no timeout of its
-    own, so all of it runs in a thread that is left alone when the time is over.
+    An http(s) address is asked for a page; of others only the port is tried. The look-up of a name has no
+    timeout of its own, so all of it runs in a thread that is left alone when the time is over.
     """
     import requests
 
@@ -237,8 +253,14 @@ def _probe(address: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's words for the failure of a connection, without the layers of libraries around them."""
-    for text in ("Connection refused", "Name or service not known", "Temporary failure in name resolution", "No route to host"):
+    """The operating system's words for the failure of a connection, without the layers of libraries around
+    them."""
+    for text in (
+        "Connection refused",
+        "Name or service not known",
+        "Temporary failure in name resolution",
+        "No route to host",
+    ):
         if text in str(error):
             return text
     return f"nothing within {WAIT_SECONDS:g} s" if "timed out" in str(error).lower() else type(error).__name__

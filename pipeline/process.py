@@ -1,4 +1,5 @@
-"""Start and end of a stage or command: quiet libraries, exit codes, errors without a traceback, no orphaned processes."""
+"""Start and end of a stage or command: quiet libraries, exit codes, errors without a traceback, no orphaned
+processes."""
 
 import ctypes
 import errno
@@ -34,8 +35,8 @@ REMEDIES = {
 def run(main: Callable[..., None], *arguments: str) -> None:
     """Run a stage's ``main`` and exit with its code: 0, 1 failed, 2 bad input, 75 busy, 128 + signal.
 
-    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run. The process also gets it when its parent
-    dies: a killed ``dvc repro`` would otherwise leave its stage running.
+    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run. The process also gets it when
+    its parent dies: a killed ``dvc repro`` would otherwise leave its stage running.
     """
     environment.prepare()
     die_with_parent()
@@ -72,7 +73,8 @@ def die_with_parent() -> None:
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees (glibc; elsewhere this does nothing).
 
-    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in the next step.
+    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in
+    the next step.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

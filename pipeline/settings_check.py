@@ -1,8 +1,8 @@
 """Validation of the whole params.yaml before any work starts.
 
-DVC removes the outputs of a stage before it runs the stage, and a late stage runs after hours of training. So every stage
-checks all sections first, not only its own. The check reads settings and changes no result, so no stage depends on it
-in dvc.yaml.
+DVC removes the outputs of a stage before it runs the stage, and a late stage runs after hours of training. So
+every stage checks all sections first, not only its own. The check reads settings and changes no result, so no
+stage depends on it in dvc.yaml.
 """
 
 import difflib
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 
 def require_valid_params(path: Path = PARAMS) -> None:
-    """Raise ``BadInput`` that names every fault of params.yaml with its remedy. Without faults this does nothing."""
+    """Raise ``BadInput`` that names every fault of params.yaml with its remedy. Without faults this does
+    nothing."""
     faults = find_faults(path)[1]
     if len(faults) == 1:
         raise faults[0]
@@ -31,7 +32,8 @@ def require_valid_params(path: Path = PARAMS) -> None:
 
 
 def find_faults(path: Path = PARAMS) -> tuple[list[str], list[DarkroomError]]:
-    """The names of the valid sections and the faults of the others, each section read by the class that uses it.
+    """The names of the valid sections and the faults of the others, each section read by the class that uses
+    it.
 
     Raises ``BadInput`` if the file as a whole cannot be read.
     """

@@ -1,4 +1,5 @@
-"""The `darkroom` command as a module, for tests that start it in a process of its own: python -m tests.darkroom."""
+"""The `darkroom` command as a module, for tests that start it in a process of its own: python -m
+tests.darkroom."""
 
 from pipeline.cli import main
 

@@ -138,7 +138,8 @@ def test_a_variable_that_cannot_be_used_is_named(project, monkeypatch):
 
 
 def failures(*arguments):
-    """The lines of `darkroom doctor` that name something wrong, each with its remedy; they give exit code 2."""
+    """The lines of `darkroom doctor` that name something wrong, each with its remedy; they give exit code
+    2."""
     code, output, _ = darkroom("doctor", *arguments)
     lines = output.splitlines()
     found = {line.removeprefix("FAIL  "): lines[number + 1].strip() for number, line in enumerate(lines) if line.startswith("FAIL")}

@@ -30,8 +30,8 @@ def commands(debug: bool) -> None:
 def check(brief: bool) -> None:
     """Check this installation and print how to fix what is wrong.
 
-    It checks packages, params.yaml, disk, git, DVC's files, trained models, devices and the addresses in the environment.
-    Exit code 2 if anything is wrong. An address that does not answer takes 4 seconds at most.
+    It checks packages, params.yaml, disk, git, DVC's files, trained models, devices and the addresses in the
+    environment. Exit code 2 if anything is wrong. An address that does not answer takes 4 seconds at most.
     """
     findings = doctor.examine(environment.read(), brief)
     for finding in findings:

@@ -7,12 +7,18 @@ from pipeline import environment
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
-@click.option("--readmit", metavar="TEXT", default="", help="Check quarantined pictures again whose reason or hash contains TEXT.")
+@click.option(
+    "--readmit",
+    metavar="TEXT",
+    default="",
+    help="Check quarantined pictures again whose reason or hash contains TEXT.",
+)
 def retrain(dry_run: bool, readmit: str) -> None:
     """Train on new pictures; promote a model that is not worse.
 
-    New pictures are looked for at retrain.watch of params.yaml and checked. New models are compared with the champions and
-    promoted or refused. A retraining that was killed continues. Run it on a schedule: darkroom schedule install.
+    New pictures are looked for at retrain.watch of params.yaml and checked. New models are compared with the
+    champions and promoted or refused. A retraining that was killed continues. Run it on a schedule: darkroom
+    schedule install.
 
     Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another retraining runs.
     """
@@ -39,7 +45,15 @@ def history(as_json: bool) -> None:
     where = environment.read()
     deeds = promotion.deeds(*outbox.connect(where))
     refused = [
-        {"time": one.ended, "deed": "refused", "model": "", "from": "", "to": "", "reason": one.explanation, "occasion": one.name}
+        {
+            "time": one.ended,
+            "deed": "refused",
+            "model": "",
+            "from": "",
+            "to": "",
+            "reason": one.explanation,
+            "occasion": one.name,
+        }
         for one in Journal(where.root).past()
         if one.decision == "refused"
     ]

@@ -11,7 +11,13 @@ from pipeline.retraining import schedule as schedules
 
 NOTE = """Put its environment variables (MLFLOW_TRACKING_URI, ...) into .darkroom/schedule.env, as lines NAME='value'.
 The systemd of a user runs while the user is logged in; to let it run always: loginctl enable-linger"""
-which = click.option("--cron/--systemd", "by_cron", default=False, show_default=True, help="Use the user's crontab, or the user's systemd.")
+which = click.option(
+    "--cron/--systemd",
+    "by_cron",
+    default=False,
+    show_default=True,
+    help="Use the user's crontab, or the user's systemd.",
+)
 
 
 @click.group()
@@ -21,7 +27,14 @@ def schedule() -> None:
 
 @schedule.command()
 @which
-@click.option("--at", type=click.DateTime(["%H:%M"]), default="02:30", show_default=True, metavar="HH:MM", help="Time of day in UTC.")
+@click.option(
+    "--at",
+    type=click.DateTime(["%H:%M"]),
+    default="02:30",
+    show_default=True,
+    metavar="HH:MM",
+    help="Time of day in UTC.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the schedule and change nothing; needs neither cron nor systemd.")
 def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
     """Install the schedule and print it.

@@ -1,4 +1,5 @@
-"""Champions and challengers, measured on the same test pictures, in the same feature space, with the same settings."""
+"""Champions and challengers, measured on the same test pictures, in the same feature space, with the same
+settings."""
 
 import dataclasses
 import shutil
@@ -26,7 +27,8 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a model that is trained next will be for: square images of ``channels`` x ``size`` x ``size`` in these classes."""
+    """What a model that is trained next will be for: square images of ``channels`` x ``size`` x ``size`` in
+    these classes."""
 
     channels: int
     size: int
@@ -54,8 +56,8 @@ class Champion:
 
 
 def champions(environment: Environment, names: list[str], beside: Path) -> dict[str, Champion]:
-    """The champions of the models ``names``, by name. Weights that are not on this machine are downloaded into ``beside``, from
-    which everything else is removed."""
+    """The champions of the models ``names``, by name. Weights that are not on this machine are downloaded
+    into ``beside``, from which everything else is removed."""
     client, _ = outbox.connect(environment)
     known = {model.name for model in client.search_registered_models(max_results=1000)}
     found = {}
@@ -70,7 +72,8 @@ def champions(environment: Environment, names: list[str], beside: Path) -> dict[
 
 
 def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
-    """The registered versions, by name, of the models in ``tree``. Raises ``DarkroomError`` if MLflow lacks one of them."""
+    """The registered versions, by name, of the models in ``tree``. Raises ``DarkroomError`` if MLflow lacks
+    one of them."""
     client, _ = outbox.connect(environment)
     found = {}
     for name, folder in _models(tree).items():
@@ -90,7 +93,8 @@ def hold(
     candidates: Mapping[str, Any],
     serving: Mapping[str, Champion],
 ) -> list[Verdict]:
-    """A verdict for each of the ``candidates``: the registered versions of the models that were trained in ``tree``."""
+    """A verdict for each of the ``candidates``: the registered versions of the models that were trained in
+    ``tree``."""
     folders, data = _models(tree), Dataset.open(tree / "data/processed")
     serves = {name: serving[name].version if name in serving else "" for name in candidates}
     settled = {name: version.tags.get(registry.UNWANTED, "") for name, version in candidates.items()}
@@ -129,7 +133,8 @@ def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
 
 
 def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
-    """The decision and its explanation. If the classifier is refused, the data is in doubt and no model is promoted."""
+    """The decision and its explanation. If the classifier is refused, the data is in doubt and no model is
+    promoted."""
     refused = {verdict.model: verdict for verdict in verdicts if verdict.refused}
     if classifier in refused:
         for verdict in verdicts:
@@ -160,10 +165,11 @@ def measure(
     contested: set[str],
     device: str = "cpu",
 ) -> dict[str, tuple[Numbers, Numbers]]:
-    """For each ``contested`` model, the measures of challenger and champion on the test split of ``data``; the second is empty
-    for a champion with other classes or sizes.
+    """For each ``contested`` model, the measures of challenger and champion on the test split of ``data``;
+    the second is empty for a champion with other classes or sizes.
 
-    The feature space is that of the champion classifier, or of the challenger if there is none; it is the same for both.
+    The feature space is that of the champion classifier, or of the challenger if there is none; it is the
+    same for both.
     """
     fitting = {name: folder for name, folder in serving.items() if name in challengers and _fits(folder, challengers[name])}
     judge_of_images = fitting.get(settings.classifier, challengers.get(settings.classifier))
@@ -174,7 +180,8 @@ def measure(
 def _measure(
     settings: EvaluationSettings, data: Dataset, side: Mapping[str, Path], space: Path | None, contested: set[str], device: str
 ) -> dict[str, Numbers]:
-    """Measures of one side: the classifier by its answers, all others in the feature space of the classifier in ``space``."""
+    """Measures of one side: the classifier by its answers, all others in the feature space of the classifier
+    in ``space``."""
     classifier, found = settings.classifier, dict[str, Numbers]()
     alone = {classifier: side[classifier]} if classifier in contested & side.keys() else {}
     others = {name: side[name] for name in contested & side.keys() - {classifier}}

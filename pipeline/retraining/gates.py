@@ -53,7 +53,8 @@ Results = Mapping[str, Mapping[str, float]]  # a version's measures, as ``evalua
 
 
 def judge(challenger: Results, champion: Results | None, settings: GateSettings, circumstances: Circumstances | None = None) -> list[Gate]:
-    """All gates, in order; ``champion`` is None if there is none yet. A measure that cannot be compared fails its gate."""
+    """All gates, in order; ``champion`` is None if there is none yet. A measure that cannot be compared fails
+    its gate."""
     shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
@@ -118,8 +119,9 @@ def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str
 def _compare(
     name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, claims: int
 ) -> tuple[str, float, float]:
-    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds, added as independent
-    errors are; where the best of several ``claims`` would do, wide enough for all of them (Bonferroni)."""
+    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds,
+    added as independent errors are; where the best of several ``claims`` would do, wide enough for all of
+    them (Bonferroni)."""
     gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
     seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
     noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)

@@ -1,4 +1,5 @@
-"""New pictures at ``retrain.watch``: downloaded if needed, compared with the accepted ones by their bytes, copied atomically."""
+"""New pictures at ``retrain.watch``: downloaded if needed, compared with the accepted ones by their bytes,
+copied atomically."""
 
 import hashlib
 import time
@@ -24,7 +25,8 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file: its relative posix ``name``, its class ``label`` ('' if it is in no class folder) and the hash of its bytes."""
+    """A file: its relative posix ``name``, its class ``label`` ('' if it is in no class folder) and the hash
+    of its bytes."""
 
     name: str
     label: str
@@ -57,7 +59,8 @@ class Arrival:
 
 
 def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int = 10**11, timeout_seconds: float = 3600.0) -> Path:
-    """The folder or zip with new pictures: the path ``watch``, or a download into ``beside`` from that address or DVC repository.
+    """The folder or zip with new pictures: the path ``watch``, or a download into ``beside`` from that
+    address or DVC repository.
 
     Raises ``BadInput`` for settings that cannot work, ``DarkroomError`` for failures that may be temporary.
     """
@@ -79,7 +82,8 @@ def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int 
 def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_seconds: float = 0.0) -> Arrival:
     """Compare ``place`` with the folder ``accepted``.
 
-    A file or zip that changed less than ``settle_seconds`` ago is left out. ``known_bad``: quarantined pictures, reasons by key.
+    A file or zip that changed less than ``settle_seconds`` ago is left out. ``known_bad``: quarantined
+    pictures, reasons by key.
     """
     if accepted.exists() and not accepted.is_dir():
         raise BadInput("is not a folder", where="params.yaml: data.folder", remedy="unpack it: new pictures can only be added to a folder")
@@ -109,9 +113,11 @@ def spread(work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done
 
 
 def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
-    """Copy ``pictures`` from ``place`` into the folder ``target``; those that are there with the same bytes are skipped.
+    """Copy ``pictures`` from ``place`` into the folder ``target``; those that are there with the same bytes
+    are skipped.
 
-    Raises ``BadInput`` rather than overwrite other bytes, ``DarkroomError`` for a picture that changed after it was checked.
+    Raises ``BadInput`` rather than overwrite other bytes, ``DarkroomError`` for a picture that changed after
+    it was checked.
     """
 
     def write(picture: Picture) -> None:
@@ -137,7 +143,8 @@ def folders(name: str) -> tuple[str, str]:
 
 
 def _survey(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
-    """The pictures; the names of those that changed recently or cannot be read; the number of other picture files."""
+    """The pictures; the names of those that changed recently or cannot be read; the number of other picture
+    files."""
     files = (list_folder(place) if place.is_dir() else list_zip(place))[0]
     shown = [path for path in map(PurePosixPath, files) if not any(part.startswith((".", "__MACOSX")) for part in path.parts)]
     paths = [path for path in shown if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES]

@@ -1,4 +1,5 @@
-"""The state of a retraining on disk, written before each step: a killed retraining continues, and no step is done twice."""
+"""The state of a retraining on disk, written before each step: a killed retraining continues, and no step is
+done twice."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -78,7 +79,8 @@ class Journal:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the lock of the project's retraining. Raises ``DarkroomError`` with exit code 75 if another process has it."""
+        """Hold the lock of the project's retraining. Raises ``DarkroomError`` with exit code 75 if another
+        process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / "retrain.lock", timeout=0):
@@ -104,7 +106,8 @@ class Journal:
         os.replace(self._open, self.folder / f"occasions/{occasion.name}.json")
 
     def abandon(self) -> None:
-        """Drop the current one, because the commit that it started from is no longer the one to start from."""
+        """Drop the current one, because the commit that it started from is no longer the one to start
+        from."""
         self._open.unlink(missing_ok=True)
 
     def past(self) -> list[Occasion]:
@@ -125,7 +128,8 @@ class Journal:
         return {key: reason for key, reason in self.aside().items() if text not in reason and text not in key}
 
     def readmit(self, text: str) -> None:
-        """Release the quarantined pictures whose reason or key contains ``text``, so that they are checked again."""
+        """Release the quarantined pictures whose reason or key contains ``text``, so that they are checked
+        again."""
         write_json(self._aside, self.aside_without(text))
 
 

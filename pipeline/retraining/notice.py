@@ -16,7 +16,8 @@ URL_SECONDS, COMMAND_SECONDS = 10, 60
 
 
 def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
-    """Send ``event`` ('promoted', 'refused' or 'failed') to the address and the command that the environment names, if any.
+    """Send ``event`` ('promoted', 'refused' or 'failed') to the address and the command that the environment
+    names, if any.
 
     A failure to send is printed as a warning.
     """

@@ -1,4 +1,5 @@
-"""Checks of new pictures: each check gives a sentence with its numbers; each picture is kept, waits, or is quarantined."""
+"""Checks of new pictures: each check gives a sentence with its numbers; each picture is kept, waits, or is
+quarantined."""
 
 import io
 from collections import Counter, defaultdict
@@ -36,7 +37,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quality:
-    """The findings of all checks. Pictures that are neither kept nor quarantined are checked again by the next retraining."""
+    """The findings of all checks. Pictures that are neither kept nor quarantined are checked again by the
+    next retraining."""
 
     findings: list[Finding]
     kept: list[Picture]  # good, by name
@@ -48,8 +50,8 @@ class Quality:
 def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_names: Sequence[str], classify: Classify) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
 
-    ``class_names`` are the known classes in the order of the columns that ``classify`` (the champion) returns; if there are
-    none, any class is allowed.
+    ``class_names`` are the known classes in the order of the columns that ``classify`` (the champion)
+    returns; if there are none, any class is allowed.
     """
     words = {
         "class folder": "are not in the folder of a known class",
@@ -88,7 +90,8 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
 
 
 def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], aside: Aside) -> list[Picture]:
-    """The fresh pictures without a fault in name or class; the reasons for the others are added to ``aside``."""
+    """The fresh pictures without a fault in name or class; the reasons for the others are added to
+    ``aside``."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
     names, splits = {picture.name for picture in accepted}, {folders(picture.name)[0] for picture in accepted}
     classes = defaultdict(set, {digest: {picture.label} for digest, picture in arrival.accepted.items()})
@@ -112,7 +115,8 @@ def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str
 
 
 def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings: QualitySettings, aside: Aside) -> Chunks:
-    """Chunks of readable pictures and their images (n, C, H, W); the reasons for the others are added to ``aside``."""
+    """Chunks of readable pictures and their images (n, C, H, W); the reasons for the others are added to
+    ``aside``."""
 
     def prepare(picture: Picture) -> np.ndarray | tuple[str, str]:
         try:
@@ -138,7 +142,8 @@ def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings:
 
 
 def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Finding]:
-    """The pictures that the stages 'download' and 'preprocess' can use; pictures of a class with too few wait for more."""
+    """The pictures that the stages 'download' and 'preprocess' can use; pictures of a class with too few wait
+    for more."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
     counts = Counter(folders(picture.name) for picture in (*accepted, *good))
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}

@@ -36,7 +36,8 @@ def text(occasion: Occasion) -> str:
 
 
 def by_hand(occasion: Occasion) -> str:
-    """The commands that promote what was refused and add its pictures to the data; '' if no model was refused."""
+    """The commands that promote what was refused and add its pictures to the data; '' if no model was
+    refused."""
     commands = [verdict.promote_command for verdict in occasion.verdicts if verdict.refused]
     if not commands:
         return ""

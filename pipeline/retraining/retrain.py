@@ -1,4 +1,5 @@
-"""One retraining, from new pictures to a promotion or a refusal, in steps that can be repeated: a killed one continues.
+"""One retraining, from new pictures to a promotion or a refusal, in steps that can be repeated: a killed one
+continues.
 
 The project does not change before the decision is on disk. Data and commit are stored before an alias moves.
 """
@@ -28,10 +29,12 @@ OWN = Path("data/own")  # where DVC's stage 'download' watches
 
 
 def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> Occasion | None:
-    """Run one retraining; the one that ended, or None if there was nothing to do. ``dry_run``: only print what it would do.
+    """Run one retraining; the one that ended, or None if there was nothing to do. ``dry_run``: only print
+    what it would do.
 
-    ``readmit``: quarantined pictures whose reason or hash contains this text are checked again. Raises ``DarkroomError`` for
-    what failed, with exit code 75 if another retraining runs; the next call continues from there.
+    ``readmit``: quarantined pictures whose reason or hash contains this text are checked again. Raises
+    ``DarkroomError`` for what failed, with exit code 75 if another retraining runs; the next call continues
+    from there.
     """
     journal = Journal(environment.root)
     with journal.alone():
@@ -88,7 +91,8 @@ class _Retraining:
         return occasion.decision == "refused" or bool(occasion.commit or (occasion.decision and self.workspace.holds(occasion.base)))
 
     def _begin(self, base: str, dry_run: bool) -> Occasion | None:
-        """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason to train."""
+        """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason
+        to train."""
         data = self._data()
         folder = data.folder.rstrip("/") if self.settings.watch else ""
         self.workspace.prepare(base, folder)
@@ -183,7 +187,8 @@ class _Retraining:
         return digest_of([settings, self.gates.model_dump(), texts, code])
 
     def _make(self, occasion: Occasion) -> None:
-        """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is refused."""
+        """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is
+        refused."""
         self._count(occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name))
         if occasion.decision:
             return

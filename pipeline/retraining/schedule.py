@@ -1,4 +1,5 @@
-"""The schedule of ``darkroom retrain``: a marked block in the user's crontab, or the user's own systemd units."""
+"""The schedule of ``darkroom retrain``: a marked block in the user's crontab, or the user's own systemd
+units."""
 
 import glob
 import re
@@ -52,7 +53,8 @@ class Schedule:
 
 
 def split(crontab: str, root: Path) -> tuple[str, str]:
-    """``crontab`` without the block of this project, and the block. Raises ``BadInput`` if a mark of it is missing."""
+    """``crontab`` without the block of this project, and the block. Raises ``BadInput`` if a mark of it is
+    missing."""
     lines = crontab.splitlines(keepends=True)
     marks = [f"# darkroom retrain in {root}: begin\n", f"# darkroom retrain in {root}: end\n"]
     found = [number for number, line in enumerate(lines) if line in marks]
@@ -82,8 +84,8 @@ def unit_files(root: Path) -> list[Path]:
 
 
 def systemctl(*commands: str) -> str:
-    """Run ``systemctl --user`` commands. Returns the lines to print: what was done, or what to do by hand if the user's systemd
-    cannot be reached, as in a container or under su."""
+    """Run ``systemctl --user`` commands. Returns the lines to print: what was done, or what to do by hand if
+    the user's systemd cannot be reached, as in a container or under su."""
     reachable = bool(tell("systemctl", "--user", "show-environment", forgiven=""))
     for command in commands if reachable else ():
         tell("systemctl", "--user", *command.split())
@@ -91,7 +93,8 @@ def systemctl(*commands: str) -> str:
 
 
 def tell(*command: str, given: str = "", forgiven: str = "(?!)") -> str:
-    """What a program answers to ``given``; empty where it fails with an error that matches ``forgiven``. Others are raised."""
+    """What a program answers to ``given``; empty where it fails with an error that matches ``forgiven``.
+    Others are raised."""
     whole, variables = given.encode(errors="surrogateescape"), environment.for_child({"LC_ALL": "C"})  # a crontab may hold any bytes
     try:
         done = subprocess.run(command, input=whole, env=variables, capture_output=True, timeout=60, check=False)

@@ -1,7 +1,7 @@
 """The section ``retrain`` of params.yaml. No stage depends on it.
 
-The classes stand apart from the code that uses them, so that every stage can validate this section without importing
-scikit-learn.
+The classes stand apart from the code that uses them, so that every stage can validate this section without
+importing scikit-learn.
 """
 
 import math
@@ -30,8 +30,8 @@ class QualitySettings(Section):
 class DriftSettings(Section):
     """When a batch counts as drifted.
 
-    An effect is a lower bound of the total variation distance between the two distributions, from 0 to 1: the smallest
-    share of pictures by which they differ. All tests share this unit, so one threshold fits all.
+    An effect is a lower bound of the total variation distance between the two distributions, from 0 to 1: the
+    smallest share of pictures by which they differ. All tests share this unit, so one threshold fits all.
     """
 
     level: float = Field(0.01, gt=0, lt=1)  # false alarm rate of one batch, over all tests together
@@ -48,7 +48,8 @@ class DriftSettings(Section):
 
 
 class RetrainSettings(Section):
-    """Where new pictures come from, and what a retraining may do. Good pictures are added to ``data.folder``."""
+    """Where new pictures come from, and what a retraining may do. Good pictures are added to
+    ``data.folder``."""
 
     watch: str = ""  # a folder or zip, relative to the project's root, or the https address of a zip; '': none
     repository: str = ""  # the git address of a DVC repository, if ``watch`` is a path in it

@@ -75,9 +75,11 @@ def look(
     champion: Path | None,
     beside: Path,
 ) -> Survey:
-    """Find and check the pictures at ``retrain.watch`` that are neither in the folder ``accepted`` nor in quarantine (``aside``).
+    """Find and check the pictures at ``retrain.watch`` that are neither in the folder ``accepted`` nor in
+    quarantine (``aside``).
 
-    ``beside``: a folder for downloads. ``champion``: the folder of the champion classifier, which checks the labels.
+    ``beside``: a folder for downloads. ``champion``: the folder of the champion classifier, which checks the
+    labels.
     """
     if not settings.watch:
         return Survey()
@@ -93,7 +95,8 @@ def look(
 
 
 def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contest.Expected | None, int | None]:
-    """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not known yet."""
+    """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not
+    known yet."""
     source = sources.find(data.source)
     channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
     size = data.image_size or source.shape[1]
@@ -122,7 +125,8 @@ def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contes
 def measure_drift(
     environment: Environment, settings: DriftSettings, place: Path, fresh: list[Picture], processed: Path, champion: Path | None, page: Path
 ) -> dict[str, Any]:
-    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``, as JSON.
+    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``, as
+    JSON.
 
     The most unusual new pictures are written to the PNG ``page``.
     """
@@ -154,7 +158,8 @@ def measure_drift(
 
 
 def _probabilities(task: Task) -> quality.Classify:
-    """A function from uint8 images (N, C, H, W) to the probabilities (N, classes) of the classifier ``task``."""
+    """A function from uint8 images (N, C, H, W) to the probabilities (N, classes) of the classifier
+    ``task``."""
 
     def classify(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

@@ -1,4 +1,5 @@
-"""The git worktree in which new models are trained, with a shared DVC cache. The project does not change until the end."""
+"""The git worktree in which new models are trained, with a shared DVC cache. The project does not change
+until the end."""
 
 import json
 import shutil
@@ -27,10 +28,11 @@ class Workspace:
         self.tree = self.root / ".darkroom/retraining/tree"
 
     def base(self, keep: bool = True) -> str:
-        """The commit to start from, with all pictures accepted before: the current one, or the branch 'retraining' if it is ahead.
+        """The commit to start from, with all pictures accepted before: the current one, or the branch
+        'retraining' if it is ahead.
 
-        If both have new commits, they are merged in the worktree; with ``keep`` the branch is moved to the merge. Raises
-        ``BadInput`` if they conflict.
+        If both have new commits, they are merged in the worktree; with ``keep`` the branch is moved to the
+        merge. Raises ``BadInput`` if they conflict.
         """
         head, tip = self._answer("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
         if not head:
@@ -61,7 +63,8 @@ class Workspace:
         return self._answer("merge-base", commit, "HEAD", where=self.tree) == commit
 
     def prepare(self, commit: str, folder: str) -> None:
-        """Check out ``commit`` in the worktree: its files, the accepted pictures in ``folder`` ('': none) and the cached outputs."""
+        """Check out ``commit`` in the worktree: its files, the accepted pictures in ``folder`` ('': none) and
+        the cached outputs."""
         self._check_out(commit)
         if (self.root / ".dvc/config.local").is_file():
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
@@ -106,7 +109,8 @@ class Workspace:
         self.run_dvc("add", "--quiet", folder)
 
     def repro(self, seconds: float, group: str) -> None:
-        """Run ``darkroom repro`` in the worktree. Raises ``DarkroomError`` with its exit code, or after ``seconds``."""
+        """Run ``darkroom repro`` in the worktree. Raises ``DarkroomError`` with its exit code, or after
+        ``seconds``."""
         here = {
             "DARKROOM_STORAGE": self.environment.remote or str(self.environment.storage),
             "MLFLOW_TRACKING_URI": self.environment.tracking_uri,
@@ -142,7 +146,8 @@ class Workspace:
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def publish(self, commit: str, in_place: bool) -> str:
-        """Move the branch 'retraining' to ``commit``, or the current branch if ``in_place``. Returns a text that names the branch."""
+        """Move the branch 'retraining' to ``commit``, or the current branch if ``in_place``. Returns a text
+        that names the branch."""
         current = self._answer("symbolic-ref", "--quiet", "--short", "HEAD")
         if current and (in_place or current == BRANCH) and self._forward(commit):
             left = self._dvc("checkout", "--quiet", where=self.root).returncode  # does not overwrite changes that are not saved

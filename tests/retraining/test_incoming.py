@@ -1,4 +1,5 @@
-"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken half."""
+"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken
+half."""
 
 import os
 import subprocess

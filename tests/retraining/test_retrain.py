@@ -1,4 +1,5 @@
-"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled, rolled back."""
+"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled,
+rolled back."""
 
 import json
 import os
@@ -33,7 +34,8 @@ SECTIONS = {
 
 
 def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = None) -> None:
-    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or these."""
+    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or
+    these."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -45,7 +47,8 @@ def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = No
 
 
 def look(project: Path) -> dict:
-    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open occasion."""
+    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open
+    occasion."""
     from mlflow import MlflowClient
 
     from pipeline.tracking import promotion
@@ -210,7 +213,8 @@ def _is_held(project: Path) -> bool:
 
 
 def _kill(project: Path, due: Callable[[], bool]) -> bool:
-    """Start a retraining, kill all of its processes with -9 as soon as it is ``due``; whether it was still at work."""
+    """Start a retraining, kill all of its processes with -9 as soon as it is ``due``; whether it was still at
+    work."""
     process = start(project, "darkroom", "retrain")
     while not due() and process.poll() is None:
         time.sleep(0.05)

@@ -1,4 +1,5 @@
-"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has a blank, % and more."""
+"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has
+a blank, % and more."""
 
 import os
 import re
@@ -63,7 +64,8 @@ def expected(project):
 
 @pytest.fixture
 def crontab(tmp_path, monkeypatch):
-    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real one does."""
+    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real
+    one does."""
     kept, folder = tmp_path / "kept", tmp_path / "fake"
     folder.mkdir()
     (folder / "crontab").write_text(
@@ -306,12 +308,14 @@ def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
 
 @pytest.mark.nightly
 class TestTheRealOnes:
-    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left behind."""
+    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left
+    behind."""
 
     COMMAND = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--mount-proc")
 
     def run(self, project, script, file, seconds, **variables):
-        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies with it."""
+        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies
+        with it."""
         if os.getuid() != 0 or subprocess.run([*self.COMMAND, "true"], capture_output=True, timeout=30, check=False).returncode:
             pytest.skip("namespaces need root")
         with open(project / ".darkroom/schedule.env", "a") as kept:

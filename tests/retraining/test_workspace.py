@@ -1,4 +1,5 @@
-"""The worktree: what was accepted is never lost, what a kill left is cleared away, and the user's own work is not touched."""
+"""The worktree: what was accepted is never lost, what a kill left is cleared away, and the user's own work is
+not touched."""
 
 import shutil
 import subprocess
