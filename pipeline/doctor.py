@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.environment import Environment, for_child
@@ -117,7 +118,8 @@ def _git(root: Path) -> Iterator[Finding]:
     )
     if git:
         command = [git, "-C", str(root), "rev-parse", "--is-inside-work-tree"]
-        done = subprocess.run(command, env=for_child({"LC_ALL": "C"}), capture_output=True, text=True, timeout=60, check=False)
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
+        done = subprocess.run(command, env=for_child({"LC_ALL": "C"}), **options)
         what, remedy = "the project is under git", ""
         if "not a git repository" in done.stderr:
             what, remedy = (
@@ -139,7 +141,7 @@ def _dvc_files(root: Path) -> Iterator[Finding]:
     """dvc.lock and the list of running DVC commands: a crash or a merge conflict can leave either one
     broken."""
     if _locked_outputs(root) is None:
-        remedy = "restore it: git checkout dvc.lock; or run `darkroom repro`, which restores it and keeps the broken file"
+        remedy = "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps the broken file"
         yield Finding(False, "dvc.lock cannot be read", remedy)
     running = root / ".dvc/tmp/rwlock"
     try:
@@ -161,8 +163,10 @@ def _models(root: Path) -> Iterator[Finding]:
         missing = [name for name in (store.CARD, store.WEIGHTS) if not (folder / name).is_file()]
         what = f"{output} is trained"
         if missing:
-            what = f"{output} is recorded in dvc.lock, but {', '.join(missing) if folder.is_dir() else 'the folder'} is missing"
-        yield Finding(not missing, what, f"dvc checkout {output}, or dvc pull {output}; or train it again: dvc repro")
+            lost = ", ".join(missing) if folder.is_dir() else "the folder"
+            what = f"{output} is recorded in dvc.lock, but {lost} is missing"
+        remedy = f"dvc checkout {output}, or dvc pull {output}; or train it again: dvc repro"
+        yield Finding(not missing, what, remedy)
 
 
 def _locked_outputs(root: Path) -> list[str] | None:
@@ -194,7 +198,7 @@ def _tracking(uri: str) -> Iterator[Finding]:
         return
     failure = _probe(f"{uri.rstrip('/')}/health" if uri.startswith("http") else uri)
     what = f"runs go to {shown}" + (f", which {failure}" if failure else "")
-    remedy = "start the server or correct MLFLOW_TRACKING_URI; trainings run without it: send their runs later with `darkroom sync`"
+    remedy = "start the server or correct MLFLOW_TRACKING_URI; trainings run without it, `darkroom sync` sends their runs later"
     yield Finding(not failure, what, remedy)
 
 
@@ -205,11 +209,11 @@ def _mirror(mirror: str, root: Path) -> Iterator[Finding]:
     scheme, _, path = mirror.rpartition("://")
     remedy = "correct DARKROOM_MIRROR, or unset it to download from the publishers"
     if scheme in ("", "file"):
-        there = (root / path).is_dir()
-        yield Finding(there, f"DARKROOM_MIRROR: {root / path}" + ("" if there else ": no such folder"), remedy)
-        return
-    failure = _probe(mirror)
-    yield Finding(not failure, f"DARKROOM_MIRROR: {redact(mirror)}" + (f" {failure}" if failure else ""), remedy)
+        shown, failure = str(root / path), "" if (root / path).is_dir() else ": no such folder"
+    else:
+        shown, failure = redact(mirror), _probe(mirror)
+        failure = failure and f" {failure}"
+    yield Finding(not failure, f"DARKROOM_MIRROR: {shown}{failure}", remedy)
 
 
 def _cluster(address: str) -> Iterator[Finding]:
@@ -218,7 +222,8 @@ def _cluster(address: str) -> Iterator[Finding]:
         return
     failure = _probe(address if "://" in address else f"ray://{address}")
     what = f"RAY_ADDRESS: {address}" + (f" {failure}" if failure else "")
-    yield Finding(not failure, what, "start the cluster or correct RAY_ADDRESS; unset it to train on this machine")
+    remedy = "start the cluster or correct RAY_ADDRESS; unset it to train on this machine"
+    yield Finding(not failure, what, remedy)
 
 
 def _probe(address: str) -> str:

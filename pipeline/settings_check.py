@@ -26,7 +26,8 @@ def require_valid_params(path: Path = PARAMS) -> None:
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        lines = [f"  {fault.where.removeprefix(f'{path}: ')}: {fault.what} ({fault.remedy})" for fault in faults]
+        keys = [fault.where.removeprefix(f"{path}: ") for fault in faults]
+        lines = [f"  {key}: {fault.what} ({fault.remedy})" for key, fault in zip(keys, faults)]
         what = "\n".join([f"{len(faults)} settings cannot be used", *lines])
         raise BadInput(what, where=str(path), remedy="correct them; nothing was changed")
 
