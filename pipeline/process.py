@@ -54,7 +54,7 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         remedy = f"{remedy}; DARKROOM_DEBUG=1" if remedy else "DARKROOM_DEBUG=1"
         _fail(": ".join(filter(None, (str(error.filename or ""), error.strerror))) + f"\n  -> {remedy} shows where in the code")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
         _fail("out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml")

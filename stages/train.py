@@ -37,7 +37,7 @@ def main(name: str = "") -> None:
         with runs.open_run(where, description, at_once=alone_here) as run:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
-            run.follow(outcome.folder)  # one that was finished before has not been told yet
+            run.follow(outcome.folder)  # for a training that had finished before: MLflow may not have it yet
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
         forget_older(where, name, outbox.awaited(where))
