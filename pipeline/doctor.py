@@ -196,7 +196,7 @@ def _tracking(uri: str) -> Iterator[Finding]:
         else:
             yield Finding(True, f"runs go to {shown}")
         return
-    failure = _probe(f"{uri.rstrip('/')}/health" if uri.startswith("http") else uri)
+    failure = _probe(f"{uri.rstrip('/')}/health", is_page=True) if uri.startswith("http") else _probe(uri)
     what = f"runs go to {shown}" + (f", which {failure}" if failure else "")
     remedy = "start the server or correct MLFLOW_TRACKING_URI; trainings run without it, `darkroom sync` sends their runs later"
     yield Finding(not failure, what, remedy)
@@ -226,11 +226,12 @@ def _cluster(address: str) -> Iterator[Finding]:
     yield Finding(not failure, what, remedy)
 
 
-def _probe(address: str) -> str:
+def _probe(address: str, is_page: bool = False) -> str:
     """Why ``address`` cannot be used: 'does not answer ...'; empty if it answers. It waits ``WAIT_SECONDS``
     at most.
 
-    An http(s) address is asked for a page; of others only the port is tried. The look-up of a name has no
+    From an http(s) address a page is requested: with ``is_page`` it must exist, else any answer of a server
+    will do. Of other addresses only the port is tried. The look-up of a name has no
     timeout of its own, so all of it runs in a thread that is left alone when the time is over.
     """
     import requests
@@ -241,7 +242,9 @@ def _probe(address: str) -> str:
         try:
             if address.startswith("http"):
                 answer = requests.get(address, timeout=WAIT_SECONDS, stream=True, allow_redirects=False)
-                found.append(f"answers with status {answer.status_code}" if answer.status_code >= 500 else "")
+                status = answer.status_code
+                failed = status >= 500 or (is_page and status >= 400 and status != 401)  # 401: a password is needed
+                found.append(f"answers with status {status}" if failed else "")
                 answer.close()
                 return
             parts = urlsplit(address)

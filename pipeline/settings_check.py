@@ -29,7 +29,7 @@ def require_valid_params(path: Path = PARAMS) -> None:
         keys = [fault.where.removeprefix(f"{path}: ") for fault in faults]
         lines = [f"  {key}: {fault.what} ({fault.remedy})" for key, fault in zip(keys, faults)]
         what = "\n".join([f"{len(faults)} settings cannot be used", *lines])
-        raise BadInput(what, where=str(path), remedy="correct them; nothing was changed")
+        raise BadInput(what, where=str(path), remedy="correct them and repeat the command")
 
 
 def find_faults(path: Path = PARAMS) -> tuple[list[str], list[DarkroomError]]:

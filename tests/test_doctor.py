@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ruamel.yaml import YAML
@@ -213,6 +215,29 @@ def test_a_tracking_server_that_is_not_there_is_named_without_its_password(proje
     assert address in found[0] and "does not answer (Connection refused)" in found[0] and "secret" not in found[0]
     assert "MLFLOW_TRACKING_URI" in found[1] and "darkroom sync" in found[1]
     assert failures("--brief") == {}  # a training runs without it
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (401, True), (403, False), (404, False), (503, False)])
+def test_a_server_that_is_no_tracking_server_is_named(project, monkeypatch, status, well):
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        found = failures()
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        monkeypatch.setenv("DARKROOM_MIRROR", address)
+        assert failures() == {}  # a mirror need not have a page at its root
+        server.shutdown()
+    assert list(found) == ([] if well else [f"runs go to {address}, which answers with status {status}"])
 
 
 def test_a_tracking_server_that_never_answers_takes_five_seconds_at_most(project, monkeypatch):

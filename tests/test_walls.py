@@ -11,8 +11,7 @@ FLOORS = [
     {"params", "environment", "process", "noise", "pictures"},
     {"data", "models", "tracking"},
     {"training", "evaluation"},
-    {"retraining"},
-    {"settings_check"},
+    {"retraining", "settings_check"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -23,6 +23,7 @@ from pipeline.retraining.gates import GateSettings
 from pipeline.retraining.journal import Journal, Occasion, now
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
+from pipeline.settings_check import require_valid_params
 from pipeline.tracking import outbox, promotion, story
 
 OWN = Path("data/own")  # where DVC's stage 'download' watches
@@ -58,6 +59,7 @@ def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") 
 class _Retraining:
     def __init__(self, environment: Environment, journal: Journal, aside: dict[str, str]) -> None:
         """``aside``: the quarantined pictures, reasons by key."""
+        require_valid_params()
         self.environment, self.journal, self.aside, self.workspace = environment, journal, aside, Workspace(environment)
         self.settings, self.gates = read_section("retrain", RetrainSettings), read_section("gates", GateSettings)
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
