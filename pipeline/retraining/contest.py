@@ -32,13 +32,14 @@ class Expected:
 
     channels: int
     size: int
-    class_names: tuple[str, ...] | None  # None: not known before the data is prepared
+    class_names: tuple[str, ...] | None  # None: not known
 
     @classmethod
     def of(cls, folder: Path) -> "Expected":
         """The same of the trained model in ``folder``."""
         card = read_card(folder)
-        return cls(card["spec"]["channels"], card["spec"]["size"], tuple(card["class_names"]))
+        names = tuple(card["class_names"]) if "class_names" in card else None
+        return cls(card["spec"]["channels"], card["spec"]["size"], names)
 
     def __str__(self) -> str:
         names, shape = self.class_names, f"{self.channels} x {self.size} x {self.size} pixels"
@@ -149,7 +150,7 @@ def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
 def incomparable(name: str, champion: Champion, expected: Expected) -> str:
     """Why a model trained for ``expected`` cannot be compared with the ``champion``; '' if it can."""
     known = Expected.of(champion.folder)
-    same_classes = expected.class_names in (None, known.class_names)
+    same_classes = None in (expected.class_names, known.class_names) or expected.class_names == known.class_names
     if not (same_classes and (known.channels, known.size) == (expected.channels, expected.size)):
         return f"the champion {name}/{champion.version} knows {known}, the new data has {expected}: they cannot be compared"
     if load(champion.folder, "cpu") is None:
