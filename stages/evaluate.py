@@ -16,8 +16,10 @@ def main() -> None:
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.models import store
     from pipeline.params import read_section
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import lineage, runs
 
+    require_valid_params()
     where = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
     data, folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder

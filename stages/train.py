@@ -11,14 +11,17 @@ def main(name: str = "") -> None:
     """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
     from pipeline.data.dataset import Dataset
     from pipeline.models import store
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import outbox, runs
     from pipeline.tracking.system import SystemMetrics
     from pipeline.training.launch import Training, alone, forget_older, train
     from pipeline.training.progress import Progress
     from pipeline.training.settings import read_training
 
+    kind = store.find(name)
+    require_valid_params()
     where = environment.read()
-    settings, config = read_training(name, store.find(name).Config)
+    settings, config = read_training(name, kind.Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed")))
     description = runs.Description(
         stage=f"train-{name}",
@@ -34,7 +37,7 @@ def main(name: str = "") -> None:
         with runs.open_run(where, description, at_once=alone_here) as run:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
-            run.follow(outcome.folder)  # one that was finished before has not been told yet
+            run.follow(outcome.folder)  # for a training that had finished before: MLflow may not have it yet
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
         forget_older(where, name, outbox.awaited(where))

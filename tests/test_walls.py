@@ -11,7 +11,7 @@ FLOORS = [
     {"params", "environment", "process", "noise", "pictures"},
     {"data", "models", "tracking"},
     {"training", "evaluation"},
-    {"retraining"},
+    {"retraining", "settings_check"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -29,12 +29,16 @@ def commands(debug: bool) -> None:
 
 
 @commands.command(name="doctor")
-@click.option("--brief", is_flag=True, help="Only what is wrong.")
+@click.option("--brief", is_flag=True, help="Print only what is wrong and would stop `dvc repro`.")
 def check(brief: bool) -> None:
-    """Say what is missing or wrong here, and how to mend it."""
+    """Check this installation and print how to fix what is wrong.
+
+    It checks packages, params.yaml, disk, git, DVC's files, trained models, devices and the addresses in the
+    environment. Exit code 2 if anything is wrong. An address that does not answer takes 4 seconds at most.
+    """
     if root := environment.find_project(Path()):
         click.get_current_context().with_resource(contextlib.chdir(root))
-    findings = doctor.examine(environment.read())
+    findings = doctor.examine(environment.read(), brief)
     for finding in findings:
         if not finding.well or not brief:
             click.echo(

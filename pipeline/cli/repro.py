@@ -4,6 +4,7 @@ import click
 
 from pipeline import environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
+from pipeline.params import PARAMS
 
 
 @click.command()
@@ -16,9 +17,12 @@ def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
     TARGETS: stages (default: all). Afterwards MLflow is sent what it missed.
     """
     from pipeline import repro as stages
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import runs
 
     where, failure = environment.read(), None
+    if PARAMS.is_file():
+        require_valid_params()  # before DVC removes the outputs of the first stage that runs
     try:
         stages.repro(where, list(targets), jobs, force)
     except BadInput:

@@ -84,10 +84,25 @@ def test_a_reason_overrules_a_gate_and_is_written_down(shop, client):
     assert run.data.tags["darkroom.reason"] == "the demo needs it"
 
 
-@pytest.mark.parametrize("thing", ["vae/9", "vae@nobody", "nothing@champion", "nothing/1"])
-def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing):
+@pytest.mark.parametrize(
+    ("thing", "known"),
+    [
+        ("vae/9", "vae/3, vae/2, vae/1 (the champion)"),
+        ("vae@nobody", "vae/3, vae/2, vae/1 (the champion)"),
+        ("nothing@champion", "vae (versions 1 to 3; "),
+        ("nothing/1", "vae (versions 1 to 3; "),
+    ],
+)
+def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing, known):
     code, said = shop("promote", thing)
-    assert code == 2 and thing in said and "vae (versions 1 to 3; " in said
+    assert code == 2 and thing in said and known in said
+
+
+def test_a_model_without_a_challenger_is_answered_with_its_versions(shop, client):
+    assert shop("promote", "vae")[0] == 0
+    code, said = shop("promote", "vae")
+    assert code == 2 and "vae@challenger: no version of vae has the alias 'challenger'" in said
+    assert "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in said and champion(client) == "3"
 
 
 def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(environment, client, tmp_path, monkeypatch):
