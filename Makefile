@@ -70,4 +70,4 @@ mlflow-server: install
 	python infra/mlflow/local.py --port $(PORT)
 
 clean:
-	rm -rf $(filter-out .darkroom/server .darkroom/schedule.env .darkroom/retraining,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports
+	rm -rf $(filter-out .darkroom/server .darkroom/schedule.env .darkroom/retraining,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports dvc_plots

@@ -18,6 +18,7 @@ from pipeline.errors import DarkroomError
 from pipeline.params import PARAMS
 from pipeline.settings_check import find_faults
 from pipeline.tracking.lineage import redact
+from pipeline.tracking.moved import moved_from
 
 FREE_BYTES = 2 * 1024**3
 WAIT_SECONDS = 4.0  # for one address
@@ -56,7 +57,7 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
             *_models(root),
             *_tracking(environment.tracking_uri),
             *_mirror(environment.mirror, root),
-            # checks of the runs and of the registry go here
+            *_moved(environment),
         ]
     return findings
 
@@ -182,6 +183,13 @@ def _locked_outputs(root: Path) -> list[str] | None:
     except DvcException:
         return None
     return [out["path"] for stage in stages.values() for out in stage.get("outs", [])]
+
+
+def _moved(environment: Environment) -> Iterator[Finding]:
+    """Whether MLflow's local database still names the folder where the project was before."""
+    former = moved_from(environment)
+    if former:
+        yield Finding(False, f"the project was moved here from {former}; MLflow still names that folder", "darkroom sync")
 
 
 def _tracking(uri: str) -> Iterator[Finding]:

@@ -15,6 +15,16 @@ from typing import NoReturn
 from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
 
+# The command `dvc`, able to write settings that are not ASCII, such as the path of a project: DVC writes its configuration in
+# the default encoding of configobj, and reads it as UTF-8.
+DVC_SCRIPT = """
+import sys, functools, configobj
+from dvc.cli import main
+utf8 = functools.partialmethod(configobj.ConfigObj.__init__, default_encoding="utf-8")
+configobj.ConfigObj.__init__ = utf8
+sys.exit(main())
+"""
+DVC = (sys.executable, "-c", DVC_SCRIPT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25

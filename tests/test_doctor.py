@@ -274,3 +274,9 @@ def test_a_ray_cluster_that_is_not_there_is_named(project, monkeypatch):
     with listening() as port:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         assert failures() == {}
+
+
+def test_a_moved_project_is_named_with_its_remedy(project, monkeypatch):
+    monkeypatch.setattr(doctor, "moved_from", lambda environment: "/former/place")
+    code, output, _ = darkroom("doctor")
+    assert code == 2 and "moved here from /former/place" in output and "-> darkroom sync" in output

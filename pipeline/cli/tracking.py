@@ -10,6 +10,7 @@ import click
 
 from pipeline import environment
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.process import DVC
 
 
 def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
@@ -190,7 +191,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
 
     for seed in seeds:
         if seed not in known():
-            command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
+            command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
             if subprocess.run(command, cwd=where.root, check=False).returncode:  # it takes as long as it takes
                 raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy="see above; the same command goes on")
     found = known()

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.environment import Environment, for_child
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.process import die_with_parent
+from pipeline.process import DVC, die_with_parent
 
 BRANCH = "retraining"
 GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 6 * 3600, 90
@@ -177,7 +177,7 @@ class Workspace:
             raise _failed(f"dvc {arguments[0]}", done, self.tree)
 
     def _dvc(self, *arguments: str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return _run([sys.executable, "-m", "dvc", *arguments], where or self.tree, DVC_SECONDS)
+        return _run([*DVC, *arguments], where or self.tree, DVC_SECONDS)
 
     def _git(self, *arguments: str, where: Path | None = None) -> str:
         done = _run([*GIT, *arguments], where or self.root, GIT_SECONDS)
