@@ -60,6 +60,8 @@ check: install
 	mypy
 
 ui: install
+	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || \
+		{ echo "error: port $(PORT) of 127.0.0.1 is in use or cannot be used; choose another: make ui PORT=5001" >&2; exit 2; }
 	@echo "MLflow on http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning (Ctrl-C ends it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
 		--host 127.0.0.1 --port $(PORT) --workers 1 --allowed-hosts "127.0.0.1:$(PORT),localhost:$(PORT)"
@@ -68,4 +70,4 @@ mlflow-server: install
 	python infra/mlflow/local.py --port $(PORT)
 
 clean:
-	rm -rf $(filter-out .darkroom/server .darkroom/schedule.env .darkroom/retraining,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports
+	rm -rf $(filter-out .darkroom/server .darkroom/schedule.env .darkroom/retraining,$(wildcard .darkroom/*)) data/raw data/processed models history plots metrics reports dvc_plots

@@ -53,11 +53,11 @@ import ray.train.torch  # noqa: E402, F401
 
 import pipeline.tracking.runs  # noqa: E402, F401
 import stages.train  # noqa: E402
-from pipeline.launch import ray_train, training  # noqa: E402
+from pipeline.launch import plan, ray_train, training  # noqa: E402
 
 mark("imports")
 marked(training, "train", "data, in the stage", before=True)
-marked(ray_train, "_start_ray", "joining Ray")
+marked(plan, "_start_ray", "joining Ray")
 marked(ray_train, "examine", "preflight")
 marked(ray_train, "meet_on_own_address", "worker group and its imports", before=True)
 ray_train.train_worker = work

@@ -181,7 +181,7 @@ class Month:
 
     def tell(self, day: int, what: str, code: int, seconds: float, said: str) -> None:
         """A row of the table; the champion is loaded as MLflow serves it."""
-        lines = [line for line in said.splitlines() if re.match(r"promoted|refused|nothing new|error|going on|killed", line)]
+        lines = [line for line in said.splitlines() if re.match(r"promoted|refused|nothing new|error|continuing|killed", line)]
         drift = [line.strip() for line in said.splitlines() if line.startswith("  drift: drift")]
         decided = "; ".join([*drift, *lines]) or ("killed" if code < 0 else said.strip().splitlines()[-1])
         decided = re.sub(r"\s+", " ", decided.replace("|", "/"))[:260]

@@ -1,19 +1,18 @@
-"""Darkroom: image data in, trained and measured models out, each number traceable to its bytes.
+"""Darkroom: image data in; trained, measured and served models out.
 
-    errors, files      clear refusals; whole files or none
-    params             params.yaml -> frozen, validated sections
-    environment        what is not the experiment: workers, devices, Ray, storage, tracking addresses
-    noise              randomness as a pure function of (seed, step, name)
-    pictures           images as PNG grids
-    process            how a process of ours starts and ends
-    data/              catalogue, download, formats, preprocessing, memory-mapped splits
-    models/            the contract (task.py) and one file for each model
-    training/          one loop for every model, checkpoints, Ray Train
-    evaluation/        measures with floors and intervals, and the report
-    tracking/          MLflow: runs, lineage, registry
-    retraining/        new pictures in, a better model out, or a reason why not
-    cli/, doctor, repro    the `darkroom` command; `dvc repro` with independent stages side by side
+    core/              all that the bits of a model depend on: the contract between a model and the rest (task.py), noise, data,
+                       sampler, step, loop, checkpoints
+    models/            one file for each model; a new model is added here
+    data/              sources, download, folders of pictures, preprocessing
+    launch/            where and how a training runs; Ray Train is started in ray_train.py
+    evaluation/        measures with floors and intervals, and the report; a new measure is added here and in glossary.py
+    tracking/          MLflow: runs, lineage, registry; the only code that calls it
+    retraining/        from new pictures to a better model
+    cli/               the `darkroom` command
+    doctor, repro, settings_check    checks of an installation, `darkroom repro`, validation of params.yaml
+    params, environment, process, files, errors    settings, environment variables, processes, atomic writes, error messages
 
-Flow, one way: cli, stages -> retraining -> training, evaluation -> models, data, tracking -> noise, params, environment, pictures, process
--> files, errors. A test reads the imports.
+A training stage depends on core/, its model's file, its data and its section of params.yaml. No folder imports one above it:
+stages, cli, doctor, repro -> retraining, settings_check -> launch, evaluation -> tracking -> data, models -> core
+-> params, environment, process -> files, errors. A test reads the imports.
 """

@@ -57,9 +57,18 @@ class Environment:
         return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def find_project(start: Path) -> Path | None:
+    """The project that holds the folder ``start``: the nearest folder upward with dvc.yaml and .dvc; None outside one."""
+    folders = (start.resolve(), *start.resolve().parents)
+    return next((folder for folder in folders if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir()), None)
+
+
 def read() -> Environment:
-    """The environment of this process. Raises ``BadInput`` for a value that cannot be used."""
-    root = Path(os.environ.get("DVC_ROOT") or ".").resolve()
+    """The environment of this process; its root is the project that holds the current folder, or else that folder itself.
+
+    Raises ``BadInput`` for a value that cannot be used.
+    """
+    root = Path(os.environ.get("DVC_ROOT") or find_project(Path()) or ".").resolve()
     storage, remote = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom"), ""
     if "://" in storage:
         storage, remote = str(root / ".darkroom"), storage.rstrip("/")

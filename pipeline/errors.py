@@ -1,4 +1,4 @@
-"""The one exception whose text is meant for a user: what happened, where, and what to do next."""
+"""The exception whose text is written for users: what happened, where, and what to do next."""
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -6,7 +6,7 @@ EXIT_BUSY = 75
 
 
 class DarkroomError(Exception):
-    """A refusal or failure that names its remedy. Commands print it without a traceback.
+    """An error with a remedy. Commands print it without a traceback.
 
     ``what`` says what is wrong, ``where`` names the file, key or address, ``remedy`` says what to do next.
     """
@@ -20,7 +20,7 @@ class DarkroomError(Exception):
             lines.append(f"  -> {remedy}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self):  # it travels between Ray processes
+    def __reduce__(self):  # Ray pickles it between processes
         return _rebuild, (type(self), self.what, self.where, self.remedy)
 
 

@@ -1,4 +1,5 @@
-"""How a process of ours starts and ends: quiet libraries, clear errors, no orphan."""
+"""Start and end of a stage or command: quiet libraries, exit codes, errors without a traceback, no orphaned
+processes."""
 
 import ctypes
 import errno
@@ -14,16 +15,38 @@ from typing import NoReturn
 from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
 
+# The command `dvc`, able to write settings that are not ASCII, such as the path of a project: DVC writes its configuration in
+# the default encoding of configobj, and reads it as UTF-8.
+DVC_SCRIPT = """
+import sys, functools, configobj
+from dvc.cli import main
+utf8 = functools.partialmethod(configobj.ConfigObj.__init__, default_encoding="utf-8")
+configobj.ConfigObj.__init__ = utf8
+sys.exit(main())
+"""
+DVC = (sys.executable, "-c", DVC_SCRIPT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
+SPACE = "free some space there, or use a folder on another disk"
+ACCESS = "check the owner and the permissions (ls -ld), or run as the user who owns it"
+DESCRIPTORS = "allow more open files: ulimit -n 4096; or use fewer workers"
+REMEDIES = {
+    errno.ENOSPC: SPACE,
+    errno.EDQUOT: SPACE,
+    errno.EACCES: ACCESS,
+    errno.EPERM: ACCESS,
+    errno.EROFS: "mount this file system for writing, or use a folder on another one",
+    errno.EMFILE: DESCRIPTORS,
+    errno.ENFILE: DESCRIPTORS,
+}
 
 
 def run(main: Callable[..., None], *arguments: str) -> None:
-    """Run a stage's ``main`` and leave with its exit code: 0, 1 failed, 2 bad input, 75 busy, 128 + signal.
+    """Run a stage's ``main`` and exit with its code: 0, 1 failed, 2 bad input, 75 busy, 128 + signal.
 
-    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run; it also comes when the parent dies, since a
-    killed ``dvc repro`` would otherwise leave its stage running beside the next one.
+    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run. The process also gets it when
+    its parent dies: a killed ``dvc repro`` would otherwise leave its stage running.
     """
     environment.prepare()
     die_with_parent()
@@ -34,12 +57,14 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         main(*arguments)
     except DarkroomError as error:
         _fail(str(error), error.exit_code)
-    except OSError as error:  # a full disk, a folder that may not be written
-        if not (error.filename or error.errno == errno.ENOSPC):
+    except OSError as error:  # from the machine: a full disk, a file without permission
+        remedy = REMEDIES.get(error.errno or 0)
+        if not (error.filename or remedy):
             raise
-        _fail(f"{error.filename or 'the disk'}: {error.strerror}\n  -> free some space or grant access; DARKROOM_DEBUG=1 shows where")
+        remedy = f"{remedy}; DARKROOM_DEBUG=1" if remedy else "DARKROOM_DEBUG=1"
+        _fail(": ".join(filter(None, (str(error.filename or ""), error.strerror))) + f"\n  -> {remedy} shows where in the code")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr, flush=True)
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
         _fail("out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml")
@@ -51,14 +76,15 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it ended while we asked
+    if os.getppid() != parent:  # it ended before prctl took effect
         sys.exit(EXIT_FAILED)
 
 
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees (glibc; elsewhere this does nothing).
 
-    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in the next step.
+    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in
+    the next step.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -27,9 +27,9 @@ from filelock import FileLock, Timeout
 from pipeline.environment import Environment, for_child
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.files import write_text
-from pipeline.process import die_with_parent
+from pipeline.process import DVC, die_with_parent
 
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
+REPRO = (*DVC, "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
 PIPES: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "replace"}
 FAILURE = pattern(r"ERROR: .*(?:is busy, it is being blocked by|Unable to acquire lock|exited with (-?\d+))")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,7 +47,7 @@ class _Stage:
 
     def start(self, root: Path) -> None:  # by the main thread: the kernel ends children with the thread that started them
         options: dict[str, Any] = {"cwd": root, "start_new_session": True, "preexec_fn": die_with_parent} | (PIPES if self.name else {})
-        self.process = subprocess.Popen([*DVC, *self.arguments], env=for_child({"PYTHONUNBUFFERED": "1"}), **options)
+        self.process = subprocess.Popen([*REPRO, *self.arguments], env=for_child({"PYTHONUNBUFFERED": "1"}), **options)
         self.state, self.told, self.code, self.kill = "running", "unchanged", EXIT_FAILED, 0.0
         self.began, self.tries = self.began or time.monotonic(), self.tries + 1
         self.reader = Thread(target=self._read, daemon=True)

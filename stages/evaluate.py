@@ -8,18 +8,21 @@ from pipeline.files import digest_of
 
 
 def main() -> None:
-    """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and tell MLflow."""
+    """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and log them to MLflow."""
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
+    from pipeline.data.settings import DataSettings
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.params import read_section
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import lineage, runs
 
+    require_valid_params()
     where = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
-    data = Dataset.open(Path("data/processed"))
+    data, folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder
     device = where.torch_device
     folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))}
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
@@ -29,14 +32,16 @@ def main() -> None:
     description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
     with runs.open_run(where, description) as run:
         results = evaluate(settings, data, tasks, digests)
-        report.write(results, data.folder, source=data.source, commit=lineage.git_tags(Path.cwd())["mlflow.source.git.commit"])
+        commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
+        source = f"{data.source} {folder}" if data.source == "folder" else data.source
+        report.write(results, data.folder, source=source, commit=commit)
         run.log_results(
             {name: results[name] for name in tasks},
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
             {name: digest_of(protocol_of(results, name)) for name in tasks},
         )
         run.tell(Path("reports"))
-        for path in ("metrics/evaluation.json", "reports/index.html", "plots/pictures"):
+        for path in ("metrics/evaluation.json", "metrics/details.json", "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
     print(f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html")
 

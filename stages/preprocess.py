@@ -4,10 +4,12 @@ from pipeline import environment, process
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings
 from pipeline.params import read_section
+from pipeline.settings_check import require_valid_params
 
 
 def main() -> None:
-    """Prepare the images and say how many of what there are."""
+    """Prepare the images and print their number, shape, classes and duplicates."""
+    require_valid_params()
     manifest = preprocess(read_section("data", DataSettings), environment.read())
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())
     size, duplicates = manifest["size"], manifest["duplicates"]

@@ -12,13 +12,17 @@ def main(name: str = "") -> None:
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.settings import read_training
+    from pipeline.launch.plan import trains_in_process
     from pipeline.launch.progress import Progress
     from pipeline.launch.training import Training, alone, forget_older, train
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import outbox, runs
     from pipeline.tracking.system import SystemMetrics
 
+    kind = model_files.find(name)
+    require_valid_params()
     where = environment.read()
-    settings, config = read_training(name, model_files.find(name).Config)
+    settings, config = read_training(name, kind.Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed")))
     description = runs.Description(
         stage=f"train-{name}",
@@ -30,11 +34,11 @@ def main(name: str = "") -> None:
     )
     model, history = Path("models", name), Path("history", name)
     with alone(training, where):
-        alone_here = where.workers == "auto" and not where.ray_address  # else Ray's start needs the cores
-        with runs.open_run(where, description, at_once=alone_here) as run:
+        at_once = trains_in_process(where)  # otherwise the start of Ray's workers needs the cores
+        with runs.open_run(where, description, at_once=at_once) as run:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
-            run.follow(outcome.folder)  # one that was finished before has not been told yet
+            run.follow(outcome.folder)  # for a training that had finished before: MLflow may not have it yet
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
         forget_older(where, name, outbox.awaited(where))

@@ -1,25 +1,33 @@
 """The `darkroom` command, on models that were never trained: what goes in, what comes out, and what is refused."""
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+import pipeline.models
 from pipeline import cli
 from pipeline.cli.pictures import BATCH
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes, write_png
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec
+from pipeline.tracking.runs import Description, open_run
 from tests.command import darkroom, done
 from tests.project import MODELS, PARAMS, ROOT
+from tests.test_readme import block
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "sieben", "acht", "neun"]
 GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
@@ -40,8 +48,10 @@ def shelf(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(shelf, tmp_path, monkeypatch):
-    """An empty folder to work in, with the models beside it."""
+    """A project with nothing but models, to work in."""
     (tmp_path / "models").symlink_to(shelf)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -78,7 +88,18 @@ def expected(seed):
 
 
 def hidden(folder):
-    return [path for path in Path(folder).rglob(".*")]
+    return [path for path in Path(folder).rglob(".*") if path.name != ".dvc"]
+
+
+def mixed(*arguments):
+    """(exit code, standard output, standard error, what was raised) of a command that reports errors and goes on."""
+    result = CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
+    return getattr(result.exception, "exit_code", result.exit_code), result.stdout, result.stderr, str(result.exception or "")
+
+
+def everything(folder):
+    """All files and folders below ``folder``, but for what the models' link leads to."""
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if "models/" not in str(path))
 
 
 class TestGenerate:
@@ -213,11 +234,15 @@ class TestClassify:
         code, output, error = darkroom("classify", "--model", name, "a.png")
         assert (code, output) == (2, "") and f"{name}: this model does not classify" in error and "use cnn" in error
 
-    def test_a_model_that_is_not_there_is_answered_with_how_to_train_it(self):
+    def test_a_model_that_is_not_there_is_answered_with_what_there_is_or_how_to_train_it(self, tmp_path):
         picture("a.png")
-        for more, where in (((), "models/resnet"), (("--models", "elsewhere"), "elsewhere/resnet")):
-            code, output, error = darkroom("classify", "--model", "resnet", *more, "a.png")
-            assert (code, output) == (2, "") and where in error and "dvc repro train-resnet" in error
+        code, output, error = darkroom("classify", "--model", "resnet", "a.png")
+        assert (code, output) == (2, "") and "models/resnet: no such trained model" in error
+        assert "there are: ae, cnn, colour, gan, vae; or name a registered one: NAME@ALIAS" in error
+        (tmp_path / "empty").mkdir()
+        for arguments in (("classify", "a.png"), ("generate", "vae"), ("restore", "a.png")):
+            code, output, error = darkroom(*arguments, "--models", "empty")
+            assert (code, output) == (2, "") and "dvc repro train-" in error
 
     @pytest.mark.parametrize(
         ("arguments", "stdin", "named", "reason"),
@@ -229,18 +254,30 @@ class TestClassify:
             (("-",), "\n\n", "PATHS", "no picture was named"),
             (("-",), "nowhere.png\n", "nowhere.png", "no such file or folder"),
             (("",), None, "PATHS", "no picture was named"),
-            (("half.png",), None, "half.png", "whole PNG or JPEG"),
-            (("text.png",), None, "text.png", "is not a PNG, JPEG, BMP or WebP"),
-            (("good.png", "half.png"), None, "half.png", "leave it out"),
         ],
     )
-    def test_what_cannot_be_read_is_named_and_nothing_is_answered(self, arguments, stdin, named, reason):
+    def test_a_path_that_leads_nowhere_is_named_and_nothing_is_answered(self, arguments, stdin, named, reason):
         Path("empty").mkdir()
-        Path("text.png").write_text("no picture")
-        picture("good.png")
-        broken("half.png")
         code, output, error = darkroom("classify", *arguments, stdin=stdin)
         assert (code, output) == (2, "") and f"{named}: " in error and reason in error and "->" in error
+
+    @pytest.mark.parametrize("as_json", [False, True])
+    def test_a_broken_picture_is_reported_and_all_others_are_answered(self, as_json):
+        for number in range(BATCH + 2):
+            picture(f"many/{number:04d}.png", number)
+        broken("many/0001.png")
+        Path("many/9999.png").write_text("no picture")
+        code, output, error, raised = mixed("classify", "many", *["--json"] * as_json)
+        paths = [json.loads(line)["path"] for line in output.splitlines()] if as_json else list(answers(output))
+        assert paths == [f"many/{number:04d}.png" for number in range(BATCH + 2) if number != 1]
+        first, second = error.splitlines()
+        assert first.startswith("error: many/0001.png: ")
+        assert second.startswith("error: many/9999.png: ") and "is not a PNG, JPEG, BMP or WebP" in second
+        assert code == 2 and "many/0001.png: 2 pictures could not be read" in raised and "leave them out" in raised
+
+    def test_where_no_picture_can_be_read_nothing_is_answered(self):
+        code, output, error, raised = mixed("classify", broken("half.png"))
+        assert (code, output) == (2, "") and "error: half.png: " in error and "1 picture could not be read" in raised
 
     def test_a_picture_sent_in_place_of_a_list_is_refused(self):
         code, output, error = darkroom("classify", "-", stdin=picture("a.png").read_bytes())
@@ -289,20 +326,20 @@ class TestRestore:
         done("restore", "pairs.png", "other.png")
         assert sorted(os.listdir("restored")) == ["other.png", "pairs-1.png", "pairs.png"]
 
-    def test_a_broken_picture_is_named_and_what_was_written_before_it_is_whole(self):
-        for number in range(BATCH):
-            picture(f"many/{number:04d}.png", number)
-        broken("many/9999.png")
-        code, output, error = darkroom("restore", "many")
-        assert (code, output) == (2, "") and "many/9999.png: " in error and "leave it out" in error
-        assert len(os.listdir("restored")) == BATCH and not hidden("restored")
+    def test_a_broken_picture_is_reported_and_all_others_are_restored(self):
+        for number in range(4):
+            picture(f"in/{number}.png", number)
+        broken("in/1.png")
+        code, output, error, raised = mixed("restore", "in")
+        assert (code, output) == (2, "3 pictures and pairs.png -> restored\n") and "error: in/1.png: " in error
+        assert "1 picture could not be read" in raised
+        assert sorted(os.listdir("restored")) == ["0.png", "2.png", "3.png", "pairs.png"] and not hidden("restored")
         for path in Path("restored").iterdir():
             Image.open(path).load()
 
-    def test_a_broken_picture_among_few_leaves_nothing(self):
-        picture("a.png")
-        assert darkroom("restore", "a.png", broken("half.png"))[0] == 2
-        assert not Path("restored").exists()
+    def test_where_no_picture_can_be_read_nothing_is_written(self):
+        code, output, _, _ = mixed("restore", broken("half.png"))
+        assert (code, output) == (2, "") and not Path("restored").exists()
 
     def test_a_model_that_cannot_is_refused_and_another_named(self):
         picture("a.png")
@@ -330,7 +367,154 @@ class TestDamage:
         weights.write_bytes(data)
         code, output, error = darkroom(*command, "--models", "copy")
         assert (code, output) == (1, "") and f"{weights}: " in error and f"dvc checkout copy/{name}" in error
-        assert sorted(os.listdir()) == ["a.png", "copy", "models"]
+        assert sorted(os.listdir()) == [".dvc", "a.png", "copy", "dvc.yaml", "models"]
+
+
+class TestLabels:
+    @pytest.fixture
+    def lsgan(self, tmp_path, monkeypatch):
+        """The README's model, which knows no classes, with its initial weights."""
+        (tmp_path / "code").mkdir()
+        (tmp_path / "code/lsgan.py").write_text(block("python", "# pipeline/models/lsgan.py"))
+        monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(tmp_path / "code")])
+        importlib.invalidate_caches()
+        model_files.write(model_files.build("lsgan", {"width": 8}, GREY, seed=1), tmp_path / "own/lsgan", {"class_names": NAMES})
+
+    def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(self, lsgan):
+        code, output, error = darkroom("generate", "lsgan", "--models", "own", "--label", "three")
+        assert (code, output) == (2, "") and "--label three" in error and "without regard to classes" in error
+        assert not Path("lsgan.png").exists()
+
+    def test_without_a_label_it_draws(self, lsgan):
+        assert done("generate", "lsgan", "--models", "own", "--count", 10) == "10 pictures -> lsgan.png\n"
+        with Image.open("lsgan.png") as drawn:
+            assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # no row for each class: there are none
+
+    @pytest.mark.parametrize("name", ["gan", "vae", "ae"])
+    def test_a_conditional_model_takes_one(self, name):
+        done("generate", name, "--count", 2, "--label", "three")
+
+
+class TestRegistry:
+    """Models of MLflow's registry, by name."""
+
+    @pytest.fixture
+    def registered(self, shelf, place, monkeypatch):
+        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "DARKROOM_STORAGE"):
+            monkeypatch.delenv(name, raising=False)
+        where = cli.environment.read()
+        with open_run(where, Description("train-gan", "f" * 64)) as run:
+            for name in ("cnn", "gan", "ae"):
+                run.register(shelf / name, name)
+        (place / "models").unlink()  # so that nothing but the registry can answer
+
+    def test_models_of_the_registry_are_used_by_alias_and_by_version(self, registered, shelf):
+        picture("a.png", 1)
+        for name in ("gan@champion", "gan/1"):
+            assert done("generate", name, "--count", 2) == f"2 pictures -> {name.replace('/', '-')}.png\n"
+        done("generate", "gan", "--count", 2, "--models", shelf)
+        files = [Path(name).read_bytes() for name in ("gan.png", "gan@champion.png", "gan-1.png")]
+        assert files[0] == files[1] == files[2]
+        assert done("classify", "a.png", "--model", "cnn@champion") == done("classify", "a.png", "--models", shelf)
+        assert done("restore", "a.png", "--model", "ae/1").startswith("1 pictures")
+
+    @pytest.mark.parametrize(
+        ("name", "said", "there"),
+        [
+            ("gan@nobody", "no version of gan has the alias 'nobody'", "gan/1 (the champion)"),
+            ("gan/7", "no such version", "gan/1 (the champion)"),
+            ("nothing@champion", "no such registered model", "gan (versions 1 to 1"),
+        ],
+    )
+    def test_an_unknown_one_is_answered_with_what_there_is(self, registered, name, said, there):
+        code, output, error = darkroom("generate", name)
+        assert (code, output) == (2, "") and f"{name}: {said}" in error and there in error
+
+
+class TestSubfolder:
+    """Commands of a user who stands in a folder below the project's root."""
+
+    @pytest.fixture
+    def deep(self, place, monkeypatch):
+        for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "DARKROOM_STORAGE"):
+            monkeypatch.delenv(name, raising=False)
+        (place / "params.yaml").write_text(json.dumps(PARAMS))
+        folder = place / "notes/deep"
+        folder.mkdir(parents=True)
+        monkeypatch.chdir(folder)
+        return folder
+
+    def test_the_models_are_the_projects_and_the_pictures_are_where_the_user_is(self, deep):
+        picture("a.png", 1)
+        assert list(answers(done("classify", "a.png"))) == ["a.png"]
+        done("generate", "gan", "--count", 1)
+        done("generate", "gan", "--count", 1, "--out", "mine.png")
+        done("restore", "a.png")
+        assert everything(deep) == ["a.png", "gan.png", "mine.png", "restored", "restored/a.png", "restored/pairs.png"]
+        assert everything(deep.parents[1])[:3] == [".dvc", "dvc.yaml", "models"]
+
+    @pytest.mark.parametrize("command", ["sync", "history", "doctor", "verify", "trace", "promote"])
+    def test_the_database_and_the_settings_are_the_projects(self, deep, command):
+        root = deep.parents[1]
+        done("sync")
+        assert (root / "mlflow.db").is_file() and (root / ".darkroom").is_dir()
+        arguments = {"trace": ["../../dvc.yaml"], "promote": ["nothing"]}.get(command, [])
+        here = darkroom(command, *arguments)
+        with contextlib.chdir(root):
+            assert darkroom(command, *(["dvc.yaml"] if command == "trace" else arguments)) == here
+        assert Path.cwd() == deep and everything(deep) == []
+
+    def test_outside_a_project_commands_are_refused_and_make_nothing(self, tmp_path_factory, shelf, monkeypatch):
+        outside = tmp_path_factory.mktemp("outside")
+        monkeypatch.chdir(outside)
+        commands = ["sync", "history", "verify", "retrain", "repro", "trace x", "compare x", "seeds vae", "promote vae", "rollback vae"]
+        for command in [*commands, "reproduce vae/1", "generate gan", "generate gan@champion", "classify .", "restore ."]:
+            code, output, error = darkroom(*command.split())
+            assert (code, output) == (2, "") and "not inside a project" in error and "dvc.yaml" in error, command
+        darkroom("doctor")
+        assert everything(outside) == []
+        picture("a.png", 1)
+        assert len(done("classify", "a.png", "--models", shelf).splitlines()) == 1
+        assert done("generate", "gan", "--count", 1, "--models", shelf) == "1 pictures -> gan.png\n"
+        assert done("restore", "a.png", "--models", shelf).startswith("1 pictures")
+
+
+class TestHelp:
+    def every(self):
+        """(name, command) of each command and sub-command."""
+        for name, command in cli.commands.commands.items():
+            yield name, command
+            if isinstance(command, click.Group):
+                yield from ((f"{name} {child}", command.commands[child]) for child in command.commands)
+
+    def test_no_summary_is_cut_off(self):
+        for arguments in ([], ["schedule"]):
+            shown = CliRunner().invoke(cli.commands, [*arguments, "--help"]).output.split("Commands:")[1]
+            assert not [line for line in shown.splitlines() if line.rstrip().endswith("...")]
+
+    def test_every_command_has_a_summary_and_every_option_a_help_text(self):
+        for name, command in self.every():
+            assert command.help, name
+            assert not [one.name for one in command.params if isinstance(one, click.Option) and not one.help], name
+
+    def test_promote_says_that_a_reason_overrules_the_gates(self):
+        said = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
+        assert "A reason overrules the gates" in said
+
+
+class TestMakeUi:
+    def test_a_port_that_is_taken_is_named_before_anything_starts(self, tmp_path):
+        shutil.copy(ROOT / "Makefile", tmp_path)
+        (tmp_path / ".venv").mkdir()
+        for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+            (tmp_path / name).write_text(str(tmp_path) if name == ".venv/.ready" else "")
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            command = ["make", "-C", str(tmp_path), "ui", f"PORT={port}"]
+            done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60)
+        assert done.returncode != 0 and f"port {port}" in done.stderr and "make ui PORT=" in done.stderr
+        assert "MLflow on" not in done.stdout and not (tmp_path / "mlflow.db").exists()
 
 
 class TestProcess:

@@ -2,8 +2,15 @@
 
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from ruamel.yaml import YAML
@@ -12,14 +19,17 @@ from pipeline import doctor
 from tests.command import darkroom, done
 from tests.project import ROOT
 
+ADDRESSES = ("MLFLOW_TRACKING_URI", "DARKROOM_MIRROR")
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project in which nothing is wrong."""
     monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, timeout=60, check=True)
     (tmp_path / ".dvc").mkdir()
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    for name in ("DVC_ROOT", "DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "RAY_ADDRESS"):
+    for name in ("DVC_ROOT", "DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "RAY_ADDRESS", *ADDRESSES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "FREE_BYTES", 0)
     params = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -47,14 +57,24 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
             "params.yaml: data.source: there is no source 'mnst'",
             "did you mean 'mnist'?",
         ),
+        (
+            lambda params: params["evaluate"].update(classifier="cn"),
+            "params.yaml: evaluate.classifier: there is no model 'cn'",
+            "did you mean 'cnn'?",
+        ),
+        (
+            lambda params: params["evaluate"].update(classifier="gan"),
+            "params.yaml: evaluate.classifier: the model 'gan' is not a classifier",
+            "choose one of: cnn",
+        ),
         (lambda params: params["evaluate"].update(seed="x"), "params.yaml: evaluate.seed", "correct the value"),
         (lambda params: params.update(cnnn=params.pop("cnn")), "params.yaml: cnnn: no such section", "did you mean 'cnn'?"),
         (
             lambda params: params.update(resnet={}),
             "params.yaml: resnet: no such section",
-            "known are: data, evaluate, gates, retrain, ae, cnn, gan, vae",
+            "known sections: data, evaluate, gates, retrain, ae, cnn, gan, vae",
         ),
-        (lambda params: params.update(layers={}), "params.yaml: layers: no such section", "known are: data"),
+        (lambda params: params.update(layers={}), "params.yaml: layers: no such section", "known sections: data"),
         (lambda params: params["gan"]["model"].update(width=0), "params.yaml: gan.model.width", "correct the value"),
         (
             lambda params: params["gan"]["training"].update(num_step=1),
@@ -67,7 +87,19 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
             "shorten it",
         ),
     ],
-    ids=["misspelt", "source", "mistyped", "section", "strange section", "not a model", "out of range", "training", "warm-up"],
+    ids=[
+        "misspelt",
+        "source",
+        "no classifier",
+        "not a classifier",
+        "mistyped",
+        "section",
+        "strange section",
+        "not a model",
+        "out of range",
+        "training",
+        "warm-up",
+    ],
 )
 def test_a_wrong_setting_is_named_with_its_remedy(project, change, said, remedy):
     project(change)
@@ -105,3 +137,146 @@ def test_a_variable_that_cannot_be_used_is_named(project, monkeypatch):
     monkeypatch.setenv("DARKROOM_WORKERS", "many")
     code, _, error = darkroom("doctor")
     assert code == 2 and "DARKROOM_WORKERS" in error
+
+
+def failures(*arguments):
+    """The lines of `darkroom doctor` that name something wrong, each with its remedy; they give exit code
+    2."""
+    code, output, _ = darkroom("doctor", *arguments)
+    lines = output.splitlines()
+    found = {line.removeprefix("FAIL  "): lines[number + 1].strip() for number, line in enumerate(lines) if line.startswith("FAIL")}
+    assert code == (2 if found else 0), output
+    return found
+
+
+def test_a_machine_without_git_is_named(project, monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dvc").symlink_to(shutil.which("dvc"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert failures() == {"git is not on the PATH": "-> install git: DVC and MLflow's run tags need it"}
+    assert failures("--brief") == failures()
+
+
+def test_a_project_outside_git_is_named(project, tmp_path):
+    shutil.rmtree(".git")
+    assert failures() == {f"{tmp_path} is not in a git repository": "-> run: git init; git add -A; git commit -m 'first commit'"}
+
+
+LOCK = {"schema": "2.0", "stages": {"train-cnn": {"cmd": "true", "outs": [{"path": path} for path in ("models/cnn", "history/cnn")]}}}
+
+
+def test_a_model_that_dvc_lock_records_and_that_is_missing_is_named(project):
+    Path("dvc.lock").write_text(json.dumps(LOCK))
+    (found,) = failures().items()
+    assert found[0] == "models/cnn is recorded in dvc.lock, but the folder is missing" and "dvc checkout models/cnn" in found[1]
+    Path("models/cnn").mkdir(parents=True)
+    Path("models/cnn/model.json").touch()
+    assert list(failures()) == ["models/cnn is recorded in dvc.lock, but model.safetensors is missing"]
+    assert failures("--brief") == {}  # `dvc repro` restores it or trains it again
+    Path("models/cnn/model.safetensors").touch()
+    assert failures() == {} and "models/cnn is trained" in done("doctor")
+
+
+@pytest.mark.parametrize("text", ["stages: [", "<<<<<<< HEAD\nschema: '2.0'\n", "[]", "schema: '2.0'\nstages: {train-cnn: 3}"])
+def test_a_dvc_lock_that_cannot_be_read_is_named(project, text):
+    Path("dvc.lock").write_text(text)
+    for arguments in ((), ("--brief",)):
+        (found,) = failures(*arguments).items()
+        assert found[0] == "dvc.lock cannot be read" and "git checkout dvc.lock" in found[1]
+
+
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_damaged_list_of_dvcs_running_commands_is_named(project, text):
+    Path(".dvc/tmp").mkdir()
+    Path(".dvc/tmp/rwlock").write_text(text)
+    (found,) = failures("--brief").items()
+    assert "rwlock is damaged" in found[0] and "rm .dvc/tmp/rwlock" in found[1]
+    Path(".dvc/tmp/rwlock").write_text("{}")
+    assert failures("--brief") == {}
+
+
+@contextmanager
+def listening():
+    """A port on which connections are accepted and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port():
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def test_a_tracking_server_that_is_not_there_is_named_without_its_password(project, monkeypatch):
+    address = f"127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
+    (found,) = failures().items()
+    assert address in found[0] and "does not answer (Connection refused)" in found[0] and "secret" not in found[0]
+    assert "MLFLOW_TRACKING_URI" in found[1] and "darkroom sync" in found[1]
+    assert failures("--brief") == {}  # a training runs without it
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (401, True), (403, False), (404, False), (503, False)])
+def test_a_server_that_is_no_tracking_server_is_named(project, monkeypatch, status, well):
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        found = failures()
+        monkeypatch.delenv("MLFLOW_TRACKING_URI")
+        monkeypatch.setenv("DARKROOM_MIRROR", address)
+        assert failures() == {}  # a mirror need not have a page at its root
+        server.shutdown()
+    assert list(found) == ([] if well else [f"runs go to {address}, which answers with status {status}"])
+
+
+def test_a_tracking_server_that_never_answers_takes_five_seconds_at_most(project, monkeypatch):
+    with listening() as port:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        began = time.monotonic()
+        found = doctor._tracking(f"http://127.0.0.1:{port}")
+        assert "does not answer (nothing within 4 s)" in next(iter(found)).what
+        assert time.monotonic() - began < 5
+
+
+def test_a_tracking_database_that_is_none_is_named(project, monkeypatch, tmp_path):
+    (tmp_path / "mlflow.db").write_text("this is text")
+    assert list(failures()) == [f"{tmp_path}/mlflow.db is not an SQLite database"]
+
+
+def test_a_mirror_that_is_not_there_is_named(project, monkeypatch, tmp_path):
+    for mirror in ("nowhere", str(tmp_path / "nowhere"), f"file://{tmp_path}/nowhere"):
+        monkeypatch.setenv("DARKROOM_MIRROR", mirror)
+        (found,) = failures().items()
+        assert found[0] == f"DARKROOM_MIRROR: {tmp_path}/nowhere: no such folder" and "unset it" in found[1]
+    Path("nowhere").mkdir()
+    assert failures() == {}
+    monkeypatch.setenv("DARKROOM_MIRROR", f"http://127.0.0.1:{closed_port()}/data")
+    (found,) = failures()
+    assert "does not answer (Connection refused)" in found
+
+
+def test_a_ray_cluster_that_is_not_there_is_named(project, monkeypatch):
+    address = f"127.0.0.1:{closed_port()}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    (found,) = failures("--brief").items()
+    assert found[0] == f"RAY_ADDRESS: {address} does not answer (Connection refused)" and "unset it" in found[1]
+    with listening() as port:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        assert failures() == {}
+
+
+def test_a_moved_project_is_named_with_its_remedy(project, monkeypatch):
+    monkeypatch.setattr(doctor, "moved_from", lambda environment: "/former/place")
+    code, output, _ = darkroom("doctor")
+    assert code == 2 and "moved here from /former/place" in output and "-> darkroom sync" in output

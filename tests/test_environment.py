@@ -93,6 +93,19 @@ def test_within_a_temporary_copy_of_dvc_the_root_is_the_one_that_dvc_names(monke
     assert here.storage == tmp_path / "store"
 
 
+def test_the_root_is_the_nearest_project_upward(monkeypatch, tmp_path):
+    inner = tmp_path / "outer/inner"
+    for project in (tmp_path / "outer", inner):
+        (project / ".dvc").mkdir(parents=True)
+        (project / "dvc.yaml").write_text("stages: {}")
+    (inner / "deep/er/.dvc").mkdir(parents=True)  # without dvc.yaml it is no project
+    for folder, root in ((inner / "deep/er", inner), (inner, inner), (tmp_path / "outer", tmp_path / "outer"), (tmp_path, None)):
+        monkeypatch.chdir(folder)
+        assert environment.find_project(Path()) == root
+        here = read(monkeypatch)
+        assert here.root == (root or tmp_path) and here.tracking_uri == f"sqlite:///{here.root}/mlflow.db"
+
+
 def test_telemetry_is_off_and_ray_asks_for_a_token(monkeypatch):
     monkeypatch.setattr(environment.os, "environ", {})
     environment.prepare()

@@ -1,5 +1,6 @@
 """How a process of ours ends: its exit code, what it says, and that nothing of it is left."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -75,11 +76,30 @@ def test_a_lack_of_memory_names_the_settings_to_lower():
     assert code == 1 and error.startswith("error: out of memory\n  -> DARKROOM_MICROBATCH computes")
 
 
-def test_a_full_disk_and_a_forbidden_folder_are_said_and_not_traced():
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        ("ENOSPC", "free some space"),
+        ("EDQUOT", "free some space"),
+        ("EACCES", "check the owner and the permissions"),
+        ("EPERM", "check the owner and the permissions"),
+        ("EROFS", "mount this file system for writing"),
+        ("EMFILE", "allow more open files"),
+        ("ENFILE", "allow more open files"),
+        ("EISDIR", "DARKROOM_DEBUG=1 shows where"),
+        ("EIO", "DARKROOM_DEBUG=1 shows where"),
+    ],
+)
+def test_an_error_of_the_operating_system_has_the_remedy_for_its_cause(number, remedy):
+    reason = os.strerror(getattr(errno, number))
+    code, _, error = run(raising(f"OSError({getattr(errno, number)}, {reason!r}, 'models/gan')"))
+    assert code == 1 and error.startswith(f"error: models/gan: {reason}\n  -> {remedy}") and len(error.splitlines()) == 2
+    assert ("space" in remedy) == ("free some space" in error)
+
+
+def test_a_full_disk_needs_no_file_name_to_be_explained():
     code, _, error = run(raising("OSError(28, 'No space left on device')"))
-    assert code == 1 and "No space left on device" in error and "-> free some space" in error
-    code, _, error = run(raising("PermissionError(13, 'Permission denied', 'models/gan')"))
-    assert code == 1 and error.startswith("error: models/gan: Permission denied\n  -> ")
+    assert code == 1 and error.startswith("error: No space left on device\n  -> free some space")
 
 
 @pytest.mark.parametrize("error", ["ValueError('a bug of ours')", "ConnectionRefusedError(111, 'Connection refused')"])

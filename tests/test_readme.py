@@ -41,7 +41,7 @@ def test_the_readmes_model_keeps_the_contract(lsgan, check, tmp_path):
 
 
 def test_the_readmes_model_trains_with_the_readmes_params(lsgan, tmp_path, processed_digits):
-    params = block("yaml", "# params.yaml").replace("num_steps: 2000", "num_steps: 150")
+    params = block("yaml", "# params.yaml\nlsgan:").replace("num_steps: 2000", "num_steps: 150")
     (tmp_path / "params.yaml").write_text(params)
     kind = model_files.find(lsgan)
     settings, config = read_training(lsgan, kind.Config, tmp_path / "params.yaml")
@@ -72,8 +72,8 @@ def test_every_variable_and_command_that_the_readme_names_exists():
     for command in set(re.findall(r"^darkroom (\w+)", README, re.M)):
         assert command in commands.commands
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", README)):
-        assert f"\n{target}:" in makefile
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M)):
+        assert f"\n{target}:" in makefile, target
     for path in set(re.findall(r"`(tests/[\w/]+(?:\.py)?)`", README)):
         assert (ROOT / path).exists(), path
     for key in set(re.findall(r"-S ([\w.]+)=", README)):

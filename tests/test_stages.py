@@ -82,6 +82,44 @@ def test_a_wrong_setting_is_refused_before_anything_is_fetched(project, values, 
     assert where in output and remedy in output
 
 
+STAGES = [("stages.download",), ("stages.preprocess",), ("stages.train", "cnn"), ("stages.evaluate",)]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: "-".join(stage))
+def test_a_fault_in_the_section_of_another_stage_stops_each_stage_at_its_start(project, stage):
+    project.params["evaluate"] = {**PARAMS["evaluate"], "classifier": "cn"}
+    project.write()
+    output = refused(project, *stage)
+    assert "params.yaml: evaluate.classifier: there is no model 'cn'" in output and "did you mean 'cnn'?" in output
+
+
+def test_a_stage_names_all_wrong_settings_at_once(project):
+    project.params |= {"gats": {}, "gan": {"model": {"widht": 8}}}
+    project.write()
+    output = refused(project, "stages.train", "cnn")
+    assert "error: params.yaml: 2 settings cannot be used\n" in output
+    assert "  gan.model.widht: no such setting (did you mean 'width'?)\n" in output
+    assert "  gats: no such section (did you mean 'gates'?)\n" in output
+
+
+def test_the_command_repro_refuses_wrong_settings_before_it_starts_a_stage(project):
+    project.params["evaluate"] = {**PARAMS["evaluate"], "classifier": "cn"}
+    project.write()
+    assert "there is no model 'cn'" in refused(project, "tests.darkroom", "repro")
+
+
+def test_a_model_file_that_cannot_be_imported_fails_its_own_stage_only(project, tmp_path, monkeypatch):
+    import pipeline.models
+    from pipeline import settings_check
+
+    (tmp_path / "unfinished.py").write_text("def (")
+    monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(tmp_path)])
+    project.params["unfinished"] = {"model": {}}
+    project.write()
+    valid, faults = settings_check.find_faults(project.folder / "params.yaml")
+    assert not faults and {"cnn", "unfinished", "evaluate"} <= set(valid)
+
+
 def test_settings_that_cannot_be_read_or_are_not_there_are_refused(project):
     (project.folder / "params.yaml").write_text("data:\n  source: [digits\n")
     assert "params.yaml, line" in refused(project, "stages.download")

@@ -13,11 +13,11 @@ FLOORS = [
     {"data", "models"},
     {"tracking"},
     {"launch", "evaluation"},
-    {"retraining"},
+    {"retraining", "settings_check"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-RAY = {*(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "preflight", "rendezvous")), "pipeline/data/decoding.py"}
+RAY = {*(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "plan", "preflight", "rendezvous")), "pipeline/data/decoding.py"}
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 

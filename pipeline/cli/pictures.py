@@ -1,23 +1,36 @@
-"""Trained models put to use on pictures: generate, classify, restore."""
+"""Trained models applied to pictures: generate, classify, restore."""
 
 import json
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pipeline import environment
+from pipeline.cli.project import find as find_project
 from pipeline.errors import BadInput
 from pipeline.files import whole_file
 
 BATCH = 256
 PAIRS = "pairs.png"
+REGISTERED = re.compile(r"[^/@]+(@[^/@]+|/\d+)")  # NAME@ALIAS or NAME/VERSION
 
-models = click.option("--models", type=click.Path(path_type=Path), default="models", show_default=True, help="Where trained models lie.")
+a_model = "MODEL: a name in the folder of models, or NAME@ALIAS or NAME/VERSION of MLflow's registry."
+models = click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The folder of trained models  [default: models, in the project]",
+)
 
 
-@click.command()
+@click.command(epilog=a_model)
 @click.argument("model")
 @click.option("--count", type=click.IntRange(1, 10_000), default=64, show_default=True, help="How many pictures.")
 @click.option("--label", "labels", multiple=True, help="A class to draw, by name; may be repeated. Default: each in turn.")
@@ -25,40 +38,56 @@ models = click.option("--models", type=click.Path(path_type=Path), default="mode
 @click.option("--columns", type=click.IntRange(1, 100), default=None, help="Pictures in a row.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="The PNG to write  [default: MODEL.png]")
 @models
-def generate(model: str, count: int, labels: tuple[str, ...], seed: int, columns: int | None, out: Path | None, models: Path) -> None:
+def generate(
+    model: str,
+    count: int,
+    labels: tuple[str, ...],
+    seed: int,
+    columns: int | None,
+    out: Path | None,
+    models: Path | None,
+) -> None:
     """Draw new pictures with MODEL (gan, vae or ae) into one PNG."""
     import torch
 
-    from pipeline.core import model_files
+    from pipeline.core.conditioning import uses_labels
     from pipeline.core.image_grid import to_bytes, write_png
     from pipeline.core.noise import Noise
 
-    task, card = model_files.load(models / model), model_files.read_card(models / model)
+    task, card = _load(model, models)
     wanted = _classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
         drawn = task.generate(chosen, count, Noise.whole(seed, count, "generate"))
     if drawn is None:
         raise BadInput("this model does not generate pictures", where=model, remedy="use gan, vae or ae")
-    out = out or Path(f"{model}.png")
-    write_png(out, to_bytes(drawn.numpy()), columns or (len(wanted) if 4 <= len(wanted) <= 20 else 8))
+    conditional = uses_labels(task)
+    if labels and not conditional:
+        what = f"{model} draws without regard to classes: a label would change nothing"
+        raise BadInput(what, where=f"--label {labels[0]}", remedy="leave out --label, or use a model of classes (gan, vae, ae)")
+    out = out or Path(f"{model.replace('/', '-')}.png")
+    write_png(out, to_bytes(drawn.numpy()), columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8))
     click.echo(f"{count} pictures -> {out}")
 
 
-@click.command()
+@click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="cnn", show_default=True)
+@click.option("--model", default="cnn", show_default=True, help="The classifier to use.")
 @click.option("--top", type=click.IntRange(1, 100), default=1, show_default=True, help="How many classes for each picture.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @models
-def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path) -> None:
-    """Print the class and its probability for each picture in PATHS: files, folders, or - for a list on standard input."""
+def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path | None) -> None:
+    """Print the class and its probability for each picture.
+
+    PATHS: files, folders, or - for a list of them on standard input. A picture that cannot be read is reported on standard
+    error; the others are classified, and the exit code is 2.
+    """
     import torch
 
-    from pipeline.core import model_files
-
-    task, names = model_files.load(models / model), model_files.read_card(models / model)["class_names"]
-    for files, images in _read(paths, task):
+    task, card = _load(model, models)
+    names = card["class_names"]
+    unread: list[BadInput] = []
+    for files, images in _read(paths, task, unread):
         with torch.inference_mode():
             logits = task.classify(images)
         if logits is None:
@@ -68,24 +97,36 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
             answers = [{"class": names[index], "probability": round(value, 6)} for value, index in zip(*map(torch.Tensor.tolist, best))]
             columns = [click.format_filename(file), *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers)]
             click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
+    _refuse(unread)
 
 
-@click.command()
+@click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="ae", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default="restored", show_default=True, help="The folder to write.")
+@click.option("--model", default="ae", show_default=True, help="The autoencoder to use.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="restored",
+    show_default=True,
+    help="The folder to write.",
+)
 @models
-def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None:
-    """Pass the pictures in PATHS through an autoencoder: a PNG each in the folder OUT, and pairs.png with both side by side."""
+def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) -> None:
+    """Pass pictures through an autoencoder, a PNG for each.
+
+    PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png, which shows the
+    pictures before and after. A picture that cannot be read is reported on standard error; the others are restored, and
+    the exit code is 2.
+    """
     import torch
 
-    from pipeline.core import model_files
     from pipeline.core.image_grid import to_bytes, write_png
 
-    task = model_files.load(models / model)
+    task, _ = _load(model, models)
     pairs: list[Any] = []  # images (C, H, W): as given, as restored, of the first batch
     count = 0
-    for files, images in _read(paths, task):
+    unread: list[BadInput] = []
+    for files, images in _read(paths, task, unread):
         with torch.inference_mode():
             restored = task.reconstruct(images)
         if restored is None:
@@ -94,10 +135,50 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path) -> None
             _write_picture(_free(out, file.stem), image)
         pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
         count += len(files)
-    import numpy as np
+    if pairs:
+        import numpy as np
 
-    write_png(out / PAIRS, np.stack(pairs), 8)
-    click.echo(f"{count} pictures and {PAIRS} -> {out}")
+        write_png(out / PAIRS, np.stack(pairs), 8)
+        click.echo(f"{count} pictures and {PAIRS} -> {out}")
+    _refuse(unread)
+
+
+def _load(model: str, models: Path | None) -> tuple[Any, dict[str, Any]]:
+    """The task and the card of a trained model: of the folder ``models``, the project's own, or MLflow's registry."""
+    from pipeline.core import model_files
+
+    with _folder(model, models) as folder:
+        return model_files.load(folder), model_files.read_card(folder)
+
+
+@contextmanager
+def _folder(model: str, models: Path | None) -> Iterator[Path]:
+    if models is not None or not REGISTERED.fullmatch(model):
+        root = models or Path(os.path.relpath(find_project() / "models"))
+        if not (root / model).is_dir():
+            raise _unknown(model, root)
+        yield root / model
+        return
+    from pipeline.tracking import promotion
+
+    find_project()  # refuses outside one, where MLflow's database would be made
+    with tempfile.TemporaryDirectory() as beside:
+        yield promotion.fetch(environment.read(), model, Path(beside))
+
+
+def _unknown(model: str, root: Path) -> BadInput:
+    from pipeline.core import model_files
+
+    trained = ", ".join(sorted(card.parent.name for card in root.glob(f"[!.]*/{model_files.CARD}"))) or "none"
+    remedy = f"train it: dvc repro train-{model}" if model in model_files.names() else f"there are: {trained}"
+    return BadInput("no such trained model", where=str(root / model), remedy=f"{remedy}; or name a registered one: NAME@ALIAS")
+
+
+def _refuse(unread: list[BadInput]) -> None:
+    """End with exit code 2 if pictures could not be read, each of which was reported."""
+    if unread:
+        said = f"{len(unread)} {'picture' if len(unread) == 1 else 'pictures'} could not be read"
+        raise BadInput(said, where=unread[0].where, remedy="leave them out, or replace them by whole PNG or JPEG files")
 
 
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
@@ -116,7 +197,8 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
             except OSError as error:  # a name that is too long, say
                 raise BadInput(error.strerror or "cannot be read", where=text[:200], remedy="check the path") from None
     if not files:
-        raise BadInput("no picture was named", where="PATHS", remedy="name files or folders, or send paths to standard input with -")
+        remedy = "name files or folders, or send paths to standard input with -"
+        raise BadInput("no picture was named", where="PATHS", remedy=remedy)
     return files
 
 
@@ -134,8 +216,11 @@ def _files_at(text: str) -> list[Path]:
     return found
 
 
-def _read(paths: tuple[str, ...], task: Any) -> Any:
-    """The pictures of ``paths`` in batches: (files, images (N, C, H, W) in [0, 1]), fitted to what the model takes."""
+def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator[tuple[list[Path], Any]]:
+    """The pictures of ``paths`` in batches: (files, images (N, C, H, W) in [0, 1]), fitted to what the model takes.
+
+    A picture that cannot be read is reported on standard error and added to ``unread``.
+    """
     import numpy as np
 
     from pipeline.core.task import Batch
@@ -143,14 +228,16 @@ def _read(paths: tuple[str, ...], task: Any) -> Any:
 
     files = _files(paths)
     for start in range(0, len(files), BATCH):
-        some = files[start : start + BATCH]
-        decoded = []
-        for file in some:
+        some, decoded = [], []
+        for file in files[start : start + BATCH]:
             try:
                 decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size))
+                some.append(file)
             except (BrokenImage, OSError) as error:
-                raise BadInput(str(error), where=str(file), remedy="leave it out or replace it by a whole PNG or JPEG") from None
-        yield some, Batch.of(np.stack(decoded), np.zeros(len(some), np.int64)).images
+                unread.append(BadInput(str(error), where=click.format_filename(file)))
+                click.echo(f"error: {unread[-1]}", err=True)
+        if some:
+            yield some, Batch.of(np.stack(decoded), np.zeros(len(some), np.int64)).images
 
 
 def _free(folder: Path, stem: str) -> Path:

@@ -4,6 +4,7 @@ import click
 
 from pipeline import environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
+from pipeline.params import PARAMS
 
 
 @click.command()
@@ -11,11 +12,17 @@ from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 @click.option("--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once.")
 @click.option("--force", "-f", is_flag=True, help="Run stages that are up to date, too.")
 def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
-    """Run what is stale of TARGETS (all stages), independent stages side by side, and send MLflow what it missed."""
+    """Run what is stale, independent stages side by side.
+
+    TARGETS: stages (default: all). Afterwards MLflow is sent what it missed.
+    """
     from pipeline import repro as stages
+    from pipeline.settings_check import require_valid_params
     from pipeline.tracking import runs
 
     where, failure = environment.read(), None
+    if PARAMS.is_file():
+        require_valid_params()  # before DVC removes the outputs of the first stage that runs
     try:
         stages.repro(where, list(targets), jobs, force)
     except BadInput:

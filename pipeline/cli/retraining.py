@@ -1,4 +1,4 @@
-"""New data in, a better model out or a reason why not: retrain, history."""
+"""The commands retrain and history."""
 
 import click
 
@@ -6,12 +6,21 @@ from pipeline import environment
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
-@click.option("--readmit", metavar="TEXT", default="", help="First let pictures be looked at again whose reason or hash contains TEXT.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
+@click.option(
+    "--readmit",
+    metavar="TEXT",
+    default="",
+    help="Check quarantined pictures again whose reason or hash contains TEXT.",
+)
 def retrain(dry_run: bool, readmit: str) -> None:
-    """Look for new pictures at params.yaml retrain.watch; check, train, compare, promote or refuse. To be run on a schedule.
+    """Train on new pictures; promote a model that is not worse.
 
-    A killed one is gone on with. Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another one runs.
+    New pictures are looked for at retrain.watch of params.yaml and checked. New models are compared with the
+    champions and promoted or refused. A retraining that was killed continues. Run it on a schedule: darkroom
+    schedule install.
+
+    Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another retraining runs.
     """
     from pipeline.retraining.retrain import retrain as once
 
@@ -21,7 +30,10 @@ def retrain(dry_run: bool, readmit: str) -> None:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def history(as_json: bool) -> None:
-    """What served when, and why: promotions, rollbacks and refusals, oldest first, in UTC."""
+    """Show promotions, rollbacks and refusals with their reasons.
+
+    The oldest is first; times are in UTC.
+    """
     import json
 
     from rich.console import Console
@@ -33,7 +45,15 @@ def history(as_json: bool) -> None:
     where = environment.read()
     deeds = promotion.deeds(*outbox.connect(where))
     refused = [
-        {"time": one.ended, "deed": "refused", "model": "", "from": "", "to": "", "reason": one.explanation, "occasion": one.name}
+        {
+            "time": one.ended,
+            "deed": "refused",
+            "model": "",
+            "from": "",
+            "to": "",
+            "reason": one.explanation,
+            "occasion": one.name,
+        }
         for one in Journal(where.root).past()
         if one.decision == "refused"
     ]

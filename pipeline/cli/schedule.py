@@ -9,33 +9,50 @@ from pipeline import environment
 from pipeline.files import write_text
 from pipeline.retraining import schedule as schedules
 
-NOTE = """What it must know (MLFLOW_TRACKING_URI, ...) belongs into .darkroom/schedule.env, as lines NAME='value'.
-A user's systemd runs while the user is logged in, and always after: loginctl enable-linger"""
-which = click.option("--cron/--systemd", "by_cron", default=False, show_default=True, help="The user's crontab, or the user's systemd.")
+NOTE = """Put its environment variables (MLFLOW_TRACKING_URI, ...) into .darkroom/schedule.env, as lines NAME='value'.
+The systemd of a user runs while the user is logged in; to let it run always: loginctl enable-linger"""
+which = click.option(
+    "--cron/--systemd",
+    "by_cron",
+    default=False,
+    show_default=True,
+    help="Use the user's crontab, or the user's systemd.",
+)
 
 
 @click.group()
 def schedule() -> None:
-    """Run `darkroom retrain` in this project every day."""
+    """Run `darkroom retrain` every day, by cron or systemd."""
 
 
 @schedule.command()
 @which
-@click.option("--at", type=click.DateTime(["%H:%M"]), default="02:30", show_default=True, metavar="HH:MM", help="UTC.")
-@click.option("--dry-run", is_flag=True, help="Show it and change nothing.")
+@click.option(
+    "--at",
+    type=click.DateTime(["%H:%M"]),
+    default="02:30",
+    show_default=True,
+    metavar="HH:MM",
+    help="Time of day in UTC.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the schedule and change nothing; needs neither cron nor systemd.")
 def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
-    """Write the schedule and show it, in place of an older one of this project."""
+    """Install the schedule and print it.
+
+    It replaces an older schedule of this project.
+    """
     wanted = schedules.Schedule(environment.read().root, at.time())
     if by_cron:
-        crontab = wanted.merged(schedules.read_crontab())
+        there = schedules.read_crontab() if not dry_run or shutil.which("crontab") else ""
+        crontab = wanted.merged(there)
         shown = schedules.split(crontab, wanted.root)[1]
         if not dry_run:
             schedules.tell("crontab", "-", given=crontab)
     else:
-        schedules.unit_files(wanted.root)  # refuses another project's
+        schedules.unit_files(wanted.root)  # raises if they are another project's
         shown = "".join(f"# {path}\n{text}\n" for path, text in wanted.units().items())
         if not dry_run:
-            schedules.tell("systemctl", "--version")  # refuses where there is none
+            schedules.tell("systemctl", "--version")  # raises if there is none
             for path, text in wanted.units().items():
                 write_text(path, text)
             shown += schedules.systemctl("daemon-reload", f"enable --now {schedules.TIMER}")
@@ -45,7 +62,7 @@ def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
 @schedule.command()
 @which
 def remove(by_cron: bool) -> None:
-    """Remove this project's schedule; a run that is going on goes on."""
+    """Remove this project's schedule; a run in progress continues."""
     root = environment.read().root
     others, block = schedules.split(schedules.read_crontab(), root) if by_cron else ("", "")
     units = [] if by_cron else schedules.unit_files(root)

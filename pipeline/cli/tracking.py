@@ -1,6 +1,7 @@
 """Runs and registered models: sync, trace, verify, reproduce, promote, rollback, compare, seeds."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,22 @@ import click
 
 from pipeline import environment
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.process import DVC
+
+
+def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
+    """A path below the current folder as a path from the project's root; anything else as it is."""
+    root = environment.find_project(Path())
+    return os.path.relpath(thing, root) if root and Path(thing).exists() else thing
 
 
 @click.command()
 def sync() -> None:
-    """Send to MLflow what it missed: runs while its server was away, and stages that DVC restored without running them."""
+    """Send to MLflow what it missed, and follow a moved project.
+
+    It missed runs while its server was away, and stages that DVC restored without running them. Where the project's folder
+    was moved or renamed, the addresses in MLflow's local database are corrected.
+    """
     from pipeline.tracking import runs
 
     sent, left = runs.sync(environment.read())
@@ -21,11 +33,14 @@ def sync() -> None:
 
 
 @click.command()
-@click.argument("thing")
+@click.argument("thing", callback=_from_root)
 @click.option("--json", "form", flag_value="json", help="As JSON.")
 @click.option("--mermaid", "form", flag_value="mermaid", help="As a Mermaid flowchart.")
 def trace(thing: str, form: str | None) -> None:
-    """What THING was made from and what was made from it, each hash verified. THING: NAME@ALIAS, NAME/VERSION, a run id, a path, a hash."""
+    """Show what THING was made from and what was made from it.
+
+    THING: NAME@ALIAS, NAME/VERSION, a run id, a path or a hash. Each hash is verified.
+    """
     from pipeline.tracking import trace as tracing
 
     found = tracing.trace(environment.read(), thing)
@@ -36,7 +51,10 @@ def trace(thing: str, form: str | None) -> None:
 
 @click.command()
 def verify() -> None:
-    """Check every file that DVC and the registry know, in the project and in DVC's cache, against its hash."""
+    """Check every recorded file against its hash.
+
+    Checked are the files that DVC and the registry know: in the project, in DVC's cache and in the local registry.
+    """
     from pipeline.tracking import trace as tracing
 
     def progress(done: int, total: int) -> None:
@@ -56,7 +74,10 @@ def verify() -> None:
 @click.command()
 @click.argument("model")
 def reproduce(model: str) -> None:
-    """Train MODEL (NAME@ALIAS or NAME/VERSION) again, in a clean worktree of its commit with its data, and compare the weights."""
+    """Train a registered model again and compare the weights.
+
+    MODEL: NAME@ALIAS or NAME/VERSION. It is trained in a clean worktree of its commit, with its data.
+    """
     from pipeline.tracking import outbox, promotion
     from pipeline.tracking import reproduce as again
 
@@ -78,9 +99,12 @@ def reproduce(model: str) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--reason", default="", help="Promote although a gate is not passed; written down.")
+@click.option("--reason", default="", help="Why; recorded. A reason overrules the gates: the version is promoted even if a gate fails.")
 def promote(model: str, reason: str) -> None:
-    """Let a version of MODEL serve as champion. MODEL: NAME (its challenger), NAME@ALIAS or NAME/VERSION. Every gate must be passed."""
+    """Let a version serve as champion, if it passes every gate.
+
+    MODEL: NAME (its challenger), NAME@ALIAS or NAME/VERSION. With --reason it serves even if a gate fails.
+    """
     from pipeline.params import read_section
     from pipeline.retraining.gates import GateSettings, judge
     from pipeline.tracking import outbox, promotion, registry
@@ -117,10 +141,17 @@ def rollback(name: str, reason: str) -> None:
 @click.command()
 @click.argument("things", nargs=-1, required=True)
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), default="comparison.html", show_default=True, help="The page to write."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    default="comparison.html",
+    show_default=True,
+    help="The page to write.",
 )
 def compare(things: tuple[str, ...], out: Path) -> None:
-    """Lay trainings side by side: measures with intervals, params that differ, pictures. THINGS: NAME@ALIAS, NAME/VERSION or run ids."""
+    """Compare trainings: measures, params that differ, pictures.
+
+    THINGS: NAME@ALIAS, NAME/VERSION or run ids. The measures are shown with their intervals.
+    """
     from rich.console import Console
 
     from pipeline.evaluation import compare as side_by_side
@@ -137,7 +168,10 @@ def compare(things: tuple[str, ...], out: Path) -> None:
 @click.argument("name")
 @click.argument("seeds", nargs=-1, type=click.IntRange(0, 2**31 - 1))
 def seeds(name: str, seeds: tuple[int, ...]) -> None:
-    """Train and measure model NAME with each of SEEDS (DVC experiments, aside), then show mean and standard deviation over its seeds."""
+    """Train with several seeds; show mean and standard deviation.
+
+    NAME: a model such as vae. Each of SEEDS that was not trained yet is trained by a DVC experiment outside the workspace.
+    """
     from rich.console import Console
 
     from pipeline.core import model_files
@@ -157,7 +191,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
 
     for seed in seeds:
         if seed not in known():
-            command = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "-S", f"{name}.training.seed={seed}"]
+            command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
             if subprocess.run(command, cwd=where.root, check=False).returncode:  # it takes as long as it takes
                 raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy="see above; the same command goes on")
     found = known()

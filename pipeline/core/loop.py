@@ -71,6 +71,8 @@ class Loop:
         if self.context.size > 1 and self.num_taken:
             dues = [settings.num_steps // phase.every - first // phase.every for phase in self.phases]
             self.seconds["communication"] = sum(due * self._all_reduce(phase) for phase, due in zip(self.phases, dues, strict=True))
+        if record and first == 0:
+            self._draw(0)  # the initial weights: MLflow's slider of pictures starts at step 0
         self._since = (first, time.perf_counter())
         for number in range(first + 1, settings.num_steps + 1):
             with self._timed("data"):
@@ -168,16 +170,19 @@ class Loop:
         """A grid from the same latents, classes and originals each time: pictures that can be compared by step."""
         with self._timed("samples"):
             task, device = self.average.task, self.context.device
-            labels = torch.arange(SAMPLES, device=device) % task.spec.classes
+            classes, columns = task.spec.classes, 8
+            if 2 <= classes <= 16:
+                columns = classes * max(1, 10 // classes)  # each column shows one class
+            labels = torch.arange(SAMPLES, device=device) % classes
             drawn = task.generate(labels, SAMPLES, Noise.whole(self.settings.seed, SAMPLES, "samples", device=device))
             if drawn is None:
                 spread = np.linspace(0, len(self.data.validation) - 1, SAMPLES // 2).astype(np.int64)  # files lie sorted by class
                 images, _ = self.data.validation.rows(spread)
                 originals = Batch.of(images, np.zeros(len(images), np.int64), device).images
                 restored = task.reconstruct(originals)
+                columns = 8  # even: an original and its reconstruction stay in one row
                 drawn = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)
             if drawn is not None:
-                columns = task.spec.classes if 2 <= task.spec.classes <= 16 else 8
                 path = self.folder / "samples" / f"step-{number:08d}.png"
                 write_png(path, to_bytes(drawn.float().cpu().numpy())[: SAMPLES // columns * columns], columns)
 

@@ -25,7 +25,7 @@ from pipeline.data.sources import RemoteFile
 from pipeline.environment import for_child
 from pipeline.errors import DarkroomError
 from pipeline.files import sha256, whole_file, whole_folder
-from pipeline.process import die_with_parent
+from pipeline.process import DVC, die_with_parent
 
 MAX_REDIRECTS = 3
 CHUNK = 1 << 16
@@ -112,7 +112,7 @@ def fetch_from_repository(repository: str, path: str, root: Path, target: Path, 
     Nobody is asked for a password. Raises ``TransferFailed``; then, and when time is over, no process is left.
     """
     with whole_folder(target) as folder:
-        command = [sys.executable, "-m", "dvc", "get", "--out", str(folder / "pictures"), "--", repository, path]
+        command = [*DVC, "get", "--out", str(folder / "pictures"), "--", repository, path]
         apart: dict[str, Any] = {"start_new_session": True, "preexec_fn": die_with_parent, "env": for_child({"GIT_TERMINAL_PROMPT": "0"})}
         with subprocess.Popen(command, cwd=root, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, errors="replace", **apart) as child:
             try:

@@ -15,6 +15,7 @@ from pipeline.evaluation.averages import Estimate
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.frechet import frechet
 from pipeline.evaluation.kernel import kernel_distance
+from pipeline.evaluation.progress import SILENT, Progress
 from pipeline.evaluation.settings import EvaluationSettings
 
 BATCH = 100  # larger activations are slower to allocate than to compute
@@ -28,9 +29,16 @@ class Comparison:
     one number, ``scale``: the root mean square of the reference's. Raises ``BadInput`` where the sets are too small for the settings.
     """
 
-    def __init__(self, settings: EvaluationSettings, dataset, space: FeatureSpace, count: int) -> None:
+    def __init__(
+        self,
+        settings: EvaluationSettings,
+        dataset,
+        space: FeatureSpace,
+        count: int,
+        progress: Progress = SILENT,
+    ) -> None:
         other = "test" if settings.reference_split == "train" else "train"
-        self.settings, self.space = settings, space
+        self.settings, self.space, self.progress = settings, space, progress
         reference = self._vectors(getattr(dataset, settings.reference_split), settings.max_reference, "reference")
         self.scale = float(np.sqrt(np.mean(reference**2))) or 1.0
         self.reference, self.real = reference / self.scale, self._vectors(getattr(dataset, other), count, "real") / self.scale
@@ -52,8 +60,8 @@ class Comparison:
     def _measures(self, vectors: np.ndarray) -> dict[str, Estimate]:
         settings = self.settings
         measured = {
-            "fid": frechet(vectors, self.reference, settings.num_bootstrap, settings.seed),
-            "kid": kernel_distance(vectors, self.reference),
+            "fid": frechet(vectors, self.reference, settings.num_bootstrap, settings.seed, self.progress),
+            "kid": kernel_distance(vectors, self.reference, self.progress),
         }
         near, nearest = self._neighbourhoods(vectors)
         measured |= near
@@ -63,19 +71,21 @@ class Comparison:
 
     @cached_property
     def _radii(self) -> np.ndarray:
-        return neighbours.radii(self.reference, self.settings.num_neighbours)
+        return neighbours.radii(self.reference, self.settings.num_neighbours, self.progress)
 
     @cached_property
     def _unseen(self) -> np.ndarray:
         return self._neighbourhoods(self.real)[1]
 
     def _neighbourhoods(self, vectors: np.ndarray) -> tuple[dict[str, Estimate], np.ndarray]:
-        return neighbours.neighbourhoods(vectors, self.reference, self._radii, self.settings.num_neighbours)
+        num_neighbours = self.settings.num_neighbours
+        return neighbours.neighbourhoods(vectors, self.reference, self._radii, num_neighbours, self.progress)
 
     def _vectors(self, split, limit: int, name: str) -> np.ndarray:
         rows = subset(len(split), limit, self.settings.seed, name)
-        batches = (Batch.of(*split.rows(rows[start : start + BATCH])).images for start in range(0, len(rows), BATCH))
-        return self.space.vectors(batches)
+        starts = range(0, len(rows), BATCH)
+        tracked = self.progress.track(starts, f"features of {name} images: batches", len(starts))
+        return self.space.vectors(Batch.of(*split.rows(rows[start : start + BATCH])).images for start in tracked)
 
     def _check(self, vectors: np.ndarray, what: str, key: str) -> None:
         count, dimensions = vectors.shape

@@ -1,12 +1,14 @@
 """Measures every model by what it can do: a classifier's answers, a generator's images, an autoencoder's reconstructions.
 
-What a task can do shows in what it returns; None is "cannot". Numbers go to ``metrics/evaluation.json``, curves, tables and
-pictures to ``plots/``. The same models, data and settings give the same bytes.
+What a task can do shows in what it returns; None is "cannot". The headline numbers go to ``metrics/evaluation.json``, which
+``dvc metrics`` shows, all numbers to ``metrics/details.json``, and curves, tables and pictures to ``plots/``. The same
+models, data and settings give the same bytes.
 """
 
 import math
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,19 @@ from torch import Tensor
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, Task
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.evaluation import averages, classification, pictures, reconstruction
+from pipeline.evaluation import averages, classification, glossary, pictures, reconstruction
 from pipeline.evaluation.averages import Estimate
 from pipeline.evaluation.comparison import BATCH, Comparison
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.history import curves
+from pipeline.evaluation.progress import Progress
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import whole_folder, write_json, write_text
 
 Measured = dict[str, Estimate | float]
 NUM_PICTURED_ROWS = 8
+HEADLINES = "evaluation.json"
+DETAILS = "details.json"
 
 
 def evaluate(
@@ -38,29 +43,43 @@ def evaluate(
     digests: Mapping[str, str],
     *,
     history: Path = Path("history"),
-    metrics: Path = Path("metrics/evaluation.json"),
+    metrics: Path = Path("metrics"),
     plots: Path = Path("plots"),
 ) -> dict[str, dict[str, Any]]:
     """Measure ``tasks`` (by model name, on whatever device they are, in evaluation mode) on the test split of ``dataset``.
 
-    Returns and writes ``{model: {metric: value}, "protocol": {...}}``; a metric with an interval has ``_low`` and ``_high``
-    beside it (95 %), one with a baseline ``_floor``. Raises ``BadInput`` where there are too few images or no feature space, and
-    ``DarkroomError`` for a model whose numbers are not finite.
+    Returns ``{model: {metric: value}, "protocol": {...}}`` and writes it to ``metrics/details.json``; a metric with a 95 %
+    interval also has ``_low`` and ``_high``, one with a baseline ``_floor``. The headline metrics (see ``glossary``) are also
+    written, by model and without intervals, to ``metrics/evaluation.json``. Raises ``BadInput`` where there are too few images
+    or no feature space, and ``DarkroomError`` for a model whose numbers are not finite.
     """
     with whole_folder(plots) as folder, torch.inference_mode():
         evaluation = _Evaluation(settings, dataset, tasks, digests, folder)
         results: dict[str, dict[str, Any]] = {}
-        for name in sorted(tasks):
-            print(f"measuring {name} ...", flush=True)
+        print(f"measuring {', '.join(sorted(tasks))} on {len(dataset.test):,} test images", flush=True)
+        for number, name in enumerate(sorted(tasks), 1):
+            start, evaluation.progress.name = time.monotonic(), name
             results[name] = _flat(name, evaluation.of(name, tasks[name]))
+            evaluation.progress.print(f"measured in {time.monotonic() - start:.1f} s ({number} of {len(tasks)} models)")
         results["protocol"] = evaluation.protocol()
         for name in sorted(tasks):
             table = curves(history / name)
             if table is not None:
-                write_text(folder / "curves" / f"{name}.csv", table.to_csv(index=False))
+                _write_curves(table, folder / "curves" / name)
                 pictures.curve_sheet(table, folder / "pictures" / f"{name}-curves.png")
-        write_json(metrics, results)
+        write_json(metrics / DETAILS, results)
+        write_json(metrics / HEADLINES, headlines(results))
     return results
+
+
+def headlines(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """The headline numbers of ``results``, by model: few enough for the tables of ``dvc metrics show`` and ``dvc exp show``."""
+    chosen = {
+        name: {metric: values[metric] for metric in glossary.HEADLINES if metric in values}
+        for name, values in results.items()
+        if name != "protocol"
+    }
+    return {name: values for name, values in chosen.items() if values}
 
 
 def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
@@ -76,6 +95,7 @@ class _Evaluation:
     tasks: Mapping[str, Task]
     digests: Mapping[str, str]
     plots: Path
+    progress: Progress = field(default_factory=Progress)
 
     @cached_property
     def num_samples(self) -> int:
@@ -91,7 +111,7 @@ class _Evaluation:
                 remedy=f"dvc repro train-{name}",
             )
         space = FeatureSpace.of_classifier(name, self.tasks[name], self.digests[name])
-        return Comparison(self.settings, self.dataset, space, self.num_samples)
+        return Comparison(self.settings, self.dataset, space, self.num_samples, self.progress)
 
     def protocol(self) -> dict[str, Any]:
         """What every number depends on besides the models."""
@@ -121,14 +141,14 @@ class _Evaluation:
     def _own(self, task: Task) -> Measured:
         """The averages of the model's own per-example values, its losses among them."""
         values: dict[str, list[np.ndarray]] = {}
-        for index, batch in enumerate(self._test(task)):
+        for index, batch in enumerate(self._test(task, "the model's own measures")):
             noise = Noise.whole(self.settings.seed, len(batch), "test", index, task.device)
             for quantity, each in task.evaluate(batch, noise).items():
                 values.setdefault(quantity, []).append(each.double().cpu().numpy())
         return {quantity: averages.mean(batches) for quantity, batches in sorted(values.items())}
 
     def _classified(self, name: str, task: Task) -> Measured:
-        answers = [task.classify(batch.images) for batch in self._test(task)]
+        answers = [task.classify(batch.images) for batch in self._test(task, "classification")]
         if any(answer is None for answer in answers):
             return {}
         logits = torch.cat([answer for answer in answers if answer is not None]).double().cpu().numpy()
@@ -154,12 +174,13 @@ class _Evaluation:
         names = [self.dataset.class_names[label] for label in columns] if conditional else []
         pictures.save_grid(grid, self.plots / "pictures" / f"{name}-samples.png", columns=names)
 
-        labels = np.resize(self.dataset.test.labels, self.num_samples)
+        labels = same_mix(self.dataset.test.labels, self.num_samples)
         agreed: list[np.ndarray] = []
         classifier = self.comparison.space
 
         def batches() -> Iterator[Tensor]:
-            for index, start in enumerate(range(0, len(labels), BATCH)):
+            starts = range(0, len(labels), BATCH)
+            for index, start in enumerate(self.progress.track(starts, "generated images: batches", len(starts))):
                 wanted = labels[start : start + BATCH]
                 images = self._generate(task, wanted, "samples", index)
                 assert images is not None
@@ -180,7 +201,8 @@ class _Evaluation:
     @cached_property
     def _classifier_accuracy(self) -> float:
         task = self.tasks[self.settings.classifier]
-        hits = [task.classify(batch.images).argmax(dim=1) == batch.labels for batch in self._test(task)]  # type: ignore[union-attr]
+        batches = self._test(task, "accuracy of the classifier")
+        hits = [task.classify(batch.images).argmax(dim=1) == batch.labels for batch in batches]  # type: ignore[union-attr]
         return float(torch.cat(hits).double().mean())
 
     @cached_property
@@ -196,7 +218,7 @@ class _Evaluation:
             values.setdefault(quantity, []).append(each.cpu().numpy())
 
         def batches() -> Iterator[Tensor]:
-            for index, batch in enumerate(self._test(task)):
+            for index, batch in enumerate(self._test(task, "reconstructed images")):
                 images, rebuilt = batch.images, task.reconstruct(batch.images)
                 assert rebuilt is not None
                 trivial = torch.from_numpy(self._mean_image).to(images).expand_as(images)
@@ -207,34 +229,69 @@ class _Evaluation:
                 ):
                     note(quantity, compare(images, rebuilt.clamp(0, 1)))
                     note(f"{quantity}_floor", compare(images, trivial))
-                rows = {"original": images, "reconstructed": rebuilt}
-                noise = Noise.whole(self.settings.seed, len(batch), "restoration", index, task.device)
-                for restoration, hurt in reconstruction.damaged(images, self.settings.noise_sigma, noise).items():
-                    restored = task.reconstruct(hurt)
-                    assert restored is not None
+                for restoration, (damaged, restored) in self._restored(task, images, "restoration", index).items():
                     note(f"{restoration}_psnr", reconstruction.psnr(images, restored.clamp(0, 1)))
-                    note(f"{restoration}_psnr_floor", reconstruction.psnr(images, hurt))
-                    rows |= {f"to be {restoration}": hurt, restoration: restored}
-                if index == 0:
-                    one_of_each = pictures.one_of_each(batch.labels.cpu().numpy())
-                    grid = torch.stack([images[one_of_each] for images in rows.values()])
-                    pictures.save_grid(grid, self.plots / "pictures" / f"{name}-reconstructions.png", rows=list(rows))
-                    code = task.encode(images)
-                    if code is not None:
-                        measured["compression_ratio"] = reconstruction.compression_ratio(images, code)
+                    note(f"{restoration}_psnr_floor", reconstruction.psnr(images, damaged))
                 yield rebuilt
 
-        if task.reconstruct(next(self._test(task)).images[:1]) is None:
+        first = self._test_images(task, np.arange(1))
+        if task.reconstruct(first) is None:
             return {}
+        self._draw_reconstructions(name, task)
+        code = task.encode(first)
+        if code is not None:
+            measured["compression_ratio"] = reconstruction.compression_ratio(first, code)
         compared = self.comparison.measures(_finite(batches(), name))
         for quantity, each in values.items():
             if not quantity.endswith("_floor"):
                 measured[quantity] = averages.mean(each).beside(averages.mean(values[f"{quantity}_floor"]).value)
         return {**measured, **{f"reconstruction_{quantity}": estimate for quantity, estimate in compared.items()}}
 
-    def _test(self, task: Task) -> Iterator[Batch]:
-        for images, labels in self.dataset.test.chunks(BATCH):
+    def _restored(self, task: Task, images: Tensor, phase: str, index: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+        """Damaged images and their restorations by the model, by the name of the restoration."""
+        noise = Noise.whole(self.settings.seed, len(images), phase, index, task.device)
+        pairs = {}
+        for restoration, damaged in reconstruction.damaged(images, self.settings.noise_sigma, noise).items():
+            restored = task.reconstruct(damaged)
+            assert restored is not None
+            pairs[restoration] = (damaged, restored)
+        return pairs
+
+    def _draw_reconstructions(self, name: str, task: Task) -> None:
+        shown = pictures.one_of_each(np.asarray(self.dataset.test.labels))
+        images = self._test_images(task, shown)
+        rebuilt = task.reconstruct(images)
+        assert rebuilt is not None
+        rows = {"original": images, "reconstructed": rebuilt}
+        for restoration, (damaged, restored) in self._restored(task, images, "pictures").items():
+            rows |= {f"to be {restoration}": damaged, restoration: restored}
+        path = self.plots / "pictures" / f"{name}-reconstructions.png"
+        names = [self.dataset.class_names[label] for label in self.dataset.test.labels[shown]]
+        pictures.save_grid(torch.stack(list(rows.values())), path, columns=names, rows=list(rows))
+
+    def _test_images(self, task: Task, indices: np.ndarray) -> Tensor:
+        images, labels = self.dataset.test.rows(indices)
+        return Batch.of(images, labels, task.device).images
+
+    def _test(self, task: Task, purpose: str) -> Iterator[Batch]:
+        total = -(-len(self.dataset.test) // BATCH)
+        for images, labels in self.progress.track(self.dataset.test.chunks(BATCH), f"{purpose}: batches", total):
             yield Batch.of(images, labels, task.device)
+
+
+def same_mix(labels: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the ``labels`` (N,), fewer or more than there are: each class has its share of them, to within one."""
+    by_class = np.argsort(labels, kind="stable")
+    evenly_spaced = (2 * np.arange(count) + 1) * len(labels) // (2 * count)
+    return labels[np.sort(by_class[evenly_spaced])]
+
+
+def _write_curves(table: pd.DataFrame, folder: Path) -> None:
+    """A file of ``step`` and ``value`` for each metric: in one table, the blank cells of a metric that is measured less often
+    than others would be drawn as 0 by ``dvc plots``."""
+    for metric in table.columns.drop("step"):
+        curve = table[["step", metric]].dropna().set_axis(["step", "value"], axis=1)
+        write_text(folder / f"{metric}.csv", curve.to_csv(index=False))
 
 
 def _finite(batches: Iterator[Tensor], name: str) -> Iterator[Tensor]:

@@ -10,11 +10,18 @@ import torch
 from pipeline.core.noise import generator
 from pipeline.evaluation import averages
 from pipeline.evaluation.averages import Estimate
+from pipeline.evaluation.progress import SILENT, Progress
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
 
 
-def frechet(samples: np.ndarray, reference: np.ndarray, rounds: int, seed: int) -> Estimate:
+def frechet(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    rounds: int,
+    seed: int,
+    progress: Progress = SILENT,
+) -> Estimate:
     """The distance between two sets (N, D) and (M, D), float64, each N > 1.
 
     The interval is the estimate plus and minus 1.96 bootstrap standard errors, both sets resampled. It is not the
@@ -23,7 +30,8 @@ def frechet(samples: np.ndarray, reference: np.ndarray, rounds: int, seed: int) 
     first, second = samples - reference.mean(axis=0), reference - reference.mean(axis=0)  # small numbers, small rounding errors
     random = generator(seed, "bootstrap")
     resampled = [
-        distance(moments(first, _counts(len(first), random)), moments(second, _counts(len(second), random))) for _ in range(rounds)
+        distance(moments(first, _counts(len(first), random)), moments(second, _counts(len(second), random)))
+        for _ in progress.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
     ]
     return averages.normal(distance(moments(first), moments(second)), float(np.std(resampled, ddof=1)), least=0.0)
 

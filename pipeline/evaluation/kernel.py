@@ -8,16 +8,17 @@ import numpy as np
 
 from pipeline.evaluation import averages
 from pipeline.evaluation.averages import Estimate
+from pipeline.evaluation.progress import SILENT, Progress
 
 CHUNK = 1000
 
 
-def kernel_distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
+def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progress = SILENT) -> Estimate:
     """KID of two sets (N, D) and (M, D), float64, each of at least three. The interval is the two-sample jackknife's, over all
     single omissions, from the kernel's row sums."""
     count, others = len(samples), len(reference)
-    within, between = _without_self(samples), _sums(samples, reference)
-    within_reference, from_reference = _without_self(reference), between[1]
+    within, between = _without_self(samples, progress), _sums(samples, reference, progress)
+    within_reference, from_reference = _without_self(reference, progress), between[1]
     first, second, cross = _pairs(within), _pairs(within_reference), between[0].sum() / (count * others)
     without_sample = _pairs_without(within) + second - 2 * (between[0].sum() - between[0]) / ((count - 1) * others)
     without_reference = first + _pairs_without(within_reference) - 2 * (from_reference.sum() - from_reference) / (count * (others - 1))
@@ -25,10 +26,11 @@ def kernel_distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
     return averages.normal(float(first + second - 2 * cross), float(np.sqrt(variance)))
 
 
-def _sums(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(first: np.ndarray, second: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
     """The kernel matrix's sums by row and by column, a chunk of rows at a time."""
     rows, columns = np.empty(len(first)), np.zeros(len(second))
-    for start in range(0, len(first), CHUNK):
+    starts = range(0, len(first), CHUNK)
+    for start in progress.track(starts, "kernel distance: blocks of images", len(starts)):
         block = first[start : start + CHUNK] @ second.T
         block /= first.shape[1]
         block += 1
@@ -39,8 +41,9 @@ def _sums(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return rows, columns
 
 
-def _without_self(vectors: np.ndarray) -> np.ndarray:
-    return _sums(vectors, vectors)[0] - ((vectors**2).sum(axis=1) / vectors.shape[1] + 1) ** 3  # sum_{j != i} k(x_i, x_j)
+def _without_self(vectors: np.ndarray, progress: Progress) -> np.ndarray:
+    itself = ((vectors**2).sum(axis=1) / vectors.shape[1] + 1) ** 3
+    return _sums(vectors, vectors, progress)[0] - itself  # sum_{j != i} k(x_i, x_j)
 
 
 def _pairs(rows: np.ndarray) -> float:

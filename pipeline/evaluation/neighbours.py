@@ -11,28 +11,33 @@ import numpy as np
 
 from pipeline.evaluation import averages
 from pipeline.evaluation.averages import Estimate
+from pipeline.evaluation.progress import SILENT, Progress
 
 CHUNK = 1000
 
 
-def radii(vectors: np.ndarray, k: int) -> np.ndarray:
+def radii(vectors: np.ndarray, k: int, progress: Progress = SILENT) -> np.ndarray:
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
     parts = []
-    for rows, squares in _squares(vectors, vectors):
+    for rows, squares in _squares(vectors, vectors, progress):
         squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # exactly: the nearest to itself is itself
         parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is itself
     return np.concatenate(parts)
 
 
 def neighbourhoods(
-    samples: np.ndarray, reference: np.ndarray, reference_radii: np.ndarray, k: int
+    samples: np.ndarray,
+    reference: np.ndarray,
+    reference_radii: np.ndarray,
+    k: int,
+    progress: Progress = SILENT,
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """Precision, recall, density and coverage of ``samples`` (N, D) against ``reference`` (M, D), and each sample's distance
     (N,) to the nearest of the reference."""
-    sample_radii = radii(samples, k)
+    sample_radii = radii(samples, k, progress)
     balls, nearest = np.empty(len(samples)), np.empty(len(samples))
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
-    for rows, squares in _squares(samples, reference):
+    for rows, squares in _squares(samples, reference, progress):
         inside = squares <= reference_radii  # a sample in a reference image's ball
         balls[rows] = inside.sum(axis=1)
         covered |= inside.any(axis=0)
@@ -62,12 +67,13 @@ def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return (np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")) / (2 * len(values))  # ties count half
 
 
-def _squares(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances (rows, M), a chunk of rows of ``first`` at a time."""
     centre = second.mean(axis=0)
     first, second = first - centre, second - centre
     norms = (second**2).sum(axis=1)
-    for start in range(0, len(first), CHUNK):
+    starts = range(0, len(first), CHUNK)
+    for start in progress.track(starts, "nearest neighbours: blocks of images", len(starts)):
         block = first[start : start + CHUNK]
         squares = block @ second.T
         squares *= -2

@@ -18,17 +18,18 @@ LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
 
 
 def columns(num_classes: int) -> np.ndarray:
-    """The classes that a sample sheet shows: all, or ten spread over them; ten columns of the one class there is."""
-    if num_classes == 1:
-        return np.zeros(MOST_COLUMNS, np.int64)
-    return np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+    """The class of each column of a sample sheet, at most ten: all classes, as often as there is room, or ten spread over them."""
+    classes = np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+    return np.tile(classes, MOST_COLUMNS // len(classes))
 
 
-def one_of_each(labels: np.ndarray, most: int = MOST_COLUMNS) -> np.ndarray:
-    """Indices of the first examples of as many classes as there are, filled up with the first of the rest."""
-    firsts = np.unique(labels, return_index=True)[1]
-    rest = np.setdiff1d(np.arange(len(labels)), firsts)
-    return np.concatenate([firsts, rest])[:most]
+def one_of_each(labels: np.ndarray) -> np.ndarray:
+    """Indices of up to ten examples: the first of each class, then the second of each, and so on. Of more than ten classes,
+    ten are shown, spread as in :func:`columns`."""
+    classes = np.unique(labels)
+    by_class = [np.flatnonzero(labels == classes[index]) for index in np.unique(columns(len(classes)))]
+    in_turn = [indices[turn] for turn in range(MOST_COLUMNS) for indices in by_class if turn < len(indices)]
+    return np.array(in_turn[:MOST_COLUMNS])
 
 
 def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> None:

@@ -39,6 +39,8 @@ def write(
     processed ``data`` folder. ``source`` names the data, ``commit`` the code. The same files give the same page."""
     names = [name for name in results if name != "protocol"]
     ended = max((history.ended(histories / name) for name in names), default=0)
+    models = [_model(name, results[name], histories / name, plots) for name in names]
+    explained = {glossary.base(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]}
     environment = Environment(
         loader=PackageLoader("pipeline.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -47,14 +49,12 @@ def write(
         commit=commit,
         trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
         protocol=results["protocol"],
-        summary=[{"model": name, **row} for name in names for row in _rows(results[name]) if row["name"] in glossary.KEYS],
-        models=[_model(name, results[name], histories / name, plots) for name in names],
+        summary=[{"model": name, **row} for name in names for row in _rows(results[name]) if row["name"] in glossary.HEADLINES],
+        models=models,
         contact_sheet=_picture(data / "contact-sheet.png"),
         classes=_table(data / "classes.csv"),
         times=_times({name: history.times(histories / name) for name in names}),
-        glossary=[
-            entry for name, entry in glossary.MEASURES.items() if entry.explanation and any(name in results[model] for model in names)
-        ],
+        glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
     )
     write_text(path, page)
 
@@ -108,15 +108,18 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     if table is None:
         return []
     found = []
-    for name in (column for column in table.columns if column.startswith("validation/")):
-        values, steps = table[name].dropna().to_numpy(), table["step"][table[name].notna()].to_numpy()
+    for column in (column for column in table.columns if column.startswith("validation/")):
+        values, steps = table[column].dropna().to_numpy(), table["step"][table[column].notna()].to_numpy()
+        name = column.removeprefix("validation/")
+        measure = glossary.measure(name)
         found.append(
             {
-                "name": name.removeprefix("validation/").replace("_", " "),
-                "last": f"{values[-1]:.4g}",
-                "lowest": f"{values.min():.4g}",
+                "name": name,
+                "title": measure.title,
+                "last": measure.show(values[-1]),
+                "lowest": measure.show(values.min()),
                 "lowest_step": int(steps[values.argmin()]),
-                "highest": f"{values.max():.4g}",
+                "highest": measure.show(values.max()),
                 "highest_step": int(steps[values.argmax()]),
             }
         )

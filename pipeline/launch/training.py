@@ -20,7 +20,8 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
-from pipeline.launch.ray_train import fit, mirrored, planned
+from pipeline.launch.plan import planned
+from pipeline.launch.ray_train import fit, mirrored
 from pipeline.launch.storage import Mirror
 from pipeline.launch.worker import FINISHED
 

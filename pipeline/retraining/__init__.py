@@ -1,15 +1,16 @@
-"""Whether, when and why a model is replaced by a newer one: one transaction, every night.
+"""Retraining on new data as one transaction, usually every night.
 
 incoming     pictures at the watched place that are not accepted yet
-quality      which of them are fit to be learnt from
-drift        whether they come from where the known ones came
-survey       these three, asked of today's delivery
-workspace    the git worktree where a candidate is made; the project's branch and commit
-contest      champion and challenger, measured alike
-gates        whether a challenger may take the champion's place
-journal      what was decided so far, and history
+quality      checks of the new pictures
+drift        statistical tests of the new pictures against the known ones
+survey       these three, for one delivery
+workspace    the git worktree in which new models are trained; commits and branches
+contest      champion and challenger, measured in the same way
+gates        the conditions for a promotion
+journal      the state of the current retraining and the past ones, on disk
 retrain      the transaction
-report       what it found and decided, for people
-notice       whom it tells
+report       the result as a page and as text
+notice       notifications
 schedule     cron and systemd
+settings     the section ``retrain`` of params.yaml
 """

@@ -1,19 +1,21 @@
-"""Whether new pictures come from where the reference's came: tests that keep their level, and a size beside each p-value.
+"""Statistical tests for drift between new pictures and a reference, with a known false alarm rate and an
+effect size each.
 
-Features of the champion: maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test"), Gaussian kernel as wide as the
-median distance. Statistics: Kolmogorov-Smirnov distances. Class mix: Pearson's chi-squared. P-values are from permutations, never zero
-(Phipson & Smyth 2010), corrected by Holm 1979. All but the class mix are permuted within each class, against a reference weighted to the
-new pictures' class mix: a change of the mix alone is told as that, and hides no other.
+Features of the champion: maximum mean discrepancy (Gretton et al. 2012, "A Kernel Two-Sample Test"), Gaussian
+kernel as wide as the median distance. Statistics: Kolmogorov-Smirnov distances. Class mix: Pearson's
+chi-squared. P-values are from permutations, never zero (Phipson & Smyth 2010), corrected by Holm 1979. All
+but the class mix are permuted within each class, against a reference weighted to the new pictures' class mix:
+a change of the mix alone is reported by its own test only, and hides no other change.
 
-The reference must be exchangeable with quiet pictures: a random part of the champion's data, which it was not trained on. Then one batch
-gives a false alarm with probability ``level`` at most, on average over references; a hundred quiet batches give 100 * level or fewer.
+The reference must be exchangeable with pictures without drift: a random part of the champion's data on which
+it was not trained. Then one batch gives a false alarm with a probability of at most ``level``, on average
+over references.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from pydantic import Field, model_validator
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
@@ -22,32 +24,16 @@ from pipeline.core.task import Batch
 from pipeline.errors import BadInput
 from pipeline.evaluation.comparison import subset
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.params import Section
+from pipeline.retraining.settings import MINIMUM, DriftSettings
 
-MINIMUM, NEIGHBOURS = 20, 5  # pictures on either side: fewer find nothing but the grossest drift
+NEIGHBOURS = 5
 BLOCK = 500  # permutations at a time: bounded memory
-
-
-class DriftSettings(Section):
-    """When a batch counts as drifted. An effect is the least share of pictures by which two distributions differ, from 0 to 1: for each
-    test a lower bound of their total variation distance, so that one threshold fits all."""
-
-    level: float = Field(0.01, gt=0, lt=1)  # the false alarm rate of one batch, over all tests together
-    minimum_effect: float = Field(0.1, ge=0, le=1)  # less is no alarm; what cost accuracy in benchmarks/drift.py was larger
-    num_permutations: int = Field(2000, ge=99, le=1_000_000)
-    max_samples: int = Field(2000, ge=MINIMUM, le=20_000)  # of either side, a seeded subset: the kernel matrix grows with the square
-    num_shown: int = Field(16, ge=0, le=1000)  # foreign pictures
-
-    @model_validator(mode="after")
-    def _can_alarm(self) -> "DriftSettings":
-        if self.num_permutations < (needed := int(np.ceil(12 / self.level))):  # six tests at most; p twice as small as they need
-            raise ValueError(f"for an alarm at level {self.level:g} num_permutations must be at least {needed:,}")
-        return self
 
 
 @dataclass
 class Sample:
-    """What is compared of N pictures: ``features`` (N, D), float64; ``statistics``, each (N,), by name; ``labels`` (N,), int64."""
+    """What is compared of N pictures: ``features`` (N, D), float64; ``statistics``, each (N,), by name;
+    ``labels`` (N,), int64."""
 
     features: np.ndarray
     statistics: dict[str, np.ndarray]
@@ -60,7 +46,8 @@ class Sample:
 
 @dataclass
 class Test:
-    """One test of a batch: ``adjusted_p_value`` is Holm's, ``effect`` a share of pictures (see :class:`DriftSettings`)."""
+    """One test of a batch: ``adjusted_p_value`` is Holm's, ``effect`` a share of pictures (see
+    :class:`DriftSettings`)."""
 
     name: str
     p_value: float
@@ -72,8 +59,9 @@ class Test:
 
 @dataclass
 class Drift:
-    """``foreign``: indices of new pictures, the farthest first; ``distances``: theirs to the fifth nearest reference picture, over the
-    median of the reference's own. ``sentence`` is one sentence. Without ``tests`` nothing was measured."""
+    """``foreign``: indices of new pictures, the farthest first; ``distances``: theirs to the fifth nearest
+    reference picture, over the median of the reference's own. ``sentence`` is one sentence. Without ``tests``
+    nothing was measured."""
 
     sentence: str
     tests: list[Test] = field(default_factory=list)
@@ -83,14 +71,16 @@ class Drift:
 
 
 def observe(chunks: Iterable[tuple[np.ndarray, np.ndarray]], space: FeatureSpace) -> Sample:
-    """The sample of all pictures in ``chunks``: uint8 images (n, C, H, W) and labels (n,), at least one chunk."""
+    """The sample of all pictures in ``chunks``: uint8 images (n, C, H, W) and labels (n,), at least one
+    chunk."""
     parts = [Sample(space.vectors([Batch.of(*chunk).images]), statistics_of(chunk[0]), chunk[1]) for chunk in chunks]
     statistics = {name: np.concatenate([part.statistics[name] for part in parts]) for name in parts[0].statistics}
     return Sample(np.concatenate([part.features for part in parts]), statistics, np.concatenate([part.labels for part in parts]))
 
 
 def statistics_of(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Each (N,), of uint8 images (N, C, H, W) as [0, 1]: mean, deviation, mean absolute second difference; in colour, red minus blue."""
+    """Each (N,), of uint8 images (N, C, H, W) as [0, 1]: mean, deviation, mean absolute second difference; in
+    colour, red minus blue."""
     pixels = images.astype(np.float64) / 255
     second = [np.abs(np.diff(pixels, 2, axis=axis)).mean(axis=(1, 2, 3)) for axis in (2, 3)]
     found = {"brightness": pixels.mean(axis=(1, 2, 3)), "contrast": pixels.std(axis=(1, 2, 3)), "sharpness": second[0] + second[1]}
@@ -99,8 +89,9 @@ def statistics_of(images: np.ndarray) -> dict[str, np.ndarray]:
 
 @threadpool_limits.wrap(limits=1)  # sums in another order round differently
 def measure(reference: Sample, fresh: Sample, settings: DriftSettings, seed: int, class_names: Sequence[str]) -> Drift:
-    """Compare ``fresh`` with ``reference``; the same samples and seed give the same answer. Raises ``BadInput`` for features that are
-    not finite. Classes that the reference lacks, and the label -1 of a class without a name, count in the class mix alone."""
+    """Compare ``fresh`` with ``reference``; the same samples and seed give the same answer. Raises
+    ``BadInput`` for features that are not finite. Classes that the reference lacks, and the label -1 of a
+    class without a name, count in the class mix alone."""
     for what, sample in (("new", fresh), ("reference", reference)):
         if len(sample.labels) < MINIMUM:
             return Drift(f"not measured: {len(sample.labels)} {what} pictures, at least {MINIMUM} are needed")
@@ -116,7 +107,7 @@ def measure(reference: Sample, fresh: Sample, settings: DriftSettings, seed: int
     tests.append(_class_mix(reference.labels, fresh.labels, count, names, random))
     for test, adjusted in zip(tests, holm(np.array([test.p_value for test in tests])).tolist(), strict=True):
         test.adjusted_p_value, test.alarm = adjusted, adjusted <= settings.level and test.effect >= settings.minimum_effect
-        verdict = "drift" if test.alarm else "within chance" if adjusted > settings.level else "real, but smaller than matters"
+        verdict = "drift" if test.alarm else "within chance" if adjusted > settings.level else "significant, but small"
         test.sentence = f"{verdict}: {test.sentence}; {100 * test.effect:.0f} % apart, p {adjusted:.2g} corrected for {len(tests)} tests"
     alarms = [test.name for test in tests if test.alarm]
     sentence = f"drift in {', '.join(alarms)}" if alarms else f"no drift in {len(tests)} tests of {len(fresh.labels):,} new pictures"
@@ -127,7 +118,8 @@ def measure(reference: Sample, fresh: Sample, settings: DriftSettings, seed: int
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Holm's step-down adjustment of p-values (K,): the least level of the whole family at which each is rejected."""
+    """Holm's step-down adjustment of p-values (K,): the least level of the whole family at which each is
+    rejected."""
     order, count = np.argsort(p_values, kind="stable"), len(p_values)
     adjusted = np.empty(count)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * np.arange(count, 0, -1)))
@@ -135,8 +127,9 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def discrepancy(kernel: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Squared MMD (B,) from the kernel matrix (N, N) and B columns of signed ``weights`` (N, B): one set's positive with sum 1, the
-    other's negative with sum -1. Its bias is the same for every permutation, so p-values need no correction for it."""
+    """Squared MMD (B,) from the kernel matrix (N, N) and B columns of signed ``weights`` (N, B): one set's
+    positive with sum 1, the other's negative with sum -1. Its bias is the same for every permutation, so
+    p-values need no correction for it."""
     return np.einsum("nb,nb->b", weights, kernel @ weights)
 
 

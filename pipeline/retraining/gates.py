@@ -1,4 +1,4 @@
-"""Whether a challenger may take the champion's place: each gate a sentence with its numbers."""
+"""The conditions for a promotion: each gate gives a sentence with its numbers."""
 
 import math
 from collections.abc import Mapping
@@ -16,12 +16,14 @@ NORMAL = NormalDist()
 
 
 class GateSettings(Section):
-    """The section ``gates`` of params.yaml. No stage depends on it: gates judge what was measured, they change nothing."""
+    """The section ``gates`` of params.yaml. No stage depends on it: gates read measures and change none."""
 
     guarded: list[Measured] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)
-    targets: list[Measured] = Field(["accuracy", "fid", "psnr"])  # one must be better where nothing new was learnt from
-    seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # between seeds, as `darkroom seeds` says; it counts as noise
-    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # of a guarded measure, in its own unit, noise or not
+    targets: list[Measured] = Field(["accuracy", "fid", "psnr"])  # without new pictures, one of these must be better
+    seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field(
+        {}
+    )  # standard deviation over seeds (`darkroom seeds`); counts as noise
+    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # allowed loss of a guarded measure, in its unit, also within noise
     minimum_test_images: int = Field(100, ge=1)
     max_memorisation: float = Field(0.9, ge=0.5, le=1)  # of the measure of that name, at the lower end of its interval
     max_megabytes: float | None = Field(None, gt=0)  # of the weights
@@ -30,7 +32,7 @@ class GateSettings(Section):
 
 @dataclass(frozen=True)
 class Gate:
-    """One condition, and what was found."""
+    """One condition and its result."""
 
     name: str
     passed: bool
@@ -39,37 +41,35 @@ class Gate:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What is known of a challenger besides its measures."""
+    """What is known about a challenger besides its measures."""
 
-    new_pictures: int  # that the champion never saw
+    new_pictures: int  # that the champion was not trained on
     test_images: int
     megabytes: float  # of the weights
-    hours: float  # that the training took; 0 where it is not known
+    hours: float  # of training; 0 if unknown
 
 
 Results = Mapping[str, Mapping[str, float]]  # a version's measures, as ``evaluate`` flattens them, by protocol, the newest last
 
 
 def judge(challenger: Results, champion: Results | None, settings: GateSettings, circumstances: Circumstances | None = None) -> list[Gate]:
-    """All gates, in order; ``champion`` is None where there is none yet. What cannot be compared is a gate that is not passed."""
+    """All gates, in order; ``champion`` is None if there is none yet. A measure that cannot be compared fails
+    its gate."""
     shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
-    gates = [Gate("measured", bool(measured), ", ".join(measured) or "no guarded measure is known: dvc repro evaluate, darkroom sync")]
+    gates = [Gate("measured", bool(measured), ", ".join(measured) or "no guarded measure is known; run: dvc repro evaluate; darkroom sync")]
     gates += _limits(numbers, settings, circumstances) if circumstances else []
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    otherwise = (
-        "the champion knows other classes, or was measured on other data or in another feature space: promote by hand, with --reason"
-    )
-    said = "one protocol measured both" if shared else otherwise
-    gates.append(Gate("comparable", bool(shared), said))
+    otherwise = "the champion knows other classes, or was measured on other data or in another feature space"
+    gates.append(Gate("comparable", bool(shared), "both were measured by the same protocol" if shared else otherwise))
     before = champion[shared[-1]] if shared else {}
     for name in settings.guarded:
         if name in before and name in numbers:
             gates.append(_not_worse(name, numbers, before, settings))
         elif name in before:
-            gates.append(Gate(name, False, "the champion was measured by it, this one was not"))
+            gates.append(Gate(name, False, "this version was not measured by it, the champion was"))
     if circumstances and shared:
         gates.append(_worth_it(numbers, before, settings, circumstances.new_pictures))
     return gates
@@ -80,7 +80,13 @@ def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances:
     gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
     if "memorisation" in numbers:
         copied, most = numbers.get("memorisation_low", numbers["memorisation"]), settings.max_memorisation
-        gates.append(Gate("memorisation", copied <= most, f"at least {copied:.1%} nearer to a training image, at most {most:.0%} allowed"))
+        gates.append(
+            Gate(
+                "memorisation",
+                copied <= most,
+                f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed",
+            )
+        )
     for name, found, allowed in (
         ("megabytes", circumstances.megabytes, settings.max_megabytes),
         ("hours", circumstances.hours, settings.max_hours),
@@ -91,13 +97,13 @@ def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances:
 
 
 def _worth_it(numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int) -> Gate:
-    """Better in a target, or no worse after learning from what the champion never saw."""
+    """Better in a target, or trained on new pictures."""
     if new_pictures:
-        return Gate("worth it", True, f"trained on {new_pictures:,} pictures that the champion never saw")
+        return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
     targets = [name for name in settings.targets if name in before and name in numbers]
     better = [name for name in targets if _compare(name, numbers, before, settings, len(targets))[0] == "better"]
-    said = f"better in {', '.join(better)}" if better else "nothing new to learn from, and no target is better by more than noise"
-    return Gate("worth it", bool(better), said)
+    finding = f"better in {', '.join(better)}" if better else "no new pictures, and no target is better by more than noise"
+    return Gate("worth it", bool(better), finding)
 
 
 def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings) -> Gate:
@@ -113,8 +119,9 @@ def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str
 def _compare(
     name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, claims: int
 ) -> tuple[str, float, float]:
-    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds, added as independent
-    errors are; where the best of several ``claims`` would do, wide enough for all of them (Bonferroni)."""
+    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds,
+    added as independent errors are; where the best of several ``claims`` would do, wide enough for all of
+    them (Bonferroni)."""
     gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
     seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
     noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)

@@ -1,4 +1,5 @@
-"""Pictures at a watched place that are not among the accepted ones yet: brought here, told apart by their bytes, copied whole."""
+"""New pictures at ``retrain.watch``: downloaded if needed, compared with the accepted ones by their bytes,
+copied atomically."""
 
 import hashlib
 import time
@@ -17,14 +18,15 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import digest_of, sha256, whole_file
 
 WHERE = "params.yaml: retrain.watch"
-THREADS, BATCH = 8, 16  # what takes long, hashing, decoding and writing, needs no interpreter lock
+THREADS, BATCH = 8, 16  # hashing, decoding and writing release the interpreter lock
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file: its relative posix ``name``, its class ``label`` ('' where it lies in no class's folder) and the hash of its bytes."""
+    """A file: its relative posix ``name``, its class ``label`` ('' if it is in no class folder) and the hash
+    of its bytes."""
 
     name: str
     label: str
@@ -32,34 +34,35 @@ class Picture:
 
     @property
     def key(self) -> str:
-        """Its bytes under this class: what is wrong there may be right elsewhere."""
+        """Bytes and class: the same bytes may be wrong in one class and right in another."""
         return f"{self.sha256}/{self.label}"
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a watched place holds, seen against the accepted pictures. Lists are sorted by name."""
+    """The contents of the watched place, compared with the accepted pictures. Lists are sorted by name."""
 
     place: Path
-    fresh: list[Picture]  # neither known nor set aside; so also an accepted name with other bytes, and accepted bytes with another class
+    fresh: list[Picture]  # neither accepted nor quarantined: also an accepted name with other bytes or the other way round
     accepted: dict[str, Picture]  # by SHA-256
-    known: int  # accepted already: the same bytes in the same class, by whatever name
-    set_aside: int  # their bytes were found bad before
-    gone: int  # accepted pictures that are not there any more, neither by name nor by bytes
-    unsettled: int = 0  # still being written, or not to be read just now: left for the next time
-    passed_over: int = 0  # of picture formats that are not read, or with names that are no plain UTF-8
-    twins: tuple[Picture, ...] = ()  # accepted pictures whose bytes stand in ``accepted`` under another name
+    known: int  # accepted already: the same bytes in the same class, under any name
+    set_aside: int  # quarantined before
+    gone: int  # accepted pictures that are not at the watched place, neither by name nor by bytes
+    unsettled: int = 0  # changed recently or not readable: left for the next retraining
+    passed_over: int = 0  # with a picture format or a name (not UTF-8) that is not read
+    twins: tuple[Picture, ...] = ()  # accepted pictures whose bytes are in ``accepted`` under another name
 
     @property
     def digest(self) -> str:
-        """Names this version of the data: the names and bytes of all that is accepted or fresh."""
+        """Identifies this version of the data: names and bytes of all accepted and fresh pictures."""
         return digest_of(sorted([picture.name, picture.sha256] for picture in (*self.accepted.values(), *self.twins, *self.fresh)))
 
 
 def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int = 10**11, timeout_seconds: float = 3600.0) -> Path:
-    """The folder or zip to look at: the path ``watch``, or what lies at that address or in that DVC repository, fetched into ``beside``.
+    """The folder or zip with new pictures: the path ``watch``, or a download into ``beside`` from that
+    address or DVC repository.
 
-    Raises ``BadInput`` for what cannot be used, ``DarkroomError`` for what may go better at another time.
+    Raises ``BadInput`` for settings that cannot work, ``DarkroomError`` for failures that may be temporary.
     """
     if not watch:
         raise BadInput("is empty", where=WHERE, remedy="name a folder, a zip, the https address of a zip, or a path in retrain.repository")
@@ -69,20 +72,24 @@ def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int 
         if "://" in watch:
             return fetch_zip(watch, beside / "watched.zip", max_bytes, timeout_seconds)
     except TransferFailed as failure:
-        kind, remedy = (DarkroomError, "the next run tries again") if failure.passing else (BadInput, "correct it, or see to the access")
+        kind, remedy = (DarkroomError, "run it again later") if failure.passing else (BadInput, "correct the setting, or grant access")
         raise kind(masked(f"{watch}{' of ' * bool(repository)}{repository} {failure}"), where=WHERE, remedy=remedy) from None
     if not (root / watch).exists():
-        raise BadInput(f"there is no folder or zip {root / watch}", where=WHERE, remedy="correct it, or mount what should be there")
+        raise BadInput(f"there is no folder or zip {root / watch}", where=WHERE, remedy="correct the setting, create or mount the folder")
     return root / watch
 
 
 def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_seconds: float = 0.0) -> Arrival:
-    """What ``place`` holds; a file, or zip, changed less than ``settle_seconds`` ago waits. ``known_bad``: reasons by key."""
+    """Compare ``place`` with the folder ``accepted``.
+
+    A file or zip that changed less than ``settle_seconds`` ago is left out. ``known_bad``: quarantined
+    pictures, reasons by key.
+    """
     if accepted.exists() and not accepted.is_dir():
-        raise BadInput("is no folder", where="params.yaml: data.folder", remedy="unpack it: accepted pictures are added to a folder")
+        raise BadInput("is not a folder", where="params.yaml: data.folder", remedy="unpack it: new pictures can only be added to a folder")
     here, home = place.resolve(), accepted.resolve()
     if here.is_relative_to(home) or home.is_relative_to(here):
-        raise BadInput(f"{place} and the accepted pictures overlap", where=WHERE, remedy="let new pictures arrive in a folder apart")
+        raise BadInput(f"{place} and the accepted pictures overlap", where=WHERE, remedy="use another folder for new pictures")
     held, unreadable, _ = _survey(accepted) if accepted.exists() else ([], [], 0)
     if unreadable:
         raise DarkroomError("cannot be read", where=str(accepted / unreadable[0]), remedy="grant access to it, or dvc checkout")
@@ -106,9 +113,11 @@ def spread(work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done
 
 
 def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
-    """Copy ``pictures``, as they were looked at, into the folder ``target``; one that lies there with the same bytes is left.
+    """Copy ``pictures`` from ``place`` into the folder ``target``; those that are there with the same bytes
+    are skipped.
 
-    Raises ``BadInput`` rather than overwrite other bytes, ``DarkroomError`` for a picture that has changed since.
+    Raises ``BadInput`` rather than overwrite other bytes, ``DarkroomError`` for a picture that changed after
+    it was checked.
     """
 
     def write(picture: Picture) -> None:
@@ -116,10 +125,10 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
         if path.exists() and sha256(path) == picture.sha256:
             return
         if path.exists():
-            raise BadInput("holds other bytes than the new picture", where=str(path), remedy="give one of them another name")
+            raise BadInput("holds other bytes than the new picture of this name", where=str(path), remedy="give one of them another name")
         data = read(place, picture.name)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise DarkroomError("has changed since it was looked at", where=f"{place}: {picture.name}", remedy="run it again")
+            raise DarkroomError("has changed since it was checked", where=f"{place}: {picture.name}", remedy="run it again")
         with whole_file(path) as beside:
             beside.write_bytes(data)
 
@@ -127,14 +136,15 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
 
 
 def folders(name: str) -> tuple[str, str]:
-    """The folders of the split and of the class in a picture's name; '' for one that is not there."""
+    """The folders of split and class in a picture's name; '' for a missing one."""
     parts = name.split("/")[:-1]
     split = parts.pop(0) if parts and parts[0] in SPLIT_NAMES else ""
     return split, parts[0] if parts else ""
 
 
 def _survey(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
-    """The pictures by name; the names of those that are unsettled or cannot be read; how many other files look like pictures."""
+    """The pictures; the names of those that changed recently or cannot be read; the number of other picture
+    files."""
     files = (list_folder(place) if place.is_dir() else list_zip(place))[0]
     shown = [path for path in map(PurePosixPath, files) if not any(part.startswith((".", "__MACOSX")) for part in path.parts)]
     paths = [path for path in shown if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES]
@@ -146,7 +156,7 @@ def _survey(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], li
                 return None
             digest = hashlib.sha256(read(place, name)).hexdigest()
         except ValueError:
-            digest = digest_of({"damaged": name})  # there are no bytes to hash; who reads it next finds out why
+            digest = digest_of({"damaged": name})  # there are no bytes to hash; reading it again gives the reason
         except OSError:
             return None
         return Picture(name, folders(name)[1], digest)

@@ -1,4 +1,5 @@
-"""What a retraining has decided so far, on disk before it is done: a killed one is gone on with, and nothing is done twice."""
+"""The state of a retraining on disk, written before each step: a killed retraining continues, and no step is
+done twice."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -23,14 +24,24 @@ class Verdict:
     before: str  # the champion's; '' where there was none
     promoted: bool
     reason: str
-    gates: list[dict[str, Any]] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)  # empty if this version is the champion already
     numbers: dict[str, float] = field(default_factory=dict)
     before_numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the version was judged and not promoted."""
+        return bool(self.gates) and not self.promoted
+
+    @property
+    def promote_command(self) -> str:
+        """The command that lets a refused version serve in spite of its gates."""
+        return f"darkroom promote {self.model}/{self.version} --reason '...'"
 
 
 @dataclass
 class Occasion:
-    """One retraining: why, with what, and what became of it. Lists and mappings hold JSON."""
+    """One retraining: its reasons, its data and its result. Lists and mappings hold JSON."""
 
     key: str  # names the data, the code and the settings: one decision for each
     base: str  # the commit that it starts from
@@ -49,8 +60,13 @@ class Occasion:
     ended: str = ""  # UTC
 
     @property
+    def refusal(self) -> str:
+        """How the pictures of this retraining are marked if it is refused; `--readmit` takes this text."""
+        return f"refused on {self.began} UTC"
+
+    @property
     def name(self) -> str:
-        """When and what, as a file's name: 20261121T023000Z-1a2b3c4d."""
+        """A name from start time and key, as for a file: 20261121T023000Z-1a2b3c4d."""
         return f"{self.began.replace('-', '').replace(':', '')[:15]}Z-{self.key[:8]}"
 
 
@@ -63,7 +79,8 @@ class Journal:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the project's retraining for this process. Raises ``DarkroomError`` with exit code 75 where another holds it."""
+        """Hold the lock of the project's retraining. Raises ``DarkroomError`` with exit code 75 if another
+        process has it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder / "retrain.lock", timeout=0):
@@ -74,43 +91,46 @@ class Journal:
             raise error from None
 
     def current(self) -> Occasion | None:
-        """The one that was begun and not ended."""
+        """The retraining that was started and has not ended."""
         return _read(self._open) if self._open.is_file() else None
 
     def save(self, occasion: Occasion) -> None:
-        """Write it down, whole."""
+        """Write ``occasion`` as the current one, atomically."""
         write_json(self._open, asdict(occasion))
 
     def close(self, occasion: Occasion) -> None:
-        """It is done: from here on it is history."""
+        """Mark ``occasion`` as ended and move it to the past ones."""
         occasion.ended = occasion.ended or now()
         self.save(occasion)
         (self.folder / "occasions").mkdir(exist_ok=True)
         os.replace(self._open, self.folder / f"occasions/{occasion.name}.json")
 
     def abandon(self) -> None:
-        """Forget the one that was begun: what it started from is no more."""
+        """Drop the current one, because the commit that it started from is no longer the one to start
+        from."""
         self._open.unlink(missing_ok=True)
 
     def past(self) -> list[Occasion]:
-        """Those that ended, oldest first."""
+        """The retrainings that ended, oldest first."""
         return [_read(path) for path in sorted((self.folder / "occasions").glob("*.json"))]
 
     def aside(self) -> dict[str, str]:
-        """Pictures that are not to be used, by key (SHA-256/class), with the reason."""
+        """The quarantined pictures: reasons by key (SHA-256/class)."""
         return read_json(self._aside) if self._aside.is_file() else {}
 
     def set_aside(self, pictures: Mapping[str, str]) -> None:
-        """Add pictures (key -> reason) to those that are not to be used."""
+        """Quarantine pictures (key -> reason)."""
         if pictures:
             write_json(self._aside, {**pictures, **self.aside()})
 
-    def readmit(self, text: str) -> int:
-        """Let pictures whose reason or SHA-256 contains ``text`` be looked at again; how many."""
-        kept = {sha256: reason for sha256, reason in self.aside().items() if text not in reason and text not in sha256}
-        count = len(self.aside()) - len(kept)
-        write_json(self._aside, kept)
-        return count
+    def aside_without(self, text: str) -> dict[str, str]:
+        """The quarantined pictures but for those whose reason or key contains ``text``."""
+        return {key: reason for key, reason in self.aside().items() if text not in reason and text not in key}
+
+    def readmit(self, text: str) -> None:
+        """Release the quarantined pictures whose reason or key contains ``text``, so that they are checked
+        again."""
+        write_json(self._aside, self.aside_without(text))
 
 
 def now() -> str:

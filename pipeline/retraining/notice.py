@@ -1,4 +1,4 @@
-"""Telling people what a retraining did: JSON to an address, and to the standard input of a command."""
+"""Notifications about a retraining: JSON to an address, and to the standard input of a command."""
 
 import json
 import shlex
@@ -16,14 +16,18 @@ URL_SECONDS, COMMAND_SECONDS = 10, 60
 
 
 def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
-    """Tell those whom the environment names of ``event`` ('promoted', 'refused' or 'failed'). What cannot be told is a warning."""
+    """Send ``event`` ('promoted', 'refused' or 'failed') to the address and the command that the environment
+    names, if any.
+
+    A failure to send is printed as a warning.
+    """
     url, command = notification()
     message = {"event": event, "text": redact(text), **facts}  # "text" is what chat services show
     try:
         if url:
             requests.post(url, json=message, timeout=URL_SECONDS, allow_redirects=False).raise_for_status()
     except requests.RequestException as error:
-        print(f"warning: DARKROOM_NOTIFY_URL was not told ({type(error).__name__})", file=sys.stderr, flush=True)
+        print(f"warning: the notification to DARKROOM_NOTIFY_URL failed ({type(error).__name__})", file=sys.stderr, flush=True)
     if not command:
         return
     try:

@@ -1,4 +1,5 @@
-"""Whether new pictures are fit to be learned from: each check a sentence with its numbers, each picture taken, left or set aside."""
+"""Checks of new pictures: each check gives a sentence with its numbers; each picture is kept, waits, or is
+quarantined."""
 
 import io
 from collections import Counter, defaultdict
@@ -8,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 from PIL import Image
-from pydantic import Field
 
 from pipeline.core.task import DataSpec
 from pipeline.data.decoding import chunk_size, read
@@ -16,31 +16,18 @@ from pipeline.data.folders import arrange
 from pipeline.data.images import FORMATS, decode
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
-from pipeline.params import Section
 from pipeline.retraining.incoming import Arrival, Picture, folders, spread
+from pipeline.retraining.settings import QualitySettings
 
-NAMED, DUPLICATES = 20, "duplicates"  # pictures named in a finding; the check that sets none aside
+NAMED, DUPLICATES = 20, "duplicates"  # pictures named in a finding; the check that quarantines none
 Classify = Callable[[np.ndarray], np.ndarray] | None  # uint8 images (N, C, H, W) -> probabilities (N, classes)
 Chunks = Iterator[tuple[list[Picture], np.ndarray]]
 Aside = dict[str, dict[Picture, str]]  # check -> picture -> reason
 
 
-class QualitySettings(Section):
-    """What new pictures must be like. Shares are of the new pictures, from 0 to 1."""
-
-    minimum_new: int = Field(1, ge=1)  # pictures; fewer good ones wait for more
-    minimum_side_pixels: int = Field(8, ge=1)  # of a picture's shorter side, as it arrives
-    minimum_contrast: float = Field(0.01, ge=0, le=0.5)  # standard deviation of the grey values in [0, 1]; below: nearly constant
-    max_bad_fraction: float = Field(0.1, ge=0, le=1)  # that may be quarantined, before the whole delivery is refused
-    max_class_imbalance: float | None = Field(0.5, ge=0, le=1)  # by how much it may shift the data's class shares; null: by any amount
-    new_classes: bool = False  # whether a folder may begin a new class
-    confidence: float = Field(0.9, ge=0, le=1)  # probability from which the champion contradicts a label
-    max_label_disagreement: float = Field(0.5, ge=0, le=1)  # that the champion may contradict
-
-
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; ``names``: the first pictures that it concerns."""
+    """The result of a check; ``names``: the first pictures that it concerns."""
 
     check: str
     level: Literal["fine", "wait", "quarantine", "refuse"]
@@ -50,7 +37,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Quality:
-    """Every check's finding, fine ones too. Pictures neither kept nor quarantined are looked at again the next time."""
+    """The findings of all checks. Pictures that are neither kept nor quarantined are checked again by the
+    next retraining."""
 
     findings: list[Finding]
     kept: list[Picture]  # good, by name
@@ -60,17 +48,19 @@ class Quality:
 
 
 def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_names: Sequence[str], classify: Classify) -> Quality:
-    """Examine the fresh pictures as they will be trained on, a chunk in memory at a time. ``class_names``: the known classes, in the
-    order of the columns of the champion's ``classify``; where there are none, any class may come.
+    """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
+
+    ``class_names`` are the known classes in the order of the columns that ``classify`` (the champion)
+    returns; if there are none, any class is allowed.
     """
     words = {
-        "class folder": "lie in no known class's folder",
-        "same name": "have the name of an accepted picture, and other bytes: accepted pictures are never overwritten",
-        "one class": "have the bytes of a picture of another class",
+        "class folder": "are not in the folder of a known class",
+        "same name": "have the name of an accepted picture but other bytes; accepted pictures are never overwritten",
+        "one class": "have the same bytes as a picture of another class",
         "readable": "cannot be decoded",
         "size": f"have a side of fewer than {settings.minimum_side_pixels} pixels",
-        "contrast": f"are nearly of one colour: grey values have a standard deviation below {settings.minimum_contrast:g}",
-        DUPLICATES: "have the same bytes as another new one: one of them is taken",
+        "contrast": f"are nearly constant: the standard deviation of their grey values is below {settings.minimum_contrast:g}",
+        DUPLICATES: "have the same bytes as another new picture; one of them is used",
     }
     aside: Aside = {check: {} for check in words}
     good, judged, contradicted, numbers = list[Picture](), 0, list[str](), {name: number for number, name in enumerate(class_names)}
@@ -83,12 +73,12 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
             judged += int((own >= 0).sum())
     kept, layout = _arrange(arrival, good)
     bad = {picture: reason for check, found in aside.items() if check != DUPLICATES for picture, reason in found.items()}
-    doubt = f"have a label that the champion, at least {100 * settings.confidence:g} % sure, contradicts (it errs too: no reason alone)"
-    few, left = len(kept) < settings.minimum_new, f"still being written: {arrival.unsettled:,} pictures"
+    doubt = f"have a label that the champion contradicts with a probability of at least {100 * settings.confidence:g} % (it errs too)"
+    few, left = len(kept) < settings.minimum_new, f"changed recently: {arrival.unsettled:,} pictures"
     findings = [
         *(_told(check, words[check], found, len(arrival.fresh)) for check, found in aside.items()),
-        Finding("not looked at", "fine", f"{left}; of a format or name that is not read: {arrival.passed_over:,}"),
-        _limited("bad pictures", len(bad), len(arrival.fresh), settings.max_bad_fraction, "are set aside"),
+        Finding("not looked at", "fine", f"{left}; with a format or name that is not read: {arrival.passed_over:,}"),
+        _limited("bad pictures", len(bad), len(arrival.fresh), settings.max_bad_fraction, "are quarantined"),
         _limited("labels", len(contradicted), judged, settings.max_label_disagreement, doubt, contradicted),
         _balance(arrival, kept, 1.0 if settings.max_class_imbalance is None else settings.max_class_imbalance),
         layout,
@@ -100,16 +90,17 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
 
 
 def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], aside: Aside) -> list[Picture]:
-    """The fresh pictures that nothing speaks against before they are opened; why for the others goes into ``aside``."""
+    """The fresh pictures without a fault in name or class; the reasons for the others are added to
+    ``aside``."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
     names, splits = {picture.name for picture in accepted}, {folders(picture.name)[0] for picture in accepted}
     classes = defaultdict(set, {digest: {picture.label} for digest, picture in arrival.accepted.items()})
     placed, first = list[Picture](), dict[str, Picture]()
     for picture in arrival.fresh:
         if not picture.label or (class_names and picture.label not in class_names and not settings.new_classes):
-            aside["class folder"][picture] = f"'{picture.label}' is no known class" if picture.label else "lies in no class's folder"
+            aside["class folder"][picture] = f"'{picture.label}' is not a known class" if picture.label else "is not in a class folder"
         elif splits and (split := folders(picture.name)[0]) not in splits:
-            aside["class folder"][picture] = f"accepted pictures lie in no folder '{split}'" if split else "lies in no split's folder"
+            aside["class folder"][picture] = f"no accepted picture is in a folder '{split}'" if split else "is not in the folder of a split"
         elif picture.name in names:
             aside["same name"][picture] = "the accepted picture of this name has other bytes"
         else:
@@ -117,14 +108,15 @@ def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str
             placed.append(picture)
     for picture in placed:
         if len(own := classes[picture.sha256]) > 1:
-            aside["one class"][picture] = f"the same bytes are of the classes {' and '.join(sorted(own))}"
+            aside["one class"][picture] = f"the same bytes are in the classes {' and '.join(sorted(own))}"
         elif first.setdefault(picture.sha256, picture) is not picture:
-            aside[DUPLICATES][picture] = f"has those of {first[picture.sha256].name}"
+            aside[DUPLICATES][picture] = f"has the same bytes as {first[picture.sha256].name}"
     return list(first.values())
 
 
 def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings: QualitySettings, aside: Aside) -> Chunks:
-    """Chunk by chunk, the pictures whose bytes are good and their images (n, C, H, W); why for the others goes into ``aside``."""
+    """Chunks of readable pictures and their images (n, C, H, W); the reasons for the others are added to
+    ``aside``."""
 
     def prepare(picture: Picture) -> np.ndarray | tuple[str, str]:
         try:
@@ -150,7 +142,8 @@ def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings:
 
 
 def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Finding]:
-    """The pictures with which the stages 'download' and 'preprocess' will do; those of a class that has too few yet wait for more."""
+    """The pictures that the stages 'download' and 'preprocess' can use; pictures of a class with too few wait
+    for more."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
     counts = Counter(folders(picture.name) for picture in (*accepted, *good))
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}
@@ -161,8 +154,10 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
         if kept:
             arrange([picture.name for picture in (*accepted, *kept)], [], where="")
     except BadInput as error:
-        return kept, Finding("layout", "refuse", f"the accepted folder could not be used with them: it {error.what}")
-    return kept, Finding("layout", "fine", f"{len(good) - len(kept):,} good new pictures wait for more of their class, or a second one")
+        return kept, Finding("layout", "refuse", f"with them the folder of accepted pictures {error.what}")
+    return kept, Finding(
+        "layout", "fine", f"{len(good) - len(kept):,} good new pictures wait for more pictures of their class, or for a second class"
+    )
 
 
 def _told(check: str, words: str, found: dict[Picture, str], total: int) -> Finding:
@@ -174,7 +169,7 @@ def _told(check: str, words: str, found: dict[Picture, str], total: int) -> Find
 
 def _limited(check: str, count: int, total: int, limit: float, words: str, names: Sequence[str] = ()) -> Finding:
     if not total:
-        return Finding(check, "fine", "not measured: there is nothing to judge, or nobody to judge it")
+        return Finding(check, "fine", "not measured: no pictures, or no champion that knows these classes")
     sentence = f"{count:,} of {total:,} new pictures ({100 * count / total:.1f} %) {words}; {100 * limit:g} % are allowed"
     return Finding(check, "refuse" if count / total > limit else "fine", sentence, tuple(names[:NAMED]))
 
@@ -183,7 +178,7 @@ def _balance(arrival: Arrival, kept: list[Picture], limit: float) -> Finding:
     """Total variation distance between the accepted data's class shares without and with the new pictures."""
     before = Counter(picture.label for picture in (*arrival.accepted.values(), *arrival.twins))
     if not before:
-        return Finding("class balance", "fine", "not measured: nothing is accepted yet")
+        return Finding("class balance", "fine", "not measured: no picture is accepted yet")
     after = before + Counter(picture.label for picture in kept)
     shift = sum(abs(after[label] / after.total() - before[label] / before.total()) for label in after) / 2
     sentence = f"{len(kept):,} new pictures shift the data's class shares by {100 * shift:.1f} %; {100 * limit:g} % are allowed"

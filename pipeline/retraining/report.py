@@ -1,4 +1,4 @@
-"""What a retraining found and decided: one page for people, and a few lines for MLflow."""
+"""The report of a retraining: an HTML page, and a summary in Markdown for MLflow."""
 
 import base64
 from pathlib import Path
@@ -13,7 +13,7 @@ LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader(
 
 
 def write(occasion: Occasion, folder: Path) -> Path:
-    """Write ``folder``/<name of the occasion>.html, one self-contained page."""
+    """Write ``folder``/<name of the retraining>.html, one self-contained page."""
     templates = Environment(loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     picture = folder / f"{occasion.name}-foreign.png"
     foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
@@ -24,18 +24,33 @@ def write(occasion: Occasion, folder: Path) -> Path:
 
 
 def text(occasion: Occasion) -> str:
-    """The same in Markdown, without the tables."""
-    lines = [f"**{occasion.decision}**: {occasion.explanation}", "", f"Why: {'; '.join(occasion.reasons)}."]
+    """A summary in Markdown."""
+    lines = [f"**{occasion.decision}**: {occasion.explanation}", "", f"Reason for the retraining: {'; '.join(occasion.reasons)}."]
     lines += [f"- {finding['check']}: {finding['sentence']}" for finding in occasion.quality]
     lines += [f"- drift: {occasion.drift['said']}"] if occasion.drift else []
     for verdict in occasion.verdicts:
         lines += ["", f"`{verdict.model}` {verdict.before or 'none'} → {verdict.version}: {verdict.reason}"]
         lines += [f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}" for gate in verdict.gates]
+        lines += [f"- to promote it by hand: `{verdict.promote_command}`"] if verdict.refused else []
     return "\n".join(lines)
 
 
+def by_hand(occasion: Occasion) -> str:
+    """The commands that promote what was refused and add its pictures to the data; '' if no model was
+    refused."""
+    commands = [verdict.promote_command for verdict in occasion.verdicts if verdict.refused]
+    if not commands:
+        return ""
+    lines = ["to promote by hand what was refused:", *commands]
+    if occasion.decision == "refused" and occasion.fresh:
+        lines.append(
+            f"darkroom retrain --readmit '{occasion.refusal}'  # afterwards: adds its {len(occasion.fresh):,} pictures to the data"
+        )
+    return "\n  ".join(lines) + "\n"
+
+
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
-    """Title, challenger's and champion's number of each measure that has an interval."""
+    """Title, challenger's value and champion's value of each measure with an interval."""
     named = [name for name in verdict.numbers if f"{name}_low" in verdict.numbers]
     return [(glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers)) for name in named]
 

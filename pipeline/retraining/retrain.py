@@ -1,6 +1,7 @@
-"""One retraining, from new pictures to a promotion or a refusal, in steps that can each be repeated: a killed one is gone on with.
+"""One retraining, from new pictures to a promotion or a refusal, in steps that can be repeated: a killed one
+continues.
 
-Nothing of the project changes before the decision is on disk; then the data and the commit are made safe before an alias moves.
+The project does not change before the decision is on disk. Data and commit are stored before an alias moves.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.core import model_files
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
@@ -21,23 +23,33 @@ from pipeline.retraining.gates import GateSettings
 from pipeline.retraining.journal import Journal, Occasion, now
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
+from pipeline.settings_check import require_valid_params
 from pipeline.tracking import outbox, promotion, story
 
 OWN = Path("data/own")  # where DVC's stage 'download' watches
 
 
 def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> Occasion | None:
-    """Do what there is to do; the occasion that ended, or None where there was nothing. ``dry_run``: only say what would be done.
+    """Run one retraining; the one that ended, or None if there was nothing to do. ``dry_run``: only print
+    what it would do.
 
-    ``readmit``: pictures whose reason or hash contains it are looked at again. Raises ``DarkroomError``: 75 where another one runs,
-    else for what failed; the next call goes on from there.
+    ``readmit``: quarantined pictures whose reason or hash contains this text are checked again. Raises
+    ``DarkroomError`` for what failed, with exit code 75 if another retraining runs; the next call continues
+    from there.
     """
     journal = Journal(environment.root)
     with journal.alone():
-        if readmit and not dry_run:
-            print(f"{journal.readmit(readmit):,} pictures are looked at again", flush=True)
+        aside = journal.aside()
+        if readmit:
+            kept = journal.aside_without(readmit)
+            count, found = len(aside) - len(kept), f"has a reason or hash that contains '{readmit}'"
+            again = "would be checked again" if dry_run else "will be checked again"
+            print(f"{count:,} quarantined pictures {again}" if count else f"no quarantined picture {found}", flush=True)
+            aside = kept
+            if not dry_run:
+                journal.readmit(readmit)
         try:
-            return _Retraining(environment, journal).run(dry_run)
+            return _Retraining(environment, journal, aside).run(dry_run)
         except Exception as error:
             if not dry_run and getattr(error, "exit_code", None) != EXIT_BUSY:
                 notice.send("failed", str(error) or type(error).__name__, {"project": environment.root.name})
@@ -45,8 +57,10 @@ def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") 
 
 
 class _Retraining:
-    def __init__(self, environment: Environment, journal: Journal) -> None:
-        self.environment, self.journal, self.workspace = environment, journal, Workspace(environment)
+    def __init__(self, environment: Environment, journal: Journal, aside: dict[str, str]) -> None:
+        """``aside``: the quarantined pictures, reasons by key."""
+        require_valid_params()
+        self.environment, self.journal, self.aside, self.workspace = environment, journal, aside, Workspace(environment)
         self.settings, self.gates = read_section("retrain", RetrainSettings), read_section("gates", GateSettings)
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
         self.tree, self.champions = self.workspace.tree, journal.folder / "champions"
@@ -54,19 +68,17 @@ class _Retraining:
     def run(self, dry_run: bool) -> Occasion | None:
         occasion = self.journal.current()
         if occasion and dry_run:
-            print(f"would go on with the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
+            print(f"would continue the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
             return None
         decided = occasion is not None and self._is_decided(occasion)
         base = occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)  # it may clear the worktree
         if occasion and not decided and (occasion.decision or occasion.base != base or not self.workspace.holds(base)):
-            print(
-                f"the retraining of {occasion.began} UTC is begun anew: the project has another commit since, or lost its worktree",
-                flush=True,
-            )
+            why = "the project has a new commit, or the worktree of that retraining is lost"
+            print(f"starting again instead of continuing the retraining of {occasion.began} UTC: {why}", flush=True)
             self.journal.abandon()
             occasion = None
         if occasion:
-            print(f"going on with the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
+            print(f"continuing the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
         else:
             occasion = self._begin(base, dry_run)
         if occasion is None:
@@ -81,18 +93,20 @@ class _Retraining:
         return occasion.decision == "refused" or bool(occasion.commit or (occasion.decision and self.workspace.holds(occasion.base)))
 
     def _begin(self, base: str, dry_run: bool) -> Occasion | None:
-        """An occasion with what has arrived, its data under DVC in the worktree; None where there is no reason to train."""
+        """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason
+        to train."""
         data = self._data()
         folder = data.folder.rstrip("/") if self.settings.watch else ""
         self.workspace.prepare(base, folder)
         if (committed := read_section("data", DataSettings, self.tree / PARAMS)) != data:
-            said = f"is {data.folder or data.source} here and {committed.folder or committed.source} in the commit, or prepared otherwise"
-            raise BadInput(said, where=f"{PARAMS}: data", remedy="commit it: a retraining starts from commits")
+            names = [key for key, value in data if getattr(committed, key) != value]
+            what = f"is not as in the last commit ({', '.join(names)}), from which a retraining starts"
+            raise BadInput(what, where=f"{PARAMS}: data", remedy=f"git add {PARAMS}; git commit -m 'the data to retrain on'")
         classifier = read_section("evaluate", EvaluationSettings).classifier
         champion = contest.champions(self.environment, [classifier], self.champions).get(classifier)
-        known, accepted, aside = champion.folder if champion else None, self.tree / folder, self.journal.aside()
+        known, accepted = champion.folder if champion else None, self.tree / folder
         with self._fetched() as beside:
-            found = survey.look(self.environment, self.settings, data, accepted, aside, known, beside)
+            found = survey.look(self.environment, self.settings, data, accepted, self.aside, known, beside)
             found.tell()
             reasons = [f"{len(found.usable):,} new pictures"] if found.usable and not found.refused else []
             if not (reasons or found.refused) and self.workspace.is_stale():
@@ -102,10 +116,9 @@ class _Retraining:
                 return None
             key = digest_of([found.digest, self._made_of()])
             past = [one for one in self.journal.past() if one.key == key]
-            if past and not found.usable:  # with usable ones something is new: what was refused lies aside
-                print(
-                    f"nothing new{_left(found)}: decided on {past[-1].ended} UTC: {past[-1].decision}: {past[-1].explanation}", flush=True
-                )
+            if past and not found.usable:  # usable pictures are new ones: those of a refused delivery are quarantined
+                decided = f"{past[-1].decision}: {past[-1].explanation}"
+                print(f"nothing new{_left(found)}; decided on {past[-1].ended} UTC: {decided}", flush=True)
                 return None
             occasion = Occasion(key, base, now(), reasons or ["new pictures that cannot be used"])
             occasion.quality = [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
@@ -122,15 +135,37 @@ class _Retraining:
                 if not dry_run and reasons:
                     incoming.copy(place, found.usable, accepted)
                     self.workspace.track(folder)
+            if reasons:
+                self._warn(data, found)
             if dry_run:
                 print(f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}", flush=True)
                 return None
             self.journal.save(occasion)
             return occasion
 
+    def _warn(self, data: DataSettings, found: survey.Survey) -> None:
+        """Print, before anything is trained, why the new models will be refused, as far as this is known."""
+        expected, num_test = survey.expected_data(data, found, self.tree)
+        least = self.gates.minimum_test_images
+        if num_test is not None and num_test < least:
+            what = f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {least:,}"
+            print(f"  note: {what}\n  So new models will be refused. Add pictures, or lower the minimum in {PARAMS}.", flush=True)
+        if expected is None:
+            return
+        names = [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
+        serving = contest.champions(self.environment, names, self.champions)
+        compared = [contest.incomparable(name, champion, expected) for name, champion in serving.items()]
+        if differences := [difference for difference in compared if difference]:
+            lines = [
+                *(f"note: {difference}" for difference in differences),
+                "So new models will be refused, and these champions stay. To let a new model serve, promote it by",
+                "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
+            ]
+            print("".join(f"  {line}\n" for line in lines), end="", flush=True)
+
     @contextmanager
     def _fetched(self) -> Iterator[Path]:
-        """An empty folder for what is fetched, emptied again."""
+        """An empty folder for downloads, removed at the end."""
         folder = self.journal.folder / "fetched"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -142,8 +177,8 @@ class _Retraining:
     def _data(self) -> DataSettings:
         data = read_section("data", DataSettings)
         if self.settings.watch and not (data.source == "folder" and Path(data.folder).parent == OWN):
-            remedy = f"source: folder and folder: {OWN}/<name>, where accepted pictures are kept; new ones come from retrain.watch"
-            raise BadInput("cannot take in new pictures", where=f"{PARAMS}: data", remedy=remedy)
+            remedy = f"set data.source: folder and data.folder: {OWN}/<name>; pictures from retrain.watch are added to that folder"
+            raise BadInput("retrain.watch is set, but new pictures cannot be added to this data", where=f"{PARAMS}: data", remedy=remedy)
         return data
 
     def _made_of(self) -> str:
@@ -154,7 +189,8 @@ class _Retraining:
         return digest_of([settings, self.gates.model_dump(), texts, code])
 
     def _make(self, occasion: Occasion) -> None:
-        """Train in the worktree, measure and decide. What fails again and again ends the occasion."""
+        """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is
+        refused."""
         self._count(occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name))
         if occasion.decision:
             return
@@ -171,7 +207,7 @@ class _Retraining:
         self.journal.save(occasion)
 
     def _count(self, occasion: Occasion, work: Callable[[], None]) -> None:
-        """Do it; a failure that is its own counts against the occasion."""
+        """Run ``work`` and count its failures, but for those from outside: a lock, a signal, the deadline."""
         try:
             work()
         except Exception as error:  # whatever code and data bring about
@@ -186,11 +222,11 @@ class _Retraining:
                 raise
 
     def _carry_out(self, occasion: Occasion) -> None:
-        """What the decision entails. Each step finds what an earlier attempt has done."""
+        """Carry out the decision. Each step can be repeated after a kill."""
         refused = occasion.decision == "refused"
         if refused:
             contest.withdraw(self.environment, occasion.verdicts)
-            held = f"refused on {occasion.began} UTC: {occasion.explanation}"[:300]
+            held = f"{occasion.refusal}: {occasion.explanation}"[:300]
             self.journal.set_aside({key: f"{name}: {held}" for name, key in occasion.fresh})
         else:
             if not occasion.commit:
@@ -202,7 +238,7 @@ class _Retraining:
             for verdict in occasion.verdicts:
                 serves = promotion.champion(client, verdict.model) if verdict.promoted else None
                 if serves and str(serves.version) not in (verdict.before, verdict.version):
-                    verdict.promoted, verdict.reason = False, f"version {serves.version} was promoted by hand meanwhile"
+                    verdict.promoted, verdict.reason = False, f"version {serves.version} was promoted by hand in the meantime"
                 elif verdict.promoted:
                     version = client.get_model_version(verdict.model, verdict.version)
                     promotion.promote(self.environment, version, verdict.reason, verdict.gates, occasion.name)
@@ -215,9 +251,9 @@ class _Retraining:
         tags = {"darkroom.decision": occasion.decision, "darkroom.reason": occasion.explanation, "darkroom.commit": occasion.commit}
         try:
             story.tell(self.environment, occasion.name, report.text(occasion), tags, page)
-        except Exception as error:  # a refusal stands without it; a promotion would not have come this far
-            print(f"warning: MLflow was not told of it ({type(error).__name__}); the report is there", flush=True)
-        print(f"{occasion.decision}: {occasion.explanation}\nreport: {page}", flush=True)
+        except Exception as error:  # a promotion would have failed before; a refusal is valid without MLflow
+            print(f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it", flush=True)
+        print(f"{occasion.decision}: {occasion.explanation}\nreport: {page}\n{report.by_hand(occasion)}", end="", flush=True)
         facts = {"project": self.environment.root.name, "models": {verdict.model: verdict.reason for verdict in occasion.verdicts}}
         facts |= {"drift": occasion.drift.get("said", ""), "dvc.lock": occasion.published, "report": str(page)}
         notice.send(occasion.decision, occasion.explanation, facts)
@@ -225,9 +261,9 @@ class _Retraining:
 
 
 def _left(found: survey.Survey) -> str:
-    """What was seen and is not new."""
+    """How many pictures at ``retrain.watch`` are neither accepted nor new."""
     if found.arrival is None:
         return ""
-    counts = {"wait for more": len(found.arrival.fresh), "lie aside: darkroom retrain --readmit": found.arrival.set_aside}
-    said = "; ".join(f"{count:,} pictures {what}" for what, count in counts.items() if count)
-    return f" ({said})" if said else ""
+    counts = {"wait for more": len(found.arrival.fresh), "are quarantined: darkroom retrain --readmit TEXT": found.arrival.set_aside}
+    parts = "; ".join(f"{count:,} pictures {what}" for what, count in counts.items() if count)
+    return f" ({parts})" if parts else ""

@@ -1,4 +1,5 @@
-"""When ``darkroom retrain`` runs by itself: a marked block of the user's crontab, or systemd units of the user's own."""
+"""The schedule of ``darkroom retrain``: a marked block in the user's crontab, or the user's own systemd
+units."""
 
 import glob
 import re
@@ -29,20 +30,20 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not (self.root / "dvc.yaml").is_file():
-            raise BadInput("this is no project: no dvc.yaml", where=str(self.root), remedy="cd to the project's root first")
+            raise BadInput("this is no project: there is no dvc.yaml", where=str(self.root), remedy="change to the project's root first")
         for path in map(str, (self.root, self.programs, SCRIPT)):
             if not path.isprintable() or path != path.strip() or set(path) & set('\\":'):
-                raise BadInput("cron or systemd cannot be told of this folder", where=ascii(path), remedy="rename it")
+                raise BadInput("cron or systemd cannot use a folder of this name", where=ascii(path), remedy="rename it")
 
     def units(self) -> dict[Path, str]:
-        """systemd's units: where each lies, and its text."""
+        """The text of each systemd unit, by its path."""
         file = glob.escape(str(self.root / ".darkroom/schedule.env"))  # systemd takes it as a pattern
         paths = {"project": str(self.root), "programs": str(self.programs), "environment_file": file}
         doubled = {name: path.replace("%", "%%") for name, path in paths.items()}
         return {environment.user_units() / name: TEMPLATES.get_template(name).render(doubled, at=self.at) for name in UNITS}
 
     def merged(self, crontab: str) -> str:
-        """``crontab`` with this project's block at its end, and every other line as it was."""
+        """``crontab`` with this project's block at its end; every other line is unchanged."""
         others = split(crontab, self.root)[0]
         others += "\n" if others and not others.endswith("\n") else ""
         command = shlex.join(["/bin/sh", str(SCRIPT), str(self.root), str(self.programs)]).replace("%", r"\%")  # else a line break
@@ -52,45 +53,48 @@ class Schedule:
 
 
 def split(crontab: str, root: Path) -> tuple[str, str]:
-    """``crontab`` without the block of this project, and the block. Raises ``BadInput`` where a mark of it is missing."""
+    """``crontab`` without the block of this project, and the block. Raises ``BadInput`` if a mark of it is
+    missing."""
     lines = crontab.splitlines(keepends=True)
     marks = [f"# darkroom retrain in {root}: begin\n", f"# darkroom retrain in {root}: end\n"]
     found = [number for number, line in enumerate(lines) if line in marks]
     if not found:
         return crontab, ""
     if [lines[number] for number in found] != marks:
-        remedy = "crontab -e, and delete what is left of it"
-        raise BadInput("the block of this project has lost a mark, or stands there twice", where="crontab", remedy=remedy)
+        remedy = "run crontab -e and delete the rest of this block"
+        raise BadInput("a mark of this project's block is missing, or the block is there twice", where="crontab", remedy=remedy)
     first, last = found[0], found[1] + 1
     return "".join(lines[:first] + lines[last:]), "".join(lines[first:last])
 
 
 def read_crontab() -> str:
-    """The user's crontab; empty where there is none."""
+    """The user's crontab; empty if there is none."""
     return tell("crontab", "-l", forgiven="no crontab|no such file")
 
 
 def unit_files(root: Path) -> list[Path]:
-    """The files of ``UNITS`` that stand. Raises ``BadInput`` where they are another project's."""
+    """The existing files of ``UNITS``. Raises ``BadInput`` if they belong to another project."""
     folder, own = environment.user_units(), str(root).replace("%", "%%")
     service = folder / SERVICE
     there = re.findall("(?m)^WorkingDirectory=(.*)$", service.read_text(encoding="utf-8")) if service.exists() else []
     if there not in ([], [own]):
-        remedy = "there: darkroom schedule remove --systemd; or use --cron for one of the two"
-        raise BadInput(f"systemd runs another project, {there[0]}", where=str(service), remedy=remedy)
+        remedy = "run `darkroom schedule remove --systemd` there, or use --cron for one of the two projects"
+        raise BadInput(f"the systemd units belong to another project, {there[0]}", where=str(service), remedy=remedy)
     return [folder / name for name in UNITS if (folder / name).exists()]
 
 
 def systemctl(*commands: str) -> str:
-    """Tell systemd's manager of this user; says what was done, or what to do where it is out of reach, as in a container or over su."""
+    """Run ``systemctl --user`` commands. Returns the lines to print: what was done, or what to do by hand if
+    the user's systemd cannot be reached, as in a container or under su."""
     reachable = bool(tell("systemctl", "--user", "show-environment", forgiven=""))
     for command in commands if reachable else ():
         tell("systemctl", "--user", *command.split())
-    return "".join(f"{'done' if reachable else 'still to do'}: systemctl --user {command}\n" for command in commands)
+    return "".join(f"{'done' if reachable else 'to do by hand'}: systemctl --user {command}\n" for command in commands)
 
 
 def tell(*command: str, given: str = "", forgiven: str = "(?!)") -> str:
-    """What a program answers to ``given``; empty where it fails with an error that matches ``forgiven``. Others are raised."""
+    """What a program answers to ``given``; empty where it fails with an error that matches ``forgiven``.
+    Others are raised."""
     whole, variables = given.encode(errors="surrogateescape"), environment.for_child({"LC_ALL": "C"})  # a crontab may hold any bytes
     try:
         done = subprocess.run(command, input=whole, env=variables, capture_output=True, timeout=60, check=False)
@@ -101,5 +105,5 @@ def tell(*command: str, given: str = "", forgiven: str = "(?!)") -> str:
         raise DarkroomError("no answer within a minute", where=shlex.join(command), remedy="try again") from error
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode and not re.search(forgiven, said, re.IGNORECASE):
-        raise DarkroomError(said or f"exit code {done.returncode}", where=shlex.join(command), remedy="mend this and repeat the command")
+        raise DarkroomError(said or f"exit code {done.returncode}", where=shlex.join(command), remedy="correct this and repeat the command")
     return "" if done.returncode else done.stdout.decode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""What has arrived since, how good it is, and whether it has drifted from what the champion knows."""
+"""New pictures, their quality, and their drift from the data that the champion knows."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,12 +11,17 @@ import torch
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import DataSpec, Task
+from pipeline.data import sources
+from pipeline.data.archives import list_zip
 from pipeline.data.decoding import Decoder
+from pipeline.data.folders import arrange, list_folder
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
+from pipeline.errors import DarkroomError
 from pipeline.evaluation import pictures
 from pipeline.evaluation.comparison import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
+from pipeline.files import read_json
 from pipeline.retraining import contest, drift, incoming, quality
 from pipeline.retraining.drift import DriftSettings
 from pipeline.retraining.incoming import Arrival, Picture
@@ -25,19 +30,19 @@ from pipeline.retraining.settings import RetrainSettings
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What was found. Without ``retrain.watch`` nothing arrives."""
+    """The new pictures and their checks; without ``retrain.watch`` there are none."""
 
     arrival: Arrival | None = None
-    checked: quality.Quality | None = None  # None where nothing is fresh
+    checked: quality.Quality | None = None  # None if there are no new pictures
 
     @property
     def usable(self) -> list[Picture]:
-        """The pictures to learn from; none while there are too few."""
+        """The pictures to train on; none while there are too few."""
         return self.checked.kept if self.checked and not self.checked.waits else []
 
     @property
     def refused(self) -> str:
-        """Why the delivery as a whole cannot be used."""
+        """Why the whole delivery is refused; '' if it is not."""
         return self.checked.refused if self.checked else ""
 
     @property
@@ -47,18 +52,18 @@ class Survey:
 
     @property
     def digest(self) -> str:
-        """Names this version of the data."""
+        """Identifies this version of the data."""
         return self.arrival.digest if self.arrival else ""
 
     def tell(self) -> None:
-        """Print what is not fine."""
+        """Print the findings that need attention, and a summary."""
         findings = self.checked.findings if self.checked else []
         for finding in findings:
             if finding.level != "fine":
                 print(f"  {finding.check}: {finding.sentence}", flush=True)
         if findings and self.arrival:
             fine = sum(finding.level == "fine" for finding in findings)
-            print(f"  {len(self.arrival.fresh):,} new pictures looked at: {fine} of {len(findings)} checks are fine", flush=True)
+            print(f"  {len(self.arrival.fresh):,} new pictures were checked: {fine} of {len(findings)} checks found nothing", flush=True)
 
 
 def look(
@@ -70,9 +75,11 @@ def look(
     champion: Path | None,
     beside: Path,
 ) -> Survey:
-    """Survey what lies at ``retrain.watch`` but neither in the folder ``accepted`` nor ``aside``; what is fetched lies in ``beside``.
+    """Find and check the pictures at ``retrain.watch`` that are neither in the folder ``accepted`` nor in
+    quarantine (``aside``).
 
-    ``champion`` is the folder of the classifier that serves, which is asked what it makes of the labels.
+    ``beside``: a folder for downloads. ``champion``: the folder of the champion classifier, which checks the
+    labels.
     """
     if not settings.watch:
         return Survey()
@@ -87,10 +94,42 @@ def look(
     return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None))
 
 
+def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contest.Expected | None, int | None]:
+    """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not
+    known yet."""
+    source = sources.find(data.source)
+    channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
+    size = data.image_size or source.shape[1]
+    if source.read is not None:
+        manifest = tree / "data/processed/manifest.json"
+        known = read_json(manifest) if manifest.is_file() else {}
+        names = tuple(known["class_names"]) if known.get("source") == data.source else None
+        return contest.Expected(channels, size, names), None
+    if found.arrival:
+        files = [picture.name for picture in (*found.arrival.accepted.values(), *found.arrival.twins, *found.usable)]
+    else:
+        place = tree / data.folder
+        try:
+            files = list_folder(place)[0] if place.is_dir() else list_zip(place)[0]
+        except (OSError, DarkroomError):  # the stage download names the fault
+            return None, None
+    try:
+        layout = arrange(files, [], where=data.folder)
+    except DarkroomError:
+        return None, None
+    total = sum(len(members) for members in layout.splits.values())
+    num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
+    return contest.Expected(channels, size, layout.class_names), num_test
+
+
 def measure_drift(
     environment: Environment, settings: DriftSettings, place: Path, fresh: list[Picture], processed: Path, champion: Path | None, page: Path
 ) -> dict[str, Any]:
-    """The ``fresh`` pictures in ``place`` against those in ``processed`` that no model was trained on, as JSON; ``page``: the strangest."""
+    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``, as
+    JSON.
+
+    The most unusual new pictures are written to the PNG ``page``.
+    """
     if champion is None or not (processed / "manifest.json").is_file():
         return {"said": "not measured: there is no champion yet", "alarm": False, "tests": []}
     known, card = Dataset.open(processed), model_files.read_card(champion)
@@ -119,7 +158,8 @@ def measure_drift(
 
 
 def _probabilities(task: Task) -> quality.Classify:
-    """What the classifier makes of uint8 images (N, C, H, W): probabilities (N, classes)."""
+    """A function from uint8 images (N, C, H, W) to the probabilities (N, classes) of the classifier
+    ``task``."""
 
     def classify(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():

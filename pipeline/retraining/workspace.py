@@ -1,4 +1,5 @@
-"""Where a candidate is made: a git worktree of the project, with DVC's cache shared. The project itself stays as it is until the end."""
+"""The git worktree in which new models are trained, with a shared DVC cache. The project does not change
+until the end."""
 
 import json
 import shutil
@@ -10,12 +11,12 @@ from typing import Any
 
 from pipeline.environment import Environment, for_child
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.process import die_with_parent
+from pipeline.process import DVC, die_with_parent
 
 BRANCH = "retraining"
 GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 6 * 3600, 90
-GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # nobody is there to type a passphrase
-IDENTITY = ("-c", "user.name=darkroom retrain", "-c", "user.email=darkroom@localhost")  # where git knows no other
+GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # a scheduled run cannot type a passphrase
+IDENTITY = ("-c", "user.name=darkroom retrain", "-c", "user.email=darkroom@localhost")  # if git has no identity configured
 COMMAND = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
@@ -27,28 +28,29 @@ class Workspace:
         self.tree = self.root / ".darkroom/retraining/tree"
 
     def base(self, keep: bool = True) -> str:
-        """The commit to start from, with all that was accepted before: the current one, or the branch 'retraining' if it is ahead.
+        """The commit to start from, with all pictures accepted before: the current one, or the branch
+        'retraining' if it is ahead.
 
-        Where both went on, the branch takes the current one in (and keeps it, if it is to ``keep`` it), and the worktree is cleared.
-        Raises ``BadInput`` where they contradict each other.
+        If both have new commits, they are merged in the worktree; with ``keep`` the branch is moved to the
+        merge. Raises ``BadInput`` if they conflict.
         """
         head, tip = self._answer("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
         if not head:
-            raise BadInput("is no git repository with a commit", where=str(self.root), remedy="git init; git add -A; git commit")
+            raise BadInput("is not a git repository with a commit", where=str(self.root), remedy="git init; git add -A; git commit")
         if not tip or self._is_ancestor(tip, head):
             return head
         if self._is_ancestor(head, tip):
             return tip
         merge = self._join(tip, head)
         if not merge:
-            what, remedy = f"the branch '{BRANCH}' and the current one contradict each other", f"git merge {BRANCH}"
+            what, remedy = f"the branch '{BRANCH}' and the current one have a merge conflict", f"git merge {BRANCH}, and resolve it"
             raise BadInput(what, where=str(self.root), remedy=remedy)
         if keep:
             self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
         return merge
 
     def _join(self, one: str, other: str) -> str:
-        """The merge of two commits, made in the worktree; nothing where they contradict each other."""
+        """The merge of two commits, made in the worktree; '' if they conflict."""
         self._check_out(one)
         command = [*GIT, "-c", "merge.ff=true", *self._identity(), "merge", "--quiet", "--no-edit", other]
         if _run(command, self.tree, GIT_SECONDS).returncode:
@@ -57,22 +59,25 @@ class Workspace:
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def holds(self, commit: str) -> bool:
-        """Whether the worktree is one, and of ``commit`` or of a commit of ours upon it."""
+        """Whether the worktree exists and is at ``commit`` or at a retraining's commit on top of it."""
         return self._answer("merge-base", commit, "HEAD", where=self.tree) == commit
 
     def prepare(self, commit: str, folder: str) -> None:
-        """Bring the worktree to ``commit``: its files, the pictures in ``folder`` ('': none are kept) and the outputs that DVC has."""
+        """Check out ``commit`` in the worktree: its files, the accepted pictures in ``folder`` ('': none) and
+        the cached outputs."""
         self._check_out(commit)
         if (self.root / ".dvc/config.local").is_file():
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
         for line in self._dvc("config", "--list", where=self.root).stdout.splitlines():
             key, _, value = line.partition("=")
-            if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():  # it was written relative to the project
+            if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():  # relative to the project in its file
                 self._dvc("config", "--local", key, value)
         self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
         if folder and not (self.tree / f"{folder}.dvc").is_file():
             if (self.root / folder).exists():
-                raise BadInput("is not tracked by DVC", where=folder, remedy=f"dvc add {folder}; git add {folder}.dvc; git commit")
+                add = "" if (self.root / f"{folder}.dvc").is_file() else f"dvc add {folder} && "
+                remedy = f"{add}git add {folder}.dvc && git commit -m 'the accepted pictures'"
+                raise BadInput("these pictures are not tracked by DVC in the last commit", where=folder, remedy=remedy)
             shutil.rmtree(self.tree / folder, ignore_errors=True)
         if self._dvc("checkout", "--quiet", "--force").returncode:
             self._dvc("pull", "--quiet", "--force", "--allow-missing")
@@ -80,7 +85,7 @@ class Workspace:
             self.run_dvc("checkout", "--quiet", "--force", f"{folder}.dvc")
 
     def _check_out(self, commit: str) -> None:
-        """The worktree at ``commit``, whatever a killed git left of it."""
+        """Check out ``commit`` in the worktree, also after a kill of git in the middle of its work."""
         if self._answer("rev-parse", "--show-toplevel", where=self.tree) == str(self.tree.resolve()):
             for lock in Path(self._git("rev-parse", "--absolute-git-dir", where=self.tree)).glob("*.lock"):
                 lock.unlink(missing_ok=True)
@@ -93,18 +98,19 @@ class Workspace:
         self._git("clean", "--quiet", "-fd", where=self.tree)
 
     def is_stale(self) -> bool:
-        """Whether a stage would run: code or settings are newer than the models."""
+        """Whether a stage would run because code or settings are newer than the models."""
         done = self._dvc("status", "--json")
         if done.returncode:
             raise _failed("dvc status", done, self.tree)
         return bool(json.loads(done.stdout or "{}"))
 
     def track(self, folder: str) -> None:
-        """Put the pictures in ``folder`` under DVC."""
+        """Track the pictures in ``folder`` with DVC."""
         self.run_dvc("add", "--quiet", folder)
 
     def repro(self, seconds: float, group: str) -> None:
-        """``darkroom repro`` there. Raises ``DarkroomError`` with its exit code, or where it takes longer than ``seconds``."""
+        """Run ``darkroom repro`` in the worktree. Raises ``DarkroomError`` with its exit code, or after
+        ``seconds``."""
         here = {
             "DARKROOM_STORAGE": self.environment.remote or str(self.environment.storage),
             "MLFLOW_TRACKING_URI": self.environment.tracking_uri,
@@ -115,7 +121,7 @@ class Workspace:
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
-            remedy = "the next call goes on from the last checkpoint; give it more hours, or less to do"
+            remedy = "the next call continues from the last checkpoint; or allow more hours"
             raise DarkroomError("the deadline has passed", where="params.yaml: retrain.deadline_hours", remedy=remedy) from None
         finally:
             if process.poll() is None:
@@ -124,38 +130,39 @@ class Workspace:
                     process.wait(GRACE_SECONDS)
                 process.kill()
         if code:
-            error = DarkroomError(f"darkroom repro ended with exit code {code}", where=str(self.tree), remedy="see above")
+            error = DarkroomError(f"darkroom repro ended with exit code {code}", where=str(self.tree), remedy="see its messages above")
             error.exit_code = code if code > 0 else 128 - code
             raise error
 
     def push(self) -> None:
-        """Send what the worktree's files name to DVC's default remote."""
+        """Push the worktree's data and outputs to DVC's default remote."""
         self.run_dvc("push", "--quiet")
 
     def commit(self, message: str) -> str:
-        """Commit what was made, if anything changed; the commit."""
+        """Commit the changes in the worktree, if there are any. Returns the commit."""
         self._git("add", "--all", where=self.tree)
         if self._answer("status", "--porcelain", where=self.tree):
             self._git(*self._identity(), "commit", "--quiet", "--no-verify", "-m", message, where=self.tree)
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def publish(self, commit: str, in_place: bool) -> str:
-        """Put ``commit`` onto the branch 'retraining', or ``in_place`` onto the current one; says where it is."""
+        """Move the branch 'retraining' to ``commit``, or the current branch if ``in_place``. Returns a text
+        that names the branch."""
         current = self._answer("symbolic-ref", "--quiet", "--short", "HEAD")
         if current and (in_place or current == BRANCH) and self._forward(commit):
-            left = self._dvc("checkout", "--quiet", where=self.root).returncode  # it does not overwrite what nobody has saved
-            return f"on {current}" + (", but dvc checkout left some outputs as they were: dvc status" if left else "")
+            left = self._dvc("checkout", "--quiet", where=self.root).returncode  # does not overwrite changes that are not saved
+            return f"on {current}" + (", but dvc checkout could not update all outputs; see: dvc status" if left else "")
         tip = self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
-        said = ": the current one has changes of its own" if in_place else ""
+        why = ": the current branch has changes of its own" if in_place else ""
         if tip and self._is_ancestor(commit, tip):
-            return f"on the branch {BRANCH}{said}"
-        joined = commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)  # somebody committed to it meanwhile
+            return f"on the branch {BRANCH}{why}"
+        joined = commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)  # it has a new commit by someone else
         if joined and current != BRANCH:
             self._git("update-ref", f"refs/heads/{BRANCH}", joined, *([tip] if tip else []))
-            return f"on the branch {BRANCH}{said}"
+            return f"on the branch {BRANCH}{why}"
         own = f"{BRANCH}-{commit[:8]}"
         self._git("update-ref", f"refs/heads/{own}", commit)
-        return f"on the branch {own}, for {BRANCH} contradicts it or is in use: git merge {own}"
+        return f"on the branch {own}, because {BRANCH} conflicts with it or is checked out; run: git merge {own}"
 
     def _forward(self, commit: str) -> bool:
         return self._is_ancestor(commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
@@ -164,13 +171,13 @@ class Workspace:
         return self._succeeds("merge-base", "--is-ancestor", one, other)
 
     def run_dvc(self, *arguments: str) -> None:
-        """A DVC command in the worktree. Raises ``DarkroomError`` with what it said."""
+        """Run a DVC command in the worktree. Raises ``DarkroomError`` with its error message."""
         done = self._dvc(*arguments)
         if done.returncode:
             raise _failed(f"dvc {arguments[0]}", done, self.tree)
 
     def _dvc(self, *arguments: str, where: Path | None = None) -> subprocess.CompletedProcess[str]:
-        return _run([sys.executable, "-m", "dvc", *arguments], where or self.tree, DVC_SECONDS)
+        return _run([*DVC, *arguments], where or self.tree, DVC_SECONDS)
 
     def _git(self, *arguments: str, where: Path | None = None) -> str:
         done = _run([*GIT, *arguments], where or self.root, GIT_SECONDS)
@@ -179,7 +186,7 @@ class Workspace:
         return done.stdout.strip()
 
     def _answer(self, *arguments: str, where: Path | None = None) -> str:
-        """What git says, or nothing."""
+        """The output of a git command; '' if it fails."""
         place = where or self.root
         done = _run([*GIT, *arguments], place, GIT_SECONDS) if place.is_dir() else None
         return done.stdout.strip() if done and not done.returncode else ""
@@ -192,9 +199,9 @@ class Workspace:
 
 
 def _failed(what: str, done: subprocess.CompletedProcess[str], where: Path) -> DarkroomError:
-    lines = done.stderr.strip().splitlines() or ["it said nothing"]
-    said = next((line for line in lines if line.startswith(("fatal:", "error:", "ERROR:"))), lines[-1])
-    return DarkroomError(f"{what} failed: {said[:300]}", where=str(where), remedy="mend it; the same command goes on")
+    lines = done.stderr.strip().splitlines() or ["without a message"]
+    message = next((line for line in lines if line.startswith(("fatal:", "error:", "ERROR:"))), lines[-1])
+    return DarkroomError(f"{what} failed: {message[:300]}", where=str(where), remedy="correct this and repeat the command")
 
 
 def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:
@@ -203,4 +210,4 @@ def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedP
         return subprocess.run(command, cwd=where, env=for_child({}), **options)
     except subprocess.TimeoutExpired:
         what = f"took more than {seconds:,} s: {' '.join(command[:8])}"
-        raise DarkroomError(what, where=str(where), remedy="the same command goes on") from None
+        raise DarkroomError(what, where=str(where), remedy="repeat the command; it continues") from None

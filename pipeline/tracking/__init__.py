@@ -3,6 +3,8 @@
     lineage      which commit, files, versions and machine
     outbox       the local record of a run, and its delivery; what a dead server missed is sent later from here
     runs         one training = one run, from its first start to its true end
+    rerun        how a run can be made again: its commit, and params that were not the commit's
+    moved        a project in another folder than before
     restored     runs of stages that DVC restored without running them
     system       what a training asks of its machine
     registry     a model's versions and aliases, and what was measured of them

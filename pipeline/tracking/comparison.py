@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SEED = "training.seed"
-PICTURE = re.compile(r"images/samples\+step\+(\d+)\+.*\.png")
+PICTURE = re.compile(r"images/(?:train~)?samples\+step\+(\d+)\+.*\.png")
 
 
 @dataclass(frozen=True)

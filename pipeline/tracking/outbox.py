@@ -15,7 +15,8 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,13 @@ from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, write_json
-from pipeline.tracking import lineage, registry
+from pipeline.tracking import lineage, moved, registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = "darkroom"
+EXPERIMENT = moved.EXPERIMENT
 SQLITE = "sqlite:///"
 PARENT, PARENT_TAG = "repro", "mlflow.parentRunId"
 EXPERIMENT_TAG = "darkroom.experiment"
@@ -43,6 +44,7 @@ HEARD = "darkroom.heard"  # a tag: when that process last said that it works on 
 LOCK_SECONDS = 60
 TAGGING = Lock()
 PICTURE = re.compile(r"step-(\d+)\.png")
+PICTURES = "train/samples"  # MLflow's key of the sample grids: it shows them with the curves of ``train``
 
 
 @dataclass
@@ -57,7 +59,9 @@ class Record:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, str] = field(default_factory=dict)  # name, digest, source
-    group: str = ""  # the parent's name
+    name: str = ""  # of the run
+    group: str = ""  # names the parent
+    parent: dict[str, Any] = field(default_factory=dict)  # name, params and note of the parent
     folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
     model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256; version, once it is registered
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: sha256, protocol, metrics, time
@@ -117,10 +121,8 @@ def awaited(environment: Environment) -> set[Path]:
     """The folders of trainings that some tracking server has not been told to the end."""
     found = set()
     for path in records(environment).glob("*.json"):
-        try:
+        with suppress(OSError, ValueError, TypeError, KeyError):
             found.add(Path(read_json(path)["folder"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
     return found
 
 
@@ -150,8 +152,16 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
             beside.unlink(missing_ok=True)
             MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)
             os.replace(beside, database)
+        follow_move(environment)
         client = MlflowClient(uri)
         return client, _experiment(client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None)
+
+
+def follow_move(environment: Environment) -> None:
+    """Correct the locations in MLflow's local database and in the records where the project's folder was moved."""
+    if former := moved.moved_from(environment):
+        before = address(replace(environment, tracking_uri=moved.default_uri(Path(former))))
+        moved.follow(environment, former, records(environment), (before, address(environment)))
 
 
 def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool) -> None:
@@ -204,13 +214,13 @@ def exists(client: "MlflowClient", run_id: str) -> bool:
 
 
 def _announce(client: "MlflowClient", experiment: str, record: Record) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
     found = find_run(client, experiment, record.stage, record.fingerprint)
     if found is None or found.info.run_id != record.run_id:
         record.offsets = {}  # another run, or none: it is sent everything
     if found is None:
-        name = f"{record.stage}-{record.fingerprint[:8]}"
+        name = record.name or record.stage
         found = client.create_run(experiment, record.started, {**record.tags, **_group(client, experiment, record)}, run_name=name)
     record.run_id, record.parent_id = found.info.run_id, ""
     known = client.get_run(record.run_id)
@@ -225,9 +235,7 @@ def _announce(client: "MlflowClient", experiment: str, record: Record) -> None:
         set_tags(client, record.run_id, {**record.tags, HEARD: str(now()), **_group(client, experiment, record)})
         if "darkroom.failure" in known.data.tags:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
-    missing = [Param(key, value) for key, value in sorted(record.params.items()) if key not in known.data.params]
-    for start in range(0, len(missing), MAX_PARAMS):
-        client.log_batch(record.run_id, params=missing[start : start + MAX_PARAMS])
+    _add_params(client, known, record.params)
     if record.dataset and not (known.inputs and known.inputs.dataset_inputs):
         data = Dataset(record.dataset["name"], record.dataset["digest"][:36], "local", json.dumps({"uri": record.dataset["source"]}))
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
@@ -241,11 +249,22 @@ def _group(client: "MlflowClient", experiment: str, record: Record) -> dict[str,
         shared = {key: record.tags[key] for key in (*OWNER, "mlflow.source.git.commit", "darkroom.data") if key in record.tags}
         shared |= {"darkroom.stage": PARENT, "darkroom.group": record.group, "mlflow.source.name": "dvc repro", HEARD: str(now())}
         found = client.search_runs([experiment], f"tags.`darkroom.group` = '{record.group}' and tags.`darkroom.stage` = '{PARENT}'")
-        made = found or [client.create_run(experiment, record.started, shared, run_name=record.group)]
+        name, note = record.parent.get("name") or record.group, {"mlflow.note.content": record.parent.get("note", "")}
+        made = found or [client.create_run(experiment, record.started, {**shared, **note}, run_name=name)]
         record.parent_id = made[-1].info.run_id
+        _add_params(client, made[-1], record.parent.get("params", {}))
         set_tags(client, record.parent_id, shared)
         client.update_run(record.parent_id, status="RUNNING")
     return {PARENT_TAG: record.parent_id}
+
+
+def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:
+    """Log the params that the run lacks: MLflow refuses another value for one that it has."""
+    from mlflow.entities import Param
+
+    missing = [Param(key, value) for key, value in sorted(params.items()) if key not in run.data.params]
+    for start in range(0, len(missing), MAX_PARAMS):
+        client.log_batch(run.info.run_id, params=missing[start : start + MAX_PARAMS])
 
 
 def _send_metrics(client: "MlflowClient", record: Record, name: str) -> None:
@@ -303,14 +322,14 @@ def _send_pictures(client: "MlflowClient", record: Record) -> None:
     for step, path in sorted(samples.items()):
         if f"samples+step+{step}+" not in there:
             with Image.open(path, formats=("PNG",)) as picture:
-                client.log_image(record.run_id, picture, key="samples", step=step, synchronous=True)
+                client.log_image(record.run_id, picture, key=PICTURES, step=step, synchronous=True)
 
 
 def _send_results(client: "MlflowClient", record: Record, name: str, result: dict[str, Any]) -> None:
-    """``test/<model>/<metric>`` to this run and its parent; to the run that trained the model ``test/<metric>``, and all to its version.
+    """``test/<model>/<metric>`` to this run and its parent; all to the model's version; ``test_<metric>`` to the run that trained it.
 
-    Intervals and floors stay with the evaluation and the version: among a training's curves they would only be in the way. What an
-    experiment measured in passing does not replace what is known.
+    MLflow shows metrics without a prefix last, so that run's curves come first; it gets no intervals and floors. What an experiment
+    measured in passing does not replace what is known.
     """
     aside = EXPERIMENT_TAG in record.tags
     named = {f"test/{name}/{metric}": value for metric, value in result["metrics"].items()}
@@ -319,7 +338,7 @@ def _send_results(client: "MlflowClient", record: Record, name: str, result: dic
     version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
     if version is not None and exists(client, version.run_id):
         known = client.get_run(version.run_id).data.metrics if aside else {}
-        plain = {f"test/{metric}": value for metric, value in result["metrics"].items() if not metric.endswith(("_low", "_high", "_floor"))}
+        plain = {f"test_{metric}": value for metric, value in result["metrics"].items() if not metric.endswith(("_low", "_high", "_floor"))}
         _send_once(client, version.run_id, {key: value for key, value in plain.items() if key not in known}, result["time"])
         registry.describe(client, version, result["metrics"], result["protocol"], aside=aside)
 

@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.environment import Environment
@@ -27,14 +28,30 @@ def find(client: "MlflowClient", thing: str) -> Any:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
+    models = client.search_registered_models(max_results=1000)
+    if any(model.name == name for model in models):
+        found = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=10)
+        serves = champion(client, name)
+        known = [f"{name}/{one.version}" + " (the champion)" * (one.version == getattr(serves, "version", None)) for one in found]
+        what = f"no version of {name} has the alias '{wanted}'" if mark == "@" else "no such version"
+        raise BadInput(what, where=thing, remedy=f"name a version, newest first: {', '.join(known)}")
     there = [
         f"{model.name} (versions 1 to {max(int(one.version) for one in model.latest_versions)}; {', '.join(model.aliases) or 'no alias'})"
-        for model in client.search_registered_models()
+        for model in models
         if model.latest_versions
     ]
     raise BadInput(
         "no such registered model", where=thing, remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}"
     )
+
+
+def fetch(environment: Environment, thing: str, beside: Path) -> Path:
+    """The folder with the model files of the version that ``NAME@ALIAS`` or ``NAME/VERSION`` names.
+
+    They are downloaded into ``beside`` where MLflow does not keep them in a local folder. Raises ``BadInput`` for an unknown one.
+    """
+    client, _ = outbox.connect(environment)
+    return registry.weights(client, find(client, thing), beside)
 
 
 def champion(client: "MlflowClient", name: str) -> Any | None:

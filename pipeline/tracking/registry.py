@@ -122,7 +122,7 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
         input_example=example,
         metadata={"sha256": card["sha256"], "model": card["name"]},
     )
-    description.flavors["python_function"]["model_code_path"] = "served.py"  # only its name is used; the path is nobody's business
+    description.flavors["python_function"]["model_code_path"] = "served.py"  # only its name is used, so the local path is left out
     description.save(path / "MLmodel")
     (path / "README.md").write_text(model_card.text(card), encoding="utf-8")
 
@@ -140,13 +140,14 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     looks = classifies or restores
     asked: list[Any] = [ColSpec(AnyType(), "image", required=not generates)] if looks else []
     asked += [ColSpec("long", "count", required=not looks)] if generates else []
-    asked += [ColSpec("long", name, required=False) for name in ("seed", "label")] if generates else []
+    asked += [ColSpec("long", "seed", required=False), ColSpec(AnyType(), "label", required=False)] if generates else []
     vector, never = Array(DataType.double), not (generates and looks)
     answers: list[Any] = [ColSpec(AnyType(), "image", required=True)] if generates or restores else []
-    answers += [ColSpec("long", "label", required=never)] if generates else []
+    answers += [ColSpec("long", "label", required=never), ColSpec("string", "class", required=never)] if generates else []
     answers += [ColSpec(vector, "code", required=never), ColSpec("double", "anomaly", required=never)] if restores else []
     if classifies:
-        answers = [ColSpec("string", "class"), ColSpec("double", "probability"), ColSpec(vector, "probabilities")]
+        answers = [ColSpec("string", "class"), ColSpec("double", "probability")]
+        answers += [ColSpec(Array(DataType.string), "classes"), ColSpec(vector, "probabilities")]
     example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
     if not generates:
         example = pd.DataFrame({"image": [np.full((spec["channels"], spec["size"], spec["size"]), 0.5).tolist()]})

@@ -16,10 +16,10 @@ from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.params import PARAMS, read_file
+from pipeline.process import DVC
 from pipeline.tracking import lineage, registry
 from pipeline.tracking.ledger import Ledger
 
-DVC = (sys.executable, "-m", "dvc")
 GIT_SECONDS = 60
 DVC_SECONDS = 3600
 DATA = "data/processed"

@@ -15,7 +15,7 @@ from pipeline.tracking.outbox import Record
 
 TOLD = "run.json"
 OWN_TAGS = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # of the process, not of what it makes
-EVALUATION = Path("metrics/evaluation.json")
+HEADLINES, DETAILS = Path("metrics/evaluation.json"), Path("metrics/details.json")
 REPORT = Path("reports")
 
 
@@ -40,10 +40,11 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
                 record.model = {"folder": str(Path("models", name).resolve()), "name": name, "sha256": weights}
             yield record
     record = _record(environment, REPORT / TOLD, wanted)
-    if record is not None and EVALUATION.is_file():
-        numbers = {name: values for name, values in read_json(EVALUATION).items() if name != "protocol"}
+    if record is not None and DETAILS.is_file():
+        numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
         record.results = results_of(numbers, record.tags, record.started)
-        record.artifacts = [[str(path.resolve()), ""] for path in (EVALUATION, REPORT / "index.html", Path("plots/pictures"))]
+        logged = (HEADLINES, DETAILS, REPORT / "index.html", Path("plots/pictures"))
+        record.artifacts = [[str(path.resolve()), ""] for path in logged]
         record.ended = record.started
         yield record
 

@@ -24,7 +24,7 @@ from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.files import digest_of, whole_copy, write_json
 from pipeline.params import PARAMS
-from pipeline.tracking import lineage, outbox, restored
+from pipeline.tracking import lineage, outbox, rerun, restored
 from pipeline.tracking.outbox import Record, now
 
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
@@ -33,6 +33,7 @@ FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each
 STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
 PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
+MAX_NAME = 250  # characters of a run's name; the database's limit
 HEARTBEAT = "system/cpu_utilization_percentage"
 SILENT_MS = 24 * 3600 * 1000  # without a heartbeat, after which a run of another host counts as dead
 COMMIT = "mlflow.source.git.commit"
@@ -82,8 +83,9 @@ class Run:
             return
         record = self._record
         shared = {key: value for key, value in record.tags.items() if key not in restored.OWN_TAGS}
-        told = {"stage": record.stage, "fingerprint": record.fingerprint, "started": record.started, "group": record.group}
-        write_json(folder / restored.TOLD, {**told, "params": record.params, "tags": shared, "dataset": record.dataset})
+        told = {"stage": record.stage, "fingerprint": record.fingerprint, "started": record.started, "name": record.name}
+        told |= {"group": record.group, "parent": record.parent, "params": record.params, "dataset": record.dataset}
+        write_json(folder / restored.TOLD, {**told, "tags": shared})
 
     def tag(self, tags: Mapping[str, Any]) -> None:
         """Add tags, shown as ``darkroom.<key>``."""
@@ -224,9 +226,12 @@ def open_run(environment: Environment, description: Description, at_once: bool =
             record.started, record.run_id, record.offsets, record.dropped = left.started, left.run_id, left.offsets, left.dropped
             record.folder = left.folder
     record.params = flatten(description.params)
-    record.tags = _tags(description, owner)
+    git, changed = lineage.git_tags(Path.cwd()), rerun.changes(Path.cwd())
+    record.tags = _tags(description, owner, git, changed)
+    record.name = _name(description, changed)
     own = f"repro-{digest_of([record.tags[COMMIT], _text(PARAMS)])[:8]}"
     record.group = surroundings.dvc_experiment() or surroundings.group() or own
+    record.parent = _parent(record.group, own, git, changed)
     if description.data_digest:
         source = lineage.redact(description.data_source)
         record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}
@@ -309,19 +314,19 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _tags(description: Description, owner: Mapping[str, Any]) -> dict[str, str]:
+def _tags(description: Description, owner: Mapping[str, Any], git: Mapping[str, str], changed: list[rerun.Change]) -> dict[str, str]:
     """Git, DVC and machine of this working directory: the project, or DVC's copy of it for an experiment."""
-    git = lineage.git_tags(Path.cwd())
     tags = {
         "mlflow.source.name": description.stage,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": getpass.getuser(),
-        "mlflow.note.content": _note(description, git[COMMIT]),
+        "mlflow.note.content": _note(description, git, changed),
         outbox.EXPERIMENT_TAG: surroundings.dvc_experiment(),
         "darkroom.stage": description.stage,
         "darkroom.fingerprint": description.fingerprint,
         "darkroom.data": description.data_digest,
-        "darkroom.command": f"git checkout {git[COMMIT]} && dvc pull --allow-missing && dvc repro {description.stage}",
+        "darkroom.command": " && ".join(rerun.commands(description.stage, git, changed)),
+        "darkroom.params.changed": ", ".join(change.override for change in changed),
         "darkroom.host": owner["host"],
         "darkroom.pid": owner["pid"],
         "darkroom.process_started": owner["started"],
@@ -333,10 +338,28 @@ def _tags(description: Description, owner: Mapping[str, Any]) -> dict[str, str]:
     return {key: lineage.redact(str(value))[:5000] for key, value in tags.items() if value != ""}
 
 
-def _note(description: Description, commit: str) -> str:
+def _note(description: Description, git: Mapping[str, str], changed: list[rerun.Change]) -> str:
     data = f" on `{description.data_name}` (`{description.data_digest[:12]}`)" if description.data_digest else ""
-    again = f"```sh\ngit checkout {commit}\ndvc pull --allow-missing\ndvc repro {description.stage}\n```"
-    return f"**{description.stage}**{data}. To make it again:\n\n{again}\n\nWhere it comes from: `darkroom trace <run id>`."
+    again = rerun.note(description.stage, git, changed)
+    return f"**{description.stage}**{data}. {again}\n\nWhere it comes from: `darkroom trace <run id>`."
+
+
+def _name(description: Description, changed: list[rerun.Change]) -> str:
+    """The stage, its params that are not as committed, and its seed if it has one."""
+    seed = flatten(description.params).get("training.seed")
+    own = [one for one in rerun.of_stage(changed, description.stage) if not (seed and one.key.endswith(".training.seed"))]
+    parts = [description.stage, lineage.redact(rerun.title(own, description.stage)), f"seed {seed}" if seed else ""]
+    return ", ".join(filter(None, parts))[:MAX_NAME]
+
+
+def _parent(group: str, own: str, git: Mapping[str, str], changed: list[rerun.Change]) -> dict[str, Any]:
+    """What the parent of a group's runs shows: its name, all params of params.yaml, and how all of it can be made again."""
+    known = git[COMMIT] != "unknown"
+    name = f"repro {git[COMMIT][:7]}" if group == own and known else group
+    shown = lineage.redact(rerun.title(changed))
+    params = flatten(rerun.read_params(Path.cwd()))
+    note = lineage.redact(rerun.note("", git, changed))[:5000]
+    return {"name": (f"{name}: {shown}" if shown else name)[:MAX_NAME], "params": params, "note": note}
 
 
 def _prefixed(tags: Mapping[str, Any]) -> dict[str, str]:

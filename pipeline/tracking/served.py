@@ -1,12 +1,13 @@
 """A registered model as MLflow loads and serves it. MLflow copies this file and the package into each version: no pickle.
 
-One row of the input asks for one thing, and what a model can do its task says:
+Each row of the input is one request:
 
     image                an image, as base64 of a PNG, JPEG, BMP or WebP file or as numbers (C, H, W) in [0, 1]
-        a classifier     -> class, probability, probabilities (by class, in the order of the model's card)
-        an autoencoder   -> image (what comes out of the code), code, anomaly (mean squared error of the reconstruction)
-    count, seed, label   ``count`` new images of class ``label`` (a number; -1 or absent: any); the same row, the same images
-        a generator      -> image and label, a row for each image
+        a classifier     -> class, probability, classes (the names of all classes), probabilities (in the order of ``classes``)
+        an autoencoder   -> image (the reconstruction), code, anomaly (mean squared error of the reconstruction)
+    count, seed, label   ``count`` new images of class ``label``: its name or its number; -1 or absent: any class
+        a generator      -> image, label (the class's number) and class (its name), a row for each image; the same request, the
+                            same images. A model without classes takes no label.
 
 Images come back as base64 of PNG files, or with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1].
 """
@@ -39,9 +40,11 @@ class Served(PythonModel):
         from pathlib import Path
 
         from pipeline.core import model_files
+        from pipeline.core.conditioning import uses_labels
 
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
+        self.conditional = uses_labels(self.task)
         self.names = model_files.read_card(folder).get("class_names") or [str(index) for index in range(self.task.spec.classes)]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
@@ -66,19 +69,36 @@ class Served(PythonModel):
 
         from pipeline.core.noise import Noise
 
-        wanted = rows.reindex(columns=["count", "seed", "label"]).fillna({"seed": 0, "label": -1}).astype("int64").to_numpy().tolist()
-        if any(count < 1 or seed < 0 or not -1 <= label < len(self.names) for count, seed, label in wanted):
-            raise refuse(f"count is 1 or more, seed is 0 or more, label is 0 to {len(self.names) - 1}, or -1 for any class")
+        numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64").to_numpy().tolist()
+        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
+        wanted = [(count, seed, label) for (count, seed), label in zip(numbers, labels, strict=True)]
+        if any(count < 1 or seed < 0 for count, seed, _ in wanted):
+            raise refuse("count is 1 or more, seed is 0 or more")
         if sum(count for count, _, _ in wanted) > MAX_COUNT:
             raise refuse(f"at most {MAX_COUNT} images can be asked for at once")
-        answers: dict[str, list[Any]] = {"image": [], "label": []}
+        answers: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
         for count, seed, label in wanted:
             images = self.task.generate(None if label < 0 else torch.full((count,), label), count, Noise.whole(seed, count))
             if images is None:
                 raise refuse("this model does not generate images: send it some")
             answers["image"] += list(images.clamp(0, 1).numpy())
             answers["label"] += [label] * count
+            answers["class"] += [self.names[label] if label >= 0 else ""] * count
         return answers
+
+    def label_of(self, given: Any) -> int:
+        """The number of the class that a request names by its name or its number; -1 for any class."""
+        if given is None or given != given or given == -1:  # NaN where another row has a label
+            return -1
+        index = self.names.index(given) if given in self.names else given
+        if isinstance(index, float) and index.is_integer():
+            index = int(index)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.names):
+            names = ", ".join(self.names)[:300]
+            raise refuse(f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; not {given!r}")
+        if not self.conditional:
+            raise refuse("this model draws images without regard to classes: leave out label")
+        return index
 
     def look(self, given: list[Any]) -> dict[str, list[Any]]:
         """What the model sees in images."""
@@ -91,7 +111,7 @@ class Served(PythonModel):
             if logits is not None:
                 shares = logits.softmax(dim=1)
                 found = {"class": [self.names[best] for best in shares.argmax(1)], "probability": shares.amax(1).tolist()}
-                found["probabilities"] = shares.tolist()
+                found |= {"classes": [self.names] * len(images), "probabilities": shares.tolist()}
             elif restored is not None:
                 found = {"image": list(restored.clamp(0, 1).numpy()), "code": self.task.encode(images).tolist()}
                 found["anomaly"] = (restored - images).square().mean(dim=(1, 2, 3)).tolist()

@@ -17,6 +17,7 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, sha256
 from pipeline.params import read_file
+from pipeline.tracking import outbox
 from pipeline.tracking.ledger import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, Ledger, Problem, Stage
 from pipeline.tracking.lineage import _git, redact
 
@@ -125,6 +126,7 @@ class _Lineage:
 
     def __init__(self, environment: Environment) -> None:
         self.ledger, self.uri = Ledger(environment.root), environment.tracking_uri
+        outbox.follow_move(environment)
         self.versions: dict[str, Any] = {}  # by name/number
         self.aliases: dict[str, str] = {}  # name@alias -> name/number
         self.runs: list[Any] = []  # newest first

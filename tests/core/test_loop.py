@@ -36,9 +36,40 @@ def test_the_recorded_means_cover_the_steps_since_the_last_record(tmp_path):
     task, data = TwoScalars(), ArrayDataset()
     loop = Loop(task, data, SETTINGS, tmp_path)
     loop.run()
-    seen = [data.train.rows(loop.order.indices(step))[0].mean() / 255 for step in (6, 7, 8)]
+    seen = [data.train.rows(loop.sampler.indices(step))[0].mean() / 255 for step in (6, 7, 8)]
     line = next(line for line in read(tmp_path / "metrics.jsonl") if line["step"] == 8)
     assert line["metrics"]["train/up/mean"] == pytest.approx(sum(seen) / 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7, 17])
+def test_sample_grids_keep_an_original_and_its_reconstruction_in_one_row(tmp_path, monkeypatch, classes):
+    class Inverting(TwoScalars):
+        def reconstruct(self, images):
+            return 1 - images
+
+    grids = []
+    monkeypatch.setattr("pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    Loop(Inverting(classes=classes), ArrayDataset(classes=classes), SETTINGS, tmp_path).run()
+    for images, columns in grids:
+        assert len(images) % columns == 0
+        rows = images.reshape(-1, columns, *images.shape[1:])
+        assert columns % 2 == 0 and (rows[:, 0::2] == 255 - rows[:, 1::2]).all()
+    assert len(grids) == 3  # at the start, and twice while training
+
+
+@pytest.mark.parametrize(("classes", "columns"), [(1, 8), (2, 10), (3, 9), (10, 10), (16, 16), (17, 8)])
+def test_sample_grids_show_one_class_in_each_column_where_there_are_few(tmp_path, monkeypatch, classes, columns):
+    class Labelled(TwoScalars):
+        def generate(self, labels, count, noise):
+            return (labels / 255).reshape(-1, 1, 1, 1).expand(count, 1, 8, 8)
+
+    grids = []
+    monkeypatch.setattr("pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    Loop(Labelled(classes=classes), ArrayDataset(classes=max(2, classes)), SETTINGS, tmp_path).run()
+    shown = grids[0][0][:, 0, 0, 0]
+    assert grids[0][1] == columns and len(shown) % columns == 0
+    if classes <= 16:
+        assert all(len(set(column)) == 1 for column in shown.reshape(-1, columns).T)
 
 
 @pytest.mark.parametrize("died_at", [1, 4, 5, 7, 11])
@@ -90,6 +121,31 @@ def test_a_finished_training_trains_no_further(tmp_path):
     loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
     loop.step.run = None
     loop.run()
+
+
+@pytest.mark.parametrize("died_at", [None, 3, 8])
+def test_pictures_are_drawn_of_the_initial_weights_and_at_each_interval(tmp_path, died_at):
+    task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+    loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
+    take = loop.step.run
+
+    def dying(number, batch, noise):
+        if number == died_at:
+            raise InterruptedError
+        return take(number, batch, noise)
+
+    loop.step.run = dying
+    samples = tmp_path / "samples"
+    if died_at:
+        with pytest.raises(InterruptedError):
+            loop.run()
+        first = (samples / "step-00000000.png").read_bytes()
+        task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+        Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
+        assert (samples / "step-00000000.png").read_bytes() == first
+    else:
+        loop.run()
+    assert sorted(path.name for path in samples.iterdir()) == [f"step-{step:08d}.png" for step in (0, 6, 12)]
 
 
 def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_path):

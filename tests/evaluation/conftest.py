@@ -88,6 +88,14 @@ def world(channels=1):
     return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32)
 
 
+def sorted_world():
+    """The same in grey, with a test split that lies sorted by class, as a folder's does."""
+    dataset = world()
+    order = np.argsort(dataset.test.labels, kind="stable")
+    dataset.test = ArraySplit(dataset.test.images[order], dataset.test.labels[order])
+    return dataset
+
+
 @pytest.fixture(params=[1, 3], ids=["grey", "rgb"])
 def dataset(request):
     return world(request.param)
@@ -115,5 +123,5 @@ def write_history(folder: Path, steps=(1, 2, 3)):
 
 def run(dataset, tasks, folder, settings=SETTINGS):
     digests = {name: name * 4 for name in tasks}
-    places = {"history": folder / "history", "metrics": folder / "metrics" / "evaluation.json", "plots": folder / "plots"}
+    places = {"history": folder / "history", "metrics": folder / "metrics", "plots": folder / "plots"}
     return evaluate(settings, dataset, tasks, digests, **places)

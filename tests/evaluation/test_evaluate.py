@@ -1,5 +1,7 @@
+import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,14 +11,24 @@ from PIL import Image
 
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import evaluate as evaluation
-from pipeline.evaluation import history, pictures
+from pipeline.evaluation import history, pictures, progress
 from pipeline.evaluation.settings import EvaluationSettings
-from tests.evaluation.conftest import CLASSES, SETTINGS, Classifier, Conditional, Diverged, run, write_history
+from tests.evaluation.conftest import (
+    CLASSES,
+    SETTINGS,
+    Autoencoder,
+    Classifier,
+    Conditional,
+    Diverged,
+    run,
+    sorted_world,
+    write_history,
+)
 
 
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
-    assert json.loads((tmp_path / "metrics/evaluation.json").read_text()) == results
+    assert json.loads((tmp_path / "metrics/details.json").read_text()) == results
     assert all(math.isfinite(number) for model in tasks for number in results[model].values())
     compared = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
     assert {"accuracy", "accuracy_floor", "cross_entropy", "calibration_error"} <= set(results["cnn"])
@@ -85,11 +97,12 @@ def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
     run(dataset, tasks, tmp_path)
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
-    assert found == {"confusion.csv", "curves/gan.csv", "tables/cnn.csv", *(f"pictures/{name}.png" for name in drawn)}
+    curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
+    assert found == {"confusion.csv", "tables/cnn.csv", *curves, *(f"pictures/{name}.png" for name in drawn)}
     rows = pd.read_csv(tmp_path / "plots/confusion.csv")
     assert rows["actual"].tolist() == [dataset.class_names[label] for label in dataset.test.labels]
     assert (rows["actual"] == rows["predicted"]).all()
-    assert pd.read_csv(tmp_path / "plots/curves/gan.csv").columns.tolist() == ["step", "train/net/loss", "validation/loss"]
+    assert (tmp_path / "plots/curves/gan/validation/loss.csv").read_text() == "step,value\n1,2.0\n2,2.0\n3,2.0\n"
 
 
 def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dataset, tmp_path):
@@ -126,10 +139,80 @@ def test_grids_show_the_pixels_they_were_given(tmp_path):
     assert Image.open(tmp_path / "named.png").size > Image.open(tmp_path / "grid.png").size
 
 
-@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 2), (10, 10), (100, 10)])
-def test_sample_sheets_show_at_most_ten_classes(classes, shown):
+@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 10), (3, 9), (7, 7), (10, 10), (100, 10)])
+def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_often(classes, shown):
     columns = pictures.columns(classes)
-    assert len(columns) == shown and columns.max() == classes - 1
+    assert len(columns) == shown and columns.min() == 0 and columns.max() == classes - 1
+    counts = np.bincount(columns)
+    assert len(set(counts[counts > 0])) == 1
+
+
+@pytest.mark.parametrize(("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])])
+def test_as_many_labels_as_wanted_keep_the_mix_of_a_split_that_lies_sorted_by_class(count, mix):
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    chosen = evaluation.same_mix(labels, count)
+    assert len(chosen) == count and np.bincount(chosen).tolist() == mix
+    shuffled = labels[::-1]
+    assert evaluation.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
+
+
+def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_path):
+    dataset, wanted = sorted_world(), []
+
+    class Recording(Conditional):
+        def generate(self, labels, count, noise):
+            wanted.append((noise.phase, labels))
+            return super().generate(labels, count, noise)
+
+    run(dataset, {"cnn": Classifier(), "gan": Recording()}, tmp_path, SETTINGS.model_copy(update={"num_samples": 12}))
+    generated = torch.cat([labels for phase, labels in wanted if phase == "samples"])
+    assert torch.bincount(generated).tolist() == [4, 4, 4]
+
+
+def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(tmp_path, monkeypatch):
+    drawn, save = {}, pictures.save_grid
+
+    def recorded(images, path, columns=(), rows=()):
+        drawn[path.name] = (images, list(columns), list(rows))
+        save(images, path, columns, rows)
+
+    monkeypatch.setattr(pictures, "save_grid", recorded)
+    monkeypatch.setattr(evaluation, "BATCH", 5)
+    run(sorted_world(), {"cnn": Classifier(), "ae": Autoencoder()}, tmp_path)
+    images, columns, rows = drawn["ae-reconstructions.png"]
+    in_turn = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+    assert Classifier().classify(images[0]).argmax(dim=1).tolist() == in_turn
+    assert columns == [sorted_world().class_names[label] for label in in_turn]
+    assert rows == ["original", "reconstructed", "to be denoised", "denoised", "to be inpainted", "inpainted"]
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 25])
+def test_one_of_each_class_is_picked_before_a_second_one(classes):
+    labels = np.repeat(np.arange(classes), 20)
+    picked = pictures.one_of_each(labels)
+    assert len(set(picked)) == len(picked) == 10
+    assert len(set(labels[picked][: min(classes, 10)])) == min(classes, 10)
+    assert pictures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
+
+
+def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(dataset, tasks, tmp_path, monkeypatch, capsys):
+    clock = itertools.count(step=11)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    run(dataset, tasks, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    for part in ("generated images", "features of reference images", "bootstrap", "kernel distance", "nearest neighbours"):
+        assert any(part in line for line in lines), part
+    assert "gan: bootstrap of the Fréchet distance: rounds, 9 of 10" in lines
+
+
+def test_lines_of_progress_are_ten_seconds_apart(monkeypatch, capsys):
+    clock = itertools.count()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 2))
+    bar = progress.Progress()
+    bar.name = "gan"
+    assert list(bar.track(range(100), "batches", 100)) == list(range(100))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "gan: batches, 19 of 100" and 4 <= len(lines) <= 5
 
 
 def test_a_history_is_read_by_step(tmp_path):

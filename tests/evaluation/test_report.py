@@ -101,4 +101,4 @@ def test_numbers_are_shown_with_three_digits_and_their_unit():
     assert glossary.measure("kid").show(-0.00123) == "−0.00123"
     assert glossary.measure("fid").show(1234.5) == "1234"
     assert glossary.measure("reconstruction_fid").title == "Fréchet distance (FID) of reconstructions"
-    assert glossary.measure("real_accuracy").title == "Real accuracy"
+    assert glossary.measure("of_a_new_model").title == "Of a new model"

@@ -15,8 +15,9 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.evaluation.report import PARTS, _parts
 from pipeline.files import read_json
-from pipeline.launch import ray_train, worker
-from pipeline.launch.ray_train import Plan
+from pipeline.launch import plan as plan_module
+from pipeline.launch import worker
+from pipeline.launch.plan import Plan
 from pipeline.launch.training import Training, train
 
 
@@ -72,12 +73,12 @@ def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elasti
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     nodes = [{"CPU": 8.0, "GPU": float(gpus)}]
-    monkeypatch.setattr(ray_train, "_start_ray", lambda environment, cores: nodes)
+    monkeypatch.setattr(plan_module, "_start_ray", lambda environment, cores: nodes)
     where = Environment(Path("."), workers, device=device, ray_address="head:1" if elastic else "")
     used = 0 if device == "cpu" else gpus
     automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
     refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
-    with pytest.raises(BadInput) if refused else nullcontext(), ray_train.planned(where) as plan:
+    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.planned(where) as plan:
         scaling = ScalingConfig(**plan.scaling(elastic))
         assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
         assert plan.workers == (automatic if workers == "auto" else workers)

@@ -104,7 +104,7 @@ def test_no_p_value_is_zero_and_correction_only_raises():
 
 
 def test_a_drift_too_small_to_matter_is_told_but_is_no_alarm():
-    for least, found, verdict in ((0.0, ["brightness"], "drift"), (0.3, [], "real, but smaller than matters")):
+    for least, found, verdict in ((0.0, ["brightness"], "drift"), (0.3, [], "significant, but small")):
         drift = compare(DriftSettings(minimum_effect=least), brighter=0.6)
         assert alarms(drift) == found and by_name(drift)["brightness"].adjusted_p_value <= 0.01
         assert by_name(drift)["brightness"].sentence.startswith(f"{verdict}: brightness 1.")

@@ -136,4 +136,7 @@ def test_the_classifier_vouches_for_the_data():
     suspect = [verdict("cnn", False), verdict("gan", True)]
     assert sum_up(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
     assert sum_up([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
-    assert sum_up([Verdict("cnn", "1", "1", False, "it serves already")], "cnn") == ("promoted", "what was trained serves already")
+    assert sum_up([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
+        "promoted",
+        "the trained versions are the champions already",
+    )

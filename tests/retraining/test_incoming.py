@@ -1,4 +1,5 @@
-"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken half."""
+"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken
+half."""
 
 import os
 import subprocess
@@ -162,7 +163,7 @@ def test_watched_and_accepted_may_not_overlap(tmp_path, watch, accepted):
 
 
 def test_accepted_pictures_in_a_zip_cannot_be_added_to(places, tmp_path):
-    with pytest.raises(BadInput, match=r"data\.folder: is no folder"):
+    with pytest.raises(BadInput, match=r"data\.folder: is not a folder"):
         incoming.look(places[0], zipped(places[1], tmp_path / "accepted.zip"), {})
 
 
@@ -288,4 +289,4 @@ def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server
     with pytest.raises(TransferFailed, match="not here after 0 s"):
         fetch_from_repository(f"{server.url}/there", "new", tmp_path, tmp_path / "got", 0.05)
     assert not asked and not list(tmp_path.iterdir())
-    assert not [child for child in psutil.Process().children(recursive=True) if "dvc" in child.cmdline()]
+    assert not [child for child in psutil.Process().children(recursive=True) if any("dvc" in word for word in child.cmdline())]

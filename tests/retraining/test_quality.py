@@ -85,9 +85,9 @@ def test_good_pictures_are_all_kept_and_every_check_says_so(places):
         ("size", "cat/a.png", encoded(50, (40, 7)), "its shorter side has 7 pixels"),
         ("contrast", "cat/a.png", plain(90), "0.0000"),
         ("contrast", "cat/a.png", plain(90, 5), "0.0098"),  # half of 5 / 255
-        ("class folder", "a.png", 50, "lies in no class's folder"),
-        ("class folder", "bird/a.png", 50, "'bird' is no known class"),
-        ("class folder", "train/cat/a.png", 50, "no folder 'train'"),
+        ("class folder", "a.png", 50, "is not in a class folder"),
+        ("class folder", "bird/a.png", 50, "'bird' is not a known class"),
+        ("class folder", "train/cat/a.png", 50, "no accepted picture is in a folder 'train'"),
         ("same name", "cat/3.png", 50, "has other bytes"),
         ("one class", "cat/a.png", 104, "cat and dog"),
     ],
@@ -162,7 +162,7 @@ def test_too_many_bad_pictures_refuse_the_whole_delivery(places, limit, refused)
     put(places[0], "cat/a.png", b"a"), put(places[0], "cat/b.png", b"b")
     quality = examined(places, {"max_bad_fraction": limit})
     assert bool(quality.refused) == refused and len(quality.quarantined) == 2
-    assert "2 of 10 new pictures (20.0 %) are set aside" in finding(quality, "bad pictures").sentence
+    assert "2 of 10 new pictures (20.0 %) are quarantined" in finding(quality, "bad pictures").sentence
 
 
 def test_at_most_twenty_pictures_are_named_and_all_are_counted(places):
@@ -255,7 +255,7 @@ def test_a_new_class_waits_until_each_split_has_it(tmp_path):
     assert len(examined((tmp_path / "new", tmp_path / "accepted"), {"new_classes": True}).kept) == 7
     put(tmp_path / "new", "cat/0.png", 201)
     found = finding(examined((tmp_path / "new", tmp_path / "accepted"), {"new_classes": True}), "class folder")
-    assert found.names == ("cat/0.png",) and "lies in no split's folder" in found.sentence
+    assert found.names == ("cat/0.png",) and "is not in the folder of a split" in found.sentence
 
 
 def test_the_first_delivery_may_bring_any_classes_but_more_than_one(tmp_path):

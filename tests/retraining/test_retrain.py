@@ -1,7 +1,9 @@
-"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled, rolled back."""
+"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled,
+rolled back."""
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -16,7 +18,7 @@ from PIL import Image
 
 from pipeline.retraining.journal import Journal
 from tests.project import ROOT
-from tests.repository import create, shell, start
+from tests.repository import commit, create, shell, start
 
 pytestmark = pytest.mark.slow
 STEPS = {"num_steps": 150, "batch_size": 64, "ema_decay": 0.9, "log_every": 50, "validate_every": 50, "sample_every": 150}
@@ -32,7 +34,8 @@ SECTIONS = {
 
 
 def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = None) -> None:
-    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or these."""
+    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or
+    these."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -44,7 +47,8 @@ def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = No
 
 
 def look(project: Path) -> dict:
-    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open occasion."""
+    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open
+    occasion."""
     from mlflow import MlflowClient
 
     from pipeline.tracking import promotion
@@ -67,7 +71,7 @@ def first(tmp_path_factory) -> Path:
     project = create(tmp_path_factory.mktemp("first") / "project", **SECTIONS)
     deliver(project, 0, 700)
     said = shell(project, "darkroom", "retrain")
-    assert "promoted: cnn none -> 1 (the first one)" in said, said
+    assert "promoted: cnn none -> 1 (the first version)" in said, said
     return project
 
 
@@ -123,11 +127,65 @@ def test_shuffled_labels_are_refused_named_and_set_aside(project):
     said = shell(project, "darkroom", "retrain")
     after = look(project)
     assert "refused: " in said and {**after, "aside": 0} == before and after["aside"] >= 300 - 60, said
-    assert "lie aside" in shell(project, "darkroom", "retrain")
+    assert "are quarantined" in shell(project, "darkroom", "retrain")
     assert "refused: " in shell(project, "darkroom", "retrain", "--readmit", "contradicts")
     deliver(project, 1000, 1400)
     assert "promoted: " in shell(project, "darkroom", "retrain")
     assert look(project)["version"] == 2 and len(list((project / "data/own/digits").rglob("*.png"))) <= 1160
+
+
+@pytest.mark.timeout(900)
+def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promote_by_hand(tmp_path):
+    short = {**STEPS, "num_steps": 50, "sample_every": 50, "checkpoint_every": 50}
+    digits = {"data": {"source": "digits", "folder": "", "image_size": 8}, "gates": {"minimum_test_images": 100}, "retrain": {}}
+    project = create(tmp_path / "project", **{**SECTIONS, **digits, "cnn": {**SECTIONS["cnn"], "training": short}})
+    shell(project, "darkroom", "repro")
+    parity = np.array(["even", "odd"])[load_labels() % 2]
+    deliver(project, 0, 300, parity)
+    params = json.loads((project / "params.yaml").read_text())
+    (project / "params.yaml").write_text(json.dumps({**params, "data": SECTIONS["data"], "retrain": SECTIONS["retrain"]}))
+    assert "git add params.yaml; git commit" in shell(project, "darkroom", "retrain", code=2)
+    commit(project, "our own pictures")
+
+    note = "the champion cnn/1 knows 10 classes (0, 1, 2, 3, 4, ...) of 1 x 8 x 8 pixels, the new data has 2 classes (even, odd) of 1 x"
+    dry = shell(project, "darkroom", "retrain", "--dry-run")
+    assert note in dry and "these champions stay" in dry and "would train: 300 new pictures" in dry, dry
+    assert "about 60 pictures will be test pictures, gates.minimum_test_images is 100" in dry
+    said = shell(project, "darkroom", "retrain")
+    assert said.index(note) < said.index("Running stage") and "refused: cnn stays 1" in said, said
+    assert serving(project) == 1 and len(Journal(project).aside()) == 300
+
+    error = shell(project, "darkroom", "promote", "cnn", code=2)
+    assert "cnn@challenger: no version of cnn has the alias 'challenger'" in error and "cnn/2, cnn/1 (the champion)" in error
+    promote, readmit = [shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  darkroom ")]
+    assert promote == ["darkroom", "promote", "cnn/2", "--reason", "..."] and readmit[:3] == ["darkroom", "retrain", "--readmit"]
+    shell(project, *promote)
+    assert serving(project) == 2
+
+    dry = shell(project, *readmit, "--dry-run")
+    assert (
+        "300 quarantined pictures would be checked again" in dry
+        and "would train: 300 new pictures" in dry
+        and "note: the champion" not in dry
+    )
+    assert len(Journal(project).aside()) == 300 and not (project / "data/own/digits.dvc").exists()
+    assert "promoted: the trained versions are the champions already" in shell(project, *readmit)
+    after = look(project)
+    assert (after["version"], after["aside"]) == (2, 0) and len(list((project / "data/own/digits").rglob("*.png"))) == 300
+
+
+def serving(project: Path) -> int:
+    """The champion's version of the classifier."""
+    from mlflow import MlflowClient
+
+    return int(MlflowClient(f"sqlite:///{project}/mlflow.db").get_model_version_by_alias("cnn", "champion").version)
+
+
+def load_labels() -> np.ndarray:
+    """The classes of scikit-learn's digits."""
+    from sklearn.datasets import load_digits
+
+    return load_digits().target
 
 
 def test_of_two_that_start_together_one_leaves_with_75(project):
@@ -155,7 +213,8 @@ def _is_held(project: Path) -> bool:
 
 
 def _kill(project: Path, due: Callable[[], bool]) -> bool:
-    """Start a retraining, kill all of its processes with -9 as soon as it is ``due``; whether it was still at work."""
+    """Start a retraining, kill all of its processes with -9 as soon as it is ``due``; whether it was still at
+    work."""
     process = start(project, "darkroom", "retrain")
     while not due() and process.poll() is None:
         time.sleep(0.05)

@@ -1,4 +1,5 @@
-"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has a blank, % and more."""
+"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has
+a blank, % and more."""
 
 import os
 import re
@@ -11,8 +12,10 @@ from datetime import time as hour
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline import environment
+from pipeline.cli import commands
 from pipeline.errors import BadInput
 from pipeline.retraining import schedule
 from pipeline.retraining.schedule import Schedule
@@ -61,7 +64,8 @@ def expected(project):
 
 @pytest.fixture
 def crontab(tmp_path, monkeypatch):
-    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real one does."""
+    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real
+    one does."""
     kept, folder = tmp_path / "kept", tmp_path / "fake"
     folder.mkdir()
     (folder / "crontab").write_text(
@@ -118,12 +122,18 @@ class TestTheCrontab:
         crontab.write_text(text)
         for command in ("install", "remove"):
             code, _, error = darkroom("schedule", command, "--cron")
-            assert code == 2 and "lost a mark" in error and crontab.read_text() == text
+            assert code == 2 and "a mark of this project's block is missing" in error and crontab.read_text() == text
 
     def test_a_crontab_that_cannot_be_read_is_not_taken_for_none(self, project, crontab):
         crontab.mkdir()  # cat fails
         code, _, error = darkroom("schedule", "install", "--cron")
         assert code == 1 and "crontab -l" in error and crontab.is_dir()
+
+    def test_a_dry_run_needs_neither_cron_nor_systemd(self, project, monkeypatch):
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert "\n30 2 * * * /bin/sh " in done("schedule", "install", "--cron", "--dry-run")
+        assert "OnCalendar=*-*-* 02:30:00 UTC" in done("schedule", "install", "--systemd", "--dry-run")
+        assert not environment.user_units().exists()
 
     def test_without_the_program_it_says_what_to_install(self, project, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")
@@ -250,7 +260,7 @@ class TestTheUnits:
         said = done("schedule", "install", "--systemd")
         assert sorted(path.name for path in folder.iterdir()) == sorted(schedule.UNITS)
         line = "systemctl --user enable --now darkroom-retrain.timer"
-        assert f"{'done' if reachable else 'still to do'}: {line}" in said
+        assert f"{'done' if reachable else 'to do by hand'}: {line}" in said
         assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "told").read_text()) == reachable
         assert "02:30:00 UTC" in done("schedule", "show")
         (folder / "timers.target.wants").mkdir()
@@ -275,10 +285,10 @@ class TestTheUnits:
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\\b", 'a"b', "a:b", " ".join(["a", ""]), "\udce9"])
-def test_a_folder_that_cron_or_systemd_cannot_be_told_of_is_refused(tmp_path, name):
+def test_a_folder_name_that_cron_or_systemd_cannot_use_is_refused(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "dvc.yaml").touch()
-    with pytest.raises(BadInput, match="cannot be told"):
+    with pytest.raises(BadInput, match="cannot use"):
         Schedule(tmp_path / name, hour(2, 30))
 
 
@@ -298,12 +308,14 @@ def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
 
 @pytest.mark.nightly
 class TestTheRealOnes:
-    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left behind."""
+    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left
+    behind."""
 
     COMMAND = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--mount-proc")
 
     def run(self, project, script, file, seconds, **variables):
-        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies with it."""
+        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies
+        with it."""
         if os.getuid() != 0 or subprocess.run([*self.COMMAND, "true"], capture_output=True, timeout=30, check=False).returncode:
             pytest.skip("namespaces need root")
         with open(project / ".darkroom/schedule.env", "a") as kept:
@@ -365,3 +377,14 @@ class TestTheRealOnes:
         assert "failed: exit-code 3\n" in (project / "told").read_text()
         assert "done: systemctl --user enable --now" in (home / "said").read_text()
         assert "darkroom-retrain.timer" in (home / "timers").read_text()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize(
+    ("group", "names"), [((), ["doctor", "history", "retrain", "schedule"]), (("schedule",), ["install", "remove", "show"])]
+)
+def test_the_help_shows_the_summary_of_each_command_whole(group, names, width):
+    shown = CliRunner().invoke(commands, [*group, "--help"], terminal_width=width).output
+    lines = {line.split()[0]: line for line in shown.partition("Commands:")[2].splitlines() if line.strip()}
+    for name in names:
+        assert not lines[name].rstrip().endswith("..."), lines[name]

@@ -1,4 +1,5 @@
-"""The worktree: what was accepted is never lost, what a kill left is cleared away, and the user's own work is not touched."""
+"""The worktree: what was accepted is never lost, what a kill left is cleared away, and the user's own work is
+not touched."""
 
 import shutil
 import subprocess
@@ -80,7 +81,7 @@ def test_in_place_the_project_has_the_pictures_and_keeps_unsaved_work(project, w
     assert night(workspace, "1.png", in_place=True) == "on main"
     assert (project / PICTURES / "a/1.png").read_text() == "1.png" and (project / "note").read_text() == "unsaved\n"
     (project / f"{PICTURES}.dvc").write_text("unsaved too\n")
-    assert night(workspace, "2.png", in_place=True).startswith(f"on the branch {BRANCH}: the current one has changes")
+    assert night(workspace, "2.png", in_place=True).startswith(f"on the branch {BRANCH}: the current branch has changes")
     assert (project / f"{PICTURES}.dvc").read_text() == "unsaved too\n" and accepted(workspace) == {"1.png", "2.png"}
 
 

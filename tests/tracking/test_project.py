@@ -31,6 +31,13 @@ def look(folder: Path):
     return MlflowClient(where.tracking_uri), where
 
 
+def synced(project: Project, **more: str) -> str:
+    """What ``darkroom sync`` says in a project, which it knows by these two."""
+    (project.folder / ".dvc").mkdir(exist_ok=True)
+    (project.folder / "dvc.yaml").write_text("stages: {}")
+    return shell(project.folder, "darkroom", "sync", PYTHONPATH=str(ROOT), **more)
+
+
 def curves(client, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
     """Every metric of a run but the machine's: (step, time, value) by key."""
     keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("system/")]
@@ -121,7 +128,7 @@ def test_a_killed_run_that_is_not_repeated_reads_killed_after_the_next_command(t
     project.kill_at(project.start("stages.train", "ae"), "ae", 12)
     client, _ = look(project.folder)
     assert run_of(client, "train-ae").info.status == "RUNNING"
-    shell(project.folder, "darkroom", "sync", PYTHONPATH=str(ROOT))
+    synced(project)
     assert run_of(client, "train-ae").info.status == "KILLED"
     (group,) = client.search_runs(["1"], "tags.`darkroom.stage` = 'repro'")
     assert group.info.status == "KILLED"
@@ -174,8 +181,7 @@ def test_a_server_that_dies_in_mid_training_and_comes_back_has_no_gap(server, tm
     output, _ = training.communicate(timeout=200)
     assert training.returncode == 0 and output.count("warning: tracking is offline") == 1, output
     server(True)
-    said = shell(project.folder, "darkroom", "sync", PYTHONPATH=str(ROOT), MLFLOW_TRACKING_URI=address)
-    assert "1 runs sent" in said
+    assert "1 runs sent" in synced(project, MLFLOW_TRACKING_URI=address)
     client = MlflowClient(address)
     run = run_of(client, "train-cnn")
     assert run.info.status == "FINISHED"

@@ -39,6 +39,8 @@ def shop(environment, tmp_path, monkeypatch):
     add(environment, tmp_path, 0, fid=1.0, recall=0.8)
     add(environment, tmp_path, 1, fid=2.0, recall=0.8)
     add(environment, tmp_path, 2, fid=0.5, recall=0.9)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / "dvc.yaml").write_text("stages: {}")
     (tmp_path / "params.yaml").write_text("gates: {guarded: [fid, recall]}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", environment.tracking_uri)
@@ -82,10 +84,25 @@ def test_a_reason_overrules_a_gate_and_is_written_down(shop, client):
     assert run.data.tags["darkroom.reason"] == "the demo needs it"
 
 
-@pytest.mark.parametrize("thing", ["vae/9", "vae@nobody", "nothing@champion", "nothing/1"])
-def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing):
+@pytest.mark.parametrize(
+    ("thing", "known"),
+    [
+        ("vae/9", "vae/3, vae/2, vae/1 (the champion)"),
+        ("vae@nobody", "vae/3, vae/2, vae/1 (the champion)"),
+        ("nothing@champion", "vae (versions 1 to 3; "),
+        ("nothing/1", "vae (versions 1 to 3; "),
+    ],
+)
+def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing, known):
     code, said = shop("promote", thing)
-    assert code == 2 and thing in said and "vae (versions 1 to 3; " in said
+    assert code == 2 and thing in said and known in said
+
+
+def test_a_model_without_a_challenger_is_answered_with_its_versions(shop, client):
+    assert shop("promote", "vae")[0] == 0
+    code, said = shop("promote", "vae")
+    assert code == 2 and "vae@challenger: no version of vae has the alias 'challenger'" in said
+    assert "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in said and champion(client) == "3"
 
 
 def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(environment, client, tmp_path, monkeypatch):
@@ -95,7 +112,7 @@ def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(envir
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
         evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
-    assert client().get_run(run_id).data.metrics["test/fid"] == 1.0
+    assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {PROTOCOL, "q" * 64}
 
 

@@ -18,7 +18,7 @@ from pipeline.core.noise import Noise
 from pipeline.data.images import decode
 from pipeline.tracking import registry
 from pipeline.tracking.runs import open_run
-from tests.tracking.conftest import write_model
+from tests.tracking.conftest import SMALL, SPEC, write_model
 
 READER = """
 import json, sys
@@ -106,6 +106,11 @@ def saved(tmp_path_factory):
     [
         ("gan", {"count": 2, "label": 4}),
         ("gan", {"count": 2, "label": -2}),
+        ("gan", {"count": 2, "label": "4"}),
+        ("gan", {"count": 2, "label": "dog"}),
+        ("gan", {"count": 2, "label": 1.5}),
+        ("gan", {"count": 2, "label": True}),
+        ("gan", {"count": 2, "label": [1]}),
         ("gan", {"count": 0}),
         ("gan", {"count": 1, "seed": -1}),
         ("gan", {"count": 10_001}),
@@ -128,6 +133,48 @@ def test_a_request_that_cannot_be_met_is_refused(saved, name, row):
     with pytest.raises(mlflow.MlflowException) as refused:
         saved(name).predict(pd.DataFrame([row]))
     assert refused.value.get_http_status_code() == 400
+
+
+ANIMALS = ["cat", "dog", "3", "0"]
+
+
+def animals(folder, name):
+    """A saved model whose classes have these names, loaded."""
+    import mlflow.pyfunc
+
+    model_files.write(model_files.build(name, SMALL[name], SPEC, seed=0), folder / "weights", {"class_names": ANIMALS})
+    registry._save(folder / "model", folder / "weights", model_files.read_card(folder / "weights"), "", "")
+    return mlflow.pyfunc.load_model(str(folder / "model"))
+
+
+def test_a_label_is_a_class_name_or_its_number_and_the_answer_has_both(tmp_path):
+    model = animals(tmp_path, "gan")
+    rows = [{"count": 1, "label": label} for label in ("dog", 1, "3", 3, -1)] + [{"count": 1}]
+    answers = model.predict(pd.DataFrame(rows)).to_dict("records")
+    assert [answer["label"] for answer in answers] == [1, 1, 2, 3, -1, -1]
+    assert [answer["class"] for answer in answers] == ["dog", "dog", "3", "0", "", ""]
+    assert answers[0]["image"] == answers[1]["image"] != answers[2]["image"]
+
+
+def test_a_classifiers_answer_names_the_classes_in_the_order_of_their_probabilities(tmp_path):
+    model = animals(tmp_path, "cnn")
+    for answer in model.predict(pd.DataFrame({"image": [np.full((1, 16, 16), 0.5).tolist()] * 2})).to_dict("records"):
+        assert list(answer["classes"]) == ANIMALS
+        assert answer["class"] == ANIMALS[int(np.argmax(answer["probabilities"]))]
+        assert answer["probability"] == pytest.approx(max(answer["probabilities"]))
+
+
+def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(saved, monkeypatch):
+    import mlflow
+
+    model = saved("gan")
+    inner = model.unwrap_python_model()
+    assert inner.conditional
+    monkeypatch.setattr(inner, "conditional", False)
+    with pytest.raises(mlflow.MlflowException, match="without regard to classes") as refused:
+        model.predict(pd.DataFrame([{"count": 1, "label": 2}]))
+    assert refused.value.get_http_status_code() == 400
+    assert len(model.predict(pd.DataFrame([{"count": 2, "label": -1}]))) == 2
 
 
 def test_a_picture_of_another_size_and_form_is_fitted(saved):

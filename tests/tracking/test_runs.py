@@ -66,6 +66,7 @@ def test_a_killed_and_resumed_training_is_one_run_with_each_step_once(environmen
         assert [point.step for point in client().get_metric_history(run.id, key)] == list(range(20))
     pictures = [entry.path for entry in client().list_artifacts(run.id, "images") if entry.path.endswith(".png")]
     assert sorted(path.split("+")[2] for path in pictures) == ["0", "10"]
+    assert all(path.startswith("images/train~samples+") for path in pictures)  # which MLflow shows with the curves of train
     assert not list((environment.storage / "tracking").glob("*.json"))
 
 
@@ -247,7 +248,7 @@ def test_a_run_tells_where_it_comes_from(environment, client, description):
     assert tags["darkroom.command"].endswith("dvc repro train-gan") and tags["mlflow.source.name"] == "train-gan"
     assert tags["mlflow.source.git.commit"] in tags["mlflow.note.content"] and tags["darkroom.num_workers"] == "2"
     assert tags["darkroom.version.torch"].startswith("2.") and int(tags["darkroom.pid"]) > 0
-    assert found.info.run_name == "train-gan-ffffffff"
+    assert found.info.run_name == "train-gan, seed 7"
 
 
 def test_results_reach_the_run_that_trained_the_model(environment, client, description, tmp_path):
@@ -266,7 +267,7 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
     assert client().get_run(found.data.tags["mlflow.parentRunId"]).data.metrics == found.data.metrics
     version = client().get_model_version("gan", "1")
     assert "| fid | 3.5 |" in version.description and registry.results(version) == {"p" * 64: {"fid": 3.5}}
-    assert [point.value for point in client().get_metric_history(trained.id, "test/fid")] == [3.5]
+    assert [point.value for point in client().get_metric_history(trained.id, "test_fid")] == [3.5]
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
 
 
@@ -340,6 +341,28 @@ def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_sta
         children[parents[run.data.tags["mlflow.parentRunId"]].info.run_name].append(run.data.tags["darkroom.stage"])
     assert sorted(sorted(stages) for stages in children.values()) == [["train-gan", "train-vae"], ["train-vae"]]
     assert sorted(run.info.status for run in parents.values()) == ["FAILED", "FINISHED"]
+
+
+def test_a_parent_shows_all_params_and_is_named_by_those_that_differ_from_the_commit(environment, client, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+    (tmp_path / "params.yaml").write_text("{vae: {model: {beta: 1.0}, training: {seed: 0}}}")
+    for command in (["init", "-q"], ["add", "params.yaml"], [*identity, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    for beta, seed in ((1.0, 0), (2.0, 4)):
+        (tmp_path / "params.yaml").write_text(f"{{vae: {{model: {{beta: {beta}}}, training: {{seed: {seed}}}}}}}")
+        params = {"training": {"seed": seed}, "model": {"beta": beta}}
+        with open_run(environment, Description("train-vae", f"{seed}" * 64, params)):
+            pass
+    commit = all_runs(client())[0].data.tags["mlflow.source.git.commit"]
+    assert sorted(run.info.run_name for run in all_runs(client())) == ["train-vae, beta=2.0, seed 4", "train-vae, seed 0"]
+    parents = {run.info.run_name: run for run in client().search_runs(["1"], "tags.`darkroom.stage` = 'repro'")}
+    plain, changed = (parents[name] for name in sorted(parents))
+    assert sorted(parents) == [f"repro {commit[:7]}", f"repro {commit[:7]}: vae beta=2.0, vae seed=4"]
+    assert plain.data.params == {"vae.model.beta": "1.0", "vae.training.seed": "0"}
+    assert changed.data.params == {"vae.model.beta": "2.0", "vae.training.seed": "4"}
+    assert "dvc repro\n" in plain.data.tags["mlflow.note.content"]
+    assert "dvc exp run -S vae.model.beta=2.0 -S vae.training.seed=4\n" in changed.data.tags["mlflow.note.content"]
 
 
 def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(environment, client, description, tmp_path):

@@ -129,7 +129,7 @@ class TestWithARealServer:
         digest = model_files.read_card(folder)["sha256"]
         with open_run(team, Description("evaluate", "b" * 64)) as evaluation:
             evaluation.log_results({"gan": {"fid": 3.5}}, {"gan": digest})
-        assert client.get_run(run.id).data.metrics["test/fid"] == 3.5
+        assert client.get_run(run.id).data.metrics["test_fid"] == 3.5
         stored = {entry["Key"]: entry["Size"] for entry in bucket[0].list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["Contents"]}
         (weights,) = [size for key, size in stored.items() if key.endswith("/model.safetensors")]
         assert weights == (folder / "model.safetensors").stat().st_size

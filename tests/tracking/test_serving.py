@@ -93,12 +93,13 @@ def test_each_model_answers_real_requests(served):
 
     shares = tasks["cnn"].classify(pixels).softmax(1)[0]
     for answer in ask(urls["cnn"], sent):
-        assert answer["class"] == str(int(shares.argmax()))
+        assert answer["class"] == str(int(shares.argmax())) and answer["classes"] == ["0", "1", "2", "3"]
         np.testing.assert_allclose(answer["probabilities"], shares, atol=1e-5)
 
     for name in ("gan", "vae"):
         drawn = tasks[name].generate(torch.full((2,), 3), 2, Noise.whole(7, 2))
-        asked = [{"count": 2, "seed": 7, "label": 3}]
+        asked = [{"count": 2, "seed": 7, "label": "3"}]
+        assert ask(urls[name], asked) == ask(urls[name], [{"count": 2, "seed": 7, "label": 3}])
         for answer, expected in zip(ask(urls[name], asked), drawn, strict=True):
             made = decode(base64.b64decode(answer["image"]), 1, 16).astype(int)
             assert np.abs(made - (expected * 255).round().numpy()).max() <= 1 and answer["label"] == 3
@@ -115,4 +116,5 @@ def test_each_model_answers_real_requests(served):
 
     assert "count" in ask(urls["gan"], [{"image": png(image)}], 400)
     assert "label is 0 to 3" in ask(urls["gan"], [{"count": 1, "label": 9}], 400)
+    assert "class name (0, 1, 2, 3)" in ask(urls["gan"], [{"count": 1, "label": "dog"}], 400)
     assert "not base64 of a whole picture" in ask(urls["cnn"], [{"image": png(image)[:40]}], 400)

@@ -123,7 +123,7 @@ def test_a_registered_version_leads_up_to_the_source_and_down_to_the_report(orig
     found = trace(look(origin), "cnn@champion")
     assert found.up.title.startswith("model cnn/1 (") and found.first_failure is None and found.notes == []
     up, down = titles(found.up), titles(found.down)
-    for part in ("models/cnn", "train-cnn: ", "run train-cnn-ffffffff, FINISHED", "data/processed", f"digits.gz from {URL}"):
+    for part in ("models/cnn", "train-cnn: ", "run train-cnn, FINISHED", "data/processed", f"digits.gz from {URL}"):
         assert part in up
     assert "params data.source: toy" in up and "code, 2 files and folders" in up and "evaluate" not in up
     assert "evaluate: " in down and "metrics/evaluation.json" in down and "reports" in down and "data/raw" not in down

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What cron runs: retrain.sh <project> <folder of the program darkroom>. It prints nothing unless it failed; what it prints cron mails.
-# .darkroom/schedule.env may set DARKROOM_ALERT, a shell command that is given the failure as its standard input instead.
+# Run by cron: retrain.sh <project> <folder of the program darkroom>. It prints only failures, which cron mails.
+# If .darkroom/schedule.env sets DARKROOM_ALERT, this shell command gets the failure on its standard input instead.
 alert() {
     {
         echo "darkroom retrain in $project on $(uname -n) ended with exit code $1"
@@ -19,9 +19,9 @@ fi
 if [ -f $log ] && [ "$(wc -c <$log)" -gt 10000000 ]; then
     mv $log $log.1
 fi
-nice -n 10 timeout -k 600 82800 darkroom retrain >>$log 2>&1 # its own deadline comes long before these 23 hours
+nice -n 10 timeout -k 600 82800 darkroom retrain >>$log 2>&1 # retrain.deadline_hours ends it before these 23 hours
 code=$?
 case $code in
-    0 | 75) exit $code ;; # 75: another one runs, and will tell by itself
+    0 | 75) exit $code ;; # 75: another retraining runs, which reports its own result
     *) alert $code ;;
 esac

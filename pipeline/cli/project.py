@@ -1,0 +1,36 @@
+"""Where a command works: in the root of the project that holds the current folder, as git and dvc do."""
+
+import contextlib
+import functools
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline import environment
+from pipeline.errors import BadInput
+
+
+def find() -> Path:
+    """The root of the project that holds the current folder. Raises ``BadInput`` outside a project."""
+    if root := environment.find_project(Path()):
+        return root
+    remedy = "change to a folder of your project: its root is the folder with dvc.yaml and .dvc"
+    raise BadInput("not inside a project", where=str(Path.cwd()), remedy=remedy)
+
+
+def in_project(command: click.Command) -> click.Command:
+    """Let ``command`` run in the project's root; it is refused outside a project.
+
+    Paths among its arguments have to be absolute by then: ``click.Path(resolve_path=True)``.
+    """
+    callback = command.callback
+    assert callback is not None
+
+    @functools.wraps(callback)
+    def run(*arguments: Any, **options: Any) -> Any:
+        click.get_current_context().with_resource(contextlib.chdir(find()))
+        return callback(*arguments, **options)
+
+    command.callback = run
+    return command
