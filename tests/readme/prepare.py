@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from ruamel.yaml import YAML
 
-NUM_PICTURES, NUM_NEW = 60, 12  # of each class, at the start and in the delivery
+NUM_PICTURES, NUM_NEW = 120, 20  # of each class, at the start and in the delivery
 AN_HOUR_SECONDS = 3600
 
 
