@@ -35,7 +35,9 @@ def main():
         work,
         train_loop_config={"file": sys.argv[1]},
         scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(storage_path=f"{sys.argv[1]}.ray", logging_config=LoggingConfig(log_level="ERROR")),
+        run_config=RunConfig(
+            storage_path=f"{sys.argv[1]}.ray", logging_config=LoggingConfig(log_level="ERROR")
+        ),
     ).fit()
 
 

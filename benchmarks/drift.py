@@ -66,29 +66,47 @@ def read(mnist: Path | None) -> tuple[np.ndarray, np.ndarray, int]:
 def trained(pictures: np.ndarray, labels: np.ndarray, steps: int = 300) -> Task:
     """The pipeline's classifier, trained by the pipeline's own loop."""
     task = model_files.build(
-        "cnn", {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER}, DataSpec(1, pictures.shape[-1], 10), 0
+        "cnn",
+        {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER},
+        DataSpec(1, pictures.shape[-1], 10),
+        0,
     )
     schedule = ScheduleSettings(kind="cosine", warmup_steps=20)
-    settings = TrainingSettings(num_steps=steps, clip_norm=1.0, ema_decay=0.99, schedule=schedule, checkpoint_every=steps)
-    data = SimpleNamespace(train=Split([pictures], [labels]), validation=Split([pictures[:100]], [labels[:100]]))
+    settings = TrainingSettings(
+        num_steps=steps, clip_norm=1.0, ema_decay=0.99, schedule=schedule, checkpoint_every=steps
+    )
+    data = SimpleNamespace(
+        train=Split([pictures], [labels]), validation=Split([pictures[:100]], [labels[:100]])
+    )
     with tempfile.TemporaryDirectory() as folder:
         return Loop(task, data, settings, Path(folder)).run()  # type: ignore[arg-type]
 
 
 @click.command()
 @click.option("--batches", default=200, show_default=True, help="Batches of each size and change.")
-@click.option("--mnist", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A folder with MNIST's IDX archives.")
+@click.option(
+    "--mnist",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with MNIST's IDX archives.",
+)
 def main(batches: int, mnist: Path | None) -> None:
     """Measure and print."""
     torch.set_num_threads(1)
     pictures, labels, count = read(mnist)
     task = trained(pictures[:count], labels[:count])
     pictures, labels = pictures[count:], labels[count:]
-    space, settings, random = FeatureSpace.of_classifier("cnn", task, ""), DriftSettings(), np.random.default_rng(1)
+    space, settings, random = (
+        FeatureSpace.of_classifier("cnn", task, ""),
+        DriftSettings(),
+        np.random.default_rng(1),
+    )
     rows, quiet = [], None
     for change, function in CHANGES.items():
         changed = function(pictures)
-        seen = observe(((changed[at : at + CHUNK], labels[at : at + CHUNK]) for at in range(0, len(labels), CHUNK)), space)
+        seen = observe(
+            ((changed[at : at + CHUNK], labels[at : at + CHUNK]) for at in range(0, len(labels), CHUNK)),
+            space,
+        )
         quiet = quiet or seen
         correct = float((task.classify(Batch.of(changed, labels).images).argmax(1).numpy() == labels).mean())  # type: ignore[union-attr]
         for size in SIZES:
@@ -98,12 +116,23 @@ def main(batches: int, mnist: Path | None) -> None:
                 rest = order[REFERENCE:]
                 odds = np.where((labels[rest] < 5) & (change == "another class mix"), 3.0, 1.0)
                 batch = random.choice(rest, size, replace=False, p=odds / odds.sum())
-                found.append(measure(quiet.rows(order[:REFERENCE]), seen.rows(batch), settings, number, NAMES))
+                found.append(
+                    measure(quiet.rows(order[:REFERENCE]), seen.rows(batch), settings, number, NAMES)
+                )
             estimate = proportion(np.array([drift.alarm for drift in found]))
-            shares = {test.name: np.mean([drift.tests[at].alarm for drift in found]) for at, test in enumerate(found[0].tests)}
+            shares = {
+                test.name: np.mean([drift.tests[at].alarm for drift in found])
+                for at, test in enumerate(found[0].tests)
+            }
             interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
             effect = {"effect of features": np.median([drift.tests[0].effect for drift in found])}
-            row = {"change": change, "accuracy": correct, "size": size, "alarm": estimate.value, "95 %": interval}
+            row = {
+                "change": change,
+                "accuracy": correct,
+                "size": size,
+                "alarm": estimate.value,
+                "95 %": interval,
+            }
             rows.append(row | shares | effect)
     print(pd.DataFrame(rows).to_string(index=False, float_format=lambda number: f"{number:.3f}"))
 

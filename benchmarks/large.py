@@ -31,7 +31,13 @@ from pipeline.core.task import DataSpec
 from pipeline.process import keep_freed_memory
 
 SIZE, CLASSES, DISTINCT, TURNS = 96, 10, 300, 8
-PARAMS = {"source": "folder", "folder": "pictures.zip", "image_size": SIZE, "validation_fraction": 0.01, "test_fraction": 0.05}
+PARAMS = {
+    "source": "folder",
+    "folder": "pictures.zip",
+    "image_size": SIZE,
+    "validation_fraction": 0.01,
+    "test_fraction": 0.05,
+}
 
 
 def make_zip(path: Path, count: int) -> None:
@@ -52,15 +58,26 @@ def make_zip(path: Path, count: int) -> None:
 def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
     """Wall seconds and output of a process, and what it held at its peak."""
     began, anonymous, resident = time.perf_counter(), 0, 0  # sizes in kB
-    with subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
         while process.poll() is None:
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
-            anonymous, resident = (max(a, int(status.get(b, "0").split()[0])) for a, b in ((anonymous, "RssAnon"), (resident, "VmHWM")))
+            status = dict(
+                line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            )
+            anonymous, resident = (
+                max(a, int(status.get(b, "0").split()[0]))
+                for a, b in ((anonymous, "RssAnon"), (resident, "VmHWM"))
+            )
             time.sleep(0.1)
         text, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command)} failed\n{text}")
-    return time.perf_counter() - began, text, f"memory {anonymous / 976_562:.2f} GB, resident {resident / 976_562:.2f} GB"
+    return (
+        time.perf_counter() - began,
+        text,
+        f"memory {anonymous / 976_562:.2f} GB, resident {resident / 976_562:.2f} GB",
+    )
 
 
 def train(mode: str, steps: str) -> None:
@@ -75,29 +92,58 @@ def train(mode: str, steps: str) -> None:
             os.posix_fadvise(os.open(path, os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
     if mode == "both":
         shards = data.manifest["splits"]["train"]["shards"]
-        splits["memory"] = Split(*([np.load(folder / shard[kind]["file"]) for shard in shards] for kind in ("images", "labels")))
+        splits["memory"] = Split(
+            *([np.load(folder / shard[kind]["file"]) for shard in shards] for kind in ("images", "labels"))
+        )
     for seed in range(TURNS if mode == "both" else 1):
         for name in sorted(splits, reverse=bool(seed % 2)):  # each is first in turn
             data.train = splits[name]
-            settings = TrainingSettings(seed=seed, num_steps=int(steps), batch_size=128, log_every=int(steps), validate_every=int(steps))
-            task = model_files.build("cnn", {"channels": [8, 16, 16], "dense": [32]}, DataSpec(3, SIZE, CLASSES), seed)
-            loop = Loop(task, data, settings, Path(tempfile.mkdtemp(dir=".")), report=(metrics := dict[str, float]()).update)
+            settings = TrainingSettings(
+                seed=seed,
+                num_steps=int(steps),
+                batch_size=128,
+                log_every=int(steps),
+                validate_every=int(steps),
+            )
+            task = model_files.build(
+                "cnn", {"channels": [8, 16, 16], "dense": [32]}, DataSpec(3, SIZE, CLASSES), seed
+            )
+            loop = Loop(
+                task,
+                data,
+                settings,
+                Path(tempfile.mkdtemp(dir=".")),
+                report=(metrics := dict[str, float]()).update,
+            )
             before, state = time.process_time(), loop.run().state_dict()
-            seen = metrics["system/images_per_second"], 1 / (time.process_time() - before), loop.seconds["data"] / int(steps) * 1000
-            said[name].append((*seen, hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest()))
+            seen = (
+                metrics["system/images_per_second"],
+                1 / (time.process_time() - before),
+                loop.seconds["data"] / int(steps) * 1000,
+            )
+            said[name].append(
+                (
+                    *seen,
+                    hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest(),
+                )
+            )
     print(json.dumps(said))
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=200_000, help="pictures, at most 600,000")
     parser.add_argument("--folder", type=Path, help="where the temporary files go")
     parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.train:
         return train(*given.train)
-    print(f"{given.count:,} pictures, {given.count * 3 * SIZE**2 / 1e9:.1f} GB decoded, {os.cpu_count()} cores")
+    print(
+        f"{given.count:,} pictures, {given.count * 3 * SIZE**2 / 1e9:.1f} GB decoded, {os.cpu_count()} cores"
+    )
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         folder = Path(temporary)
         (folder / "params.yaml").write_text(json.dumps({"data": PARAMS}))
@@ -114,7 +160,9 @@ def main() -> None:
     pairs = list(zip(said["shards"], said["memory"], strict=True))
     for index, what in enumerate(("images/s", "images in a second of processor time")):
         ratios = [mine[index] / other[index] for mine, other in pairs]
-        print(f"{what}, shards / memory, {TURNS} turns: {np.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        print(
+            f"{what}, shards / memory, {TURNS} turns: {np.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
     print(f"the same weights: {all(mine[3] == other[3] for mine, other in pairs)}")
 
 

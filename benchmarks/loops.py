@@ -55,13 +55,23 @@ def process(rank, size, port, name, folder, path):
     wrap = lambda module: module
     if size > 1:
         address = f"tcp://127.0.0.1:{port}"
-        torch.distributed.init_process_group("gloo", address, timedelta(seconds=SECONDS), rank=rank, world_size=size)
+        torch.distributed.init_process_group(
+            "gloo", address, timedelta(seconds=SECONDS), rank=rank, world_size=size
+        )
         wrap = partial(torch.nn.parallel.DistributedDataParallel, forward_sync_buffers=False)
     settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
     data = Dataset.open(folder / "data/processed")
-    task = model_files.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+    task = model_files.build(
+        name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
+    )
     count(path)
-    Loop(task, data, settings, folder / "history" / name, DistributedContext(rank, size, torch.device("cpu"), wrap)).run()
+    Loop(
+        task,
+        data,
+        settings,
+        folder / "history" / name,
+        DistributedContext(rank, size, torch.device("cpu"), wrap),
+    ).run()
 
 
 def plain(name, folder, size, path):
@@ -71,7 +81,9 @@ def plain(name, folder, size, path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = start_processes(process, (size, port, name, folder, path), size, join=False, daemon=True, start_method="spawn")
+    context = start_processes(
+        process, (size, port, name, folder, path), size, join=False, daemon=True, start_method="spawn"
+    )
     while not context.join(1):
         pass
 
@@ -88,7 +100,9 @@ def ray(name, folder, size, path):
     from pipeline.launch.training import Training, train
 
     ray_train.train_worker = partial(work, path)
-    training = Training(name, *read_training(name, model_files.find(name).Config), Dataset.open(folder / "data/processed"))
+    training = Training(
+        name, *read_training(name, model_files.find(name).Config), Dataset.open(folder / "data/processed")
+    )
     train(training, environment.read(), folder / "model", folder / "history", [])
 
 

@@ -67,7 +67,12 @@ def timed(command: list[str], cwd: Path = Path("."), **more: str) -> tuple[float
     """Wall seconds and output of a process."""
     began = time.perf_counter()
     done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **more}, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **more},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
@@ -86,13 +91,25 @@ def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
     (folder / "params.yaml").write_text(Path("params.yaml").read_text())
     (folder / "data").mkdir()
     (folder / "data/processed").symlink_to(Path("data/processed").resolve())
-    tracking = f"sqlite:///{folder.parent}/mlflow.db"  # made by the first round, as a project's is by its first run
+    tracking = (
+        f"sqlite:///{folder.parent}/mlflow.db"  # made by the first round, as a project's is by its first run
+    )
     more = {"DARKROOM_WORKERS": workers, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": tracking}
     wall, _ = timed([sys.executable, "-m", "stages.train", name], folder, **more)
     times = json.loads((folder / f"history/{name}/times.json").read_text())
     parts = {
         key: times.get(key, 0.0)
-        for key in ("start", "build", "data", "compute", "validation", "samples", "checkpoint", "write", "shutdown")
+        for key in (
+            "start",
+            "build",
+            "data",
+            "compute",
+            "validation",
+            "samples",
+            "checkpoint",
+            "write",
+            "shutdown",
+        )
     }
     parts["reporting and other in the loop"] = times["loop"] - sum(
         times.get(k, 0.0) for k in ("data", "compute", "validation", "samples", "checkpoint")
@@ -108,7 +125,9 @@ def median(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", default="cnn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", nargs="*", default=[], help="also with this many real Ray workers")
@@ -122,7 +141,10 @@ def main() -> None:
             runs["bare"].append(bare(given.model, folder))
             for mode in modes:
                 runs[mode].append(stage(given.model, folder, mode))
-        imports = {name: timed([sys.executable, "-c", f"import {name}"])[0] for name in ("numpy", "torch", "ray.train.torch", "mlflow")}
+        imports = {
+            name: timed([sys.executable, "-c", f"import {name}"])[0]
+            for name in ("numpy", "torch", "ray.train.torch", "mlflow")
+        }
     plain = median(runs["bare"])
     steps = f"{settings['num_steps']} steps of {settings['batch_size']} images"
     print(f"{given.model}: {steps}, {os.cpu_count()} cores, medians of {given.rounds}\n")
@@ -137,7 +159,10 @@ def main() -> None:
         for part, seconds in mine.items():
             if part not in ("wall", "loop"):
                 print(f"    {part:34} {seconds:6.2f} s")
-    print("\nfresh processes: " + ", ".join(f"import {name} {seconds:.2f} s" for name, seconds in imports.items()))
+    print(
+        "\nfresh processes: "
+        + ", ".join(f"import {name} {seconds:.2f} s" for name, seconds in imports.items())
+    )
 
 
 if __name__ == "__main__":

@@ -33,25 +33,46 @@ from pipeline.data import formats
 
 ROOT = Path(__file__).parents[1]
 DAY_SECONDS = 1800
-STEPS = {"num_steps": 400, "batch_size": 64, "ema_decay": 0.95, "log_every": 50, "validate_every": 100, "sample_every": 400}
+STEPS = {
+    "num_steps": 400,
+    "batch_size": 64,
+    "ema_decay": 0.95,
+    "log_every": 50,
+    "validate_every": 100,
+    "sample_every": 400,
+}
 SETTINGS = {
-    "cnn": {"training": {**STEPS, "checkpoint_every": 100}, "model": {"channels": [16, 32], "dense": [32], "dropout": 0.2, "shift": 0.05}},
+    "cnn": {
+        "training": {**STEPS, "checkpoint_every": 100},
+        "model": {"channels": [16, 32], "dense": [32], "dropout": 0.2, "shift": 0.05},
+    },
     "gates": {"minimum_test_images": 30},
     "retrain": {"watch": "../incoming", "settle_seconds": 0, "commit": "in place", "push": True},
 }
-Delivery = Callable[[np.ndarray, np.ndarray, np.random.Generator], list[tuple[int, bytes]]]  # images (n, H, W), labels -> class, PNG
+Delivery = Callable[
+    [np.ndarray, np.ndarray, np.random.Generator], list[tuple[int, bytes]]
+]  # images (n, H, W), labels -> class, PNG
 
 
 def main() -> None:
     """Play the month and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mnist", type=Path, help="the folder with MNIST's published files")
-    parser.add_argument("--size", type=int, default=60, help="pictures of an ordinary delivery; the first has ten times as many")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=60,
+        help="pictures of an ordinary delivery; the first has ten times as many",
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     environment.prepare()
     with tempfile.TemporaryDirectory(prefix="darkroom-month-") as place:
-        month = Month(Path(place), *_pictures(arguments.mnist, arguments.seed), np.random.default_rng(arguments.seed))
+        month = Month(
+            Path(place), *_pictures(arguments.mnist, arguments.seed), np.random.default_rng(arguments.seed)
+        )
         try:
             play(month, arguments.size)
             print("\n" + month.run("history")[1])
@@ -61,7 +82,10 @@ def main() -> None:
 
 def play(month: "Month", size: int) -> None:
     """The days; those that are not named bring nothing."""
-    print("| day | arrived | exit | s | decided | serves | right of 500 unseen |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    print(
+        "| day | arrived | exit | s | decided | serves | right of 500 unseen |\n| --- | --- | --- | --- | --- | --- | --- |",
+        flush=True,
+    )
     plan: dict[int, tuple[str, int, Delivery | None]] = {
         1: ("the first pictures", 10 * size, ordinary),
         4: ("new pictures", size, ordinary),
@@ -101,7 +125,9 @@ def play(month: "Month", size: int) -> None:
 class Month:
     """A project, the folder it watches, its tracking server, and pictures that have not been delivered yet."""
 
-    def __init__(self, place: Path, images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> None:
+    def __init__(
+        self, place: Path, images: np.ndarray, labels: np.ndarray, random: np.random.Generator
+    ) -> None:
         self.place, self.project, self.random = place, place / "project", random
         self.unseen, self.images, self.labels = (images[:500], labels[:500]), images[500:], labels[500:]
         self.delivered = 0
@@ -117,8 +143,12 @@ class Month:
                 path.unlink()
         plan = yaml.safe_load((self.project / "dvc.yaml").read_text())
         others = set(model_files.names()) - {"cnn"}
-        stages = {name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in others}
-        stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in others]
+        stages = {
+            name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in others
+        }
+        stages["evaluate"]["deps"] = [
+            dep for dep in stages["evaluate"]["deps"] if dep.rpartition("/")[2] not in others
+        ]
         (self.project / "dvc.yaml").write_text(json.dumps({"stages": stages}))
         data = {"source": "folder", "folder": "data/own/digits", "image_size": size, "color": "grey"}
         params = {"data": data, "evaluate": {"allow_few_samples": True, "num_bootstrap": 50}, **SETTINGS}
@@ -129,14 +159,43 @@ class Month:
         ):
             self._do(sys.executable, "-m", *words)
         self._do("git", "add", "-A")
-        self._do("git", "-c", "user.name=month", "-c", "user.email=month@localhost", "commit", "-q", "-m", "a classifier of digits")
+        self._do(
+            "git",
+            "-c",
+            "user.name=month",
+            "-c",
+            "user.email=month@localhost",
+            "commit",
+            "-q",
+            "-m",
+            "a classifier of digits",
+        )
 
     def serve(self) -> "Group":
         """Start the tracking server and wait until it answers."""
-        store_ = ["--backend-store-uri", f"sqlite:///{self.place}/tracking.db", "--artifacts-destination", str(self.place / "artifacts")]
-        command = [sys.executable, "-m", "mlflow", "server", *store_, "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        store_ = [
+            "--backend-store-uri",
+            f"sqlite:///{self.place}/tracking.db",
+            "--artifacts-destination",
+            str(self.place / "artifacts"),
+        ]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *store_,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen(command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         for _ in range(300):
             try:
                 if requests.get(f"http://127.0.0.1:{self.port}/health", timeout=5).ok:
@@ -149,7 +208,9 @@ class Month:
         """Put the next ``count`` pictures, as ``delivery`` makes them, into the watched folder."""
         chosen = slice(self.delivered, self.delivered + count)
         assert chosen.stop <= len(self.images), "no pictures are left: choose a smaller --size"
-        for number, (label, png) in enumerate(delivery(self.images[chosen], self.labels[chosen], self.random)):
+        for number, (label, png) in enumerate(
+            delivery(self.images[chosen], self.labels[chosen], self.random)
+        ):
             path = self.place / f"incoming/{label}/{self.delivered + number:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(png)
@@ -157,7 +218,11 @@ class Month:
 
     def start(self, *command: str) -> subprocess.Popen:
         """Start a darkroom command in the project."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DARKROOM_", "DVC_", "RAY_", "MLFLOW_"))}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("DARKROOM_", "DVC_", "RAY_", "MLFLOW_"))
+        }
         here = {**clean, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.port}", "DVC_NO_ANALYTICS": "1"}
         here["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         words = [sys.executable, "-c", "from pipeline.cli import main; main()", *command]
@@ -181,12 +246,19 @@ class Month:
 
     def tell(self, day: int, what: str, code: int, seconds: float, said: str) -> None:
         """A row of the table; the champion is loaded as MLflow serves it."""
-        lines = [line for line in said.splitlines() if re.match(r"promoted|refused|nothing new|error|continuing|killed", line)]
+        lines = [
+            line
+            for line in said.splitlines()
+            if re.match(r"promoted|refused|nothing new|error|continuing|killed", line)
+        ]
         drift = [line.strip() for line in said.splitlines() if line.startswith("  drift: drift")]
         decided = "; ".join([*drift, *lines]) or ("killed" if code < 0 else said.strip().splitlines()[-1])
         decided = re.sub(r"\s+", " ", decided.replace("|", "/"))[:260]
         version, right = self._serves()
-        print(f"| {day} | {what or 'nothing'} | {code} | {seconds:.0f} | {decided} | {version} | {right:.1%} |", flush=True)
+        print(
+            f"| {day} | {what or 'nothing'} | {code} | {seconds:.0f} | {decided} | {version} | {right:.1%} |",
+            flush=True,
+        )
 
     def _serves(self) -> tuple[str, float]:
         import mlflow
@@ -201,12 +273,17 @@ class Month:
         return f"cnn/{version.version}", float((answers["class"].to_numpy() == labels.astype(str)).mean())
 
     def _trains(self) -> bool:
-        records = sorted((self.project / ".darkroom/trainings").glob("cnn-*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
+        records = sorted(
+            (self.project / ".darkroom/trainings").glob("cnn-*/metrics.jsonl"),
+            key=lambda path: path.stat().st_mtime,
+        )
         fresh = [path for path in records if not (path.parent / "finished.json").exists()]
         return bool(fresh) and len(fresh[-1].read_text().splitlines()) >= 3
 
     def _do(self, *words: str, where: Path | None = None) -> str:
-        done = subprocess.run(words, cwd=where or self.project, capture_output=True, text=True, timeout=300, check=True)
+        done = subprocess.run(
+            words, cwd=where or self.project, capture_output=True, text=True, timeout=300, check=True
+        )
         return done.stdout
 
 
@@ -233,7 +310,10 @@ def ordinary(images: np.ndarray, labels: np.ndarray, random: np.random.Generator
 
 def rotated(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
     """By 30 degrees."""
-    return [(int(label), _png(Image.fromarray(image).rotate(30, Image.Resampling.BILINEAR))) for image, label in zip(images, labels)]
+    return [
+        (int(label), _png(Image.fromarray(image).rotate(30, Image.Resampling.BILINEAR)))
+        for image, label in zip(images, labels)
+    ]
 
 
 def inverted(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
@@ -248,7 +328,10 @@ def shuffled(images: np.ndarray, labels: np.ndarray, random: np.random.Generator
 
 def broken(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
     """Every second one cut off."""
-    return [(label, png[: len(png) // 2] if number % 2 else png) for number, (label, png) in enumerate(ordinary(images, labels, random))]
+    return [
+        (label, png[: len(png) // 2] if number % 2 else png)
+        for number, (label, png) in enumerate(ordinary(images, labels, random))
+    ]
 
 
 def _png(image: Image.Image) -> bytes:
@@ -266,7 +349,12 @@ def _pictures(mnist: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
-        images = np.array([np.asarray(Image.fromarray((image * 15).astype(np.uint8)).resize((16, 16))) for image in digits.images])[:, None]
+        images = np.array(
+            [
+                np.asarray(Image.fromarray((image * 15).astype(np.uint8)).resize((16, 16)))
+                for image in digits.images
+            ]
+        )[:, None]
         labels = digits.target
     order = np.random.default_rng(seed).permutation(len(labels))
     return images[order, 0], labels[order]

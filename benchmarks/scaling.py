@@ -39,13 +39,26 @@ FIRST: dict = {}  # weights and dvc.lock, with which later ones are compared
 def figures(name: str, folder: Path, workers: int) -> Figures:
     """What a training in ``folder`` reached."""
     lines = read(folder / "history" / name / "metrics.jsonl")
-    rate = statistics.median(line["metrics"][RATE] for line in lines if RATE in line["metrics"] and line["step"] > lines[-1]["step"] / 2)
+    rate = statistics.median(
+        line["metrics"][RATE]
+        for line in lines
+        if RATE in line["metrics"] and line["step"] > lines[-1]["step"] / 2
+    )
     weights, test = model_files.load(folder / "models" / name), Dataset.open(folder / "data/processed").test
     batch, first = Batch.of(*test.rows(np.arange(len(test)))), FIRST.setdefault(name, weights.state_dict())
     values = weights.evaluate(batch, Noise.whole(0, len(batch), "test"))
     difference = max(float((value - first[key]).abs().max()) for key, value in weights.state_dict().items())
-    measured = {f"test {key}": float(value.mean()) for key, value in values.items() if key in ("accuracy", "negative_elbo", "mse")}
-    return {"images/s and worker": rate / workers, "images/s": rate, "largest difference of weights": difference, **measured}
+    measured = {
+        f"test {key}": float(value.mean())
+        for key, value in values.items()
+        if key in ("accuracy", "negative_elbo", "mse")
+    }
+    return {
+        "images/s and worker": rate / workers,
+        "images/s": rate,
+        "largest difference of weights": difference,
+        **measured,
+    }
 
 
 def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, killed_on: int = 0) -> Figures:
@@ -53,8 +66,16 @@ def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, kille
     folder, command = project(base), ("-m", "stages.train", name)
     half = read_training(name, model_files.find(name).Config, base / "params.yaml")[0].num_steps / 2
     if killed_on:
-        records = lambda: [line["step"] for path in folder.glob(".darkroom/trainings/*/metrics.jsonl") for line in read(path)]
-        run(folder, *command, until=lambda: max(records(), default=0) >= half, **variables, DARKROOM_WORKERS=str(killed_on))
+        records = lambda: [
+            line["step"] for path in folder.glob(".darkroom/trainings/*/metrics.jsonl") for line in read(path)
+        ]
+        run(
+            folder,
+            *command,
+            until=lambda: max(records(), default=0) >= half,
+            **variables,
+            DARKROOM_WORKERS=str(killed_on),
+        )
         kill_workers(base.parent / "ray")
         if any(folder.glob(".darkroom/trainings/*/finished.json")):
             sys.exit(f"{name} ended before it was killed: more --steps")
@@ -72,7 +93,12 @@ def start(name: str, base: Path, variables: dict[str, str]) -> Figures:
     last = _ends(folder / "marks")
     total = last["first step"] - last["spawned"]
     parts = {b: last[b] - last[a] for a, b in pairwise(last)}
-    return {"from spawning to the first step": total, "Ray Train by itself": alone, "ratio": total / alone, **parts}
+    return {
+        "from spawning to the first step": total,
+        "Ray Train by itself": alone,
+        "ratio": total / alone,
+        **parts,
+    }
 
 
 def _ends(path: Path) -> dict[str, float]:
@@ -89,16 +115,30 @@ def repro(base: Path, *arguments: str, **variables: str) -> Figures:
     folder = dvc_project(base)
     seconds = run(folder, str(BIN / "darkroom"), "repro", *arguments, **variables)
     book = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
-    hashes = {(stage, each["path"]): each["md5"] for stage, own in book.items() for kind in ("deps", "outs") for each in own.get(kind, [])}
+    hashes = {
+        (stage, each["path"]): each["md5"]
+        for stage, own in book.items()
+        for kind in ("deps", "outs")
+        for each in own.get(kind, [])
+    }
     first = FIRST.setdefault("dvc.lock", hashes)
     differing = {key for key in first.keys() | hashes.keys() if first.get(key) != hashes.get(key)}
-    times = {key for key in differing if key[1].startswith(("history/", "plots", "reports"))}  # they hold images/s and seconds
-    return {"seconds": seconds, "hashes": len(hashes), "differ: with times": len(times), "differ: without": len(differing - times)}
+    times = {
+        key for key in differing if key[1].startswith(("history/", "plots", "reports"))
+    }  # they hold images/s and seconds
+    return {
+        "seconds": seconds,
+        "hashes": len(hashes),
+        "differ: with times": len(times),
+        "differ: without": len(differing - times),
+    }
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--workers", nargs="+", type=int)
     mode.add_argument("--start", action="store_true")
@@ -107,7 +147,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of each training, in place of those in params.yaml")
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is cleaned up
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that everything is cleaned up
     with tempfile.TemporaryDirectory() as temporary:
         base = digits(Path(temporary), given.steps)
         if given.jobs:
@@ -119,9 +161,13 @@ def main() -> None:
         with cluster(base.parent / "ray") as variables:
             for name in given.models:
                 if given.start:
-                    compare(f"{name}: seconds", {"start": partial(start, name, base, variables)}, given.rounds)
+                    compare(
+                        f"{name}: seconds", {"start": partial(start, name, base, variables)}, given.rounds
+                    )
                 else:
-                    ways = {str(count): partial(on_ray, name, base, variables, count) for count in given.workers}
+                    ways = {
+                        str(count): partial(on_ray, name, base, variables, count) for count in given.workers
+                    }
                     ways["2 -> 1"] = partial(on_ray, name, base, variables, 1, killed_on=2)
                     compare(f"{name}: workers", ways, given.rounds)
 

@@ -34,8 +34,18 @@ class Way:
         self.folder, self.ray = project(base), base.parent / "ray" if how == "ray" else None
         path = self.folder / "steps"
         np.memmap(path, np.int64, "w+", shape=(1,))
-        command = [sys.executable, str(ROOT / "benchmarks/loops.py"), how, name, str(self.folder), str(workers), str(path)]
-        self.process = subprocess.Popen(command, cwd=self.folder, env=environment(variables), start_new_session=True)
+        command = [
+            sys.executable,
+            str(ROOT / "benchmarks/loops.py"),
+            how,
+            name,
+            str(self.folder),
+            str(workers),
+            str(path),
+        ]
+        self.process = subprocess.Popen(
+            command, cwd=self.folder, env=environment(variables), start_new_session=True
+        )
         self.steps = np.memmap(path, np.int64, "r")
 
     def send(self, number: int) -> None:
@@ -82,13 +92,17 @@ def running(name: str, base: Path, workers: int, variables: dict[str, str]) -> I
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=["cnn"])
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that everything is cleaned up
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that everything is cleaned up
     with tempfile.TemporaryDirectory() as temporary:
         base = digits(Path(temporary), None)
         params = yaml.safe_load((base / "params.yaml").read_text())
@@ -97,18 +111,32 @@ def main() -> None:
         (base / "params.yaml").write_text(yaml.safe_dump(params))
         for name in given.models:
             for workers in given.workers:
-                cpus = max(workers, os.cpu_count() or 1)  # Ray keeps an idle process for each, which is not free either
-                with cluster(base.parent / "ray", cpus) as variables, running(name, base, workers, variables) as (plain, ray):
+                cpus = max(
+                    workers, os.cpu_count() or 1
+                )  # Ray keeps an idle process for each, which is not free either
+                with (
+                    cluster(base.parent / "ray", cpus) as variables,
+                    running(name, base, workers, variables) as (plain, ray),
+                ):
                     pairs = []
                     for turn in range(given.turns):
-                        rates = {way: way.rate(given.seconds) for way in ((ray, plain) if turn % 2 else (plain, ray))}
+                        rates = {
+                            way: way.rate(given.seconds)
+                            for way in ((ray, plain) if turn % 2 else (plain, ray))
+                        }
                         pairs.append((rates[plain], rates[ray]))
                 logs = [math.log(theirs / own) for own, theirs in pairs]
                 ratio, error = statistics.mean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
                 low, high = math.exp(ratio - error), math.exp(ratio + error)
                 own, theirs = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-                print(f"{name}, {workers} worker{'s' * (workers > 1)}: plain {own:.1f} steps/s, Ray {theirs:.1f}; ", end="")
-                print(f"ratio {math.exp(ratio):.3f} ({low:.3f} to {high:.3f}) over {len(logs)} pairs", flush=True)
+                print(
+                    f"{name}, {workers} worker{'s' * (workers > 1)}: plain {own:.1f} steps/s, Ray {theirs:.1f}; ",
+                    end="",
+                )
+                print(
+                    f"ratio {math.exp(ratio):.3f} ({low:.3f} to {high:.3f}) over {len(logs)} pairs",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

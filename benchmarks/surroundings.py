@@ -18,7 +18,13 @@ import psutil
 import yaml
 
 ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 600
-OWN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")  # what the caller's environment says is no part of a measurement
+OWN = (
+    "DARKROOM_",
+    "MLFLOW_",
+    "DVC_",
+    "RAY_",
+    "GIT_",
+)  # what the caller's environment says is no part of a measurement
 Figures = dict[str, float]
 
 
@@ -26,11 +32,18 @@ def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, 
     """Run Python in ``folder`` to its end, or until ``until`` holds and then kill -9 its process group. Wall seconds."""
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
-            [sys.executable, *command], cwd=folder, env=environment(more), start_new_session=True, stdout=said, stderr=said
+            [sys.executable, *command],
+            cwd=folder,
+            env=environment(more),
+            start_new_session=True,
+            stdout=said,
+            stderr=said,
         )
         began, cut = time.monotonic(), False
         try:
-            while process.poll() is None and not (cut := until()) and time.monotonic() < began + LIMIT_SECONDS:
+            while (
+                process.poll() is None and not (cut := until()) and time.monotonic() < began + LIMIT_SECONDS
+            ):
                 time.sleep(0.02)
             seconds = time.monotonic() - began
         finally:
@@ -52,7 +65,13 @@ def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, 
 def environment(more: dict[str, str]) -> dict[str, str]:
     """The variables of a measured process."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
-    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT), "DARKROOM_DEVICE": "cpu", **more}
+    return {
+        **kept,
+        "PATH": f"{BIN}{os.pathsep}{kept['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "DARKROOM_DEVICE": "cpu",
+        **more,
+    }
 
 
 def digits(folder: Path, num_steps: int | None) -> Path:
@@ -93,7 +112,9 @@ def dvc_project(base: Path) -> Path:
     for path in (ROOT / "dvc.yaml", ROOT / ".dvcignore", ROOT / ".gitignore", base / "params.yaml"):
         shutil.copy(path, folder)
     (folder / ".dvc/tmp").mkdir(parents=True)
-    (folder / ".dvc/config").write_text(f"[core]\n    analytics = false\n    site_cache_dir = {folder}/.dvc/site\n")
+    (folder / ".dvc/config").write_text(
+        f"[core]\n    analytics = false\n    site_cache_dir = {folder}/.dvc/site\n"
+    )
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True, timeout=60)
     return folder
 
@@ -122,7 +143,8 @@ def kill_workers(folder: Path) -> None:
     while left := [
         one
         for one in psutil.process_iter(["ppid", "cmdline"])
-        if one.info["ppid"] in parents and any(kind in " ".join(one.info["cmdline"] or []) for kind in ("TrainWorker", "TrainController"))
+        if one.info["ppid"] in parents
+        and any(kind in " ".join(one.info["cmdline"] or []) for kind in ("TrainWorker", "TrainController"))
     ]:
         if time.monotonic() > deadline:
             sys.exit("workers outlived their driver for 60 s")
@@ -134,7 +156,9 @@ def kill_workers(folder: Path) -> None:
 
 def nodes(folder: Path) -> list[psutil.Process]:
     """Ray's own processes that keep their files in ``folder``; their children are the workers."""
-    return [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+    return [
+        one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])
+    ]
 
 
 def compare(title: str, ways: dict[str, Callable[[], Figures]], rounds: int) -> None:
@@ -146,11 +170,17 @@ def compare(title: str, ways: dict[str, Callable[[], Figures]], rounds: int) -> 
     rounds_of_first = next(iter(found.values()))
     key, *_ = keys = list(rounds_of_first[0])
     rows = {name: [statistics.median(one[name] for one in each) for each in found.values()] for name in keys}
-    ratios = [[one[key] / first[key] for one, first in zip(each, rounds_of_first, strict=True)] for each in found.values()]
+    ratios = [
+        [one[key] / first[key] for one, first in zip(each, rounds_of_first, strict=True)]
+        for each in found.values()
+    ]
     if len(ways) > 1:
         rows |= {f"ratio of {key}": [statistics.median(each) for each in ratios]}
     if len(ways) > 1 and rounds > 1:
-        rows |= {"  its lowest": [min(each) for each in ratios], "  its highest": [max(each) for each in ratios]}
+        rows |= {
+            "  its lowest": [min(each) for each in ratios],
+            "  its highest": [max(each) for each in ratios],
+        }
     print(f"\n{title}, {rounds} rounds\n{'':40}" + "".join(f"{label:>20}" for label in ways))
     for name, values in rows.items():
         print(f"{name:40}" + "".join(f"{value:>20.5g}" for value in values), flush=True)

@@ -29,7 +29,12 @@ from pipeline.tracking.system import SystemMetrics  # noqa: E402
 def measure(name: str, folder: Path) -> None:
     """Train one model in ``folder`` and print what tracking took."""
     project = Path.cwd()
-    where = replace(surroundings.read(), storage=folder, tracking_uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "artifacts"))
+    where = replace(
+        surroundings.read(),
+        storage=folder,
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+        artifacts=str(folder / "artifacts"),
+    )
     settings, config = read_training(name, model_files.find(name).Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed").resolve()))
     os.chdir(folder)  # away from the project's own history, which a new database would be told first
@@ -48,11 +53,18 @@ def measure(name: str, folder: Path) -> None:
     runs.outbox.deliver, runs.sync = timed(kept[0]), timed(kept[1])
     marks = [time.perf_counter()]
     with alone(training, where):
-        run = runs.open_run(where, runs.Description(f"train-{name}", training.fingerprint, {}, training.data.source, training.data.digest))
+        run = runs.open_run(
+            where,
+            runs.Description(
+                f"train-{name}", training.fingerprint, {}, training.data.source, training.data.digest
+            ),
+        )
         with run:
             marks.append(time.perf_counter())
             spent.clear()
-            outcome = train(training, where, folder / "model", folder / "history", [SystemMetrics(), run.follow])
+            outcome = train(
+                training, where, folder / "model", folder / "history", [SystemMetrics(), run.follow]
+            )
             during = sum(spent)
             marks.append(time.perf_counter())
             run.register(outcome.folder / "model", name)

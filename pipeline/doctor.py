@@ -73,7 +73,11 @@ def _python() -> Iterator[Finding]:
 
 def _packages(root: Path) -> Iterator[Finding]:
     lock = root / "requirements.lock"
-    pinned = dict(line.strip().split("==") for line in lock.read_text().splitlines() if "==" in line) if lock.is_file() else {}
+    pinned = (
+        dict(line.strip().split("==") for line in lock.read_text().splitlines() if "==" in line)
+        if lock.is_file()
+        else {}
+    )
     for package in PACKAGES:
         try:
             found = importlib.metadata.version(package).partition("+")[0]
@@ -142,7 +146,9 @@ def _dvc_files(root: Path) -> Iterator[Finding]:
     """dvc.lock and the list of running DVC commands: a crash or a merge conflict can leave either one
     broken."""
     if _locked_outputs(root) is None:
-        remedy = "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps the broken file"
+        remedy = (
+            "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps the broken file"
+        )
         yield Finding(False, "dvc.lock cannot be read", remedy)
     running = root / ".dvc/tmp/rwlock"
     try:
@@ -189,7 +195,11 @@ def _moved(environment: Environment) -> Iterator[Finding]:
     """Whether MLflow's local database still names the folder where the project was before."""
     former = moved_from(environment)
     if former:
-        yield Finding(False, f"the project was moved here from {former}; MLflow still names that folder", "darkroom sync")
+        yield Finding(
+            False,
+            f"the project was moved here from {former}; MLflow still names that folder",
+            "darkroom sync",
+        )
 
 
 def _tracking(uri: str) -> Iterator[Finding]:
@@ -251,7 +261,9 @@ def _probe(address: str, is_page: bool = False) -> str:
             if address.startswith("http"):
                 answer = requests.get(address, timeout=WAIT_SECONDS, stream=True, allow_redirects=False)
                 status = answer.status_code
-                failed = status >= 500 or (is_page and status >= 400 and status != 401)  # 401: a password is needed
+                failed = status >= 500 or (
+                    is_page and status >= 400 and status != 401
+                )  # 401: a password is needed
                 found.append(f"answers with status {status}" if failed else "")
                 answer.close()
                 return
@@ -296,5 +308,9 @@ def _devices(environment: Environment) -> Iterator[Finding]:
 
     gpus = torch.cuda.device_count()
     well = environment.device != "cuda" or gpus > 0 or bool(environment.ray_address)
-    where = f"cluster {environment.ray_address}" if environment.ray_address else f"{gpus} GPUs" if gpus else "CPU"
-    yield Finding(well, f"workers {environment.workers} on {where}", "no CUDA device is seen: set DARKROOM_DEVICE=auto")
+    where = (
+        f"cluster {environment.ray_address}" if environment.ray_address else f"{gpus} GPUs" if gpus else "CPU"
+    )
+    yield Finding(
+        well, f"workers {environment.workers} on {where}", "no CUDA device is seen: set DARKROOM_DEVICE=auto"
+    )

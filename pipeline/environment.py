@@ -29,7 +29,14 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
-FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # of whoever called us
+FOREIGN = (
+    "DVC_ROOT",
+    "DVC_STAGE",
+    "DVC_EXP",
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+)  # of whoever called us
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Environment:
     tracking_uri: str = ""  # MLFLOW_TRACKING_URI
     artifacts: str = ""  # where a new experiment on the default database keeps its files
     mirror: str = ""  # DARKROOM_MIRROR: a folder or base URL tried before the publishers'
-    price_per_hour: float | None = None  # DARKROOM_PRICE_PER_HOUR: of one worker, in any currency; for the report
+    price_per_hour: float | None = (
+        None  # DARKROOM_PRICE_PER_HOUR: of one worker, in any currency; for the report
+    )
 
     @property
     def torch_device(self) -> str:
@@ -60,7 +69,9 @@ class Environment:
 def find_project(start: Path) -> Path | None:
     """The project that holds the folder ``start``: the nearest folder upward with dvc.yaml and .dvc; None outside one."""
     folders = (start.resolve(), *start.resolve().parents)
-    return next((folder for folder in folders if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir()), None)
+    return next(
+        (folder for folder in folders if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir()), None
+    )
 
 
 def read() -> Environment:
@@ -77,7 +88,9 @@ def read() -> Environment:
         raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy=remedy)
     return Environment(
         root=root,
-        workers="auto" if (workers := os.environ.get("DARKROOM_WORKERS") or "auto") == "auto" else _number("DARKROOM_WORKERS", workers, 1),
+        workers="auto"
+        if (workers := os.environ.get("DARKROOM_WORKERS") or "auto") == "auto"
+        else _number("DARKROOM_WORKERS", workers, 1),
         device=_device(os.environ.get("DARKROOM_DEVICE") or "auto"),
         ray_address=os.environ.get("RAY_ADDRESS", ""),
         storage=Path(storage).resolve(),
@@ -165,7 +178,11 @@ def _price(text: str) -> float:
             return price
     except ValueError:
         pass
-    raise BadInput(f"{text!r} is not a price", where="DARKROOM_PRICE_PER_HOUR", remedy="use a number from 0, such as 0.75")
+    raise BadInput(
+        f"{text!r} is not a price",
+        where="DARKROOM_PRICE_PER_HOUR",
+        remedy="use a number from 0, such as 0.75",
+    )
 
 
 def _device(text: str) -> Literal["auto", "cpu", "cuda"]:

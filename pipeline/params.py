@@ -33,15 +33,23 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
     """The whole file as plain values. Raises ``BadInput`` for anything but one small YAML 1.2 mapping of plain values."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"is larger than {MAX_BYTES:,} bytes", where=str(path), remedy="keep data out of the settings")
+            raise BadInput(
+                f"is larger than {MAX_BYTES:,} bytes", where=str(path), remedy="keep data out of the settings"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadInput("no such file", where=str(path), remedy="run from the project's root, where params.yaml lies") from None
+        raise BadInput(
+            "no such file", where=str(path), remedy="run from the project's root, where params.yaml lies"
+        ) from None
     except UnicodeDecodeError as error:
-        raise BadInput(f"is not UTF-8 text ({error.reason})", where=str(path), remedy="save it as UTF-8") from None
+        raise BadInput(
+            f"is not UTF-8 text ({error.reason})", where=str(path), remedy="save it as UTF-8"
+        ) from None
     try:
         if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise BadInput("YAML aliases (*name) are not accepted", where=str(path), remedy="write the value out")
+            raise BadInput(
+                "YAML aliases (*name) are not accepted", where=str(path), remedy="write the value out"
+            )
         value = YAML(typ="safe", pure=True).load(text)
         plain = json.loads(json.dumps(value, allow_nan=False))
     except YAMLError as error:
@@ -51,10 +59,14 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
         raise BadInput(f"cannot be read: {problem}", where=where, remedy="mend the YAML there") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"holds a value that is not plain and finite ({error})", where=str(path), remedy="use numbers, text, lists"
+            f"holds a value that is not plain and finite ({error})",
+            where=str(path),
+            remedy="use numbers, text, lists",
         ) from None
     if not isinstance(plain, dict):
-        raise BadInput("is not a mapping of sections", where=str(path), remedy="start each section with 'name:'")
+        raise BadInput(
+            "is not a mapping of sections", where=str(path), remedy="start each section with 'name:'"
+        )
     return plain
 
 
@@ -71,11 +83,15 @@ def read_section(name: str, kind: type[S], path: Path = PARAMS) -> S:
 def validate(values: Any, kind: type[S], where: str) -> S:
     """``values`` as a ``kind``; ``where`` stands before the key in an error."""
     try:
-        return kind.model_validate_json(json.dumps(values, allow_nan=False))  # JSON mode: a list is a fine tuple, 1 a fine float
+        return kind.model_validate_json(
+            json.dumps(values, allow_nan=False)
+        )  # JSON mode: a list is a fine tuple, 1 a fine float
     except ValidationError as error:
         problems = [_explain(problem, kind, where) for problem in error.errors()[:3]]
         raise BadInput(
-            problems[0][0], where=problems[0][1], remedy="; also ".join([problems[0][2], *(f"{p[1]}: {p[0]}" for p in problems[1:])])
+            problems[0][0],
+            where=problems[0][1],
+            remedy="; also ".join([problems[0][2], *(f"{p[1]}: {p[0]}" for p in problems[1:])]),
         ) from None
 
 
@@ -85,7 +101,11 @@ def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str,
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, location[:-1])
         near = difflib.get_close_matches(location[-1], known, 1)
-        return "no such setting", path, f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return (
+            "no such setting",
+            path,
+            f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}",
+        )
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"

@@ -62,12 +62,17 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         if not (error.filename or remedy):
             raise
         remedy = f"{remedy}; DARKROOM_DEBUG=1" if remedy else "DARKROOM_DEBUG=1"
-        _fail(": ".join(filter(None, (str(error.filename or ""), error.strerror))) + f"\n  -> {remedy} shows where in the code")
+        _fail(
+            ": ".join(filter(None, (str(error.filename or ""), error.strerror)))
+            + f"\n  -> {remedy} shows where in the code"
+        )
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
-        _fail("out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml")
+        _fail(
+            "out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml"
+        )
 
 
 def die_with_parent() -> None:

@@ -13,7 +13,9 @@ def main() -> None:
     record = download(read_section("data", DataSettings), environment.read())
     total = sum(file["bytes"] for file in record["files"].values())
     print(f"{record['source']}: {record['description']}")
-    print(f"data/raw: {len(record['files']):,} file(s), {total / 1e6:,.1f} MB, verified; licence: {record['licence']}")
+    print(
+        f"data/raw: {len(record['files']):,} file(s), {total / 1e6:,.1f} MB, verified; licence: {record['licence']}"
+    )
 
 
 if __name__ == "__main__":

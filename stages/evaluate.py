@@ -24,12 +24,16 @@ def main() -> None:
     settings = read_section("evaluate", EvaluationSettings)
     data, folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder
     device = where.torch_device
-    folders = {card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))}
+    folders = {
+        card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))
+    }
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     params = json.loads(settings.model_dump_json())
     fingerprint = digest_of([params, data.digest, digests])
-    description = runs.Description("evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device})
+    description = runs.Description(
+        "evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device}
+    )
     with runs.open_run(where, description) as run:
         results = evaluate(settings, data, tasks, digests)
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
@@ -41,9 +45,16 @@ def main() -> None:
             {name: digest_of(protocol_of(results, name)) for name in tasks},
         )
         run.tell(Path("reports"))
-        for path in ("metrics/evaluation.json", "metrics/details.json", "reports/index.html", "plots/pictures"):
+        for path in (
+            "metrics/evaluation.json",
+            "metrics/details.json",
+            "reports/index.html",
+            "plots/pictures",
+        ):
             run.log_artifact(Path(path))
-    print(f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html")
+    print(
+        f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html"
+    )
 
 
 if __name__ == "__main__":

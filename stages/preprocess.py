@@ -13,9 +13,13 @@ def main() -> None:
     manifest = preprocess(read_section("data", DataSettings), environment.read())
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())
     size, duplicates = manifest["size"], manifest["duplicates"]
-    print(f"data/processed: {counts} images of {manifest['channels']} x {size} x {size}, {len(manifest['class_names'])} classes")
+    print(
+        f"data/processed: {counts} images of {manifest['channels']} x {size} x {size}, {len(manifest['class_names'])} classes"
+    )
     repeated, shared = sum(duplicates["within"].values()), sum(duplicates["across"].values())
-    print(f"exact duplicates: {repeated:,} within a split, {shared:,} across splits; left out as broken: {len(manifest['quarantined']):,}")
+    print(
+        f"exact duplicates: {repeated:,} within a split, {shared:,} across splits; left out as broken: {len(manifest['quarantined']):,}"
+    )
 
 
 if __name__ == "__main__":

@@ -27,7 +27,10 @@ def main(name: str = "") -> None:
     description = runs.Description(
         stage=f"train-{name}",
         fingerprint=training.fingerprint,
-        params={"training": json.loads(settings.model_dump_json()), "model": json.loads(config.model_dump_json())},
+        params={
+            "training": json.loads(settings.model_dump_json()),
+            "model": json.loads(config.model_dump_json()),
+        },
         data_name=training.data.source,
         data_digest=training.data.digest,
         data_source="data/processed",
@@ -43,7 +46,9 @@ def main(name: str = "") -> None:
             run.register(outcome.folder / "model", name)
         forget_older(where, name, outbox.awaited(where))
     sha256 = model_files.read_card(model)["sha256"]
-    print(f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {sha256[:16]}")
+    print(
+        f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {sha256[:16]}"
+    )
 
 
 if __name__ == "__main__":

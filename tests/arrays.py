@@ -29,9 +29,15 @@ class ArrayDataset:
     """Two or more classes of bright squares in different places, plus noise: learnable in a few steps."""
 
     def __init__(self, channels=1, size=8, classes=2, train=96, validation=40, test=40, seed=0):
-        self.channels, self.size, self.class_names = channels, size, tuple(f"class {index}" for index in range(classes))
+        self.channels, self.size, self.class_names = (
+            channels,
+            size,
+            tuple(f"class {index}" for index in range(classes)),
+        )
         random = np.random.default_rng(seed)
-        self.train, self.validation, self.test = (self._split(random, count) for count in (train, validation, test))
+        self.train, self.validation, self.test = (
+            self._split(random, count) for count in (train, validation, test)
+        )
         self.digest = "0" * 64
 
     def _split(self, random, count):

@@ -55,7 +55,10 @@ class Project:
         self.params = {name: dict(section) for name, section in PARAMS.items()}
         self.write()
         if data is None:
-            settings, where = DataSettings(image_size=8), Environment(root=folder, storage=folder / ".darkroom")
+            settings, where = (
+                DataSettings(image_size=8),
+                Environment(root=folder, storage=folder / ".darkroom"),
+            )
             download(settings, where, folder / "data/raw")
             preprocess(settings, where, folder / "data/raw", folder / "data/processed")
             MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
@@ -67,7 +70,11 @@ class Project:
         (self.folder / "params.yaml").write_text(json.dumps(self.params))  # JSON is YAML
 
     def environment(self, **more):
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("DARKROOM_", "MLFLOW_", "DVC_", "RAY_"))}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DARKROOM_", "MLFLOW_", "DVC_", "RAY_"))
+        }
         return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
     def start(self, *command, **more):
@@ -94,7 +101,9 @@ class Project:
         return process.returncode, output
 
     def trainings(self, name):
-        return sorted(path for path in (self.folder / ".darkroom/trainings").glob(f"{name}-*") if path.is_dir())
+        return sorted(
+            path for path in (self.folder / ".darkroom/trainings").glob(f"{name}-*") if path.is_dir()
+        )
 
     def steps(self, name):
         """The recorded steps of the only training of this model, so far."""

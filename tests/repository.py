@@ -30,12 +30,20 @@ def create(folder: Path, **sections: dict) -> Path:
     (folder / "data/own").mkdir(parents=True)
     shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
     plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-    stages = {name: stage for name, stage in plan["stages"].items() if name in WITHOUT_TRAINING or name == f"train-{KEPT}"}
-    others = tuple(f"{place}/{name}" for place in ("models", "history") for name in model_files.names() if name != KEPT)
+    stages = {
+        name: stage
+        for name, stage in plan["stages"].items()
+        if name in WITHOUT_TRAINING or name == f"train-{KEPT}"
+    }
+    others = tuple(
+        f"{place}/{name}" for place in ("models", "history") for name in model_files.names() if name != KEPT
+    )
     stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep not in others]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     params = {key: value for key, value in PARAMS.items() if key == KEPT or key not in MODELS}
-    (folder / "params.yaml").write_text(json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections}))
+    (folder / "params.yaml").write_text(
+        json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections})
+    )
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
     shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", "../store")
@@ -64,7 +72,13 @@ def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
         **more,
     }
     return subprocess.Popen(
-        words, cwd=folder, env=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        words,
+        cwd=folder,
+        env=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

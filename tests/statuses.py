@@ -9,4 +9,8 @@ environment.prepare()
 from pipeline.tracking import outbox  # noqa: E402
 
 client, experiment = outbox.connect(environment.read())
-print(json.dumps([run.info.status for run in client.search_runs([experiment], "tags.`darkroom.stage` != 'repro'")]))
+print(
+    json.dumps(
+        [run.info.status for run in client.search_runs([experiment], "tags.`darkroom.stage` != 'repro'")]
+    )
+)

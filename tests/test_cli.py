@@ -42,7 +42,11 @@ def shelf(tmp_path_factory):
         images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         task.on_train_end([Batch(images, torch.arange(40) % 10)])
         model_files.write(task, folder / name, {"class_names": NAMES})
-    model_files.write(model_files.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1), folder / "colour", {"class_names": NAMES})
+    model_files.write(
+        model_files.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1),
+        folder / "colour",
+        {"class_names": NAMES},
+    )
     return folder
 
 
@@ -94,12 +98,19 @@ def hidden(folder):
 def mixed(*arguments):
     """(exit code, standard output, standard error, what was raised) of a command that reports errors and goes on."""
     result = CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
-    return getattr(result.exception, "exit_code", result.exit_code), result.stdout, result.stderr, str(result.exception or "")
+    return (
+        getattr(result.exception, "exit_code", result.exit_code),
+        result.stdout,
+        result.stderr,
+        str(result.exception or ""),
+    )
 
 
 def everything(folder):
     """All files and folders below ``folder``, but for what the models' link leads to."""
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if "models/" not in str(path))
+    return sorted(
+        str(path.relative_to(folder)) for path in Path(folder).rglob("*") if "models/" not in str(path)
+    )
 
 
 class TestGenerate:
@@ -107,7 +118,10 @@ class TestGenerate:
     def test_pictures_go_into_one_png_a_row_for_each_turn_through_the_classes(self, name):
         assert done("generate", name, "--count", 12) == f"12 pictures -> {name}.png\n"
         with Image.open(f"{name}.png") as drawn:
-            assert (drawn.format, drawn.size) == ("PNG", (10 * 50 - 2, 2 * 50 - 2))  # 8 pixels, six times as large, and gaps
+            assert (drawn.format, drawn.size) == (
+                "PNG",
+                (10 * 50 - 2, 2 * 50 - 2),
+            )  # 8 pixels, six times as large, and gaps
         assert not hidden(".")
 
     def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(self):
@@ -118,15 +132,35 @@ class TestGenerate:
 
     def test_classes_are_drawn_by_name_each_in_turn(self):
         done(
-            "generate", "gan", "--count", 4, "--label", "sieben", "--label", "two", "--seed", 3, "--columns", 2, "--out", "new/folder/x.png"
+            "generate",
+            "gan",
+            "--count",
+            4,
+            "--label",
+            "sieben",
+            "--label",
+            "two",
+            "--seed",
+            3,
+            "--columns",
+            2,
+            "--out",
+            "new/folder/x.png",
         )
-        drawn = model_files.load(Path("models/gan")).generate(torch.tensor([7, 2, 7, 2]), 4, Noise.whole(3, 4, "generate"))
+        drawn = model_files.load(Path("models/gan")).generate(
+            torch.tensor([7, 2, 7, 2]), 4, Noise.whole(3, 4, "generate")
+        )
         write_png(Path("expected.png"), to_bytes(drawn.numpy()), 2)
         assert Path("new/folder/x.png").read_bytes() == Path("expected.png").read_bytes()
 
     def test_an_unknown_class_is_answered_with_the_known_ones(self):
         code, _, error = darkroom("generate", "gan", "--label", "seven")
-        assert code == 2 and "--label seven" in error and ", ".join(NAMES) in error and not Path("gan.png").exists()
+        assert (
+            code == 2
+            and "--label seven" in error
+            and ", ".join(NAMES) in error
+            and not Path("gan.png").exists()
+        )
 
     def test_a_model_that_cannot_is_refused_and_another_named(self):
         code, _, error = darkroom("generate", "cnn")
@@ -134,7 +168,8 @@ class TestGenerate:
         assert not Path("cnn.png").exists()
 
     @pytest.mark.parametrize(
-        "arguments", [("--count", 0), ("--count", "x"), ("--seed", -1), ("--columns", 0), ("--out", "."), ("--nonsense",)]
+        "arguments",
+        [("--count", 0), ("--count", "x"), ("--seed", -1), ("--columns", 0), ("--out", "."), ("--nonsense",)],
     )
     def test_an_argument_that_makes_no_sense_is_refused_before_anything_is_drawn(self, arguments):
         code, _, error = darkroom("generate", "gan", *arguments)
@@ -150,7 +185,13 @@ class TestClassify:
         picture("listed.PNG", 4)
         whole = answers(done("classify", "one.png", "folder", "-", stdin="listed.PNG\n\nfolder/deep\r\n"))
         assert whole == {
-            path: expected(seed) for path, seed in (("one.png", 1), ("folder/deep/2.png", 2), ("folder/deep/3.png", 3), ("listed.PNG", 4))
+            path: expected(seed)
+            for path, seed in (
+                ("one.png", 1),
+                ("folder/deep/2.png", 2),
+                ("folder/deep/3.png", 3),
+                ("listed.PNG", 4),
+            )
         }
         for given, stdin in (("one.png", None), ("folder", None), ("-", "listed.PNG\n")):
             part = answers(done("classify", given, stdin=stdin))
@@ -202,7 +243,10 @@ class TestClassify:
     def test_lines_of_json_hold_the_best_classes_from_the_best_on(self, top, count):
         picture("a.png", 1)
         picture("b.png", 2)
-        lines = [json.loads(line) for line in done("classify", "--json", "--top", top, "a.png", "b.png").splitlines()]
+        lines = [
+            json.loads(line)
+            for line in done("classify", "--json", "--top", top, "a.png", "b.png").splitlines()
+        ]
         assert [line["path"] for line in lines] == ["a.png", "b.png"]
         for line, seed in zip(lines, (1, 2), strict=True):
             shares = [answer["probability"] for answer in line["classes"]]
@@ -232,7 +276,11 @@ class TestClassify:
     def test_a_model_that_cannot_is_refused_and_another_named(self, name):
         picture("a.png")
         code, output, error = darkroom("classify", "--model", name, "a.png")
-        assert (code, output) == (2, "") and f"{name}: this model does not classify" in error and "use cnn" in error
+        assert (
+            (code, output) == (2, "")
+            and f"{name}: this model does not classify" in error
+            and "use cnn" in error
+        )
 
     def test_a_model_that_is_not_there_is_answered_with_what_there_is_or_how_to_train_it(self, tmp_path):
         picture("a.png")
@@ -256,7 +304,9 @@ class TestClassify:
             (("",), None, "PATHS", "no picture was named"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_named_and_nothing_is_answered(self, arguments, stdin, named, reason):
+    def test_a_path_that_leads_nowhere_is_named_and_nothing_is_answered(
+        self, arguments, stdin, named, reason
+    ):
         Path("empty").mkdir()
         code, output, error = darkroom("classify", *arguments, stdin=stdin)
         assert (code, output) == (2, "") and f"{named}: " in error and reason in error and "->" in error
@@ -268,16 +318,26 @@ class TestClassify:
         broken("many/0001.png")
         Path("many/9999.png").write_text("no picture")
         code, output, error, raised = mixed("classify", "many", *["--json"] * as_json)
-        paths = [json.loads(line)["path"] for line in output.splitlines()] if as_json else list(answers(output))
+        paths = (
+            [json.loads(line)["path"] for line in output.splitlines()] if as_json else list(answers(output))
+        )
         assert paths == [f"many/{number:04d}.png" for number in range(BATCH + 2) if number != 1]
         first, second = error.splitlines()
         assert first.startswith("error: many/0001.png: ")
         assert second.startswith("error: many/9999.png: ") and "is not a PNG, JPEG, BMP or WebP" in second
-        assert code == 2 and "many/0001.png: 2 pictures could not be read" in raised and "leave them out" in raised
+        assert (
+            code == 2
+            and "many/0001.png: 2 pictures could not be read" in raised
+            and "leave them out" in raised
+        )
 
     def test_where_no_picture_can_be_read_nothing_is_answered(self):
         code, output, error, raised = mixed("classify", broken("half.png"))
-        assert (code, output) == (2, "") and "error: half.png: " in error and "1 picture could not be read" in raised
+        assert (
+            (code, output) == (2, "")
+            and "error: half.png: " in error
+            and "1 picture could not be read" in raised
+        )
 
     def test_a_picture_sent_in_place_of_a_list_is_refused(self):
         code, output, error = darkroom("classify", "-", stdin=picture("a.png").read_bytes())
@@ -289,18 +349,28 @@ class TestClassify:
 
 class TestRestore:
     def restored(self, name, seed):
-        return to_bytes(model_files.load(Path("models", name)).reconstruct(Batch.of(pixels(seed)[None, None], np.zeros(1)).images).numpy())[
-            0, 0
-        ]
+        return to_bytes(
+            model_files.load(Path("models", name))
+            .reconstruct(Batch.of(pixels(seed)[None, None], np.zeros(1)).images)
+            .numpy()
+        )[0, 0]
 
     @pytest.mark.parametrize("name", ["ae", "vae"])
     def test_each_picture_comes_out_of_the_code_as_a_png_of_its_own(self, name):
         for number in range(3):
             picture(f"in/{number}.png", number)
-        assert done("restore", "--model", name, "--out", "new/out", "in") == "3 pictures and pairs.png -> new/out\n"
+        assert (
+            done("restore", "--model", name, "--out", "new/out", "in")
+            == "3 pictures and pairs.png -> new/out\n"
+        )
         assert sorted(os.listdir("new/out")) == ["0.png", "1.png", "2.png", "pairs.png"]
         for number in range(3):
-            assert np.abs(np.array(Image.open(f"new/out/{number}.png")).astype(int) - self.restored(name, number)).max() <= 1
+            assert (
+                np.abs(
+                    np.array(Image.open(f"new/out/{number}.png")).astype(int) - self.restored(name, number)
+                ).max()
+                <= 1
+            )
         given = np.array(Image.open("new/out/pairs.png"))[:48:6, :48:6]
         assert (given == pixels(0)).all()
 
@@ -331,9 +401,14 @@ class TestRestore:
             picture(f"in/{number}.png", number)
         broken("in/1.png")
         code, output, error, raised = mixed("restore", "in")
-        assert (code, output) == (2, "3 pictures and pairs.png -> restored\n") and "error: in/1.png: " in error
+        assert (code, output) == (
+            2,
+            "3 pictures and pairs.png -> restored\n",
+        ) and "error: in/1.png: " in error
         assert "1 picture could not be read" in raised
-        assert sorted(os.listdir("restored")) == ["0.png", "2.png", "3.png", "pairs.png"] and not hidden("restored")
+        assert sorted(os.listdir("restored")) == ["0.png", "2.png", "3.png", "pairs.png"] and not hidden(
+            "restored"
+        )
         for path in Path("restored").iterdir():
             Image.open(path).load()
 
@@ -378,7 +453,11 @@ class TestLabels:
         (tmp_path / "code/lsgan.py").write_text(block("python", "# pipeline/models/lsgan.py"))
         monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(tmp_path / "code")])
         importlib.invalidate_caches()
-        model_files.write(model_files.build("lsgan", {"width": 8}, GREY, seed=1), tmp_path / "own/lsgan", {"class_names": NAMES})
+        model_files.write(
+            model_files.build("lsgan", {"width": 8}, GREY, seed=1),
+            tmp_path / "own/lsgan",
+            {"class_names": NAMES},
+        )
 
     def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(self, lsgan):
         code, output, error = darkroom("generate", "lsgan", "--models", "own", "--label", "three")
@@ -415,7 +494,9 @@ class TestRegistry:
         done("generate", "gan", "--count", 2, "--models", shelf)
         files = [Path(name).read_bytes() for name in ("gan.png", "gan@champion.png", "gan-1.png")]
         assert files[0] == files[1] == files[2]
-        assert done("classify", "a.png", "--model", "cnn@champion") == done("classify", "a.png", "--models", shelf)
+        assert done("classify", "a.png", "--model", "cnn@champion") == done(
+            "classify", "a.png", "--models", shelf
+        )
         assert done("restore", "a.png", "--model", "ae/1").startswith("1 pictures")
 
     @pytest.mark.parametrize(
@@ -450,7 +531,14 @@ class TestSubfolder:
         done("generate", "gan", "--count", 1)
         done("generate", "gan", "--count", 1, "--out", "mine.png")
         done("restore", "a.png")
-        assert everything(deep) == ["a.png", "gan.png", "mine.png", "restored", "restored/a.png", "restored/pairs.png"]
+        assert everything(deep) == [
+            "a.png",
+            "gan.png",
+            "mine.png",
+            "restored",
+            "restored/a.png",
+            "restored/pairs.png",
+        ]
         assert everything(deep.parents[1])[:3] == [".dvc", "dvc.yaml", "models"]
 
     @pytest.mark.parametrize("command", ["sync", "history", "doctor", "verify", "trace", "promote"])
@@ -464,13 +552,35 @@ class TestSubfolder:
             assert darkroom(command, *(["dvc.yaml"] if command == "trace" else arguments)) == here
         assert Path.cwd() == deep and everything(deep) == []
 
-    def test_outside_a_project_commands_are_refused_and_make_nothing(self, tmp_path_factory, shelf, monkeypatch):
+    def test_outside_a_project_commands_are_refused_and_make_nothing(
+        self, tmp_path_factory, shelf, monkeypatch
+    ):
         outside = tmp_path_factory.mktemp("outside")
         monkeypatch.chdir(outside)
-        commands = ["sync", "history", "verify", "retrain", "repro", "trace x", "compare x", "seeds vae", "promote vae", "rollback vae"]
-        for command in [*commands, "reproduce vae/1", "generate gan", "generate gan@champion", "classify .", "restore ."]:
+        commands = [
+            "sync",
+            "history",
+            "verify",
+            "retrain",
+            "repro",
+            "trace x",
+            "compare x",
+            "seeds vae",
+            "promote vae",
+            "rollback vae",
+        ]
+        for command in [
+            *commands,
+            "reproduce vae/1",
+            "generate gan",
+            "generate gan@champion",
+            "classify .",
+            "restore .",
+        ]:
             code, output, error = darkroom(*command.split())
-            assert (code, output) == (2, "") and "not inside a project" in error and "dvc.yaml" in error, command
+            assert (code, output) == (2, "") and "not inside a project" in error and "dvc.yaml" in error, (
+                command
+            )
         darkroom("doctor")
         assert everything(outside) == []
         picture("a.png", 1)
@@ -495,7 +605,9 @@ class TestHelp:
     def test_every_command_has_a_summary_and_every_option_a_help_text(self):
         for name, command in self.every():
             assert command.help, name
-            assert not [one.name for one in command.params if isinstance(one, click.Option) and not one.help], name
+            assert not [
+                one.name for one in command.params if isinstance(one, click.Option) and not one.help
+            ], name
 
     def test_promote_says_that_a_reason_overrules_the_gates(self):
         said = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
@@ -512,7 +624,9 @@ class TestMakeUi:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
             command = ["make", "-C", str(tmp_path), "ui", f"PORT={port}"]
-            done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(
+                command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60
+            )
         assert done.returncode != 0 and f"port {port}" in done.stderr and "make ui PORT=" in done.stderr
         assert "MLflow on" not in done.stdout and not (tmp_path / "mlflow.db").exists()
 
@@ -535,9 +649,16 @@ class TestProcess:
     def test_a_refusal_is_two_lines_on_standard_error_and_exit_code_2(self):
         process = self.start("classify", "nowhere.png")
         output, error = process.communicate(timeout=60)
-        assert (process.returncode, output) == (2, "") and error == "error: nowhere.png: no such file or folder\n  -> check the path\n"
+        assert (process.returncode, output) == (
+            2,
+            "",
+        ) and error == "error: nowhere.png: no such file or folder\n  -> check the path\n"
 
-    @pytest.mark.parametrize(("arguments", "code"), [((), 2), (("--version",), 0), (("nonsense",), 2)], ids=["none", "version", "unknown"])
+    @pytest.mark.parametrize(
+        ("arguments", "code"),
+        [((), 2), (("--version",), 0), (("nonsense",), 2)],
+        ids=["none", "version", "unknown"],
+    )
     def test_click_keeps_its_exit_codes(self, arguments, code):
         process = self.start(*arguments)
         output, error = process.communicate(timeout=60)

@@ -29,7 +29,14 @@ def project(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, timeout=60, check=True)
     (tmp_path / ".dvc").mkdir()
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    for name in ("DVC_ROOT", "DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "RAY_ADDRESS", *ADDRESSES):
+    for name in (
+        "DVC_ROOT",
+        "DARKROOM_WORKERS",
+        "DARKROOM_DEVICE",
+        "DARKROOM_STORAGE",
+        "RAY_ADDRESS",
+        *ADDRESSES,
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(doctor, "FREE_BYTES", 0)
     params = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -51,7 +58,11 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
 @pytest.mark.parametrize(
     ("change", "said", "remedy"),
     [
-        (lambda params: params["data"].update(sorce="digits"), "params.yaml: data.sorce: no such setting", "did you mean 'source'?"),
+        (
+            lambda params: params["data"].update(sorce="digits"),
+            "params.yaml: data.sorce: no such setting",
+            "did you mean 'source'?",
+        ),
         (
             lambda params: params["data"].update(source="mnst"),
             "params.yaml: data.source: there is no source 'mnst'",
@@ -67,15 +78,31 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
             "params.yaml: evaluate.classifier: the model 'gan' is not a classifier",
             "choose one of: cnn",
         ),
-        (lambda params: params["evaluate"].update(seed="x"), "params.yaml: evaluate.seed", "correct the value"),
-        (lambda params: params.update(cnnn=params.pop("cnn")), "params.yaml: cnnn: no such section", "did you mean 'cnn'?"),
+        (
+            lambda params: params["evaluate"].update(seed="x"),
+            "params.yaml: evaluate.seed",
+            "correct the value",
+        ),
+        (
+            lambda params: params.update(cnnn=params.pop("cnn")),
+            "params.yaml: cnnn: no such section",
+            "did you mean 'cnn'?",
+        ),
         (
             lambda params: params.update(resnet={}),
             "params.yaml: resnet: no such section",
             "known sections: data, evaluate, gates, retrain, ae, cnn, gan, vae",
         ),
-        (lambda params: params.update(layers={}), "params.yaml: layers: no such section", "known sections: data"),
-        (lambda params: params["gan"]["model"].update(width=0), "params.yaml: gan.model.width", "correct the value"),
+        (
+            lambda params: params.update(layers={}),
+            "params.yaml: layers: no such section",
+            "known sections: data",
+        ),
+        (
+            lambda params: params["gan"]["model"].update(width=0),
+            "params.yaml: gan.model.width",
+            "correct the value",
+        ),
         (
             lambda params: params["gan"]["training"].update(num_step=1),
             "params.yaml: gan.training.num_step",
@@ -105,13 +132,26 @@ def test_a_wrong_setting_is_named_with_its_remedy(project, change, said, remedy)
     project(change)
     code, output, _ = darkroom("doctor", "--brief")
     assert code == 2 and len(output.splitlines()) == 2
-    assert output.startswith(f"FAIL  {said}" if said.startswith("params") else f"FAIL  params.yaml: {said}") and f"-> {remedy}" in output
+    assert (
+        output.startswith(f"FAIL  {said}" if said.startswith("params") else f"FAIL  params.yaml: {said}")
+        and f"-> {remedy}" in output
+    )
 
 
 def test_all_that_is_wrong_is_named_at_once(project):
-    project(lambda params: (params["data"].update(sorce="digits"), params["gan"]["model"].update(width=0), params.update(x={})))
+    project(
+        lambda params: (
+            params["data"].update(sorce="digits"),
+            params["gan"]["model"].update(width=0),
+            params.update(x={}),
+        )
+    )
     _, output, _ = darkroom("doctor", "--brief")
-    assert [line.split(": ")[1] for line in output.splitlines()[::2]] == ["data.sorce", "gan.model.width", "x"]
+    assert [line.split(": ")[1] for line in output.splitlines()[::2]] == [
+        "data.sorce",
+        "gan.model.width",
+        "x",
+    ]
 
 
 def test_a_missing_file_of_settings_is_named(project):
@@ -144,7 +184,11 @@ def failures(*arguments):
     2."""
     code, output, _ = darkroom("doctor", *arguments)
     lines = output.splitlines()
-    found = {line.removeprefix("FAIL  "): lines[number + 1].strip() for number, line in enumerate(lines) if line.startswith("FAIL")}
+    found = {
+        line.removeprefix("FAIL  "): lines[number + 1].strip()
+        for number, line in enumerate(lines)
+        if line.startswith("FAIL")
+    }
     assert code == (2 if found else 0), output
     return found
 
@@ -159,16 +203,26 @@ def test_a_machine_without_git_is_named(project, monkeypatch, tmp_path):
 
 def test_a_project_outside_git_is_named(project, tmp_path):
     shutil.rmtree(".git")
-    assert failures() == {f"{tmp_path} is not in a git repository": "-> run: git init; git add -A; git commit -m 'first commit'"}
+    assert failures() == {
+        f"{tmp_path} is not in a git repository": "-> run: git init; git add -A; git commit -m 'first commit'"
+    }
 
 
-LOCK = {"schema": "2.0", "stages": {"train-cnn": {"cmd": "true", "outs": [{"path": path} for path in ("models/cnn", "history/cnn")]}}}
+LOCK = {
+    "schema": "2.0",
+    "stages": {
+        "train-cnn": {"cmd": "true", "outs": [{"path": path} for path in ("models/cnn", "history/cnn")]}
+    },
+}
 
 
 def test_a_model_that_dvc_lock_records_and_that_is_missing_is_named(project):
     Path("dvc.lock").write_text(json.dumps(LOCK))
     (found,) = failures().items()
-    assert found[0] == "models/cnn is recorded in dvc.lock, but the folder is missing" and "dvc checkout models/cnn" in found[1]
+    assert (
+        found[0] == "models/cnn is recorded in dvc.lock, but the folder is missing"
+        and "dvc checkout models/cnn" in found[1]
+    )
     Path("models/cnn").mkdir(parents=True)
     Path("models/cnn/model.json").touch()
     assert list(failures()) == ["models/cnn is recorded in dvc.lock, but model.safetensors is missing"]
@@ -177,7 +231,9 @@ def test_a_model_that_dvc_lock_records_and_that_is_missing_is_named(project):
     assert failures() == {} and "models/cnn is trained" in done("doctor")
 
 
-@pytest.mark.parametrize("text", ["stages: [", "<<<<<<< HEAD\nschema: '2.0'\n", "[]", "schema: '2.0'\nstages: {train-cnn: 3}"])
+@pytest.mark.parametrize(
+    "text", ["stages: [", "<<<<<<< HEAD\nschema: '2.0'\n", "[]", "schema: '2.0'\nstages: {train-cnn: 3}"]
+)
 def test_a_dvc_lock_that_cannot_be_read_is_named(project, text):
     Path("dvc.lock").write_text(text)
     for arguments in ((), ("--brief",)):
@@ -212,12 +268,18 @@ def test_a_tracking_server_that_is_not_there_is_named_without_its_password(proje
     address = f"127.0.0.1:{closed_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
     (found,) = failures().items()
-    assert address in found[0] and "does not answer (Connection refused)" in found[0] and "secret" not in found[0]
+    assert (
+        address in found[0]
+        and "does not answer (Connection refused)" in found[0]
+        and "secret" not in found[0]
+    )
     assert "MLFLOW_TRACKING_URI" in found[1] and "darkroom sync" in found[1]
     assert failures("--brief") == {}  # a training runs without it
 
 
-@pytest.mark.parametrize(("status", "well"), [(200, True), (401, True), (403, False), (404, False), (503, False)])
+@pytest.mark.parametrize(
+    ("status", "well"), [(200, True), (401, True), (403, False), (404, False), (503, False)]
+)
 def test_a_server_that_is_no_tracking_server_is_named(project, monkeypatch, status, well):
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -270,7 +332,9 @@ def test_a_ray_cluster_that_is_not_there_is_named(project, monkeypatch):
     address = f"127.0.0.1:{closed_port()}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     (found,) = failures("--brief").items()
-    assert found[0] == f"RAY_ADDRESS: {address} does not answer (Connection refused)" and "unset it" in found[1]
+    assert (
+        found[0] == f"RAY_ADDRESS: {address} does not answer (Connection refused)" and "unset it" in found[1]
+    )
     with listening() as port:
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
         assert failures() == {}

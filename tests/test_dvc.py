@@ -19,7 +19,15 @@ from tests.test_walls import ROOT, imports
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # What a result does not depend on: how settings are parsed, files written, errors said, runs tracked and processes started.
-NEUTRAL = {"__init__.py", "environment.py", "errors.py", "files.py", "params.py", "process.py", "settings_check.py"}
+NEUTRAL = {
+    "__init__.py",
+    "environment.py",
+    "errors.py",
+    "files.py",
+    "params.py",
+    "process.py",
+    "settings_check.py",
+}
 # Every stage checks all sections of params.yaml first. That can stop a stage, but it changes no result; so neither this
 # module nor the classes that it reads the sections by are dependencies of every stage.
 VALIDATES = ROOT / "pipeline/settings_check.py"
@@ -46,13 +54,21 @@ def code_of(name):
     stage = STAGES[name]
     start = [ROOT / Path(*stage["cmd"].split()[2].split(".")).with_suffix(".py")]
     paths = {path.relative_to(ROOT).as_posix() for path in closure(*start)}
-    return {path for path in paths if Path(path).name not in NEUTRAL and not path.startswith("pipeline/tracking/")}
+    return {
+        path for path in paths if Path(path).name not in NEUTRAL and not path.startswith("pipeline/tracking/")
+    }
 
 
 def trained_by(path):
     """The models whose training depends on the file ``path``, by their stages."""
-    deps = {name.removeprefix("train-"): stage["deps"] for name, stage in STAGES.items() if name.startswith("train-")}
-    return {name for name, own in deps.items() if any(path == dep or path.startswith(f"{dep}/") for dep in own)}
+    deps = {
+        name.removeprefix("train-"): stage["deps"]
+        for name, stage in STAGES.items()
+        if name.startswith("train-")
+    }
+    return {
+        name for name, own in deps.items() if any(path == dep or path.startswith(f"{dep}/") for dep in own)
+    }
 
 
 def test_the_shipped_stages_are_all_there():
@@ -75,38 +91,62 @@ def test_every_model_has_a_file_a_section_and_a_stage():
 def test_a_stage_depends_on_all_the_code_that_makes_its_result_and_on_no_other(name):
     declared = {dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline", "stages"))}
     needed = code_of(name)
-    missing = {path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)}
+    missing = {
+        path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)
+    }
     idle = {dep for dep in declared if not any(path == dep or path.startswith(f"{dep}/") for path in needed)}
     assert not missing and idle <= {"pipeline/models"}  # whose files are imported by name
 
 
 def test_the_core_and_the_models_import_nothing_else_that_could_change_a_model():
-    for path in [*ROOT.glob("pipeline/core/*.py"), *(ROOT / f"pipeline/models/{name}.py" for name in model_files.names())]:
+    for path in [
+        *ROOT.glob("pipeline/core/*.py"),
+        *(ROOT / f"pipeline/models/{name}.py" for name in model_files.names()),
+    ]:
         for used in closure(path):
             relative = used.relative_to(ROOT).as_posix()
-            assert relative.startswith("pipeline/core/") or used == path or used.name in NEUTRAL, f"{path} imports {relative}"
+            assert relative.startswith("pipeline/core/") or used == path or used.name in NEUTRAL, (
+                f"{path} imports {relative}"
+            )
 
 
 def test_each_change_of_code_makes_the_right_trainings_stale():
     models = set(model_files.names())
     for file in ROOT.glob("pipeline/**/*.py"):
         path = file.relative_to(ROOT).as_posix()
-        expected = models if path.startswith("pipeline/core/") else {file.stem} & models if file.parent.name == "models" else set()
+        expected = (
+            models
+            if path.startswith("pipeline/core/")
+            else {file.stem} & models
+            if file.parent.name == "models"
+            else set()
+        )
         assert trained_by(path) == expected, path
 
 
-def test_a_trainings_fingerprint_changes_with_the_code_of_its_stage_and_with_no_other(tmp_path, monkeypatch, processed_digits):
+def test_a_trainings_fingerprint_changes_with_the_code_of_its_stage_and_with_no_other(
+    tmp_path, monkeypatch, processed_digits
+):
     """Otherwise a checkpoint of other code could be resumed."""
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(pipeline, "__file__", str(tmp_path / "pipeline/__init__.py"))
     data = Dataset.open(processed_digits)
 
     def fingerprints():
-        own = {name: Training(name, TrainingSettings(), model_files.find(name).Config(), data) for name in MODELS}
+        own = {
+            name: Training(name, TrainingSettings(), model_files.find(name).Config(), data) for name in MODELS
+        }
         return {name: training.fingerprint for name, training in own.items()}
 
     before = fingerprints()
-    for path in ("core/loop.py", "models/gan.py", "launch/worker.py", "tracking/runs.py", "evaluation/report.py", "cli/repro.py"):
+    for path in (
+        "core/loop.py",
+        "models/gan.py",
+        "launch/worker.py",
+        "tracking/runs.py",
+        "evaluation/report.py",
+        "cli/repro.py",
+    ):
         text = (tmp_path / "pipeline" / path).read_text()
         (tmp_path / "pipeline" / path).write_text(text + "# changed\n")
         changed = {name for name, fingerprint in fingerprints().items() if fingerprint != before[name]}

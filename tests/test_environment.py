@@ -33,7 +33,15 @@ def test_without_any_variable_everything_happens_here(monkeypatch, tmp_path):
 
 def test_an_empty_variable_is_none(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    names = ("DARKROOM_WORKERS", "DARKROOM_DEVICE", "DARKROOM_STORAGE", "DARKROOM_MIRROR", "RAY_ADDRESS", "MLFLOW_TRACKING_URI", "DVC_ROOT")
+    names = (
+        "DARKROOM_WORKERS",
+        "DARKROOM_DEVICE",
+        "DARKROOM_STORAGE",
+        "DARKROOM_MIRROR",
+        "RAY_ADDRESS",
+        "MLFLOW_TRACKING_URI",
+        "DVC_ROOT",
+    )
     names += ("DARKROOM_PRICE_PER_HOUR",)
     assert read(monkeypatch, **dict.fromkeys(names, "")) == read(monkeypatch)
 
@@ -63,7 +71,18 @@ def test_each_variable_sets_its_field_and_no_other(monkeypatch, tmp_path, variab
 
 
 def test_every_field_has_been_tried(monkeypatch):
-    tried = {"root", "workers", "device", "storage", "remote", "threads", "mirror", "ray_address", "tracking_uri", "artifacts"}
+    tried = {
+        "root",
+        "workers",
+        "device",
+        "storage",
+        "remote",
+        "threads",
+        "mirror",
+        "ray_address",
+        "tracking_uri",
+        "artifacts",
+    }
     tried |= {"price_per_hour", "microbatch"}
     assert {field.name for field in dataclasses.fields(environment.Environment)} == tried
 
@@ -71,12 +90,18 @@ def test_every_field_has_been_tried(monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "text", "remedy"),
     [
-        *(("DARKROOM_WORKERS", text, "a number from 1") for text in ("0", "-1", "1.5", "two", "10001", "²", "AUTO", " 2")),
+        *(
+            ("DARKROOM_WORKERS", text, "a number from 1")
+            for text in ("0", "-1", "1.5", "two", "10001", "²", "AUTO", " 2")
+        ),
         *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
         ("DARKROOM_STORAGE", __file__, "a folder that every worker sees"),
         *(("DARKROOM_THREADS", text, "a number from 0") for text in ("-1", "all", "10001")),
         *(("DARKROOM_MICROBATCH", text, "a number from 0 to 1000000") for text in ("-1", "auto", "1000001")),
-        *(("DARKROOM_PRICE_PER_HOUR", text, "a number from 0") for text in ("-1", "nan", "inf", "0,75", "$2")),
+        *(
+            ("DARKROOM_PRICE_PER_HOUR", text, "a number from 0")
+            for text in ("-1", "nan", "inf", "0,75", "$2")
+        ),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_its_variables_name(monkeypatch, variable, text, remedy):
@@ -99,7 +124,12 @@ def test_the_root_is_the_nearest_project_upward(monkeypatch, tmp_path):
         (project / ".dvc").mkdir(parents=True)
         (project / "dvc.yaml").write_text("stages: {}")
     (inner / "deep/er/.dvc").mkdir(parents=True)  # without dvc.yaml it is no project
-    for folder, root in ((inner / "deep/er", inner), (inner, inner), (tmp_path / "outer", tmp_path / "outer"), (tmp_path, None)):
+    for folder, root in (
+        (inner / "deep/er", inner),
+        (inner, inner),
+        (tmp_path / "outer", tmp_path / "outer"),
+        (tmp_path, None),
+    ):
         monkeypatch.chdir(folder)
         assert environment.find_project(Path()) == root
         here = read(monkeypatch)
@@ -125,12 +155,22 @@ def test_telemetry_is_off_and_ray_asks_for_a_token(monkeypatch):
 def test_what_the_user_set_stays(monkeypatch, value):
     monkeypatch.setattr(environment.os, "environ", {"RAY_USAGE_STATS_ENABLED": value, "OTHER": "x"})
     environment.prepare()
-    assert {**environment.QUIET, "RAY_USAGE_STATS_ENABLED": value, "OTHER": "x"}.items() <= environment.os.environ.items()
+    assert {
+        **environment.QUIET,
+        "RAY_USAGE_STATS_ENABLED": value,
+        "OTHER": "x",
+    }.items() <= environment.os.environ.items()
 
 
 def test_a_ray_of_our_own_has_a_fresh_token_and_a_cluster_keeps_its_own(monkeypatch):
     tokens = []
-    for variables in ({}, {}, {"RAY_ADDRESS": "head:6379"}, {"RAY_AUTH_TOKEN_PATH": "token"}, {"RAY_AUTH_TOKEN": "mine"}):
+    for variables in (
+        {},
+        {},
+        {"RAY_ADDRESS": "head:6379"},
+        {"RAY_AUTH_TOKEN_PATH": "token"},
+        {"RAY_AUTH_TOKEN": "mine"},
+    ):
         monkeypatch.setattr(environment.os, "environ", variables)
         environment.prepare()
         tokens.append(variables.get("RAY_AUTH_TOKEN"))
@@ -143,7 +183,9 @@ def test_importing_the_pipeline_sets_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(environment.__file__).parents[1])
 
 
-@pytest.mark.parametrize(("text", "shown"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)])
+@pytest.mark.parametrize(
+    ("text", "shown"), [(None, False), ("", False), ("0", False), ("1", True), ("yes", True)]
+)
 def test_tracebacks_are_shown_when_asked_for(monkeypatch, text, shown):
     monkeypatch.setattr(environment.os, "environ", {} if text is None else {"DARKROOM_DEBUG": text})
     assert environment.debug() is shown

@@ -6,7 +6,16 @@ import os
 import pytest
 
 from pipeline.errors import BadInput
-from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_file, whole_folder, write_json, write_text
+from pipeline.files import (
+    digest_of,
+    digest_of_tree,
+    read_json,
+    sha256,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_whole(tmp_path):
@@ -45,7 +54,10 @@ def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
 def test_json_of_equal_values_has_equal_bytes_and_refuses_nan(tmp_path):
     write_json(tmp_path / "a", {"x": 1, "y": [1.5]})
     write_json(tmp_path / "b", {"y": [1.5], "x": 1})
-    assert sha256(tmp_path / "a") == sha256(tmp_path / "b") and read_json(tmp_path / "a") == {"x": 1, "y": [1.5]}
+    assert sha256(tmp_path / "a") == sha256(tmp_path / "b") and read_json(tmp_path / "a") == {
+        "x": 1,
+        "y": [1.5],
+    }
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a", {"x": float("nan")})
     assert read_json(tmp_path / "a") == {"x": 1, "y": [1.5]}
@@ -65,6 +77,12 @@ def test_the_digest_of_code_depends_on_names_and_bytes_of_python_files(tmp_path)
 
 
 def test_an_error_keeps_its_kind_and_parts_between_processes():
-    error = copy.copy(BadInput("is bad", where="file", remedy="mend it"))  # made anew from __reduce__, as by Ray
-    assert type(error) is BadInput and (error.what, error.where, error.remedy) == ("is bad", "file", "mend it")
+    error = copy.copy(
+        BadInput("is bad", where="file", remedy="mend it")
+    )  # made anew from __reduce__, as by Ray
+    assert type(error) is BadInput and (error.what, error.where, error.remedy) == (
+        "is bad",
+        "file",
+        "mend it",
+    )
     assert str(error) == "file: is bad\n  -> mend it"

@@ -13,7 +13,9 @@ from tests.repository import create, shell
 NOBODY = 65534
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user"),
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("setpriv") is None, reason="only root can become another user"
+    ),
 ]
 
 
@@ -31,7 +33,10 @@ def test_another_user_rebuilds_the_project_in_a_path_with_blanks(place):
     (place / "home").mkdir()
     for path in [place, *place.rglob("*")]:
         os.lchown(path, NOBODY, NOBODY)
-    reads = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")  # Python may be in the home of root
+    reads = (
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    )  # Python may be in the home of root
     become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads)
     options = {"HOME": str(place / "home"), "TMPDIR": str(place), "USER": "nobody", "LOGNAME": "nobody"}
     said = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)

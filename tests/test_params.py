@@ -110,4 +110,6 @@ def test_yaml_1_2_words_and_numbers_are_what_they_look_like(tmp_path):
 def test_a_misspelt_key_of_a_nested_section_names_the_nearest(tmp_path):
     with pytest.raises(BadInput, match=r"outer\.inner\.rat: no such setting\n.*'rate'"):
         read_section("outer", Outer, write(tmp_path, "outer: {inner: {rat: 1}}"))
-    assert read_section("outer", Outer, write(tmp_path, "outer: {sizes: [3, 4], inner: {rate: 1}}")).sizes == (3, 4)
+    assert read_section(
+        "outer", Outer, write(tmp_path, "outer: {sizes: [3, 4], inner: {rate: 1}}")
+    ).sizes == (3, 4)

@@ -57,12 +57,16 @@ def test_a_refusal_is_said_in_two_lines_and_has_its_exit_code(error, code):
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():
-    code, _, error = run("def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\nprocess.run(main)")
+    code, _, error = run(
+        "def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\nprocess.run(main)"
+    )
     assert (code, error) == (75, "error: is taken\n")
 
 
 @pytest.mark.parametrize(
-    "error", ["BadInput('is odd', where='a.txt')", "MemoryError", "OSError(28, 'No space left on device')"], ids=["input", "memory", "disk"]
+    "error",
+    ["BadInput('is odd', where='a.txt')", "MemoryError", "OSError(28, 'No space left on device')"],
+    ids=["input", "memory", "disk"],
 )
 def test_the_traceback_is_shown_on_request_and_only_then(error):
     code, _, quiet = run(raising(error), DARKROOM_DEBUG="0")
@@ -93,7 +97,11 @@ def test_a_lack_of_memory_names_the_settings_to_lower():
 def test_an_error_of_the_operating_system_has_the_remedy_for_its_cause(number, remedy):
     reason = os.strerror(getattr(errno, number))
     code, _, error = run(raising(f"OSError({getattr(errno, number)}, {reason!r}, 'models/gan')"))
-    assert code == 1 and error.startswith(f"error: models/gan: {reason}\n  -> {remedy}") and len(error.splitlines()) == 2
+    assert (
+        code == 1
+        and error.startswith(f"error: models/gan: {reason}\n  -> {remedy}")
+        and len(error.splitlines()) == 2
+    )
     assert ("space" in remedy) == ("free some space" in error)
 
 
@@ -102,7 +110,9 @@ def test_a_full_disk_needs_no_file_name_to_be_explained():
     assert code == 1 and error.startswith("error: No space left on device\n  -> free some space")
 
 
-@pytest.mark.parametrize("error", ["ValueError('a bug of ours')", "ConnectionRefusedError(111, 'Connection refused')"])
+@pytest.mark.parametrize(
+    "error", ["ValueError('a bug of ours')", "ConnectionRefusedError(111, 'Connection refused')"]
+)
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(error):
     code, _, text = run(raising(error))
     assert code == 1 and "Traceback" in text
@@ -112,7 +122,9 @@ def test_a_main_that_returns_gives_zero_and_gets_its_arguments():
     assert run("process.run(lambda *names: print(names), 'a', 'b')") == (0, "('a', 'b')\n", "")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)]
+)
 def test_a_signal_runs_the_finally_blocks_and_gives_its_own_exit_code(number, code):
     process = start(WAITING)
     assert process.stdout.readline().startswith("ready")
@@ -123,7 +135,9 @@ def test_a_signal_runs_the_finally_blocks_and_gives_its_own_exit_code(number, co
 
 
 def test_what_was_started_with_nohup_outlives_its_terminal():
-    process = start(WAITING.replace("60", "0.5"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process = start(
+        WAITING.replace("60", "0.5"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
     assert process.stdout.readline().startswith("ready")
     process.send_signal(signal.SIGHUP)
     output, _ = process.communicate(timeout=30)
@@ -136,7 +150,9 @@ def test_a_process_ends_tidily_when_its_parent_is_killed():
     child = int(parent.stdout.readline().split()[1])
     parent.kill()
     try:
-        output, _ = parent.communicate(timeout=20)  # the child holds the other end of the pipe until it has ended
+        output, _ = parent.communicate(
+            timeout=20
+        )  # the child holds the other end of the pipe until it has ended
     except subprocess.TimeoutExpired:
         os.kill(child, signal.SIGKILL)
         raise

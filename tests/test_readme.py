@@ -19,7 +19,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def block(language, first_line):
-    return next(text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if text.startswith(first_line))
+    return next(
+        text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if text.startswith(first_line)
+    )
 
 
 @pytest.fixture
@@ -47,10 +49,16 @@ def test_the_readmes_model_trains_with_the_readmes_params(lsgan, tmp_path, proce
     settings, config = read_training(lsgan, kind.Config, tmp_path / "params.yaml")
     assert config.width == 256
     data = Dataset.open(processed_digits)
-    task = model_files.build(lsgan, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+    task = model_files.build(
+        lsgan, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
+    )
     Loop(task, data, settings, tmp_path / "training").run()
     lines = metrics_log.read(tmp_path / "training/metrics.jsonl")
-    losses = [line["metrics"]["train/discriminator/loss"] for line in lines if "train/discriminator/loss" in line["metrics"]]
+    losses = [
+        line["metrics"]["train/discriminator/loss"]
+        for line in lines
+        if "train/discriminator/loss" in line["metrics"]
+    ]
     assert losses[-1] < losses[0] and (tmp_path / "training/samples/step-00000150.png").exists()
 
 

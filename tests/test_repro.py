@@ -57,14 +57,26 @@ class Small:
         for name in (".dvc/tmp", "times"):
             (folder / name).mkdir(parents=True)
         (folder / "stage.py").write_text(STAGE)
-        cmd = {name: commands.get(name) or " ".join([sys.executable, "stage.py", name, *needs[name]]) for name in needs}
-        stages = {name: {"cmd": cmd[name], "deps": ["stage.py", *deps], "outs": [name]} for name, deps in needs.items()}
+        cmd = {
+            name: commands.get(name) or " ".join([sys.executable, "stage.py", name, *needs[name]])
+            for name in needs
+        }
+        stages = {
+            name: {"cmd": cmd[name], "deps": ["stage.py", *deps], "outs": [name]}
+            for name, deps in needs.items()
+        }
         (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
-        (folder / ".dvc/config").write_text(f"[core]\n    analytics = false\n    site_cache_dir = {folder}/.dvc/site\n")
+        (folder / ".dvc/config").write_text(
+            f"[core]\n    analytics = false\n    site_cache_dir = {folder}/.dvc/site\n"
+        )
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True, timeout=60)
 
     def start(self, *words, **more):
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("DARKROOM_", "DVC_", "RAY_", "GIT_"))}
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("DARKROOM_", "DVC_", "RAY_", "GIT_"))
+        }
         env = {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(words, cwd=self.folder, env=env, preexec_fn=as_from_a_terminal, **pipes)
@@ -97,7 +109,9 @@ def until(true):
 @pytest.fixture(scope="module")
 def diamond(tmp_path_factory):
     project = Small(tmp_path_factory.mktemp("diamond") / "project", DIAMOND)
-    return project, *ended(project.repro("-j", "3", WAIT_left="times/right.ended", WAIT_right="times/left.began"))
+    return project, *ended(
+        project.repro("-j", "3", WAIT_left="times/right.ended", WAIT_right="times/left.began")
+    )
 
 
 def test_a_stage_starts_after_those_it_needs_and_independent_ones_overlap(diamond):
@@ -109,8 +123,12 @@ def test_a_stage_starts_after_those_it_needs_and_independent_ones_overlap(diamon
 def test_each_line_names_its_stage_and_is_whole_and_the_end_sums_up(diamond):
     lines = diamond[2].splitlines()
     for name in DIAMOND:
-        assert [line for line in lines if f"{name} says" in line] == [f"{name} | {name} says {number}" for number in range(50)]
-    assert [line.rpartition(", ")[0] for line in lines[-5:-1]] == [f"{name}: ran" for name in ("first", "left", "right", "last")]
+        assert [line for line in lines if f"{name} says" in line] == [
+            f"{name} | {name} says {number}" for number in range(50)
+        ]
+    assert [line.rpartition(", ")[0] for line in lines[-5:-1]] == [
+        f"{name}: ran" for name in ("first", "left", "right", "last")
+    ]
     assert lines[-1] == "synced" and all(" | " in line for line in lines[:-5])
 
 
@@ -124,12 +142,18 @@ def test_the_lock_file_is_that_of_a_serial_run_and_comes_back_when_it_was_cut(di
     (project.folder / "dvc.lock").write_bytes(whole[: whole.rindex(b"md5: ") + 2])
     (project.folder / ".dvc/tmp/rwlock").write_text('{"write": {"/a"')
     code, output = ended(project.repro("-j", "2", "left", OFFLINE="1"))
-    assert code == 0 and "kept as dvc.lock.broken, restored from HEAD" in output and "warning: no server" in output
+    assert (
+        code == 0
+        and "kept as dvc.lock.broken, restored from HEAD" in output
+        and "warning: no server" in output
+    )
     assert output.count(": unchanged, ") == 2 and (project.folder / "dvc.lock").read_bytes() == whole
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
-    project = Small(tmp_path / "project", {"bad": [], "after": ["bad"], "later": ["after"], "good": []}, bad="kill -9 $$")
+    project = Small(
+        tmp_path / "project", {"bad": [], "after": ["bad"], "later": ["after"], "good": []}, bad="kill -9 $$"
+    )
     code, output = ended(project.repro("-j", "2"))
     states = [line.partition(",")[0] for line in output.splitlines() if " | " not in line][:4]
     assert states == ["bad: failed", "after: not started", "later: not started", "good: ran"]
@@ -137,7 +161,9 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
     assert ended(project.repro("bad"))[0] == 1  # a plain dvc repro does not tell
 
 
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1"), (signal.SIGKILL, "2")])
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGINT, "2"), (signal.SIGTERM, "1"), (signal.SIGKILL, "2")]
+)
 def test_a_signal_leaves_no_process_and_the_next_call_finishes(tmp_path, number, jobs):
     deaf = {"two": DEAF} if number == signal.SIGINT else {}
     project = Small(tmp_path / "project", {"one": [], "two": []}, **deaf)
@@ -145,7 +171,9 @@ def test_a_signal_leaves_no_process_and_the_next_call_finishes(tmp_path, number,
     until(lambda: all((project.folder / f"times/{name}.began").exists() for name in ["one", *deaf]))
     if number == signal.SIGTERM:
         code, output = ended(project.repro())
-        assert code == 75 and output.startswith(f"error: {project.folder}: another `darkroom repro` runs here\n")
+        assert code == 75 and output.startswith(
+            f"error: {project.folder}: another `darkroom repro` runs here\n"
+        )
     first.send_signal(number)
     code, output = ended(first)
     assert code == (-9 if number == signal.SIGKILL else 128 + number) and "synced" not in output
@@ -159,7 +187,9 @@ def test_a_signal_leaves_no_process_and_the_next_call_finishes(tmp_path, number,
 
 def test_a_stage_that_another_dvc_holds_is_tried_again(tmp_path):
     project = Small(tmp_path / "project", {"one": []})
-    (project.folder / ".dvc/tmp/rwlock").write_text(f'{{"write": {{"{project.folder}/one": {{"pid": {os.getpid()}, "cmd": "dvc"}}}}}}')
+    (project.folder / ".dvc/tmp/rwlock").write_text(
+        f'{{"write": {{"{project.folder}/one": {{"pid": {os.getpid()}, "cmd": "dvc"}}}}}}'
+    )
     process = project.repro("-j", "2")
     assert any("is busy" in line for line in process.stdout)
     (project.folder / ".dvc/tmp/rwlock").unlink()
@@ -167,7 +197,14 @@ def test_a_stage_that_another_dvc_holds_is_tried_again(tmp_path):
 
 
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
-    names = ("models/.gan.abcd_123", "history/.gan.abcd_123", "data/.raw.12345678", "models/gan", "data/raw", "models/.vae.abcdefgh")
+    names = (
+        "models/.gan.abcd_123",
+        "history/.gan.abcd_123",
+        "data/.raw.12345678",
+        "models/gan",
+        "data/raw",
+        "models/.vae.abcdefgh",
+    )
     for name in names:
         (tmp_path / name).mkdir(parents=True)
     os.utime(tmp_path / names[-1], (2**32, 2**32))  # of one that runs
@@ -179,22 +216,45 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
 
 def test_trainings_that_would_fight_for_the_cores_wait_for_each_other(tmp_path, capfd, monkeypatch):
     slow = "date +%s.%N > times/{0}.began; sleep 1; date +%s.%N > times/{0}.ended; touch {0}"
-    project = Small(tmp_path / "project", {"train-a": [], "train-b": []}, **{name: slow.format(name) for name in ("train-a", "train-b")})
+    project = Small(
+        tmp_path / "project",
+        {"train-a": [], "train-b": []},
+        **{name: slow.format(name) for name in ("train-a", "train-b")},
+    )
     monkeypatch.chdir(project.folder)
     repro.repro(Environment(root=project.folder), [], jobs=2, cores=2)
-    assert capfd.readouterr().out.startswith("1 training at a time: each uses 2 threads of 2 cores; DARKROOM_THREADS=1 would allow 2\n")
-    assert project.time("train-a.ended") < project.time("train-b.began") or project.time("train-b.ended") < project.time("train-a.began")
+    assert capfd.readouterr().out.startswith(
+        "1 training at a time: each uses 2 threads of 2 cores; DARKROOM_THREADS=1 would allow 2\n"
+    )
+    assert project.time("train-a.ended") < project.time("train-b.began") or project.time(
+        "train-b.ended"
+    ) < project.time("train-a.began")
     with pytest.raises(BadInput, match="nonsense"):
         repro.repro(Environment(root=project.folder), ["nonsense"], jobs=2)
 
 
 def test_the_limit_says_what_would_raise_it(capsys):
     for cores, more, limit, said in (
-        (8, {}, 1, "1 training at a time: each uses 8 threads of 8 cores; DARKROOM_THREADS=2 would allow 4\n"),
-        (8, {"threads": 3}, 2, "2 trainings at a time: each uses 3 threads of 8 cores; DARKROOM_THREADS=2 would allow 4\n"),
+        (
+            8,
+            {},
+            1,
+            "1 training at a time: each uses 8 threads of 8 cores; DARKROOM_THREADS=2 would allow 4\n",
+        ),
+        (
+            8,
+            {"threads": 3},
+            2,
+            "2 trainings at a time: each uses 3 threads of 8 cores; DARKROOM_THREADS=2 would allow 4\n",
+        ),
         (4, {"threads": 1, "workers": 2}, 2, "2 trainings at a time: each uses 2 threads of 4 cores\n"),
         (8, {"threads": 2}, 4, ""),
         (2, {"ray_address": "head:6379"}, 9, ""),
     ):
-        assert repro._limit(Environment(root=Path(), **more), ["data", *(f"train-{name}" for name in "abcd")], 9, cores) == limit
+        assert (
+            repro._limit(
+                Environment(root=Path(), **more), ["data", *(f"train-{name}" for name in "abcd")], 9, cores
+            )
+            == limit
+        )
         assert capsys.readouterr().out == said

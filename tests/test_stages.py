@@ -15,7 +15,12 @@ from pipeline.data import sources
 from pipeline.files import sha256
 from tests.project import PARAMS, TRAINING, Project
 
-OFFLINE = {"HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "NO_PROXY": "", "no_proxy": ""}  # nobody answers there
+OFFLINE = {
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "NO_PROXY": "",
+    "no_proxy": "",
+}  # nobody answers there
 
 
 @pytest.fixture
@@ -32,7 +37,11 @@ def contents(project):
     """The hash of every file of the project, but for what waits in .darkroom and for the tracking's own."""
     files = [path for path in project.folder.rglob("*") if path.is_file()]
     names = {path.relative_to(project.folder).as_posix(): path for path in files}
-    return {name: sha256(path) for name, path in names.items() if not name.startswith((".darkroom/", "mlflow.db", "mlartifacts/"))}
+    return {
+        name: sha256(path)
+        for name, path in names.items()
+        if not name.startswith((".darkroom/", "mlflow.db", "mlartifacts/"))
+    }
 
 
 def refused(project, *stage, code=2, **more):
@@ -90,7 +99,10 @@ def test_a_fault_in_the_section_of_another_stage_stops_each_stage_at_its_start(p
     project.params["evaluate"] = {**PARAMS["evaluate"], "classifier": "cn"}
     project.write()
     output = refused(project, *stage)
-    assert "params.yaml: evaluate.classifier: there is no model 'cn'" in output and "did you mean 'cnn'?" in output
+    assert (
+        "params.yaml: evaluate.classifier: there is no model 'cn'" in output
+        and "did you mean 'cnn'?" in output
+    )
 
 
 def test_a_stage_names_all_wrong_settings_at_once(project):
@@ -157,7 +169,11 @@ def test_a_truncated_archive_is_refused(project):
 @pytest.mark.parametrize(
     ("classes", "what", "remedy"),
     [
-        ({"cat": 6, "mouse": 6, "void": 0}, "the class folder 'void' holds no pictures", "fill it or remove it"),
+        (
+            {"cat": 6, "mouse": 6, "void": 0},
+            "the class folder 'void' holds no pictures",
+            "fill it or remove it",
+        ),
         ({"cat": 6}, "holds one class only, 'cat'", "add a folder for a second class"),
         ({"cat": 0}, "holds no pictures", "make a folder for each class"),
         ({}, "no such folder or zip", "correct data.folder"),
@@ -196,7 +212,9 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     raw = project.folder / "data/raw/digits.csv.gz"
     flip(raw)
     output = refused(project, "stages.preprocess")
-    assert "data/raw/digits.csv.gz: is missing or altered" in output and "dvc repro --force download" in output
+    assert (
+        "data/raw/digits.csv.gz: is missing or altered" in output and "dvc repro --force download" in output
+    )
     set_data(project, source="mnist")
     assert "holds 'digits', params.yaml asks for 'mnist'" in refused(project, "stages.preprocess")
     shutil.rmtree(raw.parent)
@@ -208,7 +226,9 @@ def test_a_folder_that_may_not_be_written_is_said_and_not_traced(project):
     (project.folder / "data").write_text("a file in its place")
     before = contents(project)
     code, output = project.run("stages.download")
-    assert code == 1 and "error: data" in output and "Traceback" not in output and len(output.splitlines()) <= 5
+    assert (
+        code == 1 and "error: data" in output and "Traceback" not in output and len(output.splitlines()) <= 5
+    )
     assert contents(project) == before
 
 
@@ -216,7 +236,10 @@ def test_a_shard_with_one_flipped_bit_is_not_trained_on(project):
     flip(project.folder / "data/processed/train/images-00000.npy")
     before = sha256(project.folder / "mlflow.db")
     output = refused(project, "stages.train", "cnn")
-    assert "data/processed/train/images-00000.npy: is missing or differs" in output and "dvc repro --force preprocess" in output
+    assert (
+        "data/processed/train/images-00000.npy: is missing or differs" in output
+        and "dvc repro --force preprocess" in output
+    )
     assert not project.trainings("cnn") and sha256(project.folder / "mlflow.db") == before
 
 
@@ -261,7 +284,11 @@ def busy(tmp_path_factory, processed_digits):
 @pytest.mark.slow
 def test_a_second_training_of_the_same_is_told_that_it_is_busy_and_the_first_goes_on(busy):
     output = busy["output"]
-    assert busy["code"] == 75 and "another process runs this very training" in output and "  -> wait for it, or end it" in output
+    assert (
+        busy["code"] == 75
+        and "another process runs this very training" in output
+        and "  -> wait for it, or end it" in output
+    )
     assert "Traceback" not in output and len(output.splitlines()) <= 5
     assert busy["unchanged"]
 

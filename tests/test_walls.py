@@ -17,7 +17,10 @@ FLOORS = [
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-RAY = {*(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "plan", "preflight", "rendezvous")), "pipeline/data/decoding.py"}
+RAY = {
+    *(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "plan", "preflight", "rendezvous")),
+    "pipeline/data/decoding.py",
+}
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
@@ -29,7 +32,9 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names if node.module.startswith("pipeline"))
+            yield from (
+                f"{node.module}.{alias.name}" for alias in node.names if node.module.startswith("pipeline")
+            )
 
 
 def room(module):
@@ -92,4 +97,6 @@ def test_files_stay_short_and_are_called_what_they_are(path):
 def test_models_know_neither_ray_nor_mlflow_nor_dvc_nor_the_data():
     for path in ROOT.glob("pipeline/models/*.py"):
         for module in imports(path):
-            assert module.split(".")[0] not in {"ray", "mlflow", "dvc"} and not module.startswith("pipeline.data")
+            assert module.split(".")[0] not in {"ray", "mlflow", "dvc"} and not module.startswith(
+                "pipeline.data"
+            )

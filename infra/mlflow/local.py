@@ -33,17 +33,29 @@ def main(*arguments: str) -> None:
     """Serve until told to end. Raises ``BadInput`` for a missing password, program or port, ``DarkroomError`` if a part fails."""
     parser = argparse.ArgumentParser(description="PostgreSQL and MLflow with passwords, on loopback")
     parser.add_argument("--port", type=int, default=5000, help="MLflow's; 0: any that is free")
-    parser.add_argument("--folder", type=Path, default=Path(".darkroom/server"), help="where everything is kept")
-    parser.add_argument("--artifacts", default=os.environ.get("MLFLOW_ARTIFACTS_DESTINATION"), help="s3://bucket/prefix, or a folder")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(".darkroom/server"), help="where everything is kept"
+    )
+    parser.add_argument(
+        "--artifacts",
+        default=os.environ.get("MLFLOW_ARTIFACTS_DESTINATION"),
+        help="s3://bucket/prefix, or a folder",
+    )
     asked = parser.parse_args(arguments)
     if len(os.environ.get(PASSWORD, "")) < SHORTEST:
-        raise BadInput("missing or too short", where=PASSWORD, remedy=f"export {SHORTEST} characters, as from: openssl rand -base64 18")
+        raise BadInput(
+            "missing or too short",
+            where=PASSWORD,
+            remedy=f"export {SHORTEST} characters, as from: openssl rand -base64 18",
+        )
     programs, port, folder = _programs(), _port(asked.port), asked.folder.resolve()
     with ExitStack() as parts, suppress(KeyboardInterrupt):
         login, check_postgres = _start_postgres(parts, programs, folder / "postgres")
         check_mlflow = _start_mlflow(parts, folder, port, asked.artifacts or str(folder / "artifacts"), login)
         print(f"export MLFLOW_TRACKING_URI=http://{HOST}:{port} MLFLOW_TRACKING_USERNAME={ADMIN}")
-        print("read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # type it: no history keeps it")
+        print(
+            "read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # type it: no history keeps it"
+        )
         print(f"# ready; everything is in {folder}; Ctrl-C ends it", flush=True)
         while True:
             check_postgres()
@@ -56,7 +68,11 @@ def _programs() -> Path:
     found = shutil.which("initdb")
     known = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not (found or known):
-        raise BadInput("PostgreSQL is not installed", where="initdb", remedy="apt-get install postgresql, or put its bin folder on PATH")
+        raise BadInput(
+            "PostgreSQL is not installed",
+            where="initdb",
+            remedy="apt-get install postgresql, or put its bin folder on PATH",
+        )
     return (Path(found).resolve() if found else known[-1]).parent
 
 
@@ -66,10 +82,16 @@ def _port(wanted: int) -> int:
         with socket.create_server((HOST, wanted)) as listener:
             return listener.getsockname()[1]
     except OSError:
-        raise BadInput("the port is in use, or not yours to take", where=f"{HOST}:{wanted}", remedy="choose another: PORT=...") from None
+        raise BadInput(
+            "the port is in use, or not yours to take",
+            where=f"{HOST}:{wanted}",
+            remedy="choose another: PORT=...",
+        ) from None
 
 
-def _start_postgres(parts: ExitStack, programs: Path, home: Path) -> tuple[dict[str, str], Callable[[], None]]:
+def _start_postgres(
+    parts: ExitStack, programs: Path, home: Path
+) -> tuple[dict[str, str], Callable[[], None]]:
     """PostgreSQL on a free port, made at the first start: the variables by which clients log in, and its check."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     password, new, data = _secret(home / "password"), home / "new", home / "data"
@@ -81,43 +103,113 @@ def _start_postgres(parts: ExitStack, programs: Path, home: Path) -> tuple[dict[
         shutil.chown(home / "password", user.pw_uid, user.pw_gid)
     if not data.is_dir():
         shutil.rmtree(new, ignore_errors=True)  # of a start that was killed
-        options = ["-U", "mlflow", "-A", "scram-sha-256", f"--pwfile={home}/password", "-E", "UTF8", "--locale=C"]
-        done = subprocess.run([f"{programs}/initdb", "-D", str(new), *options], capture_output=True, text=True, **identity)
+        options = [
+            "-U",
+            "mlflow",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={home}/password",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
+        done = subprocess.run(
+            [f"{programs}/initdb", "-D", str(new), *options], capture_output=True, text=True, **identity
+        )
         if done.returncode:
-            raise DarkroomError(done.stderr.strip(), where=str(home), remedy="choose a --folder that PostgreSQL's user can reach")
+            raise DarkroomError(
+                done.stderr.strip(),
+                where=str(home),
+                remedy="choose a --folder that PostgreSQL's user can reach",
+            )
         new.rename(data)
     port = str(_port(0))
-    command = [programs / "postgres", "-D", data, "-p", port, "-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories="]
+    command = [
+        programs / "postgres",
+        "-D",
+        data,
+        "-p",
+        port,
+        "-c",
+        f"listen_addresses={HOST}",
+        "-c",
+        "unix_socket_directories=",
+    ]
     asks = [f"{programs}/pg_isready", "-q", "-h", HOST, "-p", port]
-    check = _start(parts, command, home / "log", signal.SIGINT, lambda: subprocess.run(asks).returncode == 0, **identity)
-    return {"PGHOST": HOST, "PGPORT": port, "PGUSER": "mlflow", "PGPASSWORD": password, "PGDATABASE": "postgres"}, check
+    check = _start(
+        parts, command, home / "log", signal.SIGINT, lambda: subprocess.run(asks).returncode == 0, **identity
+    )
+    return {
+        "PGHOST": HOST,
+        "PGPORT": port,
+        "PGUSER": "mlflow",
+        "PGPASSWORD": password,
+        "PGDATABASE": "postgres",
+    }, check
 
 
-def _start_mlflow(parts: ExitStack, folder: Path, port: int, artifacts: str, login: dict[str, str]) -> Callable[[], None]:
+def _start_mlflow(
+    parts: ExitStack, folder: Path, port: int, artifacts: str, login: dict[str, str]
+) -> Callable[[], None]:
     settings = {
         "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://",  # libpq takes the rest from PGHOST and its like
         "MLFLOW_AUTH_CONFIG_PATH": str(Path(__file__).with_name("auth.ini")),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": _secret(folder / "flask.key"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--allowed-hosts", f"{HOST}:{port},localhost:{port}", "--serve-artifacts", "--artifacts-destination", artifacts]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--app-name",
+        "basic-auth",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--allowed-hosts",
+        f"{HOST}:{port},localhost:{port}",
+        "--serve-artifacts",
+        "--artifacts-destination",
+        artifacts,
+    ]
 
     def answers() -> bool:
         with suppress(requests.RequestException):
-            answer = requests.get(f"http://{HOST}:{port}/version", auth=(ADMIN, os.environ[PASSWORD]), timeout=START_SECONDS)
+            answer = requests.get(
+                f"http://{HOST}:{port}/version", auth=(ADMIN, os.environ[PASSWORD]), timeout=START_SECONDS
+            )
             if answer.status_code == 401:
-                raise BadInput("this is not the password of the first start", where=PASSWORD, remedy="export that one")
+                raise BadInput(
+                    "this is not the password of the first start", where=PASSWORD, remedy="export that one"
+                )
             return answer.ok
         return False
 
-    return _start(parts, command, folder / "mlflow.log", signal.SIGTERM, answers, cwd=folder, env={**os.environ, **login, **settings})
+    return _start(
+        parts,
+        command,
+        folder / "mlflow.log",
+        signal.SIGTERM,
+        answers,
+        cwd=folder,
+        env={**os.environ, **login, **settings},
+    )
 
 
-def _start(parts: ExitStack, command: list[Any], log: Path, end: int, answers: Callable[[], bool], **more: Any) -> Callable[[], None]:
+def _start(
+    parts: ExitStack, command: list[Any], log: Path, end: int, answers: Callable[[], bool], **more: Any
+) -> Callable[[], None]:
     """Start a process in a session of its own and wait for it; what checks it. ``parts`` stops it by ``end``, or by SIGKILL."""
     with open(log, "wb") as file:
-        started = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent, **more)
+        started = subprocess.Popen(
+            command, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent, **more
+        )
 
     def stop() -> None:
         for number in (end, signal.SIGKILL):
@@ -127,7 +219,11 @@ def _start(parts: ExitStack, command: list[Any], log: Path, end: int, answers: C
 
     def check() -> None:
         if started.poll() is not None:
-            raise DarkroomError(f"it ended: {log.read_text(errors='replace')[-500:]}", where=str(log), remedy="mend what it says")
+            raise DarkroomError(
+                f"it ended: {log.read_text(errors='replace')[-500:]}",
+                where=str(log),
+                remedy="mend what it says",
+            )
 
     parts.callback(stop)
     for _ in range(10 * START_SECONDS):

@@ -42,7 +42,8 @@ def check(brief: bool) -> None:
     for finding in findings:
         if not finding.well or not brief:
             click.echo(
-                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}" + (f"\n      -> {finding.remedy}" if not finding.well else "")
+                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}"
+                + (f"\n      -> {finding.remedy}" if not finding.well else "")
             )
     if not all(finding.well for finding in findings):
         sys.exit(BadInput.exit_code)
@@ -67,7 +68,14 @@ def _run() -> None:
 for command in (pictures.generate, pictures.classify, pictures.restore, schedule.schedule):
     commands.add_command(command)
 for command in (
-    *(tracking.sync, tracking.trace, tracking.verify, tracking.reproduce, tracking.promote, tracking.rollback),
+    *(
+        tracking.sync,
+        tracking.trace,
+        tracking.verify,
+        tracking.reproduce,
+        tracking.promote,
+        tracking.rollback,
+    ),
     *(tracking.compare, tracking.seeds, repro.repro, retraining.retrain, retraining.history),
 ):
     commands.add_command(in_project(command))

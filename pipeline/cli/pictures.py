@@ -32,11 +32,29 @@ models = click.option(
 
 @click.command(epilog=a_model)
 @click.argument("model")
-@click.option("--count", type=click.IntRange(1, 10_000), default=64, show_default=True, help="How many pictures.")
-@click.option("--label", "labels", multiple=True, help="A class to draw, by name; may be repeated. Default: each in turn.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed gives the same pictures.")
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=64, show_default=True, help="How many pictures."
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    help="A class to draw, by name; may be repeated. Default: each in turn.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same pictures.",
+)
 @click.option("--columns", type=click.IntRange(1, 100), default=None, help="Pictures in a row.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="The PNG to write  [default: MODEL.png]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="The PNG to write  [default: MODEL.png]",
+)
 @models
 def generate(
     model: str,
@@ -64,16 +82,30 @@ def generate(
     conditional = uses_labels(task)
     if labels and not conditional:
         what = f"{model} draws without regard to classes: a label would change nothing"
-        raise BadInput(what, where=f"--label {labels[0]}", remedy="leave out --label, or use a model of classes (gan, vae, ae)")
+        raise BadInput(
+            what,
+            where=f"--label {labels[0]}",
+            remedy="leave out --label, or use a model of classes (gan, vae, ae)",
+        )
     out = out or Path(f"{model.replace('/', '-')}.png")
-    write_png(out, to_bytes(drawn.numpy()), columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8))
+    write_png(
+        out,
+        to_bytes(drawn.numpy()),
+        columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8),
+    )
     click.echo(f"{count} pictures -> {out}")
 
 
 @click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
 @click.option("--model", default="cnn", show_default=True, help="The classifier to use.")
-@click.option("--top", type=click.IntRange(1, 100), default=1, show_default=True, help="How many classes for each picture.")
+@click.option(
+    "--top",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="How many classes for each picture.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @models
 def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path | None) -> None:
@@ -94,8 +126,14 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
             raise BadInput("this model does not classify", where=model, remedy="use cnn")
         for file, row in zip(files, logits.softmax(1), strict=True):
             best = row.topk(min(top, len(names)))
-            answers = [{"class": names[index], "probability": round(value, 6)} for value, index in zip(*map(torch.Tensor.tolist, best))]
-            columns = [click.format_filename(file), *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers)]
+            answers = [
+                {"class": names[index], "probability": round(value, 6)}
+                for value, index in zip(*map(torch.Tensor.tolist, best))
+            ]
+            columns = [
+                click.format_filename(file),
+                *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers),
+            ]
             click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
     _refuse(unread)
 
@@ -171,20 +209,28 @@ def _unknown(model: str, root: Path) -> BadInput:
 
     trained = ", ".join(sorted(card.parent.name for card in root.glob(f"[!.]*/{model_files.CARD}"))) or "none"
     remedy = f"train it: dvc repro train-{model}" if model in model_files.names() else f"there are: {trained}"
-    return BadInput("no such trained model", where=str(root / model), remedy=f"{remedy}; or name a registered one: NAME@ALIAS")
+    return BadInput(
+        "no such trained model",
+        where=str(root / model),
+        remedy=f"{remedy}; or name a registered one: NAME@ALIAS",
+    )
 
 
 def _refuse(unread: list[BadInput]) -> None:
     """End with exit code 2 if pictures could not be read, each of which was reported."""
     if unread:
         said = f"{len(unread)} {'picture' if len(unread) == 1 else 'pictures'} could not be read"
-        raise BadInput(said, where=unread[0].where, remedy="leave them out, or replace them by whole PNG or JPEG files")
+        raise BadInput(
+            said, where=unread[0].where, remedy="leave them out, or replace them by whole PNG or JPEG files"
+        )
 
 
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise BadInput("no such class", where=f"--label {unknown[0]}", remedy=f"choose from: {', '.join(names)}"[:300])
+        raise BadInput(
+            "no such class", where=f"--label {unknown[0]}", remedy=f"choose from: {', '.join(names)}"[:300]
+        )
     return [names.index(label) for label in labels] or list(range(len(names)))
 
 
@@ -195,7 +241,9 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
             try:
                 files += _files_at(text) if text.strip() else []
             except OSError as error:  # a name that is too long, say
-                raise BadInput(error.strerror or "cannot be read", where=text[:200], remedy="check the path") from None
+                raise BadInput(
+                    error.strerror or "cannot be read", where=text[:200], remedy="check the path"
+                ) from None
     if not files:
         remedy = "name files or folders, or send paths to standard input with -"
         raise BadInput("no picture was named", where="PATHS", remedy=remedy)
@@ -252,4 +300,6 @@ def _write_picture(path: Path, image: Any) -> None:
     from PIL import Image
 
     with whole_file(path) as beside:
-        Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(beside, format="PNG")
+        Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(
+            beside, format="PNG"
+        )

@@ -9,7 +9,9 @@ from pipeline.params import PARAMS
 
 @click.command()
 @click.argument("targets", nargs=-1)
-@click.option("--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once.")
+@click.option(
+    "--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once."
+)
 @click.option("--force", "-f", is_flag=True, help="Run stages that are up to date, too.")
 def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
     """Run what is stale, independent stages side by side.

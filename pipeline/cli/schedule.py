@@ -35,7 +35,9 @@ def schedule() -> None:
     metavar="HH:MM",
     help="Time of day in UTC.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the schedule and change nothing; needs neither cron nor systemd.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the schedule and change nothing; needs neither cron nor systemd."
+)
 def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
     """Install the schedule and print it.
 

@@ -29,7 +29,9 @@ def sync() -> None:
     from pipeline.tracking import runs
 
     sent, left = runs.sync(environment.read())
-    click.echo(f"{sent} runs sent" + (f", {left} are still being made" if left else "; MLflow has everything"))
+    click.echo(
+        f"{sent} runs sent" + (f", {left} are still being made" if left else "; MLflow has everything")
+    )
 
 
 @click.command()
@@ -93,13 +95,21 @@ def reproduce(model: str) -> None:
         return
     said = f"the largest difference of a weight is {verdict.difference:.2g}; the tolerance {again.TOLERANCE:.0e}, on another machine only"
     if not verdict.passed:
-        raise DarkroomError(f"not the same: {said}", where=f"{version.name}/{version.version}", remedy=f"darkroom trace {model}")
+        raise DarkroomError(
+            f"not the same: {said}",
+            where=f"{version.name}/{version.version}",
+            remedy=f"darkroom trace {model}",
+        )
     click.echo(f"{version.name}/{version.version}: the same within rounding: {said}")
 
 
 @click.command()
 @click.argument("model")
-@click.option("--reason", default="", help="Why; recorded. A reason overrules the gates: the version is promoted even if a gate fails.")
+@click.option(
+    "--reason",
+    default="",
+    help="Why; recorded. A reason overrules the gates: the version is promoted even if a gate fails.",
+)
 def promote(model: str, reason: str) -> None:
     """Let a version serve as champion, if it passes every gate.
 
@@ -122,9 +132,16 @@ def promote(model: str, reason: str) -> None:
     refused = [gate.name for gate in gates if not gate.passed]
     if refused and not reason:
         remedy = "train a better one, or overrule with --reason '...'"
-        raise DarkroomError(f"not promoted: {', '.join(refused)}", where=f"{version.name}/{version.version}", remedy=remedy)
-    promotion.promote(where, version, reason or "all gates passed", [dataclasses.asdict(gate) for gate in gates])
-    click.echo(f"champion of {version.name}: version {version.version}" + (f", before: {champion.version}" if champion else ""))
+        raise DarkroomError(
+            f"not promoted: {', '.join(refused)}", where=f"{version.name}/{version.version}", remedy=remedy
+        )
+    promotion.promote(
+        where, version, reason or "all gates passed", [dataclasses.asdict(gate) for gate in gates]
+    )
+    click.echo(
+        f"champion of {version.name}: version {version.version}"
+        + (f", before: {champion.version}" if champion else "")
+    )
 
 
 @click.command()
@@ -183,7 +200,9 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     where = environment.read()
     client, experiment = outbox.connect(where)
     settings, config = read_training(name, model_files.find(name).Config)
-    params = runs.flatten({"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")})
+    params = runs.flatten(
+        {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    )
     data = Dataset.open(Path("data/processed")).digest
 
     def known() -> dict[int, comparison.Compared]:
@@ -192,9 +211,19 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     for seed in seeds:
         if seed not in known():
             command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
-            if subprocess.run(command, cwd=where.root, check=False).returncode:  # it takes as long as it takes
-                raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy="see above; the same command goes on")
+            if subprocess.run(
+                command, cwd=where.root, check=False
+            ).returncode:  # it takes as long as it takes
+                raise DarkroomError(
+                    "the experiment failed",
+                    where=f"{name}, seed {seed}",
+                    remedy="see above; the same command goes on",
+                )
     found = known()
     if not found:
-        raise BadInput("no finished training", where=name, remedy=f"dvc repro train-{name}, or name the seeds to train with")
+        raise BadInput(
+            "no finished training",
+            where=name,
+            remedy=f"dvc repro train-{name}, or name the seeds to train with",
+        )
     Console().print(side_by_side.seed_table(found))

@@ -24,7 +24,11 @@ def state_of(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[str
     state |= {f"average/{name}": value for name, value in average.task.state_dict().items()}
     for phase in phases:
         for index, values in phase.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer/{phase.name}/{index}/{name}": value for name, value in values.items() if value is not None}
+            state |= {
+                f"optimizer/{phase.name}/{index}/{name}": value
+                for name, value in values.items()
+                if value is not None
+            }
     return state
 
 
@@ -38,7 +42,10 @@ def restore(state: dict[str, Tensor], average: ExponentialMovingAverage, phases:
             index, _, name = key.partition("/")
             values.setdefault(int(index), {})[name] = value
         phase.optimizer.load_state_dict({**phase.optimizer.state_dict(), "state": values})
-        for parameter, state_of_it in phase.optimizer.state.items():  # laid out in memory like their parameters, as they were
+        for (
+            parameter,
+            state_of_it,
+        ) in phase.optimizer.state.items():  # laid out in memory like their parameters, as they were
             for name, value in state_of_it.items():
                 if value.shape == parameter.shape:
                     state_of_it[name] = torch.empty_like(parameter).copy_(value)

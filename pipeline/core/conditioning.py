@@ -19,4 +19,6 @@ def uses_labels(task: Task) -> bool:
     with torch.no_grad():
         first = draw(0)
         others = (draw(label) for label in range(1, task.spec.classes))
-        return first is not None and any(image is not None and not torch.equal(first, image) for image in others)
+        return first is not None and any(
+            image is not None and not torch.equal(first, image) for image in others
+        )

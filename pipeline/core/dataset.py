@@ -39,7 +39,10 @@ class Split:
             raise IndexError(f"index {indices.min()} is negative")
         if len(self._images) == 1:
             return self._images[0][indices], self._labels[0][indices]
-        images, labels = np.empty((len(indices), *self._images[0].shape[1:]), np.uint8), np.empty(len(indices), np.int64)
+        images, labels = (
+            np.empty((len(indices), *self._images[0].shape[1:]), np.uint8),
+            np.empty(len(indices), np.int64),
+        )
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards):
             here = shards == shard
@@ -73,20 +76,33 @@ class Dataset:
             manifest = read_json(path)
             shape = (manifest["channels"], manifest["size"], manifest["size"])
             shards = {name: manifest["splits"][name]["shards"] for name in ("train", "validation", "test")}
-            _verify(folder, [shard[kind] for own in shards.values() for shard in own for kind in ("images", "labels")])
-            return cls(folder, manifest, {name: _open_split(folder, own, shape) for name, own in shards.items()})
+            _verify(
+                folder,
+                [shard[kind] for own in shards.values() for shard in own for kind in ("images", "labels")],
+            )
+            return cls(
+                folder, manifest, {name: _open_split(folder, own, shape) for name, own in shards.items()}
+            )
         except FileNotFoundError:
             raise BadInput("is missing", where=str(path), remedy="make it: dvc repro preprocess") from None
         except (OSError, ValueError, TypeError, LookupError) as error:
-            raise BadInput(f"is no manifest of processed data ({error!r})", where=str(path), remedy=REMEDY) from None
+            raise BadInput(
+                f"is no manifest of processed data ({error!r})", where=str(path), remedy=REMEDY
+            ) from None
 
 
 def _verify(folder: Path, files: list[dict[str, str]]) -> None:
     paths = [folder / file["file"] for file in files]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing needs no interpreter lock: two threads are twice as fast
-        for path, file, digest in zip(paths, files, pool.map(lambda path: sha256(path) if path.is_file() else "", paths)):
+    with ThreadPoolExecutor(
+        min(8, os.cpu_count() or 1)
+    ) as pool:  # hashing needs no interpreter lock: two threads are twice as fast
+        for path, file, digest in zip(
+            paths, files, pool.map(lambda path: sha256(path) if path.is_file() else "", paths)
+        ):
             if digest != file["sha256"]:
-                raise BadInput("is missing or differs from what preprocessing wrote", where=str(path), remedy=REMEDY)
+                raise BadInput(
+                    "is missing or differs from what preprocessing wrote", where=str(path), remedy=REMEDY
+                )
 
 
 def _open_split(folder: Path, shards: list[dict[str, Any]], shape: tuple[int, int, int]) -> Split:
@@ -96,8 +112,14 @@ def _open_split(folder: Path, shards: list[dict[str, Any]], shape: tuple[int, in
         for kind, into in (("images", images), ("labels", labels)):
             path = folder / shard[kind]["file"]
             array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            dtype, expected = (np.uint8, (shard["count"], *shape)) if kind == "images" else (np.int64, (shard["count"],))
+            dtype, expected = (
+                (np.uint8, (shard["count"], *shape)) if kind == "images" else (np.int64, (shard["count"],))
+            )
             if array.dtype != dtype or array.shape != expected:
-                raise BadInput(f"is {array.dtype} {array.shape}, not {np.dtype(dtype)} {expected}", where=str(path), remedy=REMEDY)
+                raise BadInput(
+                    f"is {array.dtype} {array.shape}, not {np.dtype(dtype)} {expected}",
+                    where=str(path),
+                    remedy=REMEDY,
+                )
             into.append(array)
     return Split(images, labels)

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-DDP_ARGUMENTS = {"forward_sync_buffers": False}  # of DistributedDataParallel: buffers are functions of the step on each worker
+DDP_ARGUMENTS = {
+    "forward_sync_buffers": False
+}  # of DistributedDataParallel: buffers are functions of the step on each worker
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,9 @@ class DistributedContext:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default=torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module  # in DistributedDataParallel, if there are several
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: (
+        module
+    )  # in DistributedDataParallel, if there are several
     microbatch: int = 0  # the most rows of a batch that are computed at a time; 0: all rows of this worker
 
     def rows(self, total: int) -> tuple[int, int]:

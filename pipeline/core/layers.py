@@ -40,7 +40,13 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, image_channels: int, size: int, width: int, outputs: int, normalise: bool = True, wrap: Wrap = lambda one: one
+        self,
+        image_channels: int,
+        size: int,
+        width: int,
+        outputs: int,
+        normalise: bool = True,
+        wrap: Wrap = lambda one: one,
     ) -> None:
         super().__init__()
         levels = channels(width, len(sides(size)) - 1)

@@ -70,7 +70,9 @@ class Loop:
         record = Record(self.folder / "metrics.jsonl") if self.context.rank == 0 else None
         if self.context.size > 1 and self.num_taken:
             dues = [settings.num_steps // phase.every - first // phase.every for phase in self.phases]
-            self.seconds["communication"] = sum(due * self._all_reduce(phase) for phase, due in zip(self.phases, dues, strict=True))
+            self.seconds["communication"] = sum(
+                due * self._all_reduce(phase) for phase, due in zip(self.phases, dues, strict=True)
+            )
         if record and first == 0:
             self._draw(0)  # the initial weights: MLflow's slider of pictures starts at step 0
         self._since = (first, time.perf_counter())
@@ -84,7 +86,9 @@ class Loop:
             last = number == settings.num_steps
             saves = last or number % settings.checkpoint_every == 0
             metrics: dict[str, float] = {}
-            if saves or number % settings.log_every == 0:  # a checkpoint empties the window, so that a resumed one is equal
+            if (
+                saves or number % settings.log_every == 0
+            ):  # a checkpoint empties the window, so that a resumed one is equal
                 metrics |= self._training_metrics(number)
             if last or number % settings.validate_every == 0:
                 metrics |= self._validate()
@@ -117,7 +121,9 @@ class Loop:
 
         In a step it overlaps with the backward pass, and a slower worker is waited for: see it as a part of "compute".
         """
-        gradient = torch.zeros(sum(parameter.numel() for parameter in phase.module.parameters()), device=self.context.device)
+        gradient = torch.zeros(
+            sum(parameter.numel() for parameter in phase.module.parameters()), device=self.context.device
+        )
         marks = []
         for _ in range(1 + NUM_TRIALS):
             self.context.all_reduce(gradient)[:1].tolist()  # which waits for the device
@@ -126,7 +132,9 @@ class Loop:
 
     def _batch(self, number: int) -> tuple[Batch, Noise]:
         total = self.settings.batch_size
-        return self.feed(number), Noise(self.settings.seed, number, "", *self.context.rows(total), total, self.context.device)
+        return self.feed(number), Noise(
+            self.settings.seed, number, "", *self.context.rows(total), total, self.context.device
+        )
 
     def _training_metrics(self, number: int) -> dict[str, float]:
         with self._timed("compute"):  # waiting for the device and the other workers
@@ -150,20 +158,30 @@ class Loop:
             sums: dict[str, Tensor] = {}
             for chunk, batch in enumerate(_batches(self.data.validation, self.context.device)):
                 if chunk % self.context.size == self.context.rank:
-                    noise = Noise.whole(self.settings.seed, len(batch), "validation", chunk, self.context.device)
+                    noise = Noise.whole(
+                        self.settings.seed, len(batch), "validation", chunk, self.context.device
+                    )
                     for name, values in self.average.task.evaluate(batch, noise).items():
                         sums[name] = (
-                            sums.get(name, torch.zeros((), dtype=torch.float64, device=self.context.device)) + values.double().sum()
+                            sums.get(name, torch.zeros((), dtype=torch.float64, device=self.context.device))
+                            + values.double().sum()
                         )
             if self.context.size > 1:
                 sums = self._sum_over_workers(sums)
-            return {f"validation/{name}": float(value) / len(self.data.validation) for name, value in sums.items()}
+            return {
+                f"validation/{name}": float(value) / len(self.data.validation) for name, value in sums.items()
+            }
 
     def _sum_over_workers(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         everyones: list[dict[str, Tensor]] = [{} for _ in range(self.context.size)]
         torch.distributed.all_gather_object(everyones, {name: float(value) for name, value in sums.items()})
-        names = sorted({name for one in everyones for name in one})  # a small split leaves some workers without a batch
-        return {name: torch.tensor(sum(float(one.get(name, 0.0)) for one in everyones), dtype=torch.float64) for name in names}
+        names = sorted(
+            {name for one in everyones for name in one}
+        )  # a small split leaves some workers without a batch
+        return {
+            name: torch.tensor(sum(float(one.get(name, 0.0)) for one in everyones), dtype=torch.float64)
+            for name in names
+        }
 
     @torch.no_grad()
     def _draw(self, number: int) -> None:
@@ -174,9 +192,13 @@ class Loop:
             if 2 <= classes <= 16:
                 columns = classes * max(1, 10 // classes)  # each column shows one class
             labels = torch.arange(SAMPLES, device=device) % classes
-            drawn = task.generate(labels, SAMPLES, Noise.whole(self.settings.seed, SAMPLES, "samples", device=device))
+            drawn = task.generate(
+                labels, SAMPLES, Noise.whole(self.settings.seed, SAMPLES, "samples", device=device)
+            )
             if drawn is None:
-                spread = np.linspace(0, len(self.data.validation) - 1, SAMPLES // 2).astype(np.int64)  # files lie sorted by class
+                spread = np.linspace(0, len(self.data.validation) - 1, SAMPLES // 2).astype(
+                    np.int64
+                )  # files lie sorted by class
                 images, _ = self.data.validation.rows(spread)
                 originals = Batch.of(images, np.zeros(len(images), np.int64), device).images
                 restored = task.reconstruct(originals)
@@ -184,7 +206,9 @@ class Loop:
                 drawn = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)
             if drawn is not None:
                 path = self.folder / "samples" / f"step-{number:08d}.png"
-                write_png(path, to_bytes(drawn.float().cpu().numpy())[: SAMPLES // columns * columns], columns)
+                write_png(
+                    path, to_bytes(drawn.float().cpu().numpy())[: SAMPLES // columns * columns], columns
+                )
 
     def _training_split(self) -> Iterator[Batch]:
         return _batches(self.data.train, self.context.device)

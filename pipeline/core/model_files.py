@@ -66,14 +66,18 @@ def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
 def read_card(folder: Path) -> dict[str, Any]:
     """The model's card. Raises ``BadInput`` where there is none, or half of one."""
     if not (folder / CARD).is_file():
-        raise BadInput("no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}")
+        raise BadInput(
+            "no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}"
+        )
     try:
         card = read_json(folder / CARD)
         if {"name", "config", "spec", "sha256"} <= set(card):
             return card
     except (ValueError, TypeError):
         pass
-    raise BadInput("is not a model's card", where=str(folder / CARD), remedy=f"restore it: dvc checkout {folder}")
+    raise BadInput(
+        "is not a model's card", where=str(folder / CARD), remedy=f"restore it: dvc checkout {folder}"
+    )
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
@@ -81,12 +85,18 @@ def load(folder: Path, device: str = "cpu") -> Task:
     card = read_card(folder)
     remedy = f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
     if not (folder / WEIGHTS).is_file() or sha256(folder / WEIGHTS) != card["sha256"]:
-        raise DarkroomError("the weights are not the ones its model.json names", where=str(folder / WEIGHTS), remedy=remedy)
+        raise DarkroomError(
+            "the weights are not the ones its model.json names", where=str(folder / WEIGHTS), remedy=remedy
+        )
     try:
         task = build(card["name"], card["config"], DataSpec(**card["spec"]), seed=0)
         task.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        raise DarkroomError(f"the weights do not fit the code ({str(error).splitlines()[0]})", where=str(folder), remedy=remedy) from None
+        raise DarkroomError(
+            f"the weights do not fit the code ({str(error).splitlines()[0]})",
+            where=str(folder),
+            remedy=remedy,
+        ) from None
     return task.to(device).eval().requires_grad_(False)
 
 
@@ -103,6 +113,11 @@ def _modules() -> list[str]:
 def _task_in(name: str) -> type[Task] | None:
     module = importlib.import_module(f"{MODELS}.{name}")
     for _, value in inspect.getmembers(module, inspect.isclass):
-        if issubclass(value, Task) and value is not Task and value.__module__ == module.__name__ and not inspect.isabstract(value):
+        if (
+            issubclass(value, Task)
+            and value is not Task
+            and value.__module__ == module.__name__
+            and not inspect.isabstract(value)
+        ):
             return value
     return None

@@ -41,7 +41,9 @@ class Noise:
     device: torch.device = field(default=torch.device("cpu"))
 
     @classmethod
-    def whole(cls, seed: int, count: int, phase: str = "", step: int = 0, device: torch.device | str = "cpu") -> "Noise":
+    def whole(
+        cls, seed: int, count: int, phase: str = "", step: int = 0, device: torch.device | str = "cpu"
+    ) -> "Noise":
         """Noise for all ``count`` examples at once: evaluation and generation."""
         return cls(seed, step, phase, 0, count, count, torch.device(device))
 

@@ -26,7 +26,12 @@ class OptimizerSettings(Section):
         """A new optimizer over ``parameters``."""
         rate, decay = self.learning_rate, self.weight_decay
         if self.kind in ("sgd", "momentum"):
-            return optim.SGD(parameters, rate, momentum=self.momentum if self.kind == "momentum" else 0.0, weight_decay=decay)
+            return optim.SGD(
+                parameters,
+                rate,
+                momentum=self.momentum if self.kind == "momentum" else 0.0,
+                weight_decay=decay,
+            )
         if self.kind == "rmsprop":
             return optim.RMSprop(parameters, rate, alpha=self.beta2, weight_decay=decay)
         adam = optim.Adam if self.kind == "adam" else optim.AdamW

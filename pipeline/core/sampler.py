@@ -54,14 +54,18 @@ class Sampler:
             blocks = windows[number]
             sizes = starts[blocks + 1] - starts[blocks]
             stops = np.cumsum(sizes)
-            positions = _permutation(self.seed, epoch, number, int(stops[-1]))[wanted[numbers == number] - ends[number] + stops[-1]]
+            positions = _permutation(self.seed, epoch, number, int(stops[-1]))[
+                wanted[numbers == number] - ends[number] + stops[-1]
+            ]
             which = np.searchsorted(stops, positions, side="right")
             found.append(starts[blocks[which]] + positions - (stops - sizes)[which])
         return np.concatenate(found)
 
 
 @lru_cache(maxsize=2)
-def _windows(seed: int, epoch: int, shard_sizes: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+def _windows(
+    seed: int, epoch: int, shard_sizes: tuple[int, ...]
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Where each block starts in the data (and the last ends), the blocks of each window, and where each window ends in the epoch."""
     firsts = np.cumsum([0, *shard_sizes])
     within = np.outer(shard_sizes, np.arange(BLOCKS)) // BLOCKS

@@ -45,6 +45,8 @@ def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tupl
     section = read_section(name, ModelSection, path)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
         raise BadInput(
-            "the warm-up is as long as the training", where=f"{path}: {name}.training.schedule.warmup_steps", remedy="shorten it"
+            "the warm-up is as long as the training",
+            where=f"{path}: {name}.training.schedule.warmup_steps",
+            remedy="shorten it",
         )
     return section.training, section.model

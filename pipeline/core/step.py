@@ -32,14 +32,20 @@ class PhaseLoss(nn.Module):
         if self.settings.l1 or self.settings.l2:
             for weight in self.network.parameters():
                 if weight.dim() > 1:  # not biases and gains
-                    penalty = penalty + self.settings.l1 * weight.abs().sum() + self.settings.l2 * weight.square().sum()
+                    penalty = (
+                        penalty
+                        + self.settings.l1 * weight.abs().sum()
+                        + self.settings.l2 * weight.square().sum()
+                    )
         return penalty
 
 
 class Step:
     """Runs the phases of a task's step. Metrics are named ``<phase>/<quantity>`` (``<quantity>`` where there is one phase)."""
 
-    def __init__(self, task: Task, phases: list[Phase], settings: TrainingSettings, context: DistributedContext) -> None:
+    def __init__(
+        self, task: Task, phases: list[Phase], settings: TrainingSettings, context: DistributedContext
+    ) -> None:
         self.task, self.phases, self.settings, self.context = task, phases, settings, context
         self.losses = [context.wrap(PhaseLoss(task, phase, settings)) for phase in phases]
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
@@ -57,7 +63,9 @@ class Step:
             phase.module.requires_grad_(True)
             phase.optimizer.zero_grad(set_to_none=True)
             values = self._accumulate(index, pieces)
-            norm = nn.utils.clip_grad_norm_(phase.module.parameters(), self.settings.clip_norm or float("inf"))
+            norm = nn.utils.clip_grad_norm_(
+                phase.module.parameters(), self.settings.clip_norm or float("inf")
+            )
             self._set_rate(index, number)
             phase.optimizer.step()
             prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
@@ -71,7 +79,9 @@ class Step:
         for place, (batch, noise) in enumerate(pieces):
             if place == 1:
                 _iterate_norms(self.task, False)
-            weight = len(batch) * self.context.size / noise.total  # workers' means are averaged: uneven shares keep their weight
+            weight = (
+                len(batch) * self.context.size / noise.total
+            )  # workers' means are averaged: uneven shares keep their weight
             with loss_of.no_sync() if self.context.size > 1 and place < len(pieces) - 1 else nullcontext():
                 with self._precision():
                     loss, values = loss_of(batch, noise.at(self.phases[index].name))

@@ -36,7 +36,9 @@ class Batch:
     labels: Tensor
 
     @classmethod
-    def of(cls, images: np.ndarray | Tensor, labels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> "Batch":
+    def of(
+        cls, images: np.ndarray | Tensor, labels: np.ndarray | Tensor, device: torch.device | str = "cpu"
+    ) -> "Batch":
         """From uint8 images (N, C, H, W) and labels (N,) as the shards hold them."""
         pixels, labels = (torch.as_tensor(given).to(device, non_blocking=True) for given in (images, labels))
         return cls(pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels)

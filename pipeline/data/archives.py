@@ -32,7 +32,9 @@ class _Bounded(io.RawIOBase):
         data = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
-            raise BadInput("unpacks to more bytes than its data can have", where=str(self._where), remedy=REMEDY)
+            raise BadInput(
+                "unpacks to more bytes than its data can have", where=str(self._where), remedy=REMEDY
+            )
         return data
 
 
@@ -43,11 +45,16 @@ def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, byte
     """
     found: dict[str, bytes] = {}
     try:
-        with gzip.open(path) as stream, tarfile.open(fileobj=_Bounded(stream, budget, path), mode="r|") as archive:
+        with (
+            gzip.open(path) as stream,
+            tarfile.open(fileobj=_Bounded(stream, budget, path), mode="r|") as archive,
+        ):
             for member in archive:
                 _check_name(member.name, path)
                 if not (member.isreg() or member.isdir()):
-                    raise BadInput(f"holds '{member.name}', which is no regular file", where=str(path), remedy=REMEDY)
+                    raise BadInput(
+                        f"holds '{member.name}', which is no regular file", where=str(path), remedy=REMEDY
+                    )
                 if member.name in found:
                     raise BadInput(f"holds '{member.name}' twice", where=str(path), remedy=REMEDY)
                 if member.isreg() and member.name in wanted:
@@ -77,12 +84,22 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
         name = member.filename
         _check_name(name, path)
         if member.flag_bits & 0x1:
-            raise BadInput(f"holds '{name}', which is encrypted", where=str(path), remedy="make the zip without a password")
+            raise BadInput(
+                f"holds '{name}', which is encrypted",
+                where=str(path),
+                remedy="make the zip without a password",
+            )
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise BadInput(f"holds '{name}', which is no regular file", where=str(path), remedy="zip the files themselves, not links")
+            raise BadInput(
+                f"holds '{name}', which is no regular file",
+                where=str(path),
+                remedy="zip the files themselves, not links",
+            )
         if member.file_size > MAX_MEMBER_BYTES:
             raise BadInput(
-                f"holds '{name}' of {member.file_size:,} bytes", where=str(path), remedy=f"keep files below {MAX_MEMBER_BYTES:,}"
+                f"holds '{name}' of {member.file_size:,} bytes",
+                where=str(path),
+                remedy=f"keep files below {MAX_MEMBER_BYTES:,}",
             )
         if name in files:
             raise BadInput(f"holds '{name}' twice", where=str(path), remedy="make the zip anew")
@@ -117,4 +134,6 @@ def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManage
 def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
-        raise BadInput(f"holds '{name}', a name that leads outside", where=str(path), remedy="do not trust this archive")
+        raise BadInput(
+            f"holds '{name}', a name that leads outside", where=str(path), remedy="do not trust this archive"
+        )

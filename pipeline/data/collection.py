@@ -78,7 +78,9 @@ class PictureCollection(Collection):
         return self.names[split][index]
 
     def decode(self, split: str, indices: np.ndarray, decode: Decode) -> Iterator[Decoded]:
-        return decode(Decoder(self.place, self.channels, self.size), [self.names[split][index] for index in indices])
+        return decode(
+            Decoder(self.place, self.channels, self.size), [self.names[split][index] for index in indices]
+        )
 
 
 def open_raw(settings: DataSettings, raw: Path) -> tuple[Collection, dict[str, str]]:
@@ -91,24 +93,36 @@ def open_raw(settings: DataSettings, raw: Path) -> tuple[Collection, dict[str, s
     hashes = {name: entry["sha256"] for name, entry in record["files"].items()}
     for name, digest in hashes.items():
         if not (raw / name).is_file() or sha256(raw / name) != digest:
-            raise BadInput("is missing or altered since it was downloaded", where=str(raw / name), remedy=REMEDY)
+            raise BadInput(
+                "is missing or altered since it was downloaded", where=str(raw / name), remedy=REMEDY
+            )
     channels = COLORS.get(settings.color, source.shape[0])
     if source.read is not None:
         class_names, arrays = source.read(raw)
         labels = {split: own for split, (_, own) in arrays.items()}
         images = {split: own for split, (own, _) in arrays.items()}
-        return ArrayCollection(class_names, labels, channels, settings.image_size or source.shape[1], images), hashes
+        return ArrayCollection(
+            class_names, labels, channels, settings.image_size or source.shape[1], images
+        ), hashes
     if not settings.image_size:
         raise BadInput(
-            "is needed for the source 'folder'", where="params.yaml: data.image_size", remedy="give the side of the images, in pixels"
+            "is needed for the source 'folder'",
+            where="params.yaml: data.image_size",
+            remedy="give the side of the images, in pixels",
         )
     zipped = raw / f"{PICTURES}.zip"
     place = zipped if zipped.exists() else raw / PICTURES
-    names, folders = list_zip(zipped) if zipped.exists() else ([name.removeprefix(f"{PICTURES}/") for name in hashes], [])
+    names, folders = (
+        list_zip(zipped) if zipped.exists() else ([name.removeprefix(f"{PICTURES}/") for name in hashes], [])
+    )
     layout = arrange(names, folders, where=str(place))
-    labels = {split: np.array([label for _, label in members], np.int64) for split, members in layout.splits.items()}
+    labels = {
+        split: np.array([label for _, label in members], np.int64) for split, members in layout.splits.items()
+    }
     members = {split: [name for name, _ in own] for split, own in layout.splits.items()}
-    return PictureCollection(layout.class_names, labels, channels, settings.image_size, place.resolve(), members), hashes
+    return PictureCollection(
+        layout.class_names, labels, channels, settings.image_size, place.resolve(), members
+    ), hashes
 
 
 def read_source(raw: Path) -> dict[str, Any]:

@@ -47,7 +47,9 @@ class Decoder:
         """The same for a batch of Ray Data."""
         if not self.place.exists():
             raise DarkroomError(
-                "a worker does not see it", where=str(self.place), remedy="put the project on storage that every worker mounts"
+                "a worker does not see it",
+                where=str(self.place),
+                remedy="put the project on storage that every worker mounts",
             )
         images, reasons = self(list(batch["name"]))
         return {"image": images, "reason": np.array(reasons, dtype=object)}
@@ -88,7 +90,12 @@ def workers(environment: Environment) -> Iterator[Decode]:
         local: dict[str, Any] = {} if environment.ray_address else {"include_dashboard": False}
         if not environment.ray_address and environment.workers != "auto":
             local["num_cpus"] = environment.workers
-        ray.init(address=environment.ray_address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
+        ray.init(
+            address=environment.ray_address or "local",
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **local,
+        )
     try:
         yield _decode_with_ray
     finally:
@@ -96,7 +103,9 @@ def workers(environment: Environment) -> Iterator[Decode]:
             ray.shutdown()
 
 
-def _decode_with_threads(pool: ThreadPoolExecutor, ahead: int, decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
+def _decode_with_threads(
+    pool: ThreadPoolExecutor, ahead: int, decoder: Decoder, names: list[str]
+) -> Iterator[Decoded]:
     pending: deque[Any] = deque()
     size = chunk_size(decoder.channels, decoder.size)
     for start in range(0, len(names), size):

@@ -16,7 +16,10 @@ from pipeline.files import sha256, whole_folder, write_json
 
 
 def download(
-    settings: DataSettings, environment: Environment, target: Path = Path("data/raw"), patience: Patience | None = None
+    settings: DataSettings,
+    environment: Environment,
+    target: Path = Path("data/raw"),
+    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Make ``target`` hold the files of ``settings.source``; returns what ``source.json`` says.
 
@@ -27,14 +30,20 @@ def download(
     if source.read is None:
         return _take(source, settings.folder, environment.root, target)
     waiting = environment.storage / "downloads" / source.name
-    bases = ([environment.mirror.rstrip("/") + f"/{source.name}"] if environment.mirror else []) + list(source.addresses)
+    bases = ([environment.mirror.rstrip("/") + f"/{source.name}"] if environment.mirror else []) + list(
+        source.addresses
+    )
     for file in source.files:
         fetch(file, [_under(base, file.name, environment.root) for base in bases], waiting, patience)
     with whole_folder(target) as beside:
         for file in source.files:
             shutil.copyfile(waiting / file.name, beside / file.name)
         files = {
-            file.name: {"sha256": file.sha256, "bytes": file.num_bytes, "url": f"{source.addresses[0]}/{file.name}"}
+            file.name: {
+                "sha256": file.sha256,
+                "bytes": file.num_bytes,
+                "url": f"{source.addresses[0]}/{file.name}",
+            }
             for file in source.files
         }
         record = _record(source, files, beside)
@@ -52,7 +61,9 @@ def _take(source: sources.Source, folder: str, root: Path, target: Path) -> dict
         )
     origin = root / folder
     if not origin.exists():
-        raise BadInput("no such folder or zip", where=str(origin), remedy="correct data.folder in params.yaml")
+        raise BadInput(
+            "no such folder or zip", where=str(origin), remedy="correct data.folder in params.yaml"
+        )
     layout = arrange(*(list_folder(origin) if origin.is_dir() else list_zip(origin)), where=str(origin))
     with whole_folder(target) as beside:
         if origin.is_dir():
@@ -63,7 +74,11 @@ def _take(source: sources.Source, folder: str, root: Path, target: Path) -> dict
         for number, (name, copy) in enumerate(sorted(names.items())):
             (beside / copy).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(origin / name, beside / copy)
-            files[copy] = {"sha256": sha256(beside / copy), "bytes": (beside / copy).stat().st_size, "url": folder}
+            files[copy] = {
+                "sha256": sha256(beside / copy),
+                "bytes": (beside / copy).stat().st_size,
+                "url": folder,
+            }
             if time.monotonic() - last > REPORT_SECONDS:
                 last = time.monotonic()
                 print(f"copied {number + 1:,} of {len(names):,} files", flush=True)
@@ -71,7 +86,12 @@ def _take(source: sources.Source, folder: str, root: Path, target: Path) -> dict
 
 
 def _record(source: sources.Source, files: dict[str, Any], folder: Path) -> dict[str, Any]:
-    record = {"source": source.name, "description": source.description, "licence": source.licence, "files": files}
+    record = {
+        "source": source.name,
+        "description": source.description,
+        "licence": source.licence,
+        "files": files,
+    }
     write_json(folder / "source.json", record)
     return record
 

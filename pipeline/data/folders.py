@@ -30,11 +30,17 @@ def list_folder(root: Path) -> tuple[list[str], list[str]]:
         for name in [*directories, *names]:
             path = Path(parent, name)
             if path.is_symlink() and not path.resolve().is_relative_to(home):
-                raise BadInput("is a link that leads outside the folder", where=str(path), remedy="put the file itself there")
+                raise BadInput(
+                    "is a link that leads outside the folder",
+                    where=str(path),
+                    remedy="put the file itself there",
+                )
             if path.is_symlink() and path.is_dir():
                 raise BadInput("is a link to a folder", where=str(path), remedy="put the folder itself there")
         folders += [Path(parent, name).relative_to(root).as_posix() for name in directories]
-        files += [Path(parent, name).relative_to(root).as_posix() for name in names if Path(parent, name).is_file()]
+        files += [
+            Path(parent, name).relative_to(root).as_posix() for name in names if Path(parent, name).is_file()
+        ]
     return sorted(files), sorted(folders)
 
 
@@ -49,7 +55,10 @@ def arrange(files: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     if not pictures:
         raise BadInput("holds no pictures (PNG, JPEG, BMP, WebP)", where=where, remedy=REMEDY)
     depth = 0  # folders around everything, which are no classes
-    while len({name.split("/")[depth] for name in pictures}) == 1 and min(name.count("/") for name in pictures) > depth + 1:
+    while (
+        len({name.split("/")[depth] for name in pictures}) == 1
+        and min(name.count("/") for name in pictures) > depth + 1
+    ):
         depth += 1
     for name in pictures:
         if name.count("/") <= depth:
@@ -57,7 +66,11 @@ def arrange(files: Iterable[str], folders: Iterable[str], where: str) -> Layout:
     tops = {name.split("/")[depth] for name in pictures}
     divided = bool(tops & SPLIT_NAMES.keys())
     if divided and not ("train" in tops and tops <= SPLIT_NAMES.keys() and {"val", "validation"} - tops):
-        raise BadInput(f"has the folders {_some(tops)}: some look like splits, some like classes", where=where, remedy=REMEDY)
+        raise BadInput(
+            f"has the folders {_some(tops)}: some look like splits, some like classes",
+            where=where,
+            remedy=REMEDY,
+        )
     at = depth + divided
     splits: dict[str, list[tuple[str, str]]] = {}
     for name in pictures:
@@ -66,21 +79,37 @@ def arrange(files: Iterable[str], folders: Iterable[str], where: str) -> Layout:
             raise BadInput(f"'{name}' lies in no class's folder", where=where, remedy=REMEDY)
         splits.setdefault(SPLIT_NAMES[parts[depth]] if divided else "train", []).append((name, parts[at]))
     classes = {label for members in splits.values() for _, label in members}
-    empty = {folder for folder in seen if folder.count("/") == at} - {"/".join(name.split("/")[: at + 1]) for name in pictures}
+    empty = {folder for folder in seen if folder.count("/") == at} - {
+        "/".join(name.split("/")[: at + 1]) for name in pictures
+    }
     if empty:
-        raise BadInput(f"the class folder {_some(empty)} holds no pictures", where=where, remedy="fill it or remove it")
+        raise BadInput(
+            f"the class folder {_some(empty)} holds no pictures", where=where, remedy="fill it or remove it"
+        )
     if len(classes) < 2:
-        raise BadInput(f"holds one class only, {_some(classes)}", where=where, remedy="add a folder for a second class")
+        raise BadInput(
+            f"holds one class only, {_some(classes)}", where=where, remedy="add a folder for a second class"
+        )
     for lower, count in Counter(label.lower() for label in classes).items():
         if count > 1:
-            raise BadInput(f"has classes that differ in case only ('{lower}')", where=where, remedy="rename or join them")
+            raise BadInput(
+                f"has classes that differ in case only ('{lower}')", where=where, remedy="rename or join them"
+            )
     for split, members in splits.items():
         if missing := classes - {label for _, label in members}:
             raise BadInput(
-                f"the split '{split}' has no pictures of the class {_some(missing)}", where=where, remedy="add some or remove the class"
+                f"the split '{split}' has no pictures of the class {_some(missing)}",
+                where=where,
+                remedy="add some or remove the class",
             )
     labels = {label: number for number, label in enumerate(sorted(classes))}
-    return Layout(tuple(labels), {split: sorted((name, labels[label]) for name, label in members) for split, members in splits.items()})
+    return Layout(
+        tuple(labels),
+        {
+            split: sorted((name, labels[label]) for name, label in members)
+            for split, members in splits.items()
+        },
+    )
 
 
 def _is_hidden(name: str) -> bool:
@@ -92,7 +121,9 @@ def _is_picture(name: str, where: str) -> bool:
     if _is_hidden(name) or suffix not in SUFFIXES | REFUSED_SUFFIXES:
         return False
     if suffix in REFUSED_SUFFIXES:
-        raise BadInput(f"'{name}' is of a format that is not read", where=where, remedy="convert it to PNG or JPEG")
+        raise BadInput(
+            f"'{name}' is of a format that is not read", where=where, remedy="convert it to PNG or JPEG"
+        )
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -102,8 +133,12 @@ def _is_picture(name: str, where: str) -> bool:
 
 def _some(names: Iterable[str]) -> str:
     listed = sorted(names)
-    return ", ".join(f"'{name}'" for name in listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+    return ", ".join(f"'{name}'" for name in listed[:3]) + (
+        f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    )
 
 
 def _refuse(error: OSError) -> None:
-    raise BadInput(f"cannot be read ({error.strerror})", where=str(error.filename), remedy="grant access to it")
+    raise BadInput(
+        f"cannot be read ({error.strerror})", where=str(error.filename), remedy="grant access to it"
+    )

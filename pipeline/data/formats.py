@@ -26,7 +26,10 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     with _unpacking(path) as stream:
         magic = stream.read(4)
         if magic != bytes([0, 0, 8, dimensions]):
-            raise _bad(path, f"begins with {magic.hex(' ') or 'nothing'}, not with 00 00 08 {dimensions:02x}: no IDX file of such data")
+            raise _bad(
+                path,
+                f"begins with {magic.hex(' ') or 'nothing'}, not with 00 00 08 {dimensions:02x}: no IDX file of such data",
+            )
         header = stream.read(4 * dimensions)
         if len(header) < 4 * dimensions:
             raise _bad(path, "ends within its header")
@@ -52,7 +55,9 @@ def read_idx_pair(images_path: Path, labels_path: Path, shape: tuple[int, int, i
     if images.shape[1:] != shape:
         raise _bad(images_path, f"holds images of {images.shape[1:]}, not {shape}")
     if len(images) != len(labels):
-        raise _bad(labels_path, f"holds {len(labels):,} labels for the {len(images):,} images of {images_path.name}")
+        raise _bad(
+            labels_path, f"holds {len(labels):,} labels for the {len(images):,} images of {images_path.name}"
+        )
     _check_labels(labels_path, labels, classes)
     return images, labels
 
@@ -72,7 +77,10 @@ def read_cifar(
     for member in members:
         data = found.pop(member)
         if not data or len(data) % record:
-            raise _bad(path, f"holds '{member}' of {len(data):,} bytes, which is no multiple of a record's {record:,}")
+            raise _bad(
+                path,
+                f"holds '{member}' of {len(data):,} bytes, which is no multiple of a record's {record:,}",
+            )
         rows = np.frombuffer(data, dtype=np.uint8).reshape(-1, record)
         labels = rows[:, label_bytes - 1].astype(np.int64)
         _check_labels(path, labels, len(class_names))
@@ -107,7 +115,10 @@ def _unpacking(path: Path) -> Iterator[gzip.GzipFile]:
 
 def _check_labels(path: Path, labels: np.ndarray, classes: int) -> None:
     if labels.min() < 0 or labels.max() >= classes:
-        raise _bad(path, f"holds a label {labels.max() if labels.max() >= classes else labels.min()}; there are {classes} classes")
+        raise _bad(
+            path,
+            f"holds a label {labels.max() if labels.max() >= classes else labels.min()}; there are {classes} classes",
+        )
 
 
 def _bad(path: Path, what: str) -> BadInput:

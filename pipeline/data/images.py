@@ -7,7 +7,9 @@ from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-REFUSED_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".svg", ".psd", ".ico"})
+REFUSED_SUFFIXES = frozenset(
+    {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".svg", ".psd", ".ico"}
+)
 MAX_PIXELS = 4096 * 4096
 MODES = {1: "L", 3: "RGB"}  # by number of channels
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16 bits in one channel
@@ -36,7 +38,9 @@ def decode(data: bytes, channels: int, size: int) -> np.ndarray:
         raise
     except Image.UnidentifiedImageError:
         raise BrokenImage("is not a PNG, JPEG, BMP or WebP picture") from None
-    except Exception as error:  # on broken bytes decoders raise nearly anything: SyntaxError, struct.error, EOFError ...
+    except (
+        Exception
+    ) as error:  # on broken bytes decoders raise nearly anything: SyntaxError, struct.error, EOFError ...
         raise BrokenImage(f"cannot be decoded ({error})") from None
 
 
@@ -49,7 +53,9 @@ def fit(image: Image.Image, channels: int, size: int) -> np.ndarray:
     if side == size:
         image = image.crop(square)
     else:
-        image = image.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC, box=square)
+        image = image.resize(
+            (size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC, box=square
+        )
     pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -26,7 +26,10 @@ MAX_HASHES = 20  # raw files named in the manifest; of more it holds one digest
 
 
 def preprocess(
-    settings: DataSettings, environment: Environment, raw: Path = Path("data/raw"), target: Path = Path("data/processed")
+    settings: DataSettings,
+    environment: Environment,
+    raw: Path = Path("data/raw"),
+    target: Path = Path("data/processed"),
 ) -> dict[str, Any]:
     """Make ``target`` from ``raw`` and return its manifest. The same raw files and settings give the same bytes.
 
@@ -51,7 +54,9 @@ def preprocess(
             "quarantined": made.quarantined,
         }
         write_json(folder / "manifest.json", manifest)
-        table = pd.DataFrame({"class": collection.class_names, **{split: entry["classes"] for split, entry in splits.items()}})
+        table = pd.DataFrame(
+            {"class": collection.class_names, **{split: entry["classes"] for split, entry in splits.items()}}
+        )
         table.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
         contact_sheet(made.samples, collection.class_names).save(folder / "contact-sheet.png")
     return manifest
@@ -67,7 +72,9 @@ class _Made:
     quarantined: list[dict[str, str]] = field(default_factory=list)
     samples: dict[int, list[np.ndarray]] = field(default_factory=dict)  # of the training split, by label
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes for each image, in the order of writing
-    origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)  # split, source's split, indices, labels
+    origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # split, source's split, indices, labels
 
     def write(self, folder: Path, own_split: str, indices: np.ndarray) -> dict[str, Any]:
         """Decode and write the images at ``indices`` of the source's ``own_split``; returns the split's part of the manifest."""
@@ -91,7 +98,11 @@ class _Made:
         counts = np.bincount(labels[good], minlength=len(self.collection.class_names))
         if not counts.all():
             name = self.collection.class_names[int(counts.argmin())]
-            raise BadInput(f"the split '{folder.name}' has no image of the class '{name}' left", where="data", remedy="mend or add images")
+            raise BadInput(
+                f"the split '{folder.name}' has no image of the class '{name}' left",
+                where="data",
+                remedy="mend or add images",
+            )
         self.origins.append((folder.name, own_split, indices[good], labels[good]))
         return {"count": int(good.sum()), "classes": counts.tolist(), "shards": writer.close()}
 
@@ -101,10 +112,14 @@ class _Made:
         ``within`` counts them for each split, ``across`` for each pair of splits, ``contradictory`` those of another class than
         the first of their kind. None is removed.
         """
-        splits = np.concatenate([np.full(len(indices), number) for number, (_, _, indices, _) in enumerate(self.origins)])
+        splits = np.concatenate(
+            [np.full(len(indices), number) for number, (_, _, indices, _) in enumerate(self.origins)]
+        )
         labels = np.concatenate([labels for *_, labels in self.origins])
         starts = np.cumsum([0, *(len(indices) for _, _, indices, _ in self.origins)])
-        _, groups, sizes = np.unique(np.frombuffer(self.hashes, "V16"), return_inverse=True, return_counts=True)
+        _, groups, sizes = np.unique(
+            np.frombuffer(self.hashes, "V16"), return_inverse=True, return_counts=True
+        )
         first: dict[tuple[int, int], int] = {}  # (group, split) -> the first row there
         within, across, contradictory = Counter[str](), Counter[str](), 0
         named: list[list[str]] = []
@@ -120,7 +135,12 @@ class _Made:
             if earlier and len(named) < MAX_NAMED:
                 named.append([self._origin(index, starts, splits) for index in (earlier[0], int(row))])
             first.setdefault((group, split), int(row))
-        return {"within": dict(within), "across": dict(across), "contradictory": contradictory, "examples": named}
+        return {
+            "within": dict(within),
+            "across": dict(across),
+            "contradictory": contradictory,
+            "examples": named,
+        }
 
     def _origin(self, row: int, starts: np.ndarray, splits: np.ndarray) -> str:
         split, own_split, indices, _ = self.origins[splits[row]]
@@ -151,6 +171,10 @@ def contact_sheet(samples: dict[int, list[np.ndarray]], class_names: tuple[str, 
     for row, name in enumerate(rows):
         pen.text((8, row * tile + tile // 2), name, fill="black", font=font, anchor="lm")
         for column, image in enumerate(samples[row]):
-            pixels = np.broadcast_to(image, (3, size, size)).transpose(1, 2, 0).repeat(factor, 0).repeat(factor, 1)
-            sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (margin + column * tile, row * tile + 4))
+            pixels = (
+                np.broadcast_to(image, (3, size, size)).transpose(1, 2, 0).repeat(factor, 0).repeat(factor, 1)
+            )
+            sheet.paste(
+                Image.fromarray(np.ascontiguousarray(pixels)), (margin + column * tile, row * tile + 4)
+            )
     return sheet

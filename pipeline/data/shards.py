@@ -43,7 +43,10 @@ class ShardWriter:
             self._write_header(len(labels))
             self._file.close()
             np.save(self._path("labels"), labels)
-            entries = {kind: {"file": self._name(kind), "sha256": sha256(self._path(kind))} for kind in ("images", "labels")}
+            entries = {
+                kind: {"file": self._name(kind), "sha256": sha256(self._path(kind))}
+                for kind in ("images", "labels")
+            }
             self.shards.append({"count": len(labels), **entries})
             self._file, self._labels = None, []
         return self.shards
@@ -51,7 +54,11 @@ class ShardWriter:
     def _write_header(self, count: int) -> None:
         """NumPy pads a header so that a larger count fits into the same bytes."""
         assert self._file is not None
-        header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": (count, *self._shape)}
+        header = {
+            "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
+            "fortran_order": False,
+            "shape": (count, *self._shape),
+        }
         npy.write_array_header_1_0(self._file, header)
 
     def _name(self, kind: str) -> str:

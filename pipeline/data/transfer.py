@@ -83,7 +83,9 @@ def fetch(file: RemoteFile, addresses: list[str], folder: Path, patience: Patien
     )
 
 
-def fetch_zip(url: str, target: Path, max_bytes: int, timeout_seconds: float, patience: Patience | None = None) -> Path:
+def fetch_zip(
+    url: str, target: Path, max_bytes: int, timeout_seconds: float, patience: Patience | None = None
+) -> Path:
     """Make ``target`` the zip at an https URL whose length and digest nobody publishes, anew and whole, or leave it as it was.
 
     It may have ``max_bytes`` and take ``timeout_seconds``. Raises ``TransferFailed``.
@@ -106,15 +108,23 @@ def fetch_zip(url: str, target: Path, max_bytes: int, timeout_seconds: float, pa
     raise failure
 
 
-def fetch_from_repository(repository: str, path: str, root: Path, target: Path, timeout_seconds: float) -> Path:
+def fetch_from_repository(
+    repository: str, path: str, root: Path, target: Path, timeout_seconds: float
+) -> Path:
     """``path`` of a DVC repository (a git URL, or a path relative to ``root``) as a folder or file in the folder ``target``.
 
     Nobody is asked for a password. Raises ``TransferFailed``; then, and when time is over, no process is left.
     """
     with whole_folder(target) as folder:
         command = [*DVC, "get", "--out", str(folder / "pictures"), "--", repository, path]
-        apart: dict[str, Any] = {"start_new_session": True, "preexec_fn": die_with_parent, "env": for_child({"GIT_TERMINAL_PROMPT": "0"})}
-        with subprocess.Popen(command, cwd=root, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, errors="replace", **apart) as child:
+        apart: dict[str, Any] = {
+            "start_new_session": True,
+            "preexec_fn": die_with_parent,
+            "env": for_child({"GIT_TERMINAL_PROMPT": "0"}),
+        }
+        with subprocess.Popen(
+            command, cwd=root, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, errors="replace", **apart
+        ) as child:
             try:
                 _, said = child.communicate(timeout=timeout_seconds)
             except subprocess.TimeoutExpired:
@@ -124,8 +134,13 @@ def fetch_from_repository(repository: str, path: str, root: Path, target: Path, 
                     with suppress(ProcessLookupError):
                         os.killpg(child.pid, signal.SIGKILL)
         if child.returncode:
-            reasons = [line.removeprefix("ERROR: ")[:300] for line in said.splitlines() if line.startswith("ERROR: ")]
-            raise TransferFailed(f"cannot be had: {reasons[0] if reasons else f'dvc get ended with {child.returncode}'}", passing=True)
+            reasons = [
+                line.removeprefix("ERROR: ")[:300] for line in said.splitlines() if line.startswith("ERROR: ")
+            ]
+            raise TransferFailed(
+                f"cannot be had: {reasons[0] if reasons else f'dvc get ended with {child.returncode}'}",
+                passing=True,
+            )
         for made in (folder / "pictures", *(folder / "pictures").rglob("*")):
             os.utime(made, SETTLED, follow_symlinks=False)
     return target / "pictures"
@@ -157,7 +172,10 @@ def _transfer(file: RemoteFile, address: str, part: Path, patience: Patience) ->
         raise TransferFailed(f"failed: {error.strerror or error}") from None
     if (digest := sha256(part)) != file.sha256:
         part.unlink()
-        raise TransferFailed(f"gives other bytes: SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}...", passing=resumed)
+        raise TransferFailed(
+            f"gives other bytes: SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}...",
+            passing=resumed,
+        )
 
 
 def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> None:
@@ -169,7 +187,9 @@ def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> Non
             part.unlink(missing_ok=True)
             raise TransferFailed("has no such range of bytes", passing=True)
         _check_answer(response)
-        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(
+            f"bytes {have}-"
+        ):
             part.unlink(missing_ok=True)
             raise TransferFailed("gives another range of bytes than asked for", passing=True)
         if response.status_code == 200:  # from the beginning: the server does not resume
@@ -177,7 +197,9 @@ def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> Non
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and have + int(length) != file.num_bytes:
             part.unlink(missing_ok=True)
-            raise TransferFailed(f"offers {have + int(length):,} bytes, not {file.num_bytes:,}", passing=have > 0)
+            raise TransferFailed(
+                f"offers {have + int(length):,} bytes, not {file.num_bytes:,}", passing=have > 0
+            )
         with open(part, "ab" if have else "wb") as out, _progress(file.name, file.num_bytes) as show:
             for chunk in _chunks(response, patience):
                 if not have and chunk.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
@@ -226,7 +248,9 @@ def _open(session: requests.Session, url: str, have: int, patience: Patience) ->
     for _ in range(MAX_REDIRECTS + 1):
         if not _is_safe(url):
             raise TransferFailed(f"leads to {url}, which is not https")
-        response = session.get(url, headers=headers, stream=True, timeout=patience.timeout_seconds, allow_redirects=False)
+        response = session.get(
+            url, headers=headers, stream=True, timeout=patience.timeout_seconds, allow_redirects=False
+        )
         if not response.is_redirect:
             return response
         further = urljoin(url, response.headers["Location"])
@@ -255,7 +279,9 @@ def _is_safe(url: str) -> bool:
     if parts.scheme == "https":
         return True
     try:
-        return parts.scheme == "http" and (parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback)
+        return parts.scheme == "http" and (
+            parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+        )
     except ValueError:
         return False
 
@@ -287,9 +313,22 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """Shows how many bytes have come: a bar on a terminal, else a line every few seconds."""
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(name, total=total)
             yield lambda have: bar.update(task, completed=have)

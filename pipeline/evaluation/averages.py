@@ -24,7 +24,12 @@ class Estimate:
 
     def flat(self, name: str) -> dict[str, float]:
         """``name``, ``name_low``, ``name_high`` and, where there is one, ``name_floor``."""
-        numbers = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high, f"{name}_floor": self.floor}
+        numbers = {
+            name: self.value,
+            f"{name}_low": self.low,
+            f"{name}_high": self.high,
+            f"{name}_floor": self.floor,
+        }
         return {key: float(number) for key, number in numbers.items() if number is not None}
 
 

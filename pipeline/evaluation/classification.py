@@ -22,7 +22,9 @@ def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate | flo
     surprise = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
     return {
         "accuracy": averages.proportion(logits.argmax(axis=1) == labels).beside(shares.max()),
-        "cross_entropy": averages.mean([surprise], least=0.0).beside(-(present * np.log(present)).sum()),  # H(y)
+        "cross_entropy": averages.mean([surprise], least=0.0).beside(
+            -(present * np.log(present)).sum()
+        ),  # H(y)
         "calibration_error": calibration_error(np.exp(log_probabilities), labels),
     }
 
@@ -38,7 +40,9 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts (classes, classes): rows are what the image shows, columns what the classifier says."""
     classes = logits.shape[1]
-    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(
+        classes, classes
+    )
 
 
 def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> pd.DataFrame:

@@ -45,13 +45,24 @@ def table(compared: list[Compared]) -> Table:
 
 def write_page(compared: list[Compared], path: Path) -> None:
     """One self-contained page: measures, last sample grids, params that differ."""
-    templates = Environment(loader=PackageLoader("pipeline.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    templates = Environment(
+        loader=PackageLoader("pipeline.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
     _, alike = numbers(compared)
     page = templates.get_template("compare.html").render(
         titles=[(one.title, one.run_id) for one in compared],
-        said="One protocol measured all." if alike else "They were measured by different protocols: compare with care.",
+        said="One protocol measured all."
+        if alike
+        else "They were measured by different protocols: compare with care.",
         rows=rows(compared),
-        pictures=[(one.title, "data:image/png;base64," + base64.b64encode(one.picture).decode()) for one in compared if one.picture],
+        pictures=[
+            (one.title, "data:image/png;base64," + base64.b64encode(one.picture).decode())
+            for one in compared
+            if one.picture
+        ],
         params=list(differing(compared).items()),
     )
     write_text(path, page)
@@ -63,14 +74,18 @@ def seed_table(by_seed: Mapping[int, Compared]) -> Table:
     for name, (mean, deviation, values) in seed_summary(by_seed).items():
         measure = glossary.measure(name)
         said = f"{measure.show(mean).removesuffix(measure.suffix)} ± {measure.show(deviation)}"
-        shown.add_row(f"{measure.title} {_arrow(measure.better)}", said, *(measure.show(value) for value in values))
+        shown.add_row(
+            f"{measure.title} {_arrow(measure.better)}", said, *(measure.show(value) for value in values)
+        )
     return shown
 
 
 def seed_summary(by_seed: Mapping[int, Compared]) -> dict[str, tuple[float, float, list[float]]]:
     """Mean, standard deviation and values of each measure that all seeds have."""
     measured, _ = numbers(list(by_seed.values()))
-    names = [name for name in measured[0] if not name.endswith(PARTS) and all(name in other for other in measured)]
+    names = [
+        name for name in measured[0] if not name.endswith(PARTS) and all(name in other for other in measured)
+    ]
     values = {name: [other[name] for other in measured] for name in names}
     return {name: (*spread(found), found) for name, found in values.items()}
 
@@ -80,10 +95,22 @@ def _row(name: str, measured: list[Mapping[str, float]]) -> Row:
     cells = []
     for one in measured:
         value, low, high = one.get(name), one.get(f"{name}_low"), one.get(f"{name}_high")
-        interval = "" if low is None or high is None else f" ({measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)})"
+        interval = (
+            ""
+            if low is None or high is None
+            else f" ({measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)})"
+        )
         cells.append("" if value is None else measure.show(value) + interval)
-    known = {index: one[name] * (1 if measure.better == "higher" else -1) for index, one in enumerate(measured) if name in one}
-    best = {index for index, value in known.items() if value == max(known.values())} if measure.better and len(known) > 1 else set()
+    known = {
+        index: one[name] * (1 if measure.better == "higher" else -1)
+        for index, one in enumerate(measured)
+        if name in one
+    }
+    best = (
+        {index for index, value in known.items() if value == max(known.values())}
+        if measure.better and len(known) > 1
+        else set()
+    )
     return Row(measure.title, measure.better, cells, best if len(best) < len(known) else set())
 
 

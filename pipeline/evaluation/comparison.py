@@ -39,9 +39,14 @@ class Comparison:
     ) -> None:
         other = "test" if settings.reference_split == "train" else "train"
         self.settings, self.space, self.progress = settings, space, progress
-        reference = self._vectors(getattr(dataset, settings.reference_split), settings.max_reference, "reference")
+        reference = self._vectors(
+            getattr(dataset, settings.reference_split), settings.max_reference, "reference"
+        )
         self.scale = float(np.sqrt(np.mean(reference**2))) or 1.0
-        self.reference, self.real = reference / self.scale, self._vectors(getattr(dataset, other), count, "real") / self.scale
+        self.reference, self.real = (
+            reference / self.scale,
+            self._vectors(getattr(dataset, other), count, "real") / self.scale,
+        )
         self._check(self.reference, "reference images", "evaluate.max_reference")
         self._check(self.real, "real images beside the reference", "evaluate.reference_split")
 
@@ -49,14 +54,23 @@ class Comparison:
         """Distances of the images (N, C, H, W) in ``batches`` from the reference, each beside the real images'."""
         vectors = self.space.vectors(batches) / self.scale
         self._check(vectors, "images", "evaluate.num_samples")
-        return {name: estimate.beside(self.floors.get(name, 0.5)) for name, estimate in self._measures(vectors).items()}
+        return {
+            name: estimate.beside(self.floors.get(name, 0.5))
+            for name, estimate in self._measures(vectors).items()
+        }
 
     @cached_property
     def floors(self) -> dict[str, float]:
         """What the real images score."""
-        return {name: estimate.value for name, estimate in self._measures(self.real).items() if name != "memorisation"}
+        return {
+            name: estimate.value
+            for name, estimate in self._measures(self.real).items()
+            if name != "memorisation"
+        }
 
-    @threadpool_limits.wrap(limits=1, user_api="blas")  # small matrices: more threads are slower, and round differently
+    @threadpool_limits.wrap(
+        limits=1, user_api="blas"
+    )  # small matrices: more threads are slower, and round differently
     def _measures(self, vectors: np.ndarray) -> dict[str, Estimate]:
         settings = self.settings
         measured = {
@@ -85,7 +99,9 @@ class Comparison:
         rows = subset(len(split), limit, self.settings.seed, name)
         starts = range(0, len(rows), BATCH)
         tracked = self.progress.track(starts, f"features of {name} images: batches", len(starts))
-        return self.space.vectors(Batch.of(*split.rows(rows[start : start + BATCH])).images for start in tracked)
+        return self.space.vectors(
+            Batch.of(*split.rows(rows[start : start + BATCH])).images for start in tracked
+        )
 
     def _check(self, vectors: np.ndarray, what: str, key: str) -> None:
         count, dimensions = vectors.shape

@@ -60,7 +60,9 @@ def evaluate(
         for number, name in enumerate(sorted(tasks), 1):
             start, evaluation.progress.name = time.monotonic(), name
             results[name] = _flat(name, evaluation.of(name, tasks[name]))
-            evaluation.progress.print(f"measured in {time.monotonic() - start:.1f} s ({number} of {len(tasks)} models)")
+            evaluation.progress.print(
+                f"measured in {time.monotonic() - start:.1f} s ({number} of {len(tasks)} models)"
+            )
         results["protocol"] = evaluation.protocol()
         for name in sorted(tasks):
             table = curves(history / name)
@@ -84,8 +86,14 @@ def headlines(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, f
 
 def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
     """What the numbers of one model depend on besides itself: only those of one protocol can be compared."""
-    spaces = () if "fid" in results[name] else ("feature_", "reference_", "floor_", "generated_")  # no feature space has a part in them
-    return {key: value for key, value in results["protocol"].items() if key != "models" and not (spaces and key.startswith(spaces))}
+    spaces = (
+        () if "fid" in results[name] else ("feature_", "reference_", "floor_", "generated_")
+    )  # no feature space has a part in them
+    return {
+        key: value
+        for key, value in results["protocol"].items()
+        if key != "models" and not (spaces and key.startswith(spaces))
+    }
 
 
 @dataclass
@@ -129,14 +137,29 @@ class _Evaluation:
         }
         if "comparison" in self.__dict__:
             space, reference, real = self.comparison.space, self.comparison.reference, self.comparison.real
-            said |= {"feature_network": space.name, "feature_network_digest": space.digest, "feature_dimensions": reference.shape[1]}
-            said |= {"reference_images": len(reference), "floor_images": len(real), "feature_scale": self.comparison.scale}
+            said |= {
+                "feature_network": space.name,
+                "feature_network_digest": space.digest,
+                "feature_dimensions": reference.shape[1],
+            }
+            said |= {
+                "reference_images": len(reference),
+                "floor_images": len(real),
+                "feature_scale": self.comparison.scale,
+            }
         return said
 
     def of(self, name: str, task: Task) -> Measured:
         """All that can be measured of one model."""
-        measured = {**self._classified(name, task), **self._generated(name, task), **self._reconstructed(name, task)}
-        return {**measured, **{quantity: value for quantity, value in self._own(task).items() if quantity not in measured}}
+        measured = {
+            **self._classified(name, task),
+            **self._generated(name, task),
+            **self._reconstructed(name, task),
+        }
+        return {
+            **measured,
+            **{quantity: value for quantity, value in self._own(task).items() if quantity not in measured},
+        }
 
     def _own(self, task: Task) -> Measured:
         """The averages of the model's own per-example values, its losses among them."""
@@ -153,11 +176,19 @@ class _Evaluation:
             return {}
         logits = torch.cat([answer for answer in answers if answer is not None]).double().cpu().numpy()
         labels, names = np.asarray(self.dataset.test.labels), list(self.dataset.class_names)
-        write_text(self.plots / "tables" / f"{name}.csv", classification.by_class(logits, labels, names).to_csv(index=False))
-        pictures.confusion(classification.confusion(logits, labels), names, self.plots / "pictures" / f"{name}-confusion.png")
+        write_text(
+            self.plots / "tables" / f"{name}.csv",
+            classification.by_class(logits, labels, names).to_csv(index=False),
+        )
+        pictures.confusion(
+            classification.confusion(logits, labels), names, self.plots / "pictures" / f"{name}-confusion.png"
+        )
         if name == self.settings.classifier:
             rows = pd.DataFrame(
-                {"actual": [names[label] for label in labels], "predicted": [names[label] for label in logits.argmax(axis=1)]}
+                {
+                    "actual": [names[label] for label in labels],
+                    "predicted": [names[label] for label in logits.argmax(axis=1)],
+                }
             )
             write_text(self.plots / "confusion.csv", rows.to_csv(index=False))
         return dict(classification.measures(logits, labels))
@@ -169,7 +200,9 @@ class _Evaluation:
         if pictured is None:
             return {}
         shifted = self._generate(task, (sheet + 1) % len(self.dataset.class_names), "pictures")
-        conditional = shifted is not None and not torch.equal(pictured, shifted)  # the same noise, other classes, other images
+        conditional = shifted is not None and not torch.equal(
+            pictured, shifted
+        )  # the same noise, other classes, other images
         grid = pictured.reshape(NUM_PICTURED_ROWS, len(columns), *pictured.shape[1:])
         names = [self.dataset.class_names[label] for label in columns] if conditional else []
         pictures.save_grid(grid, self.plots / "pictures" / f"{name}-samples.png", columns=names)
@@ -180,7 +213,9 @@ class _Evaluation:
 
         def batches() -> Iterator[Tensor]:
             starts = range(0, len(labels), BATCH)
-            for index, start in enumerate(self.progress.track(starts, "generated images: batches", len(starts))):
+            for index, start in enumerate(
+                self.progress.track(starts, "generated images: batches", len(starts))
+            ):
                 wanted = labels[start : start + BATCH]
                 images = self._generate(task, wanted, "samples", index)
                 assert images is not None
@@ -191,7 +226,9 @@ class _Evaluation:
 
         measured: Measured = dict(self.comparison.measures(_finite(batches(), name)))
         if agreed:
-            measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).beside(self._classifier_accuracy)
+            measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).beside(
+                self._classifier_accuracy
+            )
         return measured
 
     def _generate(self, task: Task, labels: np.ndarray, phase: str, index: int = 0) -> Tensor | None:
@@ -229,7 +266,9 @@ class _Evaluation:
                 ):
                     note(quantity, compare(images, rebuilt.clamp(0, 1)))
                     note(f"{quantity}_floor", compare(images, trivial))
-                for restoration, (damaged, restored) in self._restored(task, images, "restoration", index).items():
+                for restoration, (damaged, restored) in self._restored(
+                    task, images, "restoration", index
+                ).items():
                     note(f"{restoration}_psnr", reconstruction.psnr(images, restored.clamp(0, 1)))
                     note(f"{restoration}_psnr_floor", reconstruction.psnr(images, damaged))
                 yield rebuilt
@@ -244,10 +283,17 @@ class _Evaluation:
         compared = self.comparison.measures(_finite(batches(), name))
         for quantity, each in values.items():
             if not quantity.endswith("_floor"):
-                measured[quantity] = averages.mean(each).beside(averages.mean(values[f"{quantity}_floor"]).value)
-        return {**measured, **{f"reconstruction_{quantity}": estimate for quantity, estimate in compared.items()}}
+                measured[quantity] = averages.mean(each).beside(
+                    averages.mean(values[f"{quantity}_floor"]).value
+                )
+        return {
+            **measured,
+            **{f"reconstruction_{quantity}": estimate for quantity, estimate in compared.items()},
+        }
 
-    def _restored(self, task: Task, images: Tensor, phase: str, index: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    def _restored(
+        self, task: Task, images: Tensor, phase: str, index: int = 0
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Damaged images and their restorations by the model, by the name of the restoration."""
         noise = Noise.whole(self.settings.seed, len(images), phase, index, task.device)
         pairs = {}
@@ -275,7 +321,9 @@ class _Evaluation:
 
     def _test(self, task: Task, purpose: str) -> Iterator[Batch]:
         total = -(-len(self.dataset.test) // BATCH)
-        for images, labels in self.progress.track(self.dataset.test.chunks(BATCH), f"{purpose}: batches", total):
+        for images, labels in self.progress.track(
+            self.dataset.test.chunks(BATCH), f"{purpose}: batches", total
+        ):
             yield Batch.of(images, labels, task.device)
 
 

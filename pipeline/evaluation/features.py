@@ -25,7 +25,12 @@ class FeatureSpace:
     def of_classifier(cls, name: str, task: Task, digest: str) -> "FeatureSpace":
         """The vectors behind the last layer of the pipeline's own classifier. Raises ``BadInput`` for a model without them."""
         space = cls(name, digest, task.features, task.device)
-        if task.features(torch.zeros(1, task.spec.channels, task.spec.size, task.spec.size, device=task.device)) is None:
+        if (
+            task.features(
+                torch.zeros(1, task.spec.channels, task.spec.size, task.spec.size, device=task.device)
+            )
+            is None
+        ):
             raise BadInput(
                 f"the model {name!r} has no features to compare images by",
                 where="params.yaml: evaluate.classifier",

@@ -27,13 +27,18 @@ def frechet(
     The interval is the estimate plus and minus 1.96 bootstrap standard errors, both sets resampled. It is not the
     bootstrap's percentiles: resampling adds the bias of small sets a second time, and they would lie above the estimate.
     """
-    first, second = samples - reference.mean(axis=0), reference - reference.mean(axis=0)  # small numbers, small rounding errors
+    first, second = (
+        samples - reference.mean(axis=0),
+        reference - reference.mean(axis=0),
+    )  # small numbers, small rounding errors
     random = generator(seed, "bootstrap")
     resampled = [
         distance(moments(first, _counts(len(first), random)), moments(second, _counts(len(second), random)))
         for _ in progress.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
     ]
-    return averages.normal(distance(moments(first), moments(second)), float(np.std(resampled, ddof=1)), least=0.0)
+    return averages.normal(
+        distance(moments(first), moments(second)), float(np.std(resampled, ddof=1)), least=0.0
+    )
 
 
 def distance(first: Moments, second: Moments) -> float:
@@ -43,7 +48,9 @@ def distance(first: Moments, second: Moments) -> float:
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # C1^(1/2)
     product = root @ covariance2 @ root
     shared = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()  # tr (C1 C2)^(1/2)
-    return max(0.0, float(((mean1 - mean2) ** 2).sum() + np.trace(covariance1) + np.trace(covariance2) - 2 * shared))
+    return max(
+        0.0, float(((mean1 - mean2) ** 2).sum() + np.trace(covariance1) + np.trace(covariance2) - 2 * shared)
+    )
 
 
 def moments(vectors: np.ndarray, counts: np.ndarray | None = None) -> Moments:
@@ -55,4 +62,6 @@ def moments(vectors: np.ndarray, counts: np.ndarray | None = None) -> Moments:
 
 
 def _counts(total: int, random: torch.Generator) -> np.ndarray:
-    return np.bincount(torch.randint(total, (total,), generator=random).numpy(), minlength=total).astype(np.float64)
+    return np.bincount(torch.randint(total, (total,), generator=random).numpy(), minlength=total).astype(
+        np.float64
+    )

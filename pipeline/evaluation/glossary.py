@@ -28,7 +28,9 @@ class Measure:
 
     def show(self, value: float) -> str:
         """The number as a person wants it: three digits, and its unit."""
-        digits = f"{100 * value:.1f}" if self.percent else f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+        digits = (
+            f"{100 * value:.1f}" if self.percent else f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+        )
         return digits.replace("-", "−") + self.suffix
 
 

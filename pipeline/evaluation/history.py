@@ -13,7 +13,11 @@ from pipeline.files import read_json
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The records of ``metrics.jsonl`` in order; none where the training left no history."""
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if path.is_file()
+        else []
+    )
 
 
 def curves(folder: Path) -> pd.DataFrame | None:
@@ -34,7 +38,11 @@ def ended(folder: Path) -> int:
 
 def samples(folder: Path, limit: int) -> dict[int, Path]:
     """At most ``limit`` sample grids by step, the first and the last among them, evenly chosen between."""
-    found = {int(match[1]): path for path in folder.glob("samples/step-*.png") if (match := re.fullmatch(r"step-(\d+)", path.stem))}
+    found = {
+        int(match[1]): path
+        for path in folder.glob("samples/step-*.png")
+        if (match := re.fullmatch(r"step-(\d+)", path.stem))
+    }
     steps = sorted(found)
     if len(steps) > limit:
         steps = [steps[round(index * (len(steps) - 1) / (limit - 1))] for index in range(limit)]

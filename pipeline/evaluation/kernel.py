@@ -20,9 +20,17 @@ def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progre
     within, between = _without_self(samples, progress), _sums(samples, reference, progress)
     within_reference, from_reference = _without_self(reference, progress), between[1]
     first, second, cross = _pairs(within), _pairs(within_reference), between[0].sum() / (count * others)
-    without_sample = _pairs_without(within) + second - 2 * (between[0].sum() - between[0]) / ((count - 1) * others)
-    without_reference = first + _pairs_without(within_reference) - 2 * (from_reference.sum() - from_reference) / (count * (others - 1))
-    variance = sum((len(left) - 1) * float(np.var(left)) for left in (without_sample, without_reference))  # (n-1)/n sum (t_i - t)^2
+    without_sample = (
+        _pairs_without(within) + second - 2 * (between[0].sum() - between[0]) / ((count - 1) * others)
+    )
+    without_reference = (
+        first
+        + _pairs_without(within_reference)
+        - 2 * (from_reference.sum() - from_reference) / (count * (others - 1))
+    )
+    variance = sum(
+        (len(left) - 1) * float(np.var(left)) for left in (without_sample, without_reference)
+    )  # (n-1)/n sum (t_i - t)^2
     return averages.normal(float(first + second - 2 * cross), float(np.sqrt(variance)))
 
 
@@ -51,4 +59,6 @@ def _pairs(rows: np.ndarray) -> float:
 
 
 def _pairs_without(rows: np.ndarray) -> np.ndarray:
-    return (rows.sum() - 2 * rows) / ((len(rows) - 1) * (len(rows) - 2))  # i appears once as a row and once as a column
+    return (rows.sum() - 2 * rows) / (
+        (len(rows) - 1) * (len(rows) - 2)
+    )  # i appears once as a row and once as a column

@@ -20,7 +20,9 @@ def radii(vectors: np.ndarray, k: int, progress: Progress = SILENT) -> np.ndarra
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
     parts = []
     for rows, squares in _squares(vectors, vectors, progress):
-        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # exactly: the nearest to itself is itself
+        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = (
+            0.0  # exactly: the nearest to itself is itself
+        )
         parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is itself
     return np.concatenate(parts)
 
@@ -64,7 +66,9 @@ def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
 
 def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     ordered = np.sort(values)
-    return (np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")) / (2 * len(values))  # ties count half
+    return (np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")) / (
+        2 * len(values)
+    )  # ties count half
 
 
 def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Iterator[tuple[slice, np.ndarray]]:

@@ -19,7 +19,9 @@ LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
 
 def columns(num_classes: int) -> np.ndarray:
     """The class of each column of a sample sheet, at most ten: all classes, as often as there is room, or ten spread over them."""
-    classes = np.unique(np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64))
+    classes = np.unique(
+        np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64)
+    )
     return np.tile(classes, MOST_COLUMNS // len(classes))
 
 
@@ -41,17 +43,28 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
     font = ImageFont.load_default(14)
     left = max((int(font.getlength(name)) + 12 for name in rows), default=gap)
     top = 24 if columns else gap
-    sheet = Image.new("RGB", (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap)), PAPER)
+    sheet = Image.new(
+        "RGB", (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap)), PAPER
+    )
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        draw.text((left + column * (wide + gap) + wide / 2, top / 2), _fitted(name, font, wide), fill=INK, font=font, anchor="mm")
+        draw.text(
+            (left + column * (wide + gap) + wide / 2, top / 2),
+            _fitted(name, font, wide),
+            fill=INK,
+            font=font,
+            anchor="mm",
+        )
     for row, line in enumerate(pixels):
         y = top + row * (high + gap)
         if rows:
             draw.text((left - 8, y + high / 2), rows[row], fill=INK, font=font, anchor="rm")
         for column, image in enumerate(line):
             picture = Image.fromarray(image[0] if len(image) == 1 else image[:3].transpose(1, 2, 0))
-            sheet.paste(picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB"), (left + column * (wide + gap), y))
+            sheet.paste(
+                picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB"),
+                (left + column * (wide + gap), y),
+            )
     with whole_file(path) as beside:
         sheet.save(beside, optimize=True)
 
@@ -73,7 +86,13 @@ def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
     shown = range(0, count, max(1, count // 25))
     short = [names[index] if len(names[index]) <= 14 else names[index][:13] + "…" for index in shown]
     turned = 0 if max(map(len, short)) <= 3 else 60
-    axes.set_xticks(shown, short, rotation=turned, ha="center" if turned == 0 else "right", rotation_mode="anchor" if turned else "default")
+    axes.set_xticks(
+        shown,
+        short,
+        rotation=turned,
+        ha="center" if turned == 0 else "right",
+        rotation_mode="anchor" if turned else "default",
+    )
     axes.set_yticks(shown, short)
     axes.set_xlabel("the classifier says")
     axes.set_ylabel("the image shows")
@@ -90,8 +109,20 @@ def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
             groups.setdefault(name.rpartition("/")[2], []).append(name)
     if not groups:
         return
-    validated = {quantity for quantity, names in groups.items() if any(name.startswith("validation/") for name in names)}
-    chosen = sorted(groups, key=lambda quantity: (quantity not in validated, quantity != "loss", -len(groups[quantity]), quantity))[:most]
+    validated = {
+        quantity
+        for quantity, names in groups.items()
+        if any(name.startswith("validation/") for name in names)
+    }
+    chosen = sorted(
+        groups,
+        key=lambda quantity: (
+            quantity not in validated,
+            quantity != "loss",
+            -len(groups[quantity]),
+            quantity,
+        ),
+    )[:most]
     wide = len(chosen) if len(chosen) <= 4 else 3
     high = -(-len(chosen) // wide)
     figure = Figure(figsize=(min(11.0, 5.5 * wide), 2.5 * high), facecolor=PAPER, layout="constrained")
@@ -100,7 +131,13 @@ def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
             line = table[["step", name]].dropna()
             style = "-o" if name.startswith("validation") else "-"
             axes.plot(
-                line["step"], line[name], style, color=colour, linewidth=1.3, markersize=2.5, label=name.rpartition("/")[0] or quantity
+                line["step"],
+                line[name],
+                style,
+                color=colour,
+                linewidth=1.3,
+                markersize=2.5,
+                label=name.rpartition("/")[0] or quantity,
             )
         axes.set_title(quantity.replace("_", " "), loc="left", fontsize=10, color=INK)
         axes.legend(fontsize=7, frameon=False, labelcolor=INK)

@@ -40,16 +40,27 @@ def write(
     names = [name for name in results if name != "protocol"]
     ended = max((history.ended(histories / name) for name in names), default=0)
     models = [_model(name, results[name], histories / name, plots) for name in names]
-    explained = {glossary.base(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]}
+    explained = {
+        glossary.base(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]
+    }
     environment = Environment(
-        loader=PackageLoader("pipeline.evaluation", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("pipeline.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html").render(
         source=source,
         commit=commit,
         trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
         protocol=results["protocol"],
-        summary=[{"model": name, **row} for name in names for row in _rows(results[name]) if row["name"] in glossary.HEADLINES],
+        summary=[
+            {"model": name, **row}
+            for name in names
+            for row in _rows(results[name])
+            if row["name"] in glossary.HEADLINES
+        ],
         models=models,
         contact_sheet=_picture(data / "contact-sheet.png"),
         classes=_table(data / "classes.csv"),
@@ -65,7 +76,8 @@ def _model(name: str, metrics: Mapping[str, float], folder: Path, plots: Path) -
         "name": name,
         "rows": _rows(metrics),
         "pictures": {
-            kind: _picture(plots / "pictures" / f"{name}-{kind}.png") for kind in ("samples", "reconstructions", "confusion", "curves")
+            kind: _picture(plots / "pictures" / f"{name}-{kind}.png")
+            for kind in ("samples", "reconstructions", "confusion", "curves")
         },
         "progress": [(step, _picture(picture)) for step, picture in steps.items()],
         "classes": _table(plots / "tables" / f"{name}.csv"),
@@ -95,7 +107,9 @@ def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
                 "floor": "" if floor is None else measure.show(floor),
                 "reading": measure.floor.format(measure.show(floor)) if floor is not None else "",
                 "at": {
-                    key: None if number is None else round(100 * min(1.0, max(0.0, (number - ends[0]) / (ends[1] - ends[0]))), 2)
+                    key: None
+                    if number is None
+                    else round(100 * min(1.0, max(0.0, (number - ends[0]) / (ends[1] - ends[0]))), 2)
                     for key, number in {"value": value, "low": low, "high": high, "floor": floor}.items()
                 },
             }
@@ -131,14 +145,20 @@ def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
     known = {name: times for name, times in by_model.items() if "total" in times}
     seconds = {name: _parts(times) for name, times in known.items()}
     totals = {name: sum(parts.values()) for name, parts in seconds.items()}
-    rows = {part: [(parts[part], 100 * parts[part] / (totals[name] or 1)) for name, parts in seconds.items()] for part in [*PARTS, "other"]}
+    rows = {
+        part: [(parts[part], 100 * parts[part] / (totals[name] or 1)) for name, parts in seconds.items()]
+        for part in [*PARTS, "other"]
+    }
     return {
         "models": list(known),
         "total": list(totals.values()),
         "rows": rows,
         "communication": [times.get("communication") for times in known.values()],
         "rate": [times.get("images_per_second") for times in known.values()],
-        "where": [f"{times.get('workers', '')} × {times['device']}" if "device" in times else "" for times in known.values()],
+        "where": [
+            f"{times.get('workers', '')} × {times['device']}" if "device" in times else ""
+            for times in known.values()
+        ],
         "cost": [times.get("cost") for times in known.values()],
         "prices": sorted({times["price_per_hour"] for times in known.values() if "cost" in times}),
     }
@@ -159,6 +179,11 @@ def _table(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     table = pd.read_csv(path, keep_default_na=False)
-    numeric = [index > 0 and bool(pd.api.types.is_numeric_dtype(kind)) for index, kind in enumerate(table.dtypes)]
-    shown = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row] for row in table.itertuples(index=False)]
+    numeric = [
+        index > 0 and bool(pd.api.types.is_numeric_dtype(kind)) for index, kind in enumerate(table.dtypes)
+    ]
+    shown = [
+        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
+        for row in table.itertuples(index=False)
+    ]
     return {"columns": list(zip(table.columns, numeric)), "rows": [list(zip(row, numeric)) for row in shown]}

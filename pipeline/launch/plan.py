@@ -51,7 +51,9 @@ def planned(environment: Environment) -> Iterator[Plan]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = _local_gpus(environment)
     if environment.device == "cuda" and not gpus and not environment.ray_address:
-        raise BadInput("no CUDA device is seen here", where="DARKROOM_DEVICE", remedy="use DARKROOM_DEVICE=auto or cpu")
+        raise BadInput(
+            "no CUDA device is seen here", where="DARKROOM_DEVICE", remedy="use DARKROOM_DEVICE=auto or cpu"
+        )
     if trains_in_process(environment):
         yield Plan(0, gpus == 1, min(environment.threads or cores, cores), "in process")
         return
@@ -72,23 +74,42 @@ def _plan(environment: Environment, nodes: list[dict[str, float]]) -> Plan:
         where = "cluster" if environment.ray_address else "machine"
         there = f"{gpus} GPUs" if gpus else f"{sum(cpus)} CPUs"
         remedy = f"ask for at most {gpus or sum(cpus)}, or add nodes"
-        raise BadInput(f"{workers} workers were asked for, the {where} has {there}", where="DARKROOM_WORKERS", remedy=remedy)
-    fitting = [threads for threads in range(1, max(cpus, default=1) + 1) if sum(count // threads for count in cpus) >= workers]
+        raise BadInput(
+            f"{workers} workers were asked for, the {where} has {there}",
+            where="DARKROOM_WORKERS",
+            remedy=remedy,
+        )
+    fitting = [
+        threads
+        for threads in range(1, max(cpus, default=1) + 1)
+        if sum(count // threads for count in cpus) >= workers
+    ]
     threads = min(environment.threads or max(fitting, default=1), max(fitting, default=1))
-    return Plan(workers, gpus > 0, threads, f"cluster {environment.ray_address}" if environment.ray_address else "local workers")
+    return Plan(
+        workers,
+        gpus > 0,
+        threads,
+        f"cluster {environment.ray_address}" if environment.ray_address else "local workers",
+    )
 
 
 def _start_ray(environment: Environment, cores: int) -> list[dict[str, float]]:
     import ray
 
     if not ray.is_initialized():
-        local: dict[str, Any] = {} if environment.ray_address else {"num_cpus": cores, "include_dashboard": False}
-        address = environment.ray_address or "local"  # never None, which joins any cluster found on this machine
+        local: dict[str, Any] = (
+            {} if environment.ray_address else {"num_cpus": cores, "include_dashboard": False}
+        )
+        address = (
+            environment.ray_address or "local"
+        )  # never None, which joins any cluster found on this machine
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             remedy = "check the address, the token (RAY_AUTH_TOKEN) and that Ray's versions are equal"
-            raise DarkroomError(f"no Ray cluster answers: {str(error).splitlines()[0]}", where=address, remedy=remedy) from error
+            raise DarkroomError(
+                f"no Ray cluster answers: {str(error).splitlines()[0]}", where=address, remedy=remedy
+            ) from error
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

@@ -56,7 +56,10 @@ def examine(asked: Asked) -> tuple[list[dict[str, Any]], list[str]]:
     began = time.time()
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     answers = [
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(asked) for node in nodes
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            asked
+        )
+        for node in nodes
     ]
     found = []
     for node, answer in zip(nodes, answers, strict=True):
@@ -67,7 +70,11 @@ def examine(asked: Asked) -> tuple[list[dict[str, Any]], list[str]]:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
             remedy = "install the same Darkroom there: one image for all machines (infra/docker)"
             raise DarkroomError(f"the preflight failed: {reason}", where=address, remedy=remedy) from None
-        devices = {"address": address, "CPUs": int(node["Resources"].get("CPU", 0)), "GPUs": int(node["Resources"].get("GPU", 0))}
+        devices = {
+            "address": address,
+            "CPUs": int(node["Resources"].get("CPU", 0)),
+            "GPUs": int(node["Resources"].get("GPU", 0)),
+        }
         clock = max(0.0, began - facts["time"], facts["time"] - time.time())
         found.append({**facts, **devices, "clock": round(clock, 1)})
     return found, _wrong(found, look(asked))
@@ -77,7 +84,9 @@ def table(machines: list[dict[str, Any]]) -> str:
     """The machines as a person reads them."""
     rows = [COLUMNS, *(tuple(str(machine[column]) for column in COLUMNS) for machine in machines)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 def _wrong(machines: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
@@ -86,7 +95,9 @@ def _wrong(machines: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
     for machine in machines:
         name = f"{machine['host']} ({machine['address']})"
         python = machine["python"].rpartition(".")[0] == here["python"].rpartition(".")[0]
-        differs = [key for key in ("ray", "torch", "code") if machine[key] != here[key]] + ([] if python else ["python"])
+        differs = [key for key in ("ray", "torch", "code") if machine[key] != here[key]] + (
+            [] if python else ["python"]
+        )
         said += [f"{name} has {key} {machine[key]}, this machine {here[key]}" for key in differs]
         if machine["clock"] > MAX_SKEW_SECONDS:
             said.append(f"the clock of {name} is {machine['clock']:.0f} s off")

@@ -38,7 +38,9 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
         backend_cls = MeetingBackend
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # in process it would name each report
-    job = _job(training, plan, folder, environment.microbatch) | (_travelling(training, environment) if environment.ray_address else {})
+    job = _job(training, plan, folder, environment.microbatch) | (
+        _travelling(training, environment) if environment.ray_address else {}
+    )
     if environment.remote:
         job["storage"] = _address(environment, folder)
     if environment.ray_address:
@@ -55,7 +57,9 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    trainer._register_sigint_handler = lambda controller: None  # Ctrl-C is ours: KeyboardInterrupt, exit code 130
+    trainer._register_sigint_handler = lambda controller: (
+        None
+    )  # Ctrl-C is ours: KeyboardInterrupt, exit code 130
     if plan.workers and not environment.ray_address:
         _quieten(trainer)
     try:
@@ -76,7 +80,10 @@ def _tell_if_full(plan: Plan) -> None:
     (kind, each), *_ = plan.resources.items()
     free, needed = int(ray.available_resources().get(kind, 0)), each * plan.workers
     if free < needed:
-        print(f"{free} of the {needed:g} {kind}s needed are free on the cluster: waiting for other jobs to end", flush=True)
+        print(
+            f"{free} of the {needed:g} {kind}s needed are free on the cluster: waiting for other jobs to end",
+            flush=True,
+        )
 
 
 def mirrored(environment: Environment, folder: Path) -> Mirror | None:
@@ -119,11 +126,17 @@ def _travelling(training: Any, environment: Environment) -> dict[str, Any]:
 
     data = training.data.folder.resolve()
     write_text(environment.storage / TOKEN, "")
-    machines, wrong = examine(Asked(environment.remote or str(environment.storage), str(data), training.data.digest))
+    machines, wrong = examine(
+        Asked(environment.remote or str(environment.storage), str(data), training.data.digest)
+    )
     print(table(machines), flush=True)
-    blind = [machine["host"] for machine in machines if machine["storage"] not in ("here", "read and written")]
+    blind = [
+        machine["host"] for machine in machines if machine["storage"] not in ("here", "read and written")
+    ]
     if blind:
-        wrong.append(f"the storage {environment.remote or environment.storage} is not to be used from {', '.join(blind)}")
+        wrong.append(
+            f"the storage {environment.remote or environment.storage} is not to be used from {', '.join(blind)}"
+        )
     if wrong:
         remedy = "give all machines the same image; DARKROOM_STORAGE: a folder that all of them see, or s3://bucket/path"
         raise DarkroomError("; ".join(wrong), where=environment.ray_address, remedy=remedy)
@@ -135,7 +148,11 @@ def _travelling(training: Any, environment: Environment) -> dict[str, Any]:
         return {"sent": {name: ray.put(path.read_bytes()) for name, path in files.items()}}
     if not environment.remote:
         remedy = "DARKROOM_STORAGE=s3://bucket/path, or a project folder that all machines see"
-        raise DarkroomError(f"{size / 1e9:.1f} GB of data are too many to be sent to each machine", where=str(data), remedy=remedy)
+        raise DarkroomError(
+            f"{size / 1e9:.1f} GB of data are too many to be sent to each machine",
+            where=str(data),
+            remedy=remedy,
+        )
     there = f"{environment.remote}/data/{training.data.digest}"
     Mirror(data, there).push()
     return {"stored": there}
@@ -154,17 +171,27 @@ def _rays_own(environment: Environment, folder: Path) -> dict[str, Any]:
 def _quieten(trainer: Any) -> None:
     """On one machine drop the callback that asks the absent dashboard once a second, and warns as often."""
     default = trainer._create_default_callbacks
-    trainer._create_default_callbacks = lambda: [one for one in default() if type(one).__name__ != "PlacementGroupCleanerCallback"]
+    trainer._create_default_callbacks = lambda: [
+        one for one in default() if type(one).__name__ != "PlacementGroupCleanerCallback"
+    ]
 
 
 def _explained(error: Exception, name: str) -> Exception:
     if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
-        remedy = "the same command goes on when it is free; or ask for less (DARKROOM_WORKERS, DARKROOM_THREADS)"
-        return DarkroomError("other work on the cluster keeps the place that this one needs", where=f"train-{name}", remedy=remedy)
+        remedy = (
+            "the same command goes on when it is free; or ask for less (DARKROOM_WORKERS, DARKROOM_THREADS)"
+        )
+        return DarkroomError(
+            "other work on the cluster keeps the place that this one needs",
+            where=f"train-{name}",
+            remedy=remedy,
+        )
     failures = getattr(error, "worker_failures", None)
     cause = next(iter(failures.values())) if failures else error
     if isinstance(cause, DarkroomError):
         return cause
     first = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
     remedy = "the same command goes on from the last checkpoint; DARKROOM_DEBUG=1 shows the traceback"
-    return DarkroomError(f"the training failed: {type(cause).__name__}: {first}"[:400], where=f"train-{name}", remedy=remedy)
+    return DarkroomError(
+        f"the training failed: {type(cause).__name__}: {first}"[:400], where=f"train-{name}", remedy=remedy
+    )

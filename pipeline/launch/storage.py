@@ -30,12 +30,22 @@ class Mirror:
 
     def push(self) -> None:
         """Send what is new or changed here; forget there the checkpoints that were forgotten here."""
-        files = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
-        wanted = {name: path for name, path in files.items() if not _is_hidden(name) and not name.startswith(LOCAL)}
+        files = {
+            path.relative_to(self.folder).as_posix(): path
+            for path in self.folder.rglob("*")
+            if path.is_file()
+        }
+        wanted = {
+            name: path for name, path in files.items() if not _is_hidden(name) and not name.startswith(LOCAL)
+        }
         for name in sorted(wanted, key=lambda name: (name in LAST, name.endswith(".json"), name)):
             try:
                 found = wanted[name].stat()
-                data = wanted[name].read_bytes() if self._pushed.get(name) != (found.st_size, found.st_mtime_ns) else None
+                data = (
+                    wanted[name].read_bytes()
+                    if self._pushed.get(name) != (found.st_size, found.st_mtime_ns)
+                    else None
+                )
             except FileNotFoundError:  # forgotten by now
                 continue
             if data is not None:
@@ -55,7 +65,11 @@ class Mirror:
         names = {path[len(self._root) + 1 :]: facts for path, facts in found.items()}
         for name in sorted(names, key=lambda name: (name in LAST, name.endswith(".json"), name)):
             mark = [names[name].get(key) for key in ("size", "ETag", "mtime")]
-            if (prefixes and not name.startswith(prefixes)) or self._pulled.get(name) == mark or _is_hidden(name):
+            if (
+                (prefixes and not name.startswith(prefixes))
+                or self._pulled.get(name) == mark
+                or _is_hidden(name)
+            ):
                 continue
             with self._said():
                 data = self._there.cat_file(f"{self._root}/{name}")
@@ -94,7 +108,9 @@ class Mirror:
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise DarkroomError(
-                f"the storage does not answer: {reason}", where=self.address, remedy="check the address and its keys"
+                f"the storage does not answer: {reason}",
+                where=self.address,
+                remedy="check the address and its keys",
             ) from error
 
 
@@ -103,10 +119,14 @@ def open_address(address: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        there, root = fsspec.core.url_to_fs(address, **({"auto_mkdir": True} if address.startswith("file:") else {}))
+        there, root = fsspec.core.url_to_fs(
+            address, **({"auto_mkdir": True} if address.startswith("file:") else {})
+        )
     except (ImportError, ValueError) as error:
         raise BadInput(
-            f"cannot be used: {error}", where="DARKROOM_STORAGE", remedy="pip install 's3fs' for s3://, or name a folder"
+            f"cannot be used: {error}",
+            where="DARKROOM_STORAGE",
+            remedy="pip install 's3fs' for s3://, or name a folder",
         ) from None
     return there, root.rstrip("/")
 

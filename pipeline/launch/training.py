@@ -67,7 +67,9 @@ class Outcome:
     times: dict[str, Any]
 
 
-def train(training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]) -> Outcome:
+def train(
+    training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]
+) -> Outcome:
     """Run ``training`` to its end and write ``model`` (the trained model) and ``history`` (metrics, samples, times), whole.
 
     To be called within ``alone``. While it runs each listener is called every two seconds with the training's folder. Raises
@@ -79,7 +81,10 @@ def train(training: Training, environment: Environment, model: Path, history: Pa
     if mirror and not _is_finished(folder):
         mirror.pull()  # what another machine left
     if _is_finished(folder):
-        print(f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})", flush=True)
+        print(
+            f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})",
+            flush=True,
+        )
     else:
         with planned(environment) as plan:
             if plan.workers > training.settings.batch_size:
@@ -123,7 +128,9 @@ def alone(training: Training, environment: Environment) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        error = DarkroomError("another process runs this very training", where=str(folder), remedy="wait for it, or end it")
+        error = DarkroomError(
+            "another process runs this very training", where=str(folder), remedy="wait for it, or end it"
+        )
         error.exit_code = EXIT_BUSY
         raise error from None
     try:
@@ -172,7 +179,10 @@ def _hand_on(folder: Path, model: Path, history: Path, times: dict[str, Any]) ->
 
 def forget_older(environment: Environment, name: str, besides: Collection[Path]) -> None:
     """Keep the newest finished trainings of this model, those ``besides``, and unfinished ones, to be gone on with."""
-    finished = sorted((environment.storage / "trainings").glob(f"{name}-*/{FINISHED}"), key=lambda file: file.stat().st_mtime)
+    finished = sorted(
+        (environment.storage / "trainings").glob(f"{name}-*/{FINISHED}"),
+        key=lambda file: file.stat().st_mtime,
+    )
     for file in finished[:-KEEP_FINISHED]:
         if file.parent not in besides:
             shutil.rmtree(file.parent, ignore_errors=True)

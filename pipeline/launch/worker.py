@@ -63,15 +63,34 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             trained = time.time()
             if context.rank == 0:
                 card = model_files.write(model, folder / "model", job["card"])
-                times: dict[str, Any] = {"build": built - entered, "loop": trained - built, "write": time.time() - trained, **loop.seconds}
-                times["images_per_second"] = loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
-                times |= {"workers": context.size, "device": str(context.device)}  # those that ended it: a cluster may have lost some
+                times: dict[str, Any] = {
+                    "build": built - entered,
+                    "loop": trained - built,
+                    "write": time.time() - trained,
+                    **loop.seconds,
+                }
+                times["images_per_second"] = (
+                    loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
+                )
+                times |= {
+                    "workers": context.size,
+                    "device": str(context.device),
+                }  # those that ended it: a cluster may have lost some
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
     except (DarkroomError, torch.OutOfMemoryError) as failure:
         error = failure if isinstance(failure, DarkroomError) else _too_large(job, context)
-        if context.size > 1 and not isinstance(error, Diverged):  # the others wait for this one: let Ray end them
+        if context.size > 1 and not isinstance(
+            error, Diverged
+        ):  # the others wait for this one: let Ray end them
             raise error from failure
-        return {"refusal": {"what": error.what, "where": error.where, "remedy": error.remedy, "bad_input": error.exit_code == 2}}
+        return {
+            "refusal": {
+                "what": error.what,
+                "where": error.where,
+                "remedy": error.remedy,
+                "bad_input": error.exit_code == 2,
+            }
+        }
     if context.size > 1:
         ray.train.collective.barrier()
     return {"entered": entered, "left": time.time()}
@@ -81,7 +100,11 @@ def _too_large(job: dict[str, Any], context: DistributedContext) -> BadInput:
     start, stop = context.rows(json.loads(job["settings"])["batch_size"])
     rows = min(context.microbatch or stop - start, stop - start)
     remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the same batch"
-    return BadInput(f"{rows} examples at once are too many for the memory of {context.device}", where=f"train-{job['name']}", remedy=remedy)
+    return BadInput(
+        f"{rows} examples at once are too many for the memory of {context.device}",
+        where=f"train-{job['name']}",
+        remedy=remedy,
+    )
 
 
 def _loop(job: dict[str, Any], data: Dataset, folder: Path, context: DistributedContext, report: Any) -> Loop:

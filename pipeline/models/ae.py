@@ -46,7 +46,11 @@ class Ae(Task):
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.network = dense_network(config, spec) if config.architecture == "dense" else convolutional_network(config, spec)
+        self.network = (
+            dense_network(config, spec)
+            if config.architecture == "dense"
+            else convolutional_network(config, spec)
+        )
         self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
         self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
         self.register_buffer("concluded", torch.zeros((), dtype=torch.bool))

@@ -46,7 +46,9 @@ class Cnn(Task):
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         images = jitter(batch.images, noise, self.config.shift, self.config.zoom)
         logits = self.network(images, noise).float()
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)  # -log p(y | x)
+        loss = F.cross_entropy(
+            logits, batch.labels, label_smoothing=self.config.label_smoothing
+        )  # -log p(y | x)
         return loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:

@@ -62,7 +62,9 @@ class Gan(Task):
         if phase == "generator":
             logits = self._scores(generated, batch.labels, noise)
             saturates_not = self.config.adversarial_loss == "non_saturating"
-            loss = F.softplus(-logits).mean() if saturates_not else -logits.mean()  # -log D(G(z)), or -D(G(z))
+            loss = (
+                F.softplus(-logits).mean() if saturates_not else -logits.mean()
+            )  # -log D(G(z)), or -D(G(z))
             return loss, {}
         images = torch.cat([batch.images, generated.detach()])
         real, fake = self._scores(images, batch.labels.repeat(2), noise, repeats=2).chunk(2)
@@ -70,10 +72,16 @@ class Gan(Task):
             loss = (F.softplus(-real) + F.softplus(fake)).mean()  # -log D(x) - log(1 - D(G(z)))
         else:
             loss = (F.relu(1 - real) + F.relu(1 + fake)).mean()
-        return loss, {"real_accuracy": (real > 0).float().mean(), "generated_accuracy": (fake < 0).float().mean()}
+        return loss, {
+            "real_accuracy": (real > 0).float().mean(),
+            "generated_accuracy": (fake < 0).float().mean(),
+        }
 
     def _scores(self, images: Tensor, labels: Tensor, noise: Noise, repeats: int = 1) -> Tensor:
-        parts = [jitter(part, noise, self.config.shift, name=f"jitter {index}") for index, part in enumerate(images.chunk(repeats))]
+        parts = [
+            jitter(part, noise, self.config.shift, name=f"jitter {index}")
+            for index, part in enumerate(images.chunk(repeats))
+        ]
         return self.discriminator(torch.cat(parts), labels).float()
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
@@ -108,7 +116,9 @@ class Discriminator(nn.Module):
         wrap = spectral_norm if config.spectral_normalisation else lambda layer: layer
         features = 4 * config.width
         self.encoder = Encoder(spec.channels, spec.size, config.width, features, normalise=False, wrap=wrap)
-        self.realness = nn.Linear(features, 1)  # not normalised: it finds the scale of the logits, without which classes collapse
+        self.realness = nn.Linear(
+            features, 1
+        )  # not normalised: it finds the scale of the logits, without which classes collapse
         self.classes = nn.Embedding(spec.classes, features)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:

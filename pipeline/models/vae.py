@@ -51,7 +51,11 @@ class Vae(Task):
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
         reconstruction, divergence = self._terms(batch, noise)
-        return {"reconstruction": reconstruction, "kl": divergence, "negative_elbo": reconstruction + divergence}
+        return {
+            "reconstruction": reconstruction,
+            "kl": divergence,
+            "negative_elbo": reconstruction + divergence,
+        }
 
     def _terms(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
         """-log p(x | z) and KL(q(z | x) || p(z | y)), each (N,), in nats."""

@@ -67,7 +67,9 @@ def champions(environment: Environment, names: list[str], beside: Path) -> dict[
             folder = beside / f"{name}-{version.version}"
             folder.mkdir(parents=True, exist_ok=True)
             found[name] = Champion(str(version.version), registry.weights(client, version, folder))
-    for old in set(beside.glob("*")) - {beside / f"{name}-{champion.version}" for name, champion in found.items()}:
+    for old in set(beside.glob("*")) - {
+        beside / f"{name}-{champion.version}" for name, champion in found.items()
+    }:
         shutil.rmtree(old, ignore_errors=True)
     return found
 
@@ -81,7 +83,9 @@ def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
         found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
         if found[name] is None:
             remedy = "darkroom sync, then repeat this command"
-            raise DarkroomError(f"MLflow does not have the trained {name} yet", where=environment.tracking_uri, remedy=remedy)
+            raise DarkroomError(
+                f"MLflow does not have the trained {name} yet", where=environment.tracking_uri, remedy=remedy
+            )
     return found
 
 
@@ -99,29 +103,48 @@ def hold(
     folders, data = _models(tree), Dataset.open(tree / "data/processed")
     serves = {name: serving[name].version if name in serving else "" for name in candidates}
     settled = {name: version.tags.get(registry.UNWANTED, "") for name, version in candidates.items()}
-    settled |= {name: "it is the champion already" for name, version in candidates.items() if str(version.version) == serves[name]}
+    settled |= {
+        name: "it is the champion already"
+        for name, version in candidates.items()
+        if str(version.version) == serves[name]
+    }
     contested = {name for name in candidates if not settled[name]}
     print(f"comparing with the champions: {', '.join(sorted(contested)) or 'none'}", flush=True)
     theirs = {name: champion.folder for name, champion in serving.items()}
-    measured = measure(settings, data, folders, theirs, contested, environment.torch_device) if contested else {}
+    measured = (
+        measure(settings, data, folders, theirs, contested, environment.torch_device) if contested else {}
+    )
     verdicts = []
     for name, version in candidates.items():
         if name not in contested:
-            wanted = [] if str(version.version) == serves[name] else [dataclasses.asdict(Gate("wanted", False, settled[name]))]
+            wanted = (
+                []
+                if str(version.version) == serves[name]
+                else [dataclasses.asdict(Gate("wanted", False, settled[name]))]
+            )
             verdicts.append(Verdict(name, str(version.version), serves[name], False, settled[name], wanted))
             continue
         ours, before = measured[name]
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
-        circumstances = Circumstances(new_pictures, len(data.test), (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6, hours)
+        circumstances = Circumstances(
+            new_pictures, len(data.test), (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6, hours
+        )
         known = None if name not in serving else {"now": before} if before else {}
         found = judge({"now": ours}, known, gates, circumstances)
         if known == {} and (difference := incomparable(name, serving[name], Expected.of(folders[name]))):
-            found = [dataclasses.replace(gate, finding=difference) if gate.name == "comparable" else gate for gate in found]
+            found = [
+                dataclasses.replace(gate, finding=difference) if gate.name == "comparable" else gate
+                for gate in found
+            ]
         failed = [f"{gate.name}: {gate.finding}" for gate in found if not gate.passed]
         gained = [f"{gate.name}: {gate.finding}" for gate in found if gate.finding.startswith("better")]
-        reason = "; ".join(failed or gained) or ("not worse, and trained on new pictures" if known else "the first version")
+        reason = "; ".join(failed or gained) or (
+            "not worse, and trained on new pictures" if known else "the first version"
+        )
         results = [dataclasses.asdict(gate) for gate in found]
-        verdicts.append(Verdict(name, str(version.version), serves[name], not failed, reason, results, ours, before))
+        verdicts.append(
+            Verdict(name, str(version.version), serves[name], not failed, reason, results, ours, before)
+        )
     return verdicts
 
 
@@ -140,21 +163,35 @@ def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
     if classifier in refused:
         for verdict in verdicts:
             if verdict.promoted:
-                verdict.promoted, verdict.reason = False, f"the classifier {classifier}, trained on the same data, was refused"
+                verdict.promoted, verdict.reason = (
+                    False,
+                    f"the classifier {classifier}, trained on the same data, was refused",
+                )
     promoted = [verdict for verdict in verdicts if verdict.promoted]
-    parts = [f"{verdict.model} {verdict.before or 'none'} -> {verdict.version} ({verdict.reason})" for verdict in promoted]
-    parts += [f"{verdict.model} stays {verdict.before or 'none'} ({verdict.reason})" for verdict in refused.values()]
-    return "refused" if refused and not promoted else "promoted", "; ".join(parts) or "the trained versions are the champions already"
+    parts = [
+        f"{verdict.model} {verdict.before or 'none'} -> {verdict.version} ({verdict.reason})"
+        for verdict in promoted
+    ]
+    parts += [
+        f"{verdict.model} stays {verdict.before or 'none'} ({verdict.reason})" for verdict in refused.values()
+    ]
+    return "refused" if refused and not promoted else "promoted", "; ".join(
+        parts
+    ) or "the trained versions are the champions already"
 
 
 def incomparable(name: str, champion: Champion, expected: Expected) -> str:
     """Why a model trained for ``expected`` cannot be compared with the ``champion``; '' if it can."""
     known = Expected.of(champion.folder)
-    same_classes = None in (expected.class_names, known.class_names) or expected.class_names == known.class_names
+    same_classes = (
+        None in (expected.class_names, known.class_names) or expected.class_names == known.class_names
+    )
     if not (same_classes and (known.channels, known.size) == (expected.channels, expected.size)):
         return f"the champion {name}/{champion.version} knows {known}, the new data has {expected}: they cannot be compared"
     if load(champion.folder, "cpu") is None:
-        return f"the champion {name}/{champion.version} does not fit the present code: they cannot be compared"
+        return (
+            f"the champion {name}/{champion.version} does not fit the present code: they cannot be compared"
+        )
     return ""
 
 
@@ -172,27 +209,49 @@ def measure(
     The feature space is that of the champion classifier, or of the challenger if there is none; it is the
     same for both.
     """
-    fitting = {name: folder for name, folder in serving.items() if name in challengers and _fits(folder, challengers[name])}
+    fitting = {
+        name: folder
+        for name, folder in serving.items()
+        if name in challengers and _fits(folder, challengers[name])
+    }
     judge_of_images = fitting.get(settings.classifier, challengers.get(settings.classifier))
-    ours, theirs = (_measure(settings, data, side, judge_of_images, contested, device) for side in (challengers, fitting))
+    ours, theirs = (
+        _measure(settings, data, side, judge_of_images, contested, device) for side in (challengers, fitting)
+    )
     return {name: (ours[name], theirs.get(name, {})) for name in contested}
 
 
 def _measure(
-    settings: EvaluationSettings, data: Dataset, side: Mapping[str, Path], space: Path | None, contested: set[str], device: str
+    settings: EvaluationSettings,
+    data: Dataset,
+    side: Mapping[str, Path],
+    space: Path | None,
+    contested: set[str],
+    device: str,
 ) -> dict[str, Numbers]:
     """Measures of one side: the classifier by its answers, all others in the feature space of the classifier
     in ``space``."""
     classifier, found = settings.classifier, dict[str, Numbers]()
     alone = {classifier: side[classifier]} if classifier in contested & side.keys() else {}
     others = {name: side[name] for name in contested & side.keys() - {classifier}}
-    for folders, wanted in ((alone, set(alone)), (others | ({classifier: space} if others and space else {}), set(others))):
+    for folders, wanted in (
+        (alone, set(alone)),
+        (others | ({classifier: space} if others and space else {}), set(others)),
+    ):
         if wanted:
             tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
             digests = {name: model_files.digest(folder) for name, folder in folders.items()}
             with tempfile.TemporaryDirectory() as beside:
                 here = Path(beside)
-                results = evaluate(settings, data, tasks, digests, history=here, metrics=here / "metrics", plots=here / "plots")
+                results = evaluate(
+                    settings,
+                    data,
+                    tasks,
+                    digests,
+                    history=here,
+                    metrics=here / "metrics",
+                    plots=here / "plots",
+                )
             found |= {name: results[name] for name in wanted}
     return found
 
@@ -207,9 +266,14 @@ def load(folder: Path, device: str) -> Task | None:
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    return {card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))}
+    return {
+        card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))
+    }
 
 
 def _fits(one: Path, other: Path) -> bool:
     first, second = read_card(one), read_card(other)
-    return all(first.get(key) == second.get(key) for key in ("spec", "class_names")) and load(one, "cpu") is not None
+    return (
+        all(first.get(key) == second.get(key) for key in ("spec", "class_names"))
+        and load(one, "cpu") is not None
+    )

@@ -18,14 +18,22 @@ NORMAL = NormalDist()
 class GateSettings(Section):
     """The section ``gates`` of params.yaml. No stage depends on it: gates read measures and change none."""
 
-    guarded: list[Measured] = Field(["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1)
-    targets: list[Measured] = Field(["accuracy", "fid", "psnr"])  # without new pictures, one of these must be better
+    guarded: list[Measured] = Field(
+        ["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1
+    )
+    targets: list[Measured] = Field(
+        ["accuracy", "fid", "psnr"]
+    )  # without new pictures, one of these must be better
     seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field(
         {}
     )  # standard deviation over seeds (`darkroom seeds`); counts as noise
-    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field({})  # allowed loss of a guarded measure, in its unit, also within noise
+    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field(
+        {}
+    )  # allowed loss of a guarded measure, in its unit, also within noise
     minimum_test_images: int = Field(100, ge=1)
-    max_memorisation: float = Field(0.9, ge=0.5, le=1)  # of the measure of that name, at the lower end of its interval
+    max_memorisation: float = Field(
+        0.9, ge=0.5, le=1
+    )  # of the measure of that name, at the lower end of its interval
     max_megabytes: float | None = Field(None, gt=0)  # of the weights
     max_hours: float | None = Field(None, gt=0)  # of the training
 
@@ -49,21 +57,36 @@ class Circumstances:
     hours: float  # of training; 0 if unknown
 
 
-Results = Mapping[str, Mapping[str, float]]  # a version's measures, as ``evaluate`` flattens them, by protocol, the newest last
+Results = Mapping[
+    str, Mapping[str, float]
+]  # a version's measures, as ``evaluate`` flattens them, by protocol, the newest last
 
 
-def judge(challenger: Results, champion: Results | None, settings: GateSettings, circumstances: Circumstances | None = None) -> list[Gate]:
+def judge(
+    challenger: Results,
+    champion: Results | None,
+    settings: GateSettings,
+    circumstances: Circumstances | None = None,
+) -> list[Gate]:
     """All gates, in order; ``champion`` is None if there is none yet. A measure that cannot be compared fails
     its gate."""
     shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
-    gates = [Gate("measured", bool(measured), ", ".join(measured) or "no guarded measure is known; run: dvc repro evaluate; darkroom sync")]
+    gates = [
+        Gate(
+            "measured",
+            bool(measured),
+            ", ".join(measured) or "no guarded measure is known; run: dvc repro evaluate; darkroom sync",
+        )
+    ]
     gates += _limits(numbers, settings, circumstances) if circumstances else []
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
     otherwise = "the champion knows other classes, or was measured on other data or in another feature space"
-    gates.append(Gate("comparable", bool(shared), "both were measured by the same protocol" if shared else otherwise))
+    gates.append(
+        Gate("comparable", bool(shared), "both were measured by the same protocol" if shared else otherwise)
+    )
     before = champion[shared[-1]] if shared else {}
     for name in settings.guarded:
         if name in before and name in numbers:
@@ -96,17 +119,27 @@ def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances:
     return gates
 
 
-def _worth_it(numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int) -> Gate:
+def _worth_it(
+    numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int
+) -> Gate:
     """Better in a target, or trained on new pictures."""
     if new_pictures:
         return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
     targets = [name for name in settings.targets if name in before and name in numbers]
-    better = [name for name in targets if _compare(name, numbers, before, settings, len(targets))[0] == "better"]
-    finding = f"better in {', '.join(better)}" if better else "no new pictures, and no target is better by more than noise"
+    better = [
+        name for name in targets if _compare(name, numbers, before, settings, len(targets))[0] == "better"
+    ]
+    finding = (
+        f"better in {', '.join(better)}"
+        if better
+        else "no new pictures, and no target is better by more than noise"
+    )
     return Gate("worth it", bool(better), finding)
 
 
-def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings) -> Gate:
+def _not_worse(
+    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings
+) -> Gate:
     verdict, gain, noise = _compare(name, challenger, champion, settings, claims=1)
     allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
     if gain < -allowed:
@@ -117,7 +150,11 @@ def _not_worse(name: str, challenger: Mapping[str, float], champion: Mapping[str
 
 
 def _compare(
-    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings, claims: int
+    name: str,
+    challenger: Mapping[str, float],
+    champion: Mapping[str, float],
+    settings: GateSettings,
+    claims: int,
 ) -> tuple[str, float, float]:
     """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds,
     added as independent errors are; where the best of several ``claims`` would do, wide enough for all of
@@ -126,7 +163,11 @@ def _compare(
     seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
     noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
     noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
-    return "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise", gain, noise
+    return (
+        "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise",
+        gain,
+        noise,
+    )
 
 
 def _half_width(name: str, numbers: Mapping[str, float]) -> float:

@@ -43,7 +43,9 @@ class Arrival:
     """The contents of the watched place, compared with the accepted pictures. Lists are sorted by name."""
 
     place: Path
-    fresh: list[Picture]  # neither accepted nor quarantined: also an accepted name with other bytes or the other way round
+    fresh: list[
+        Picture
+    ]  # neither accepted nor quarantined: also an accepted name with other bytes or the other way round
     accepted: dict[str, Picture]  # by SHA-256
     known: int  # accepted already: the same bytes in the same class, under any name
     set_aside: int  # quarantined before
@@ -55,27 +57,53 @@ class Arrival:
     @property
     def digest(self) -> str:
         """Identifies this version of the data: names and bytes of all accepted and fresh pictures."""
-        return digest_of(sorted([picture.name, picture.sha256] for picture in (*self.accepted.values(), *self.twins, *self.fresh)))
+        return digest_of(
+            sorted(
+                [picture.name, picture.sha256]
+                for picture in (*self.accepted.values(), *self.twins, *self.fresh)
+            )
+        )
 
 
-def fetch(watch: str, repository: str, root: Path, beside: Path, max_bytes: int = 10**11, timeout_seconds: float = 3600.0) -> Path:
+def fetch(
+    watch: str,
+    repository: str,
+    root: Path,
+    beside: Path,
+    max_bytes: int = 10**11,
+    timeout_seconds: float = 3600.0,
+) -> Path:
     """The folder or zip with new pictures: the path ``watch``, or a download into ``beside`` from that
     address or DVC repository.
 
     Raises ``BadInput`` for settings that cannot work, ``DarkroomError`` for failures that may be temporary.
     """
     if not watch:
-        raise BadInput("is empty", where=WHERE, remedy="name a folder, a zip, the https address of a zip, or a path in retrain.repository")
+        raise BadInput(
+            "is empty",
+            where=WHERE,
+            remedy="name a folder, a zip, the https address of a zip, or a path in retrain.repository",
+        )
     try:
         if repository:
             return fetch_from_repository(repository, watch, root, beside / "repository", timeout_seconds)
         if "://" in watch:
             return fetch_zip(watch, beside / "watched.zip", max_bytes, timeout_seconds)
     except TransferFailed as failure:
-        kind, remedy = (DarkroomError, "run it again later") if failure.passing else (BadInput, "correct the setting, or grant access")
-        raise kind(masked(f"{watch}{' of ' * bool(repository)}{repository} {failure}"), where=WHERE, remedy=remedy) from None
+        kind, remedy = (
+            (DarkroomError, "run it again later")
+            if failure.passing
+            else (BadInput, "correct the setting, or grant access")
+        )
+        raise kind(
+            masked(f"{watch}{' of ' * bool(repository)}{repository} {failure}"), where=WHERE, remedy=remedy
+        ) from None
     if not (root / watch).exists():
-        raise BadInput(f"there is no folder or zip {root / watch}", where=WHERE, remedy="correct the setting, create or mount the folder")
+        raise BadInput(
+            f"there is no folder or zip {root / watch}",
+            where=WHERE,
+            remedy="correct the setting, create or mount the folder",
+        )
     return root / watch
 
 
@@ -86,13 +114,25 @@ def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_secon
     pictures, reasons by key.
     """
     if accepted.exists() and not accepted.is_dir():
-        raise BadInput("is not a folder", where="params.yaml: data.folder", remedy="unpack it: new pictures can only be added to a folder")
+        raise BadInput(
+            "is not a folder",
+            where="params.yaml: data.folder",
+            remedy="unpack it: new pictures can only be added to a folder",
+        )
     here, home = place.resolve(), accepted.resolve()
     if here.is_relative_to(home) or home.is_relative_to(here):
-        raise BadInput(f"{place} and the accepted pictures overlap", where=WHERE, remedy="use another folder for new pictures")
+        raise BadInput(
+            f"{place} and the accepted pictures overlap",
+            where=WHERE,
+            remedy="use another folder for new pictures",
+        )
     held, unreadable, _ = _survey(accepted) if accepted.exists() else ([], [], 0)
     if unreadable:
-        raise DarkroomError("cannot be read", where=str(accepted / unreadable[0]), remedy="grant access to it, or dvc checkout")
+        raise DarkroomError(
+            "cannot be read",
+            where=str(accepted / unreadable[0]),
+            remedy="grant access to it, or dvc checkout",
+        )
     seen, unsettled, passed_over = _survey(place, settle_seconds)
     by_bytes: dict[str, Picture] = {}
     twins = tuple(picture for picture in held if by_bytes.setdefault(picture.sha256, picture) is not picture)
@@ -108,7 +148,9 @@ def look(place: Path, accepted: Path, known_bad: Mapping[str, str], settle_secon
 def spread(work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
     """``work`` of each item, in order, by ``THREADS`` threads."""
     with ThreadPoolExecutor(THREADS) as pool:
-        for done in pool.map(lambda start: [work(item) for item in items[start : start + BATCH]], range(0, len(items), BATCH)):
+        for done in pool.map(
+            lambda start: [work(item) for item in items[start : start + BATCH]], range(0, len(items), BATCH)
+        ):
             yield from done
 
 
@@ -125,10 +167,16 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
         if path.exists() and sha256(path) == picture.sha256:
             return
         if path.exists():
-            raise BadInput("holds other bytes than the new picture of this name", where=str(path), remedy="give one of them another name")
+            raise BadInput(
+                "holds other bytes than the new picture of this name",
+                where=str(path),
+                remedy="give one of them another name",
+            )
         data = read(place, picture.name)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
-            raise DarkroomError("has changed since it was checked", where=f"{place}: {picture.name}", remedy="run it again")
+            raise DarkroomError(
+                "has changed since it was checked", where=f"{place}: {picture.name}", remedy="run it again"
+            )
         with whole_file(path) as beside:
             beside.write_bytes(data)
 
@@ -146,20 +194,38 @@ def _survey(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], li
     """The pictures; the names of those that changed recently or cannot be read; the number of other picture
     files."""
     files = (list_folder(place) if place.is_dir() else list_zip(place))[0]
-    shown = [path for path in map(PurePosixPath, files) if not any(part.startswith((".", "__MACOSX")) for part in path.parts)]
+    shown = [
+        path
+        for path in map(PurePosixPath, files)
+        if not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    ]
     paths = [path for path in shown if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES]
-    names = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and str(path).encode(errors="replace").decode() == str(path)]
+    names = [
+        str(path)
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and str(path).encode(errors="replace").decode() == str(path)
+    ]
 
     def identify(name: str) -> Picture | None:
         try:
-            if 0 <= time.time() - (place / name if place.is_dir() else place).stat().st_mtime < settle_seconds:
+            if (
+                0
+                <= time.time() - (place / name if place.is_dir() else place).stat().st_mtime
+                < settle_seconds
+            ):
                 return None
             digest = hashlib.sha256(read(place, name)).hexdigest()
         except ValueError:
-            digest = digest_of({"damaged": name})  # there are no bytes to hash; reading it again gives the reason
+            digest = digest_of(
+                {"damaged": name}
+            )  # there are no bytes to hash; reading it again gives the reason
         except OSError:
             return None
         return Picture(name, folders(name)[1], digest)
 
     found = list(spread(identify, names))
-    return [picture for picture in found if picture], [name for name, own in zip(names, found) if not own], len(paths) - len(names)
+    return (
+        [picture for picture in found if picture],
+        [name for name, own in zip(names, found) if not own],
+        len(paths) - len(names),
+    )

@@ -86,7 +86,11 @@ class Journal:
             with FileLock(self.folder / "retrain.lock", timeout=0):
                 yield
         except Timeout:
-            error = DarkroomError("another `darkroom retrain` runs here", where=str(self.folder), remedy="wait for it, or end it")
+            error = DarkroomError(
+                "another `darkroom retrain` runs here",
+                where=str(self.folder),
+                remedy="wait for it, or end it",
+            )
             error.exit_code = EXIT_BUSY
             raise error from None
 

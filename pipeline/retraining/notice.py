@@ -27,11 +27,24 @@ def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
         if url:
             requests.post(url, json=message, timeout=URL_SECONDS, allow_redirects=False).raise_for_status()
     except requests.RequestException as error:
-        print(f"warning: the notification to DARKROOM_NOTIFY_URL failed ({type(error).__name__})", file=sys.stderr, flush=True)
+        print(
+            f"warning: the notification to DARKROOM_NOTIFY_URL failed ({type(error).__name__})",
+            file=sys.stderr,
+            flush=True,
+        )
     if not command:
         return
     try:
         words = shlex.split(command)
-        subprocess.run(words, input=json.dumps(message), text=True, env=for_child({}), timeout=COMMAND_SECONDS, check=True)
+        subprocess.run(
+            words,
+            input=json.dumps(message),
+            text=True,
+            env=for_child({}),
+            timeout=COMMAND_SECONDS,
+            check=True,
+        )
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        print(f"warning: DARKROOM_NOTIFY_COMMAND failed ({type(error).__name__})", file=sys.stderr, flush=True)
+        print(
+            f"warning: DARKROOM_NOTIFY_COMMAND failed ({type(error).__name__})", file=sys.stderr, flush=True
+        )

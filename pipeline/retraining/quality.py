@@ -20,7 +20,9 @@ from pipeline.retraining.incoming import Arrival, Picture, folders, spread
 from pipeline.retraining.settings import QualitySettings
 
 NAMED, DUPLICATES = 20, "duplicates"  # pictures named in a finding; the check that quarantines none
-Classify = Callable[[np.ndarray], np.ndarray] | None  # uint8 images (N, C, H, W) -> probabilities (N, classes)
+Classify = (
+    Callable[[np.ndarray], np.ndarray] | None
+)  # uint8 images (N, C, H, W) -> probabilities (N, classes)
 Chunks = Iterator[tuple[list[Picture], np.ndarray]]
 Aside = dict[str, dict[Picture, str]]  # check -> picture -> reason
 
@@ -47,7 +49,13 @@ class Quality:
     waits: bool  # whether the good pictures are too few to train again
 
 
-def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_names: Sequence[str], classify: Classify) -> Quality:
+def examine(
+    arrival: Arrival,
+    settings: QualitySettings,
+    spec: DataSpec,
+    class_names: Sequence[str],
+    classify: Classify,
+) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
 
     ``class_names`` are the known classes in the order of the columns that ``classify`` (the champion)
@@ -63,33 +71,69 @@ def examine(arrival: Arrival, settings: QualitySettings, spec: DataSpec, class_n
         DUPLICATES: "have the same bytes as another new picture; one of them is used",
     }
     aside: Aside = {check: {} for check in words}
-    good, judged, contradicted, numbers = list[Picture](), 0, list[str](), {name: number for number, name in enumerate(class_names)}
-    for pictures, images in _decode(arrival, _sort(arrival, settings, class_names, aside), spec, settings, aside):
+    good, judged, contradicted, numbers = (
+        list[Picture](),
+        0,
+        list[str](),
+        {name: number for number, name in enumerate(class_names)},
+    )
+    for pictures, images in _decode(
+        arrival, _sort(arrival, settings, class_names, aside), spec, settings, aside
+    ):
         good += pictures
         if classify is not None:
-            probabilities, own = classify(images), np.array([numbers.get(picture.label, -1) for picture in pictures])
-            doubted = (own >= 0) & (probabilities.argmax(1) != own) & (probabilities.max(1) >= settings.confidence)
+            probabilities, own = (
+                classify(images),
+                np.array([numbers.get(picture.label, -1) for picture in pictures]),
+            )
+            doubted = (
+                (own >= 0) & (probabilities.argmax(1) != own) & (probabilities.max(1) >= settings.confidence)
+            )
             contradicted += [picture.name for picture, doubt in zip(pictures, doubted) if doubt]
             judged += int((own >= 0).sum())
     kept, layout = _arrange(arrival, good)
-    bad = {picture: reason for check, found in aside.items() if check != DUPLICATES for picture, reason in found.items()}
+    bad = {
+        picture: reason
+        for check, found in aside.items()
+        if check != DUPLICATES
+        for picture, reason in found.items()
+    }
     doubt = f"have a label that the champion contradicts with a probability of at least {100 * settings.confidence:g} % (it errs too)"
     few, left = len(kept) < settings.minimum_new, f"changed recently: {arrival.unsettled:,} pictures"
     findings = [
         *(_told(check, words[check], found, len(arrival.fresh)) for check, found in aside.items()),
-        Finding("not looked at", "fine", f"{left}; with a format or name that is not read: {arrival.passed_over:,}"),
+        Finding(
+            "not looked at",
+            "fine",
+            f"{left}; with a format or name that is not read: {arrival.passed_over:,}",
+        ),
         _limited("bad pictures", len(bad), len(arrival.fresh), settings.max_bad_fraction, "are quarantined"),
         _limited("labels", len(contradicted), judged, settings.max_label_disagreement, doubt, contradicted),
-        _balance(arrival, kept, 1.0 if settings.max_class_imbalance is None else settings.max_class_imbalance),
+        _balance(
+            arrival, kept, 1.0 if settings.max_class_imbalance is None else settings.max_class_imbalance
+        ),
         layout,
-        Finding("number", "wait" if few else "fine", f"{len(kept):,} good new pictures; {settings.minimum_new:,} are needed"),
+        Finding(
+            "number",
+            "wait" if few else "fine",
+            f"{len(kept):,} good new pictures; {settings.minimum_new:,} are needed",
+        ),
     ]
-    refused, taken = "; ".join(finding.sentence for finding in findings if finding.level == "refuse"), {own.sha256 for own in good}
-    quarantined = {picture.key: f"{picture.name}: {reason}" for picture, reason in bad.items() if picture.sha256 not in taken}
+    refused, taken = (
+        "; ".join(finding.sentence for finding in findings if finding.level == "refuse"),
+        {own.sha256 for own in good},
+    )
+    quarantined = {
+        picture.key: f"{picture.name}: {reason}"
+        for picture, reason in bad.items()
+        if picture.sha256 not in taken
+    }
     return Quality(findings, kept, quarantined, refused, few)
 
 
-def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], aside: Aside) -> list[Picture]:
+def _sort(
+    arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], aside: Aside
+) -> list[Picture]:
     """The fresh pictures without a fault in name or class; the reasons for the others are added to
     ``aside``."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
@@ -97,10 +141,18 @@ def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str
     classes = defaultdict(set, {digest: {picture.label} for digest, picture in arrival.accepted.items()})
     placed, first = list[Picture](), dict[str, Picture]()
     for picture in arrival.fresh:
-        if not picture.label or (class_names and picture.label not in class_names and not settings.new_classes):
-            aside["class folder"][picture] = f"'{picture.label}' is not a known class" if picture.label else "is not in a class folder"
+        if not picture.label or (
+            class_names and picture.label not in class_names and not settings.new_classes
+        ):
+            aside["class folder"][picture] = (
+                f"'{picture.label}' is not a known class" if picture.label else "is not in a class folder"
+            )
         elif splits and (split := folders(picture.name)[0]) not in splits:
-            aside["class folder"][picture] = f"no accepted picture is in a folder '{split}'" if split else "is not in the folder of a split"
+            aside["class folder"][picture] = (
+                f"no accepted picture is in a folder '{split}'"
+                if split
+                else "is not in the folder of a split"
+            )
         elif picture.name in names:
             aside["same name"][picture] = "the accepted picture of this name has other bytes"
         else:
@@ -114,7 +166,9 @@ def _sort(arrival: Arrival, settings: QualitySettings, class_names: Sequence[str
     return list(first.values())
 
 
-def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings: QualitySettings, aside: Aside) -> Chunks:
+def _decode(
+    arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings: QualitySettings, aside: Aside
+) -> Chunks:
     """Chunks of readable pictures and their images (n, C, H, W); the reasons for the others are added to
     ``aside``."""
 
@@ -124,10 +178,17 @@ def _decode(arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings:
             image = decode(data, spec.channels, spec.size)
         except ValueError as error:
             return "readable", str(error)
-        side, contrast = min(Image.open(io.BytesIO(data), formats=FORMATS).size), (image.mean(axis=0) / 255).std()
+        side, contrast = (
+            min(Image.open(io.BytesIO(data), formats=FORMATS).size),
+            (image.mean(axis=0) / 255).std(),
+        )
         if side < settings.minimum_side_pixels:
             return "size", f"its shorter side has {side} pixels"
-        return image if contrast >= settings.minimum_contrast else ("contrast", f"its standard deviation is {contrast:.4f}")
+        return (
+            image
+            if contrast >= settings.minimum_contrast
+            else ("contrast", f"its standard deviation is {contrast:.4f}")
+        )
 
     size = chunk_size(spec.channels, spec.size)
     for chunk in (pictures[start : start + size] for start in range(0, len(pictures), size)):
@@ -148,7 +209,9 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
     counts = Counter(folders(picture.name) for picture in (*accepted, *good))
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}
     least = {split: MIN_IMAGES if split in ("", "train") and len(splits) < 3 else 1 for split in splits}
-    ready = {label for label in classes if all(counts[split, label] >= number for split, number in least.items())}
+    ready = {
+        label for label in classes if all(counts[split, label] >= number for split, number in least.items())
+    }
     kept = [picture for picture in good if picture.label in ready and len(ready) > 1]
     try:
         if kept:
@@ -156,7 +219,9 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
     except BadInput as error:
         return kept, Finding("layout", "refuse", f"with them the folder of accepted pictures {error.what}")
     return kept, Finding(
-        "layout", "fine", f"{len(good) - len(kept):,} good new pictures wait for more pictures of their class, or for a second class"
+        "layout",
+        "fine",
+        f"{len(good) - len(kept):,} good new pictures wait for more pictures of their class, or for a second class",
     )
 
 
@@ -167,7 +232,9 @@ def _told(check: str, words: str, found: dict[Picture, str], total: int) -> Find
     return Finding(check, "quarantine" if found and check != DUPLICATES else "fine", sentence, names)
 
 
-def _limited(check: str, count: int, total: int, limit: float, words: str, names: Sequence[str] = ()) -> Finding:
+def _limited(
+    check: str, count: int, total: int, limit: float, words: str, names: Sequence[str] = ()
+) -> Finding:
     if not total:
         return Finding(check, "fine", "not measured: no pictures, or no champion that knows these classes")
     sentence = f"{count:,} of {total:,} new pictures ({100 * count / total:.1f} %) {words}; {100 * limit:g} % are allowed"

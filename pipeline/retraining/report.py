@@ -14,23 +14,38 @@ LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader(
 
 def write(occasion: Occasion, folder: Path) -> Path:
     """Write ``folder``/<name of the retraining>.html, one self-contained page."""
-    templates = Environment(loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates = Environment(
+        loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     picture = folder / f"{occasion.name}-foreign.png"
-    foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
+    foreign = (
+        "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+        if picture.is_file()
+        else ""
+    )
     rows = {verdict.model: _rows(verdict) for verdict in occasion.verdicts}
     path = folder / f"{occasion.name}.html"
-    write_text(path, templates.get_template("retraining.html").render(occasion=occasion, rows=rows, foreign=foreign))
+    write_text(
+        path, templates.get_template("retraining.html").render(occasion=occasion, rows=rows, foreign=foreign)
+    )
     return path
 
 
 def text(occasion: Occasion) -> str:
     """A summary in Markdown."""
-    lines = [f"**{occasion.decision}**: {occasion.explanation}", "", f"Reason for the retraining: {'; '.join(occasion.reasons)}."]
+    lines = [
+        f"**{occasion.decision}**: {occasion.explanation}",
+        "",
+        f"Reason for the retraining: {'; '.join(occasion.reasons)}.",
+    ]
     lines += [f"- {finding['check']}: {finding['sentence']}" for finding in occasion.quality]
     lines += [f"- drift: {occasion.drift['said']}"] if occasion.drift else []
     for verdict in occasion.verdicts:
         lines += ["", f"`{verdict.model}` {verdict.before or 'none'} → {verdict.version}: {verdict.reason}"]
-        lines += [f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}" for gate in verdict.gates]
+        lines += [
+            f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}"
+            for gate in verdict.gates
+        ]
         lines += [f"- to promote it by hand: `{verdict.promote_command}`"] if verdict.refused else []
     return "\n".join(lines)
 
@@ -52,7 +67,10 @@ def by_hand(occasion: Occasion) -> str:
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Title, challenger's value and champion's value of each measure with an interval."""
     named = [name for name in verdict.numbers if f"{name}_low" in verdict.numbers]
-    return [(glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers)) for name in named]
+    return [
+        (glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers))
+        for name in named
+    ]
 
 
 def _shown(name: str, numbers: dict[str, float]) -> str:

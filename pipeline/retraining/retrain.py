@@ -44,7 +44,10 @@ def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") 
             kept = journal.aside_without(readmit)
             count, found = len(aside) - len(kept), f"has a reason or hash that contains '{readmit}'"
             again = "would be checked again" if dry_run else "will be checked again"
-            print(f"{count:,} quarantined pictures {again}" if count else f"no quarantined picture {found}", flush=True)
+            print(
+                f"{count:,} quarantined pictures {again}" if count else f"no quarantined picture {found}",
+                flush=True,
+            )
             aside = kept
             if not dry_run:
                 journal.readmit(readmit)
@@ -60,25 +63,48 @@ class _Retraining:
     def __init__(self, environment: Environment, journal: Journal, aside: dict[str, str]) -> None:
         """``aside``: the quarantined pictures, reasons by key."""
         require_valid_params()
-        self.environment, self.journal, self.aside, self.workspace = environment, journal, aside, Workspace(environment)
-        self.settings, self.gates = read_section("retrain", RetrainSettings), read_section("gates", GateSettings)
+        self.environment, self.journal, self.aside, self.workspace = (
+            environment,
+            journal,
+            aside,
+            Workspace(environment),
+        )
+        self.settings, self.gates = (
+            read_section("retrain", RetrainSettings),
+            read_section("gates", GateSettings),
+        )
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
         self.tree, self.champions = self.workspace.tree, journal.folder / "champions"
 
     def run(self, dry_run: bool) -> Occasion | None:
         occasion = self.journal.current()
         if occasion and dry_run:
-            print(f"would continue the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
+            print(
+                f"would continue the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
+                flush=True,
+            )
             return None
         decided = occasion is not None and self._is_decided(occasion)
-        base = occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)  # it may clear the worktree
-        if occasion and not decided and (occasion.decision or occasion.base != base or not self.workspace.holds(base)):
+        base = (
+            occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)
+        )  # it may clear the worktree
+        if (
+            occasion
+            and not decided
+            and (occasion.decision or occasion.base != base or not self.workspace.holds(base))
+        ):
             why = "the project has a new commit, or the worktree of that retraining is lost"
-            print(f"starting again instead of continuing the retraining of {occasion.began} UTC: {why}", flush=True)
+            print(
+                f"starting again instead of continuing the retraining of {occasion.began} UTC: {why}",
+                flush=True,
+            )
             self.journal.abandon()
             occasion = None
         if occasion:
-            print(f"continuing the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}", flush=True)
+            print(
+                f"continuing the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
+                flush=True,
+            )
         else:
             occasion = self._begin(base, dry_run)
         if occasion is None:
@@ -90,7 +116,9 @@ class _Retraining:
 
     def _is_decided(self, occasion: Occasion) -> bool:
         """Whether there is a decision and all that it needs."""
-        return occasion.decision == "refused" or bool(occasion.commit or (occasion.decision and self.workspace.holds(occasion.base)))
+        return occasion.decision == "refused" or bool(
+            occasion.commit or (occasion.decision and self.workspace.holds(occasion.base))
+        )
 
     def _begin(self, base: str, dry_run: bool) -> Occasion | None:
         """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason
@@ -101,7 +129,11 @@ class _Retraining:
         if (committed := read_section("data", DataSettings, self.tree / PARAMS)) != data:
             names = [key for key, value in data if getattr(committed, key) != value]
             what = f"is not as in the last commit ({', '.join(names)}), from which a retraining starts"
-            raise BadInput(what, where=f"{PARAMS}: data", remedy=f"git add {PARAMS}; git commit -m 'the data to retrain on'")
+            raise BadInput(
+                what,
+                where=f"{PARAMS}: data",
+                remedy=f"git add {PARAMS}; git commit -m 'the data to retrain on'",
+            )
         classifier = read_section("evaluate", EvaluationSettings).classifier
         champion = contest.champions(self.environment, [classifier], self.champions).get(classifier)
         known, accepted = champion.folder if champion else None, self.tree / folder
@@ -116,21 +148,34 @@ class _Retraining:
                 return None
             key = digest_of([found.digest, self._made_of()])
             past = [one for one in self.journal.past() if one.key == key]
-            if past and not found.usable:  # usable pictures are new ones: those of a refused delivery are quarantined
+            if (
+                past and not found.usable
+            ):  # usable pictures are new ones: those of a refused delivery are quarantined
                 decided = f"{past[-1].decision}: {past[-1].explanation}"
                 print(f"nothing new{_left(found)}; decided on {past[-1].ended} UTC: {decided}", flush=True)
                 return None
             occasion = Occasion(key, base, now(), reasons or ["new pictures that cannot be used"])
-            occasion.quality = [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
+            occasion.quality = (
+                [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
+            )
             occasion.quarantined = dict(found.quarantined)
             kept = found.checked.kept if found.checked and found.refused else found.usable
             occasion.fresh = [[picture.name, picture.key] for picture in kept]
             if not reasons:
-                occasion.decision, occasion.explanation = "refused", found.refused or "no new picture can be used yet"
+                occasion.decision, occasion.explanation = (
+                    "refused",
+                    found.refused or "no new picture can be used yet",
+                )
             if found.arrival and found.usable:
-                page = beside / "foreign.png" if dry_run else self.journal.folder / f"occasions/{occasion.name}-foreign.png"
+                page = (
+                    beside / "foreign.png"
+                    if dry_run
+                    else self.journal.folder / f"occasions/{occasion.name}-foreign.png"
+                )
                 place, processed = found.arrival.place, self.tree / "data/processed"
-                occasion.drift = survey.measure_drift(self.environment, self.settings.drift, place, found.usable, processed, known, page)
+                occasion.drift = survey.measure_drift(
+                    self.environment, self.settings.drift, place, found.usable, processed, known, page
+                )
                 print(f"  drift: {occasion.drift['said']}", flush=True)
                 if not dry_run and reasons:
                     incoming.copy(place, found.usable, accepted)
@@ -138,7 +183,10 @@ class _Retraining:
             if reasons:
                 self._warn(data, found)
             if dry_run:
-                print(f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}", flush=True)
+                print(
+                    f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}",
+                    flush=True,
+                )
                 return None
             self.journal.save(occasion)
             return occasion
@@ -148,8 +196,13 @@ class _Retraining:
         expected, num_test = survey.expected_data(data, found, self.tree)
         least = self.gates.minimum_test_images
         if num_test is not None and num_test < least:
-            what = f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {least:,}"
-            print(f"  note: {what}\n  So new models will be refused. Add pictures, or lower the minimum in {PARAMS}.", flush=True)
+            what = (
+                f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {least:,}"
+            )
+            print(
+                f"  note: {what}\n  So new models will be refused. Add pictures, or lower the minimum in {PARAMS}.",
+                flush=True,
+            )
         if expected is None:
             return
         names = [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
@@ -178,20 +231,31 @@ class _Retraining:
         data = read_section("data", DataSettings)
         if self.settings.watch and not (data.source == "folder" and Path(data.folder).parent == OWN):
             remedy = f"set data.source: folder and data.folder: {OWN}/<name>; pictures from retrain.watch are added to that folder"
-            raise BadInput("retrain.watch is set, but new pictures cannot be added to this data", where=f"{PARAMS}: data", remedy=remedy)
+            raise BadInput(
+                "retrain.watch is set, but new pictures cannot be added to this data",
+                where=f"{PARAMS}: data",
+                remedy=remedy,
+            )
         return data
 
     def _made_of(self) -> str:
         """Code, settings and tracked data of the candidate, and the gates that judge it."""
-        settings = {name: section for name, section in read_file(self.tree / PARAMS).items() if name != "retrain"}
-        texts = [path.read_text(encoding="utf-8") for path in (self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc")))]
+        settings = {
+            name: section for name, section in read_file(self.tree / PARAMS).items() if name != "retrain"
+        }
+        texts = [
+            path.read_text(encoding="utf-8")
+            for path in (self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc")))
+        ]
         code = digest_of_tree([self.tree / "pipeline", self.tree / "stages"], self.tree)
         return digest_of([settings, self.gates.model_dump(), texts, code])
 
     def _make(self, occasion: Occasion) -> None:
         """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is
         refused."""
-        self._count(occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name))
+        self._count(
+            occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name)
+        )
         if occasion.decision:
             return
         settings = read_section("evaluate", EvaluationSettings, self.tree / PARAMS)
@@ -200,7 +264,9 @@ class _Retraining:
 
         def decide() -> None:
             new = len(occasion.fresh)
-            occasion.verdicts = contest.hold(self.environment, settings, self.gates, self.tree, new, candidates, serving)
+            occasion.verdicts = contest.hold(
+                self.environment, settings, self.gates, self.tree, new, candidates, serving
+            )
             occasion.decision, occasion.explanation = contest.sum_up(occasion.verdicts, settings.classifier)
 
         self._count(occasion, decide)
@@ -216,7 +282,10 @@ class _Retraining:
                 raise
             occasion.attempts += 1
             if occasion.attempts >= self.settings.max_attempts:
-                occasion.decision, occasion.explanation = "refused", f"it failed {occasion.attempts} times: {error}"
+                occasion.decision, occasion.explanation = (
+                    "refused",
+                    f"it failed {occasion.attempts} times: {error}",
+                )
             self.journal.save(occasion)
             if not occasion.decision:
                 raise
@@ -232,13 +301,18 @@ class _Retraining:
             if not occasion.commit:
                 if self.settings.push:
                     self.workspace.push()
-                occasion.commit = self.workspace.commit(f"retrain: {'; '.join(occasion.reasons)}\n\n{occasion.explanation}")
+                occasion.commit = self.workspace.commit(
+                    f"retrain: {'; '.join(occasion.reasons)}\n\n{occasion.explanation}"
+                )
                 self.journal.save(occasion)
             client, _ = outbox.connect(self.environment)
             for verdict in occasion.verdicts:
                 serves = promotion.champion(client, verdict.model) if verdict.promoted else None
                 if serves and str(serves.version) not in (verdict.before, verdict.version):
-                    verdict.promoted, verdict.reason = False, f"version {serves.version} was promoted by hand in the meantime"
+                    verdict.promoted, verdict.reason = (
+                        False,
+                        f"version {serves.version} was promoted by hand in the meantime",
+                    )
                 elif verdict.promoted:
                     version = client.get_model_version(verdict.model, verdict.version)
                     promotion.promote(self.environment, version, verdict.reason, verdict.gates, occasion.name)
@@ -248,14 +322,32 @@ class _Retraining:
         self.journal.set_aside(occasion.quarantined)
         occasion.ended = occasion.ended or now()
         page = report.write(occasion, self.journal.folder / "occasions")
-        tags = {"darkroom.decision": occasion.decision, "darkroom.reason": occasion.explanation, "darkroom.commit": occasion.commit}
+        tags = {
+            "darkroom.decision": occasion.decision,
+            "darkroom.reason": occasion.explanation,
+            "darkroom.commit": occasion.commit,
+        }
         try:
             story.tell(self.environment, occasion.name, report.text(occasion), tags, page)
         except Exception as error:  # a promotion would have failed before; a refusal is valid without MLflow
-            print(f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it", flush=True)
-        print(f"{occasion.decision}: {occasion.explanation}\nreport: {page}\n{report.by_hand(occasion)}", end="", flush=True)
-        facts = {"project": self.environment.root.name, "models": {verdict.model: verdict.reason for verdict in occasion.verdicts}}
-        facts |= {"drift": occasion.drift.get("said", ""), "dvc.lock": occasion.published, "report": str(page)}
+            print(
+                f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it",
+                flush=True,
+            )
+        print(
+            f"{occasion.decision}: {occasion.explanation}\nreport: {page}\n{report.by_hand(occasion)}",
+            end="",
+            flush=True,
+        )
+        facts = {
+            "project": self.environment.root.name,
+            "models": {verdict.model: verdict.reason for verdict in occasion.verdicts},
+        }
+        facts |= {
+            "drift": occasion.drift.get("said", ""),
+            "dvc.lock": occasion.published,
+            "report": str(page),
+        }
         notice.send(occasion.decision, occasion.explanation, facts)
         self.journal.close(occasion)
 
@@ -264,6 +356,9 @@ def _left(found: survey.Survey) -> str:
     """How many pictures at ``retrain.watch`` are neither accepted nor new."""
     if found.arrival is None:
         return ""
-    counts = {"wait for more": len(found.arrival.fresh), "are quarantined: darkroom retrain --readmit TEXT": found.arrival.set_aside}
+    counts = {
+        "wait for more": len(found.arrival.fresh),
+        "are quarantined: darkroom retrain --readmit TEXT": found.arrival.set_aside,
+    }
     parts = "; ".join(f"{count:,} pictures {what}" for what, count in counts.items() if count)
     return f" ({parts})" if parts else ""

@@ -16,7 +16,11 @@ from pipeline import environment
 from pipeline.errors import BadInput, DarkroomError
 
 UNITS = SERVICE, TIMER, _ = "darkroom-retrain.service", "darkroom-retrain.timer", "darkroom-alert@.service"
-TEMPLATES = Environment(loader=PackageLoader("pipeline.retraining", "schedules"), undefined=StrictUndefined, keep_trailing_newline=True)
+TEMPLATES = Environment(
+    loader=PackageLoader("pipeline.retraining", "schedules"),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+)
 SCRIPT = Path(__file__).with_name("schedules") / "retrain.sh"
 
 
@@ -30,23 +34,34 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if not (self.root / "dvc.yaml").is_file():
-            raise BadInput("this is no project: there is no dvc.yaml", where=str(self.root), remedy="change to the project's root first")
+            raise BadInput(
+                "this is no project: there is no dvc.yaml",
+                where=str(self.root),
+                remedy="change to the project's root first",
+            )
         for path in map(str, (self.root, self.programs, SCRIPT)):
             if not path.isprintable() or path != path.strip() or set(path) & set('\\":'):
-                raise BadInput("cron or systemd cannot use a folder of this name", where=ascii(path), remedy="rename it")
+                raise BadInput(
+                    "cron or systemd cannot use a folder of this name", where=ascii(path), remedy="rename it"
+                )
 
     def units(self) -> dict[Path, str]:
         """The text of each systemd unit, by its path."""
         file = glob.escape(str(self.root / ".darkroom/schedule.env"))  # systemd takes it as a pattern
         paths = {"project": str(self.root), "programs": str(self.programs), "environment_file": file}
         doubled = {name: path.replace("%", "%%") for name, path in paths.items()}
-        return {environment.user_units() / name: TEMPLATES.get_template(name).render(doubled, at=self.at) for name in UNITS}
+        return {
+            environment.user_units() / name: TEMPLATES.get_template(name).render(doubled, at=self.at)
+            for name in UNITS
+        }
 
     def merged(self, crontab: str) -> str:
         """``crontab`` with this project's block at its end; every other line is unchanged."""
         others = split(crontab, self.root)[0]
         others += "\n" if others and not others.endswith("\n") else ""
-        command = shlex.join(["/bin/sh", str(SCRIPT), str(self.root), str(self.programs)]).replace("%", r"\%")  # else a line break
+        command = shlex.join(["/bin/sh", str(SCRIPT), str(self.root), str(self.programs)]).replace(
+            "%", r"\%"
+        )  # else a line break
         zone = ['CRON_TZ=""', *re.findall(r"(?m)^[ \t]*CRON_TZ[ \t]*=.*$", others)][-1]
         template = TEMPLATES.get_template("darkroom.cron")
         return others + template.render(project=self.root, at=self.at, command=command, time_zone_before=zone)
@@ -62,7 +77,11 @@ def split(crontab: str, root: Path) -> tuple[str, str]:
         return crontab, ""
     if [lines[number] for number in found] != marks:
         remedy = "run crontab -e and delete the rest of this block"
-        raise BadInput("a mark of this project's block is missing, or the block is there twice", where="crontab", remedy=remedy)
+        raise BadInput(
+            "a mark of this project's block is missing, or the block is there twice",
+            where="crontab",
+            remedy=remedy,
+        )
     first, last = found[0], found[1] + 1
     return "".join(lines[:first] + lines[last:]), "".join(lines[first:last])
 
@@ -76,10 +95,16 @@ def unit_files(root: Path) -> list[Path]:
     """The existing files of ``UNITS``. Raises ``BadInput`` if they belong to another project."""
     folder, own = environment.user_units(), str(root).replace("%", "%%")
     service = folder / SERVICE
-    there = re.findall("(?m)^WorkingDirectory=(.*)$", service.read_text(encoding="utf-8")) if service.exists() else []
+    there = (
+        re.findall("(?m)^WorkingDirectory=(.*)$", service.read_text(encoding="utf-8"))
+        if service.exists()
+        else []
+    )
     if there not in ([], [own]):
         remedy = "run `darkroom schedule remove --systemd` there, or use --cron for one of the two projects"
-        raise BadInput(f"the systemd units belong to another project, {there[0]}", where=str(service), remedy=remedy)
+        raise BadInput(
+            f"the systemd units belong to another project, {there[0]}", where=str(service), remedy=remedy
+        )
     return [folder / name for name in UNITS if (folder / name).exists()]
 
 
@@ -89,21 +114,34 @@ def systemctl(*commands: str) -> str:
     reachable = bool(tell("systemctl", "--user", "show-environment", forgiven=""))
     for command in commands if reachable else ():
         tell("systemctl", "--user", *command.split())
-    return "".join(f"{'done' if reachable else 'to do by hand'}: systemctl --user {command}\n" for command in commands)
+    return "".join(
+        f"{'done' if reachable else 'to do by hand'}: systemctl --user {command}\n" for command in commands
+    )
 
 
 def tell(*command: str, given: str = "", forgiven: str = "(?!)") -> str:
     """What a program answers to ``given``; empty where it fails with an error that matches ``forgiven``.
     Others are raised."""
-    whole, variables = given.encode(errors="surrogateescape"), environment.for_child({"LC_ALL": "C"})  # a crontab may hold any bytes
+    whole, variables = (
+        given.encode(errors="surrogateescape"),
+        environment.for_child({"LC_ALL": "C"}),
+    )  # a crontab may hold any bytes
     try:
-        done = subprocess.run(command, input=whole, env=variables, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, input=whole, env=variables, capture_output=True, timeout=60, check=False
+        )
     except FileNotFoundError:
         remedy = "install cron or cronie, or use --systemd" if command[0] == "crontab" else "use --cron"
         raise BadInput("this program is not installed", where=command[0], remedy=remedy) from None
     except subprocess.TimeoutExpired as error:
-        raise DarkroomError("no answer within a minute", where=shlex.join(command), remedy="try again") from error
+        raise DarkroomError(
+            "no answer within a minute", where=shlex.join(command), remedy="try again"
+        ) from error
     said = done.stderr.decode(errors="replace").strip()
     if done.returncode and not re.search(forgiven, said, re.IGNORECASE):
-        raise DarkroomError(said or f"exit code {done.returncode}", where=shlex.join(command), remedy="correct this and repeat the command")
+        raise DarkroomError(
+            said or f"exit code {done.returncode}",
+            where=shlex.join(command),
+            remedy="correct this and repeat the command",
+        )
     return "" if done.returncode else done.stdout.decode(errors="surrogateescape")

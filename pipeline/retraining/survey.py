@@ -63,7 +63,10 @@ class Survey:
                 print(f"  {finding.check}: {finding.sentence}", flush=True)
         if findings and self.arrival:
             fine = sum(finding.level == "fine" for finding in findings)
-            print(f"  {len(self.arrival.fresh):,} new pictures were checked: {fine} of {len(findings)} checks found nothing", flush=True)
+            print(
+                f"  {len(self.arrival.fresh):,} new pictures were checked: {fine} of {len(findings)} checks found nothing",
+                flush=True,
+            )
 
 
 def look(
@@ -87,14 +90,28 @@ def look(
     arrival = incoming.look(place, accepted, aside, settings.settle_seconds)
     if not arrival.fresh:
         return Survey(arrival)
-    known = tuple(sorted({picture.label for picture in arrival.accepted.values()}))  # none yet: any class may come
+    known = tuple(
+        sorted({picture.label for picture in arrival.accepted.values()})
+    )  # none yet: any class may come
     spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
     task = contest.load(champion, environment.torch_device) if champion else None
-    fits = champion and task and task.spec == spec and tuple(model_files.read_card(champion)["class_names"]) == known
-    return Survey(arrival, quality.examine(arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None))
+    fits = (
+        champion
+        and task
+        and task.spec == spec
+        and tuple(model_files.read_card(champion)["class_names"]) == known
+    )
+    return Survey(
+        arrival,
+        quality.examine(
+            arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None
+        ),
+    )
 
 
-def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contest.Expected | None, int | None]:
+def expected_data(
+    data: DataSettings, found: Survey, tree: Path
+) -> tuple[contest.Expected | None, int | None]:
     """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not
     known yet."""
     source = sources.find(data.source)
@@ -106,7 +123,10 @@ def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contes
         names = tuple(known["class_names"]) if known.get("source") == data.source else None
         return contest.Expected(channels, size, names), None
     if found.arrival:
-        files = [picture.name for picture in (*found.arrival.accepted.values(), *found.arrival.twins, *found.usable)]
+        files = [
+            picture.name
+            for picture in (*found.arrival.accepted.values(), *found.arrival.twins, *found.usable)
+        ]
     else:
         place = tree / data.folder
         try:
@@ -123,7 +143,13 @@ def expected_data(data: DataSettings, found: Survey, tree: Path) -> tuple[contes
 
 
 def measure_drift(
-    environment: Environment, settings: DriftSettings, place: Path, fresh: list[Picture], processed: Path, champion: Path | None, page: Path
+    environment: Environment,
+    settings: DriftSettings,
+    place: Path,
+    fresh: list[Picture],
+    processed: Path,
+    champion: Path | None,
+    page: Path,
 ) -> dict[str, Any]:
     """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``, as
     JSON.
@@ -133,28 +159,51 @@ def measure_drift(
     if champion is None or not (processed / "manifest.json").is_file():
         return {"said": "not measured: there is no champion yet", "alarm": False, "tests": []}
     known, card = Dataset.open(processed), model_files.read_card(champion)
-    if (list(known.class_names), known.channels, known.size) != (card["class_names"], card["spec"]["channels"], card["spec"]["size"]):
-        return {"said": "not measured: the champion knows other classes or sizes", "alarm": False, "tests": []}
+    if (list(known.class_names), known.channels, known.size) != (
+        card["class_names"],
+        card["spec"]["channels"],
+        card["spec"]["size"],
+    ):
+        return {
+            "said": "not measured: the champion knows other classes or sizes",
+            "alarm": False,
+            "tests": [],
+        }
     task = contest.load(champion, environment.torch_device)
     if task is None:
         return {"said": "not measured: the champion does not fit today's code", "alarm": False, "tests": []}
     space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
-    decode, labels = Decoder(place, known.channels, known.size), {name: number for number, name in enumerate(known.class_names)}
+    decode, labels = (
+        Decoder(place, known.channels, known.size),
+        {name: number for number, name in enumerate(known.class_names)},
+    )
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(chosen), BATCH):
             part = chosen[start : start + BATCH]
-            yield decode([picture.name for picture in part])[0], np.array([labels.get(picture.label, -1) for picture in part])
+            yield (
+                decode([picture.name for picture in part])[0],
+                np.array([labels.get(picture.label, -1) for picture in part]),
+            )
 
     held_out = (chunk for split in (known.test, known.validation) for chunk in split.chunks(BATCH))
     with torch.inference_mode():
-        found = drift.measure(drift.observe(held_out, space), drift.observe(chunks(), space), settings, 0, known.class_names)
+        found = drift.measure(
+            drift.observe(held_out, space), drift.observe(chunks(), space), settings, 0, known.class_names
+        )
     if len(found.foreign):
-        images = np.stack([decode([chosen[index].name])[0] for index in found.foreign], axis=1)  # (1, K, C, H, W)
+        images = np.stack(
+            [decode([chosen[index].name])[0] for index in found.foreign], axis=1
+        )  # (1, K, C, H, W)
         pictures.save_grid(torch.from_numpy(images).float() / 255, page)
     tests = [dataclasses.asdict(test) for test in found.tests]
-    return {"said": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": [chosen[index].name for index in found.foreign]}
+    return {
+        "said": found.sentence,
+        "alarm": found.alarm,
+        "tests": tests,
+        "foreign": [chosen[index].name for index in found.foreign],
+    }
 
 
 def _probabilities(task: Task) -> quality.Classify:

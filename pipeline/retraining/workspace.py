@@ -15,8 +15,19 @@ from pipeline.process import DVC, die_with_parent
 
 BRANCH = "retraining"
 GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 6 * 3600, 90
-GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")  # a scheduled run cannot type a passphrase
-IDENTITY = ("-c", "user.name=darkroom retrain", "-c", "user.email=darkroom@localhost")  # if git has no identity configured
+GIT = (
+    "git",
+    "-c",
+    "commit.gpgsign=false",
+    "-c",
+    "core.hooksPath=/dev/null",
+)  # a scheduled run cannot type a passphrase
+IDENTITY = (
+    "-c",
+    "user.name=darkroom retrain",
+    "-c",
+    "user.email=darkroom@localhost",
+)  # if git has no identity configured
 COMMAND = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
@@ -34,16 +45,26 @@ class Workspace:
         If both have new commits, they are merged in the worktree; with ``keep`` the branch is moved to the
         merge. Raises ``BadInput`` if they conflict.
         """
-        head, tip = self._answer("rev-parse", "HEAD"), self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+        head, tip = (
+            self._answer("rev-parse", "HEAD"),
+            self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}"),
+        )
         if not head:
-            raise BadInput("is not a git repository with a commit", where=str(self.root), remedy="git init; git add -A; git commit")
+            raise BadInput(
+                "is not a git repository with a commit",
+                where=str(self.root),
+                remedy="git init; git add -A; git commit",
+            )
         if not tip or self._is_ancestor(tip, head):
             return head
         if self._is_ancestor(head, tip):
             return tip
         merge = self._join(tip, head)
         if not merge:
-            what, remedy = f"the branch '{BRANCH}' and the current one have a merge conflict", f"git merge {BRANCH}, and resolve it"
+            what, remedy = (
+                f"the branch '{BRANCH}' and the current one have a merge conflict",
+                f"git merge {BRANCH}, and resolve it",
+            )
             raise BadInput(what, where=str(self.root), remedy=remedy)
         if keep:
             self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
@@ -70,14 +91,18 @@ class Workspace:
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
         for line in self._dvc("config", "--list", where=self.root).stdout.splitlines():
             key, _, value = line.partition("=")
-            if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():  # relative to the project in its file
+            if (
+                key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute()
+            ):  # relative to the project in its file
                 self._dvc("config", "--local", key, value)
         self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
         if folder and not (self.tree / f"{folder}.dvc").is_file():
             if (self.root / folder).exists():
                 add = "" if (self.root / f"{folder}.dvc").is_file() else f"dvc add {folder} && "
                 remedy = f"{add}git add {folder}.dvc && git commit -m 'the accepted pictures'"
-                raise BadInput("these pictures are not tracked by DVC in the last commit", where=folder, remedy=remedy)
+                raise BadInput(
+                    "these pictures are not tracked by DVC in the last commit", where=folder, remedy=remedy
+                )
             shutil.rmtree(self.tree / folder, ignore_errors=True)
         if self._dvc("checkout", "--quiet", "--force").returncode:
             self._dvc("pull", "--quiet", "--force", "--allow-missing")
@@ -117,12 +142,16 @@ class Workspace:
             "DARKROOM_GROUP": group,
             "PYTHONPATH": str(self.tree),
         }
-        process = subprocess.Popen([*COMMAND, "repro"], cwd=self.tree, env=for_child(here), preexec_fn=die_with_parent)
+        process = subprocess.Popen(
+            [*COMMAND, "repro"], cwd=self.tree, env=for_child(here), preexec_fn=die_with_parent
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             remedy = "the next call continues from the last checkpoint; or allow more hours"
-            raise DarkroomError("the deadline has passed", where="params.yaml: retrain.deadline_hours", remedy=remedy) from None
+            raise DarkroomError(
+                "the deadline has passed", where="params.yaml: retrain.deadline_hours", remedy=remedy
+            ) from None
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -130,7 +159,11 @@ class Workspace:
                     process.wait(GRACE_SECONDS)
                 process.kill()
         if code:
-            error = DarkroomError(f"darkroom repro ended with exit code {code}", where=str(self.tree), remedy="see its messages above")
+            error = DarkroomError(
+                f"darkroom repro ended with exit code {code}",
+                where=str(self.tree),
+                remedy="see its messages above",
+            )
             error.exit_code = code if code > 0 else 128 - code
             raise error
 
@@ -150,19 +183,27 @@ class Workspace:
         that names the branch."""
         current = self._answer("symbolic-ref", "--quiet", "--short", "HEAD")
         if current and (in_place or current == BRANCH) and self._forward(commit):
-            left = self._dvc("checkout", "--quiet", where=self.root).returncode  # does not overwrite changes that are not saved
-            return f"on {current}" + (", but dvc checkout could not update all outputs; see: dvc status" if left else "")
+            left = self._dvc(
+                "checkout", "--quiet", where=self.root
+            ).returncode  # does not overwrite changes that are not saved
+            return f"on {current}" + (
+                ", but dvc checkout could not update all outputs; see: dvc status" if left else ""
+            )
         tip = self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
         why = ": the current branch has changes of its own" if in_place else ""
         if tip and self._is_ancestor(commit, tip):
             return f"on the branch {BRANCH}{why}"
-        joined = commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)  # it has a new commit by someone else
+        joined = (
+            commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)
+        )  # it has a new commit by someone else
         if joined and current != BRANCH:
             self._git("update-ref", f"refs/heads/{BRANCH}", joined, *([tip] if tip else []))
             return f"on the branch {BRANCH}{why}"
         own = f"{BRANCH}-{commit[:8]}"
         self._git("update-ref", f"refs/heads/{own}", commit)
-        return f"on the branch {own}, because {BRANCH} conflicts with it or is checked out; run: git merge {own}"
+        return (
+            f"on the branch {own}, because {BRANCH} conflicts with it or is checked out; run: git merge {own}"
+        )
 
     def _forward(self, commit: str) -> bool:
         return self._is_ancestor(commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
@@ -201,11 +242,19 @@ class Workspace:
 def _failed(what: str, done: subprocess.CompletedProcess[str], where: Path) -> DarkroomError:
     lines = done.stderr.strip().splitlines() or ["without a message"]
     message = next((line for line in lines if line.startswith(("fatal:", "error:", "ERROR:"))), lines[-1])
-    return DarkroomError(f"{what} failed: {message[:300]}", where=str(where), remedy="correct this and repeat the command")
+    return DarkroomError(
+        f"{what} failed: {message[:300]}", where=str(where), remedy="correct this and repeat the command"
+    )
 
 
 def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:
-    options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": seconds, "check": False, "preexec_fn": die_with_parent}
+    options: dict[str, Any] = {
+        "capture_output": True,
+        "text": True,
+        "timeout": seconds,
+        "check": False,
+        "preexec_fn": die_with_parent,
+    }
     try:
         return subprocess.run(command, cwd=where, env=for_child({}), **options)
     except subprocess.TimeoutExpired:

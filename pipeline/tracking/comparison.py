@@ -43,19 +43,26 @@ def differing(compared: list[Compared]) -> dict[str, list[str]]:
 
 def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
     """The measures of each, and whether one protocol took all of them: the newest that they share, else each one's newest."""
-    shared = [protocol for protocol in compared[0].results if all(protocol in one.results for one in compared)]
+    shared = [
+        protocol for protocol in compared[0].results if all(protocol in one.results for one in compared)
+    ]
     if shared:
         return [one.results[shared[-1]] for one in compared], True
     return [[{}, *one.results.values()][-1] for one in compared], False
 
 
-def by_seed(client: "MlflowClient", experiment: str, name: str, params: Mapping[str, str], data: str) -> dict[int, Compared]:
+def by_seed(
+    client: "MlflowClient", experiment: str, name: str, params: Mapping[str, str], data: str
+) -> dict[int, Compared]:
     """The finished trainings of model ``name`` with these params, but for the seed, on the data with this digest; by seed."""
     query = f"tags.`darkroom.stage` = 'train-{name}' and attributes.status = 'FINISHED'"
     runs = client.search_runs([experiment], query, order_by=["attributes.start_time DESC"])
     found: dict[int, Compared] = {}
     for run in runs:
-        alike = _without_seed(run.data.params) == _without_seed(params) and run.data.tags.get("darkroom.data") == data
+        alike = (
+            _without_seed(run.data.params) == _without_seed(params)
+            and run.data.tags.get("darkroom.data") == data
+        )
         if alike and SEED in run.data.params and int(run.data.params[SEED]) not in found:
             found[int(run.data.params[SEED])] = _compared(client, run, run.info.run_name)
     return dict(sorted(found.items()))
@@ -77,14 +84,18 @@ def _run(client: "MlflowClient", thing: str) -> Any:
     try:
         return client.get_run(run_id)
     except MlflowException:
-        raise BadInput("no such run", where=thing, remedy="name NAME@ALIAS, NAME/VERSION or a run id of the MLflow UI") from None
+        raise BadInput(
+            "no such run", where=thing, remedy="name NAME@ALIAS, NAME/VERSION or a run id of the MLflow UI"
+        ) from None
 
 
 def _compared(client: "MlflowClient", run: Any, title: str) -> Compared:
     versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
     results = registry.results(versions[0]) if versions else {}
     drawn = {
-        int(match[1]): entry.path for entry in client.list_artifacts(run.info.run_id, "images") if (match := PICTURE.fullmatch(entry.path))
+        int(match[1]): entry.path
+        for entry in client.list_artifacts(run.info.run_id, "images")
+        if (match := PICTURE.fullmatch(entry.path))
     }
     picture = b""
     if drawn:

@@ -65,7 +65,12 @@ class Ledger:
             if found := re.search(r"^\[cache\][^\[]*?^\s*dir\s*=\s*(\S.*?)\s*$", text, re.MULTILINE):
                 self.cache = config.parent / found[1]
         self._read()
-        self.current = {path: md5 for stage in self.stages if stage.found_in == CURRENT for path, md5 in stage.outs.items()}
+        self.current = {
+            path: md5
+            for stage in self.stages
+            if stage.found_in == CURRENT
+            for path, md5 in stage.outs.items()
+        }
 
     def add(self, stage: Stage) -> None:
         """Add an entry; what is known already, from wherever, is left as it is."""
@@ -91,8 +96,14 @@ class Ledger:
     def contents(self) -> Iterator[Content]:
         """Everything there is an entry for: outputs, what their folders hold, dependencies."""
         outs = dict.fromkeys(out for stage in self.stages for out in stage.outs.items())
-        files = ((f"{path}/{name}", md5) for path, folder in outs for name, md5 in self.listing(path, folder).items())
-        yield from dict.fromkeys([*outs, *files, *(dep for stage in self.stages for dep in stage.deps.items())])
+        files = (
+            (f"{path}/{name}", md5)
+            for path, folder in outs
+            for name, md5 in self.listing(path, folder).items()
+        )
+        yield from dict.fromkeys(
+            [*outs, *files, *(dep for stage in self.stages for dep in stage.deps.items())]
+        )
 
     def md5(self, path: str) -> str:
         """DVC's md5 of what lies at ``path`` now; empty where nothing does."""
@@ -124,7 +135,9 @@ class Ledger:
         """The SHA-256 of weights, shards or raw files, by name, that the records within a folder hold themselves."""
         card, manifest, source = (self.record(path, md5, name) for name in (CARD, MANIFEST, SOURCE))
         shards = [shard for split in manifest.get("splits", {}).values() for shard in split["shards"]]
-        claims = {entry["file"]: entry["sha256"] for shard in shards for entry in (shard["images"], shard["labels"])}
+        claims = {
+            entry["file"]: entry["sha256"] for shard in shards for entry in (shard["images"], shard["labels"])
+        }
         claims |= {name: entry["sha256"] for name, entry in source.get("files", {}).items()}
         return claims | ({WEIGHTS: card["sha256"]} if card else {})
 
@@ -139,13 +152,22 @@ class Ledger:
         if not here or not listing or not (self.root / path).is_dir():
             return [Problem(path, "differs" if here else "absent", md5, here, remedy)]
         found = {name: self.md5(f"{path}/{name}") for name in dict.fromkeys([*listing, *self._files(path)])}
-        wrong = [(name, listing.get(name, ""), there) for name, there in found.items() if there != listing.get(name)]
-        return [Problem(f"{path}/{name}", "differs" if there else "absent", md5, there, remedy) for name, md5, there in wrong]
+        wrong = [
+            (name, listing.get(name, ""), there)
+            for name, there in found.items()
+            if there != listing.get(name)
+        ]
+        return [
+            Problem(f"{path}/{name}", "differs" if there else "absent", md5, there, remedy)
+            for name, md5, there in wrong
+        ]
 
     def check_cache(self, path: str, md5: str) -> list[Problem]:
         """What DVC's cache lacks of these bytes, or holds damaged."""
         files = set(self.listing(path, md5).values())
-        return self._check_object(md5) or [problem for digest in files for problem in self._check_object(digest)]
+        return self._check_object(md5) or [
+            problem for digest in files for problem in self._check_object(digest)
+        ]
 
     def judge(self, path: str, md5: str) -> Problem | None:
         """The first problem with these bytes in the workspace, or, where it has none or others of another time, in DVC's cache."""
@@ -159,41 +181,81 @@ class Ledger:
             return next(iter(cached), None)
         return problems[0] if current else Problem(path, "unchecked", md5, remedy=PAST)
 
-    def audit(self, params: Any, progress: Callable[[int, int], None]) -> tuple[list[Problem], dict[str, int]]:
+    def audit(
+        self, params: Any, progress: Callable[[int, int], None]
+    ) -> tuple[list[Problem], dict[str, int]]:
         """All outputs, dependencies and cache objects: what is wrong, and how many were looked at. ``params``: params.yaml as it is."""
         problems = [problem for out in self.current.items() for problem in self.check(*out)]
-        claims = {f"{out[0]}/{name}": digest for out in self.current.items() for name, digest in self.claims(*out).items()}
+        claims = {
+            f"{out[0]}/{name}": digest
+            for out in self.current.items()
+            for name, digest in self.claims(*out).items()
+        }
         for path in sorted(set(claims) - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != claims[path]:
-                problems.append(Problem(path, "differs", claims[path], found, "its folder's own record says otherwise: make it anew"))
+                problems.append(
+                    Problem(
+                        path,
+                        "differs",
+                        claims[path],
+                        found,
+                        "its folder's own record says otherwise: make it anew",
+                    )
+                )
         lock = [stage for stage in self.stages if stage.found_in == CURRENT]
-        deps = {dep: self.current.get(dep[0]) or self.md5(dep[0]) for stage in lock for dep in stage.deps.items()}
-        problems += [Problem(path, "stale", md5, found, STALE) for (path, md5), found in deps.items() if found != md5]
-        settings = {key: value for stage in lock for key, value in stage.params.get("params.yaml", {}).items()}
+        deps = {
+            dep: self.current.get(dep[0]) or self.md5(dep[0]) for stage in lock for dep in stage.deps.items()
+        }
+        problems += [
+            Problem(path, "stale", md5, found, STALE) for (path, md5), found in deps.items() if found != md5
+        ]
+        settings = {
+            key: value for stage in lock for key, value in stage.params.get("params.yaml", {}).items()
+        }
         for key, value in settings.items():
-            now = reduce(lambda found, part: found.get(part) if isinstance(found, dict) else None, key.split("."), params)
+            now = reduce(
+                lambda found, part: found.get(part) if isinstance(found, dict) else None,
+                key.split("."),
+                params,
+            )
             if now != value:
-                problems.append(Problem(f"params.yaml: {key}", "stale", json.dumps(value), json.dumps(now), STALE))
+                problems.append(
+                    Problem(f"params.yaml: {key}", "stale", json.dumps(value), json.dumps(now), STALE)
+                )
         files = sorted((self.cache / "files/md5").glob("??/*"))
-        objects = [file.parent.name + file.name for file in files if len(file.stem) == 30 and file.suffix in ("", ".dir")]
+        objects = [
+            file.parent.name + file.name
+            for file in files
+            if len(file.stem) == 30 and file.suffix in ("", ".dir")
+        ]
         for number, md5 in enumerate(objects, 1):
             problems += self._check_object(md5)
             progress(number, len(objects))
         sizes = (len(self.current), len(claims), len(deps), len(settings), len(objects))
-        return problems, dict(zip(("outputs", "SHA-256 records", "dependencies", "params", "cache objects"), sizes))
+        return problems, dict(
+            zip(("outputs", "SHA-256 records", "dependencies", "params", "cache objects"), sizes)
+        )
 
     def _read(self) -> None:
         lock = self.root / CURRENT
-        texts = {lock.read_text(encoding="utf-8", errors="replace").strip(): CURRENT} if lock.is_file() else {}
-        for commit in (_git(self.root, "log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT) or "").split():
-            texts.setdefault((_git(self.root, "show", f"{commit}:./{CURRENT}") or "").strip(), f"commit {commit}")
+        texts = (
+            {lock.read_text(encoding="utf-8", errors="replace").strip(): CURRENT} if lock.is_file() else {}
+        )
+        for commit in (
+            _git(self.root, "log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT) or ""
+        ).split():
+            texts.setdefault(
+                (_git(self.root, "show", f"{commit}:./{CURRENT}") or "").strip(), f"commit {commit}"
+            )
         for text, found_in in texts.items():
             try:
                 for name, entry in YAML(typ="safe", pure=True).load(text)["stages"].items():
                     self.add(_stage(name, entry, found_in))
             except (YAMLError, TypeError, KeyError):  # of the past, it is passed over
                 if found_in == CURRENT:
-                    raise BadInput("cannot be read", where=CURRENT, remedy=f"git checkout -- {CURRENT}") from None
+                    raise BadInput(
+                        "cannot be read", where=CURRENT, remedy=f"git checkout -- {CURRENT}"
+                    ) from None
         names = {stage.cmd: stage.name for stage in reversed(self.stages)}
         for path in sorted((self.cache / "runs").glob("*/*/*")):
             with suppress(YAMLError, TypeError, KeyError):
@@ -206,15 +268,24 @@ class Ledger:
         return inner == outer or (name != inner[0] and self.listing(*outer).get(name) == inner[1])
 
     def _files(self, path: str) -> list[str]:
-        files = (file for file in (self.root / path).rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        files = (
+            file
+            for file in (self.root / path).rglob("*")
+            if file.is_file() and "__pycache__" not in file.parts
+        )
         return [file.relative_to(self.root / path).as_posix() for file in files]
 
     def _check_object(self, md5: str) -> list[Problem]:
         found, place = md5_of(self.object(md5)), os.path.relpath(self.object(md5), self.root)
-        problem = Problem(place, "differs" if found else "absent", md5, found, f"rm -f {place}, then dvc pull")
+        problem = Problem(
+            place, "differs" if found else "absent", md5, found, f"rm -f {place}, then dvc pull"
+        )
         return [] if found and found == md5.removesuffix(".dir") else [problem]
 
 
 def _stage(name: str, entry: dict[str, Any], found_in: str) -> Stage:
-    deps, outs = ({item["path"]: item["md5"] for item in entry.get(side, []) if "md5" in item} for side in ("deps", "outs"))
+    deps, outs = (
+        {item["path"]: item["md5"] for item in entry.get(side, []) if "md5" in item}
+        for side in ("deps", "outs")
+    )
     return Stage(name, str(entry.get("cmd", "")), deps, outs, entry.get("params", {}), found_in)

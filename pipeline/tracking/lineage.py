@@ -19,7 +19,9 @@ GIT_SECONDS = 5
 BOOKS = ("dvc.lock", "metrics/")  # what a repro itself writes among git's files
 PACKAGES = ("torch", "ray", "mlflow", "dvc", "numpy", "darkroom")
 USER_PART = re.compile(r"(?<=://)[^/?#\s]*@")  # https://user:token@host
-SECRET_FIELD = re.compile(r"([?&][^=&\s]*(?:token|key|secret|password|signature|credential)[^=&\s]*=)[^&\s]+", re.IGNORECASE)
+SECRET_FIELD = re.compile(
+    r"([?&][^=&\s]*(?:token|key|secret|password|signature|credential)[^=&\s]*=)[^&\s]+", re.IGNORECASE
+)
 
 
 def redact(text: str) -> str:
@@ -60,12 +62,19 @@ def git_tags(root: Path) -> dict[str, str]:
     """
     commit = _git(root, "rev-parse", "HEAD") or "unknown"
     status = _git(root, "status", "--porcelain", "--untracked-files=no", "-z")
-    changed = [path for path in (line[3:] for line in (status or "").split("\0")) if path and not path.startswith(BOOKS)]
+    changed = [
+        path
+        for path in (line[3:] for line in (status or "").split("\0"))
+        if path and not path.startswith(BOOKS)
+    ]
     dirty = "unknown" if status is None else str(bool(changed)).lower()
     tags = {"mlflow.source.git.commit": commit, "darkroom.git.dirty": dirty}
     if changed:
         tags["darkroom.git.changed"] = ", ".join(changed)[:1000]
-    branch, remote = _git(root, "rev-parse", "--abbrev-ref", "HEAD"), _git(root, "config", "--get", "remote.origin.url")
+    branch, remote = (
+        _git(root, "rev-parse", "--abbrev-ref", "HEAD"),
+        _git(root, "config", "--get", "remote.origin.url"),
+    )
     if branch:
         tags["mlflow.source.git.branch"] = branch
     if remote:
@@ -75,7 +84,10 @@ def git_tags(root: Path) -> dict[str, str]:
 
 def version_tags() -> dict[str, str]:
     """Tags: versions of Python and of the packages that can change a result, and the machine."""
-    tags = {"darkroom.version.python": platform.python_version(), "darkroom.machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    tags = {
+        "darkroom.version.python": platform.python_version(),
+        "darkroom.machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
     return tags | {f"darkroom.version.{name}": version(name) for name in PACKAGES}
 
 
@@ -101,9 +113,15 @@ def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
         for out in entry.get("outs", [])
         if "md5" in out
     }
-    own = [*section.get("deps", []), *section.get("outs", []), *section.get("metrics", []), *section.get("plots", [])]
+    own = [
+        *section.get("deps", []),
+        *section.get("outs", []),
+        *section.get("metrics", []),
+        *section.get("plots", []),
+    ]
     md5s = {
-        path: made.get(path) or md5_of(root / path) for path in (next(iter(entry)) if isinstance(entry, dict) else entry for entry in own)
+        path: made.get(path) or md5_of(root / path)
+        for path in (next(iter(entry)) if isinstance(entry, dict) else entry for entry in own)
     }
     return {path: md5 for path, md5 in md5s.items() if md5}
 
@@ -123,7 +141,8 @@ def md5_of(path: Path) -> str:
         return ""
     files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
     listing = sorted(
-        ({"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files), key=lambda entry: entry["relpath"]
+        ({"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files),
+        key=lambda entry: entry["relpath"],
     )
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
@@ -131,7 +150,9 @@ def md5_of(path: Path) -> str:
 def _git(root: Path, *arguments: str) -> str | None:
     """What git answers, or None where it fails or does not answer."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, timeout=GIT_SECONDS, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip("\n") if done.returncode == 0 else None

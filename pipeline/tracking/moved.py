@@ -41,7 +41,9 @@ def moved_from(environment: Environment) -> str:
     if environment.tracking_uri != default_uri(root) or not database.is_file():
         return ""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)
+        ) as connection:
             query = "SELECT artifact_location FROM experiments WHERE name = ?"
             found = connection.execute(query, (EXPERIMENT,)).fetchone()
     except sqlite3.Error:  # no database of MLflow's
@@ -76,7 +78,9 @@ def follow(environment: Environment, former: str, records: Path, addresses: tupl
         if changed != text:
             write_text(settings, changed)
     database = environment.root / "mlflow.db"
-    with contextlib.closing(sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)) as connection:
+    with contextlib.closing(
+        sqlite3.connect(database, timeout=LOCK_SECONDS, isolation_level=None)
+    ) as connection:
         connection.execute("BEGIN IMMEDIATE")
         place = ((Path(former) / ARTIFACTS).as_uri(),)
         if not connection.execute("SELECT 1 FROM experiments WHERE artifact_location = ?", place).fetchone():
@@ -87,7 +91,11 @@ def follow(environment: Environment, former: str, records: Path, addresses: tupl
                     change = f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                     connection.execute(change, (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"))
         connection.execute("COMMIT")
-    print(f"note: the project was moved from {former} to {root}; MLflow's locations now lead there", file=sys.stderr, flush=True)
+    print(
+        f"note: the project was moved from {former} to {root}; MLflow's locations now lead there",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _replaced(value: Any, former: str, root: str) -> Any:

@@ -39,7 +39,11 @@ PARENT, PARENT_TAG = "repro", "mlflow.parentRunId"
 EXPERIMENT_TAG = "darkroom.experiment"
 MAX_METRICS = 1000  # in one call; MLflow's own limit
 MAX_PARAMS = 100  # and tags
-OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags of the process that makes the run
+OWNER = (
+    "darkroom.host",
+    "darkroom.pid",
+    "darkroom.process_started",
+)  # tags of the process that makes the run
 HEARD = "darkroom.heard"  # a tag: when that process last said that it works on the run, in ms
 LOCK_SECONDS = 60
 TAGGING = Lock()
@@ -63,8 +67,12 @@ class Record:
     group: str = ""  # names the parent
     parent: dict[str, Any] = field(default_factory=dict)  # name, params and note of the parent
     folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
-    model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256; version, once it is registered
-    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: sha256, protocol, metrics, time
+    model: dict[str, str] = field(
+        default_factory=dict
+    )  # folder, name, sha256; version, once it is registered
+    results: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # by model: sha256, protocol, metrics, time
     artifacts: list[list[str]] = field(default_factory=list)  # file or folder, folder within the run
     num_artifacts: int = 0  # of them MLflow has
     status: str = "RUNNING"
@@ -74,7 +82,9 @@ class Record:
     repeated: bool = False  # the run is FINISHED, or another process's by now: only what it lacks is added
     adopted: bool = False  # somebody else has written to the run: what is sent is compared with what is there
     offsets: dict[str, int] = field(default_factory=dict)  # bytes that MLflow has, by file
-    dropped: dict[str, int] = field(default_factory=dict)  # metrics that were not finite, with the first such step
+    dropped: dict[str, int] = field(
+        default_factory=dict
+    )  # metrics that were not finite, with the first such step
 
     def path(self, environment: Environment) -> Path:
         """The record's own file."""
@@ -154,7 +164,9 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
             os.replace(beside, database)
         follow_move(environment)
         client = MlflowClient(uri)
-        return client, _experiment(client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None)
+        return client, _experiment(
+            client, Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None
+        )
 
 
 def follow_move(environment: Environment) -> None:
@@ -164,7 +176,9 @@ def follow_move(environment: Environment) -> None:
         moved.follow(environment, former, records(environment), (before, address(environment)))
 
 
-def deliver(client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool) -> None:
+def deliver(
+    client: "MlflowClient", experiment: str, record: Record, environment: Environment, *, announce: bool
+) -> None:
     """Bring MLflow to what ``record`` says. ``announce`` makes or reopens the run first."""
     ending = record.status  # it may change meanwhile, and there is more to be sent then
     if announce:
@@ -221,23 +235,38 @@ def _announce(client: "MlflowClient", experiment: str, record: Record) -> None:
         record.offsets = {}  # another run, or none: it is sent everything
     if found is None:
         name = record.name or record.stage
-        found = client.create_run(experiment, record.started, {**record.tags, **_group(client, experiment, record)}, run_name=name)
+        found = client.create_run(
+            experiment, record.started, {**record.tags, **_group(client, experiment, record)}, run_name=name
+        )
     record.run_id, record.parent_id = found.info.run_id, ""
     known = client.get_run(record.run_id)
     others = [key for key in OWNER if known.data.tags.get(key) != record.tags.get(key)]
     record.adopted = bool(others)
-    taken = bool(others) and record.process != lineage.Process.current()  # what is left of a process; another one goes on with the run
+    taken = (
+        bool(others) and record.process != lineage.Process.current()
+    )  # what is left of a process; another one goes on with the run
     record.repeated = found.info.status == "FINISHED" or taken
     if record.repeated:
-        set_tags(client, record.run_id, {key: value for key, value in record.tags.items() if key not in known.data.tags})
+        set_tags(
+            client,
+            record.run_id,
+            {key: value for key, value in record.tags.items() if key not in known.data.tags},
+        )
     else:
         client.update_run(record.run_id, status="RUNNING")
-        set_tags(client, record.run_id, {**record.tags, HEARD: str(now()), **_group(client, experiment, record)})
+        set_tags(
+            client, record.run_id, {**record.tags, HEARD: str(now()), **_group(client, experiment, record)}
+        )
         if "darkroom.failure" in known.data.tags:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
     _add_params(client, known, record.params)
     if record.dataset and not (known.inputs and known.inputs.dataset_inputs):
-        data = Dataset(record.dataset["name"], record.dataset["digest"][:36], "local", json.dumps({"uri": record.dataset["source"]}))
+        data = Dataset(
+            record.dataset["name"],
+            record.dataset["digest"][:36],
+            "local",
+            json.dumps({"uri": record.dataset["source"]}),
+        )
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
@@ -246,10 +275,24 @@ def _group(client: "MlflowClient", experiment: str, record: Record) -> dict[str,
     if not record.group:
         return {}
     if not record.parent_id:
-        shared = {key: record.tags[key] for key in (*OWNER, "mlflow.source.git.commit", "darkroom.data") if key in record.tags}
-        shared |= {"darkroom.stage": PARENT, "darkroom.group": record.group, "mlflow.source.name": "dvc repro", HEARD: str(now())}
-        found = client.search_runs([experiment], f"tags.`darkroom.group` = '{record.group}' and tags.`darkroom.stage` = '{PARENT}'")
-        name, note = record.parent.get("name") or record.group, {"mlflow.note.content": record.parent.get("note", "")}
+        shared = {
+            key: record.tags[key]
+            for key in (*OWNER, "mlflow.source.git.commit", "darkroom.data")
+            if key in record.tags
+        }
+        shared |= {
+            "darkroom.stage": PARENT,
+            "darkroom.group": record.group,
+            "mlflow.source.name": "dvc repro",
+            HEARD: str(now()),
+        }
+        found = client.search_runs(
+            [experiment], f"tags.`darkroom.group` = '{record.group}' and tags.`darkroom.stage` = '{PARENT}'"
+        )
+        name, note = (
+            record.parent.get("name") or record.group,
+            {"mlflow.note.content": record.parent.get("note", "")},
+        )
         made = found or [client.create_run(experiment, record.started, {**shared, **note}, run_name=name)]
         record.parent_id = made[-1].info.run_id
         _add_params(client, made[-1], record.parent.get("params", {}))
@@ -293,7 +336,13 @@ def _send_metrics(client: "MlflowClient", record: Record, name: str) -> None:
     record.offsets = {**record.offsets, name: offset}
     if dropped != record.dropped:
         record.dropped = dropped
-        record.tag({"darkroom.not_finite": ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))[:5000]})
+        record.tag(
+            {
+                "darkroom.not_finite": ", ".join(
+                    f"{key} from step {step}" for key, step in sorted(dropped.items())
+                )[:5000]
+            }
+        )
         set_tags(client, record.run_id, record.tags)
 
 
@@ -307,13 +356,24 @@ def lines(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
             offset += len(line)
             try:
                 value = json.loads(line)
-                yield offset, {"step": int(value["step"]), "time": int(value["time"]), "metrics": dict(value["metrics"])}
+                yield (
+                    offset,
+                    {
+                        "step": int(value["step"]),
+                        "time": int(value["time"]),
+                        "metrics": dict(value["metrics"]),
+                    },
+                )
             except (ValueError, TypeError, KeyError):
                 continue
 
 
 def _send_pictures(client: "MlflowClient", record: Record) -> None:
-    samples = {int(match[1]): path for path in Path(record.folder, "samples").glob("step-*.png") if (match := PICTURE.fullmatch(path.name))}
+    samples = {
+        int(match[1]): path
+        for path in Path(record.folder, "samples").glob("step-*.png")
+        if (match := PICTURE.fullmatch(path.name))
+    }
     if not samples:
         return
     from PIL import Image
@@ -338,8 +398,17 @@ def _send_results(client: "MlflowClient", record: Record, name: str, result: dic
     version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
     if version is not None and exists(client, version.run_id):
         known = client.get_run(version.run_id).data.metrics if aside else {}
-        plain = {f"test_{metric}": value for metric, value in result["metrics"].items() if not metric.endswith(("_low", "_high", "_floor"))}
-        _send_once(client, version.run_id, {key: value for key, value in plain.items() if key not in known}, result["time"])
+        plain = {
+            f"test_{metric}": value
+            for metric, value in result["metrics"].items()
+            if not metric.endswith(("_low", "_high", "_floor"))
+        }
+        _send_once(
+            client,
+            version.run_id,
+            {key: value for key, value in plain.items() if key not in known},
+            result["time"],
+        )
         registry.describe(client, version, result["metrics"], result["protocol"], aside=aside)
 
 
@@ -352,11 +421,19 @@ def _register(client: "MlflowClient", record: Record) -> None:
         kept = False
     version = "none: the weights were gone before a server answered"
     if kept:
-        tags = {f"darkroom.{key}": record.tags[f"darkroom.{key}"] for key in ("fingerprint", "data") if f"darkroom.{key}" in record.tags}
-        version = registry.register(client, record.run_id, folder, name, tags, waits=bool(record.model.get("waits")))
+        tags = {
+            f"darkroom.{key}": record.tags[f"darkroom.{key}"]
+            for key in ("fingerprint", "data")
+            if f"darkroom.{key}" in record.tags
+        }
+        version = registry.register(
+            client, record.run_id, folder, name, tags, waits=bool(record.model.get("waits"))
+        )
     record.model = {**record.model, "version": version}
     if kept or not record.repeated:
-        told = {"darkroom.model": name, "darkroom.version": version} | ({"darkroom.sha256": record.model["sha256"]} if kept else {})
+        told = {"darkroom.model": name, "darkroom.version": version} | (
+            {"darkroom.sha256": record.model["sha256"]} if kept else {}
+        )
         record.tag(told)
         set_tags(client, record.run_id, told)
 

@@ -24,15 +24,24 @@ def find(client: "MlflowClient", thing: str) -> Any:
 
     name, mark, wanted = thing.partition("@") if "@" in thing else thing.partition("/")
     try:
-        return client.get_model_version_by_alias(name, wanted) if mark == "@" else client.get_model_version(name, wanted)
+        return (
+            client.get_model_version_by_alias(name, wanted)
+            if mark == "@"
+            else client.get_model_version(name, wanted)
+        )
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
     models = client.search_registered_models(max_results=1000)
     if any(model.name == name for model in models):
-        found = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=10)
+        found = client.search_model_versions(
+            f"name = '{name}'", order_by=["version_number DESC"], max_results=10
+        )
         serves = champion(client, name)
-        known = [f"{name}/{one.version}" + " (the champion)" * (one.version == getattr(serves, "version", None)) for one in found]
+        known = [
+            f"{name}/{one.version}" + " (the champion)" * (one.version == getattr(serves, "version", None))
+            for one in found
+        ]
         what = f"no version of {name} has the alias '{wanted}'" if mark == "@" else "no such version"
         raise BadInput(what, where=thing, remedy=f"name a version, newest first: {', '.join(known)}")
     there = [
@@ -41,7 +50,9 @@ def find(client: "MlflowClient", thing: str) -> Any:
         if model.latest_versions
     ]
     raise BadInput(
-        "no such registered model", where=thing, remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}"
+        "no such registered model",
+        where=thing,
+        remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}",
     )
 
 
@@ -60,7 +71,9 @@ def champion(client: "MlflowClient", name: str) -> Any | None:
     return client.get_model_version(name, str(alias)) if alias else None
 
 
-def promote(environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]], occasion: str = "") -> None:
+def promote(
+    environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]], occasion: str = ""
+) -> None:
     """Make ``version`` the champion and write down why; the one before can be brought back with ``rollback``.
 
     A promotion that names its ``occasion`` happens once, however often it is asked for, and whatever was rolled back since.
@@ -69,7 +82,9 @@ def promote(environment: Environment, version: Any, reason: str, gates: list[dic
     before = champion(client, version.name)
     begun = _begun(client, experiment, version.name, occasion) if occasion else None
     rolled_back = occasion and registry.UNWANTED in version.tags
-    if begun is not None and rolled_back and begun.info.status == "RUNNING":  # it was killed before it could say that it was done
+    if (
+        begun is not None and rolled_back and begun.info.status == "RUNNING"
+    ):  # it was killed before it could say that it was done
         client.set_terminated(begun.info.run_id, "FINISHED")
     if rolled_back or (begun is not None and begun.info.status == "FINISHED"):
         return
@@ -84,7 +99,9 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
     now = find(client, f"{name}@{CHAMPION}")
     if PREVIOUS not in now.tags:
         raise BadInput(
-            "there is no champion before this one", where=f"{name}@{CHAMPION} (version {now.version})", remedy="darkroom promote"
+            "there is no champion before this one",
+            where=f"{name}@{CHAMPION} (version {now.version})",
+            remedy="darkroom promote",
         )
     registry.withdraw(client, name, str(now.version), f"rolled back: {reason}")
     _move(client, experiment, "rollback", client.get_model_version(name, now.tags[PREVIOUS]), now, reason, [])
@@ -94,22 +111,40 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
 def deeds(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
     """What came to serve when: first versions, promotions, rollbacks, oldest first: time (UTC), deed, model, from, to, reason, occasion."""
     firsts = [
-        client.search_model_versions(f"name = '{model.name}'", order_by=["creation_timestamp ASC"], max_results=1)
+        client.search_model_versions(
+            f"name = '{model.name}'", order_by=["creation_timestamp ASC"], max_results=1
+        )
         for model in client.search_registered_models(max_results=1000)
     ]
     query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
     runs = client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
     begun = {run.data.tags.get("darkroom.model") for run in runs if not run.data.tags.get("darkroom.from")}
     found = [
-        {"time": _utc(first.creation_timestamp), "deed": "first", "model": first.name, "from": "", "to": str(first.version)}
+        {
+            "time": _utc(first.creation_timestamp),
+            "deed": "first",
+            "model": first.name,
+            "from": "",
+            "to": str(first.version),
+        }
         | {"reason": "there was no champion", "occasion": ""}
         for versions in firsts
         for first in versions
         if first.name not in begun
     ]
-    keys = {"deed": "stage", "model": "model", "from": "from", "to": "to", "reason": "reason", "occasion": "occasion"}
+    keys = {
+        "deed": "stage",
+        "model": "model",
+        "from": "from",
+        "to": "to",
+        "reason": "reason",
+        "occasion": "occasion",
+    }
     for run in runs:
-        found.append({"time": _utc(run.info.start_time)} | {key: run.data.tags.get(f"darkroom.{tag}", "") for key, tag in keys.items()})
+        found.append(
+            {"time": _utc(run.info.start_time)}
+            | {key: run.data.tags.get(f"darkroom.{tag}", "") for key, tag in keys.items()}
+        )
     return sorted(found, key=lambda deed: deed["time"])
 
 

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")  # what a served model imports
+REQUIREMENTS = (
+    "mlflow",
+    "torch",
+    "numpy",
+    "pandas",
+    "pillow",
+    "safetensors",
+    "pydantic",
+    "ruamel.yaml",
+)  # what a served model imports
 RESULTS = "darkroom.results"  # a version's tag: what was measured of it, by protocol
 UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back
 MAX_PROTOCOLS = 5
@@ -26,11 +35,21 @@ MAX_DESCRIPTION = 5000  # characters; the database's limit
 
 def find_version(client: "MlflowClient", name: str, sha256: str) -> Any | None:
     """The version of ``name`` that holds the weights with this SHA-256, or None."""
-    found = client.search_model_versions(f"name = '{name}' and tags.`darkroom.sha256` = '{sha256}'", max_results=1)
+    found = client.search_model_versions(
+        f"name = '{name}' and tags.`darkroom.sha256` = '{sha256}'", max_results=1
+    )
     return found[0] if found else None
 
 
-def register(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], *, waits: bool = False) -> str:
+def register(
+    client: "MlflowClient",
+    run_id: str,
+    folder: Path,
+    name: str,
+    tags: Mapping[str, str],
+    *,
+    waits: bool = False,
+) -> str:
     """The version of ``name`` for the model in ``folder``: the one that holds these weights already, or a new one.
 
     It becomes ``challenger``, or ``champion`` where there is none; not so one that ``waits`` for a decision. Raises ``BadInput`` for
@@ -55,12 +74,16 @@ def withdraw(client: Any, name: str, version: str, reason: str = "") -> None:
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def describe(client: "MlflowClient", version: Any, numbers: Mapping[str, float], protocol: str, *, aside: bool) -> None:
+def describe(
+    client: "MlflowClient", version: Any, numbers: Mapping[str, float], protocol: str, *, aside: bool
+) -> None:
     """Keep what was measured of a version by ``protocol`` (a digest), and put it onto its card.
 
     ``aside`` is for an experiment with another model, which measured this one in passing: it does not change a card that has numbers.
     """
-    known = {key: value for key, value in json.loads(version.tags.get(RESULTS, "{}")).items() if key != protocol}
+    known = {
+        key: value for key, value in json.loads(version.tags.get(RESULTS, "{}")).items() if key != protocol
+    }
     kept = dict([*known.items(), (protocol, dict(numbers))][-MAX_PROTOCOLS:])
     client.set_model_version_tag(version.name, version.version, RESULTS, json.dumps(kept))
     if not (known and aside):
@@ -87,12 +110,21 @@ def requirements() -> list[str]:
     return [f"{package}=={metadata.version(package).partition('+')[0]}" for package in REQUIREMENTS]
 
 
-def _add(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], card: dict[str, Any]) -> str:
+def _add(
+    client: "MlflowClient",
+    run_id: str,
+    folder: Path,
+    name: str,
+    tags: Mapping[str, str],
+    card: dict[str, Any],
+) -> str:
     from mlflow.entities import LoggedModelOutput
 
     tags = {**tags, "darkroom.sha256": card["sha256"], "darkroom.run": run_id}
     _model(client, name)
-    model = client.create_logged_model(client.get_run(run_id).info.experiment_id, name=name, source_run_id=run_id, tags=tags)
+    model = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id, name=name, source_run_id=run_id, tags=tags
+    )
     with tempfile.TemporaryDirectory() as beside:
         _save(Path(beside, "model"), folder, card, run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(Path(beside, "model")))
@@ -100,7 +132,12 @@ def _add(client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Map
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     # by its folder: MLflow would look a models:/ address up in the process-wide store, not in this client's
     version = client.create_model_version(
-        name, model.artifact_location, run_id, tags=tags, model_id=model.model_id, description=model_card.text(card)[:MAX_DESCRIPTION]
+        name,
+        model.artifact_location,
+        run_id,
+        tags=tags,
+        model_id=model.model_id,
+        description=model_card.text(card)[:MAX_DESCRIPTION],
     )
     return str(version.version)
 
@@ -122,7 +159,9 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
         input_example=example,
         metadata={"sha256": card["sha256"], "model": card["name"]},
     )
-    description.flavors["python_function"]["model_code_path"] = "served.py"  # only its name is used, so the local path is left out
+    description.flavors["python_function"]["model_code_path"] = (
+        "served.py"  # only its name is used, so the local path is left out
+    )
     description.save(path / "MLmodel")
     (path / "README.md").write_text(model_card.text(card), encoding="utf-8")
 
@@ -136,22 +175,40 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     from mlflow.types.schema import AnyType, Array, DataType
 
     kind, spec = model_files.find(card["name"]), card["spec"]
-    generates, classifies, restores = (getattr(kind, able) is not getattr(Task, able) for able in ("generate", "classify", "reconstruct"))
+    generates, classifies, restores = (
+        getattr(kind, able) is not getattr(Task, able) for able in ("generate", "classify", "reconstruct")
+    )
     looks = classifies or restores
     asked: list[Any] = [ColSpec(AnyType(), "image", required=not generates)] if looks else []
     asked += [ColSpec("long", "count", required=not looks)] if generates else []
-    asked += [ColSpec("long", "seed", required=False), ColSpec(AnyType(), "label", required=False)] if generates else []
+    asked += (
+        [ColSpec("long", "seed", required=False), ColSpec(AnyType(), "label", required=False)]
+        if generates
+        else []
+    )
     vector, never = Array(DataType.double), not (generates and looks)
     answers: list[Any] = [ColSpec(AnyType(), "image", required=True)] if generates or restores else []
-    answers += [ColSpec("long", "label", required=never), ColSpec("string", "class", required=never)] if generates else []
-    answers += [ColSpec(vector, "code", required=never), ColSpec("double", "anomaly", required=never)] if restores else []
+    answers += (
+        [ColSpec("long", "label", required=never), ColSpec("string", "class", required=never)]
+        if generates
+        else []
+    )
+    answers += (
+        [ColSpec(vector, "code", required=never), ColSpec("double", "anomaly", required=never)]
+        if restores
+        else []
+    )
     if classifies:
         answers = [ColSpec("string", "class"), ColSpec("double", "probability")]
         answers += [ColSpec(Array(DataType.string), "classes"), ColSpec(vector, "probabilities")]
     example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
     if not generates:
-        example = pd.DataFrame({"image": [np.full((spec["channels"], spec["size"], spec["size"]), 0.5).tolist()]})
-    return ModelSignature(Schema(asked), Schema(answers), ParamSchema([ParamSpec("form", "string", "png")])), example
+        example = pd.DataFrame(
+            {"image": [np.full((spec["channels"], spec["size"], spec["size"]), 0.5).tolist()]}
+        )
+    return ModelSignature(
+        Schema(asked), Schema(answers), ParamSchema([ParamSpec("form", "string", "png")])
+    ), example
 
 
 def _model(client: "MlflowClient", name: str) -> Any:

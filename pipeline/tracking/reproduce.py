@@ -23,7 +23,13 @@ from pipeline.tracking.ledger import Ledger
 GIT_SECONDS = 60
 DVC_SECONDS = 3600
 DATA = "data/processed"
-MACHINE = ("darkroom.machine", "darkroom.version.torch", "darkroom.device", "darkroom.threads", "darkroom.workers")
+MACHINE = (
+    "darkroom.machine",
+    "darkroom.version.torch",
+    "darkroom.device",
+    "darkroom.threads",
+    "darkroom.workers",
+)
 TOLERANCE = 1e-3  # on every weight, where one of these is another
 
 
@@ -53,11 +59,18 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Verdict:
     Raises ``DarkroomError`` where the commit, the data or the settings cannot be had, or where the training fails.
     """
     tags, where = client.get_run(version.run_id).data.tags, f"{version.name}/{version.version}"
-    changed = [path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))]
+    changed = [
+        path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))
+    ]
     if changed:
         remedy = "commit before you train what others should be able to make again"
-        raise DarkroomError(f"it was trained with uncommitted changes of {', '.join(changed)}", where=where, remedy=remedy)
-    with tempfile.TemporaryDirectory() as beside, _worktree(environment.root, tags["mlflow.source.git.commit"]) as tree:
+        raise DarkroomError(
+            f"it was trained with uncommitted changes of {', '.join(changed)}", where=where, remedy=remedy
+        )
+    with (
+        tempfile.TemporaryDirectory() as beside,
+        _worktree(environment.root, tags["mlflow.source.git.commit"]) as tree,
+    ):
         known = registry.weights(client, version, Path(beside))
         card = read_card(known)
         _set_params(tree / PARAMS, card)
@@ -66,7 +79,8 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Verdict:
         expected, found = sha256(known / WEIGHTS), sha256(made / WEIGHTS)
         difference = 0.0 if expected == found else _difference(known / WEIGHTS, made / WEIGHTS)
         here = lineage.version_tags() | {
-            f"darkroom.{key}": str(value) for key, value in read_json(tree / "history" / card["name"] / "times.json").items()
+            f"darkroom.{key}": str(value)
+            for key, value in read_json(tree / "history" / card["name"] / "times.json").items()
         }
     machine = [
         f"{key.removeprefix('darkroom.')}: {tags[key]} then, {here[key]} now"
@@ -84,9 +98,15 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="darkroom-") as parent:
         tree = Path(parent, "tree")
         try:
-            done = _run(["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], root, GIT_SECONDS)
+            done = _run(
+                ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], root, GIT_SECONDS
+            )
             if done.returncode:
-                raise DarkroomError(f"no worktree could be made: {done.stderr.strip()[:200]}", where=str(root), remedy="git worktree prune")
+                raise DarkroomError(
+                    f"no worktree could be made: {done.stderr.strip()[:200]}",
+                    where=str(root),
+                    remedy="git worktree prune",
+                )
             yield tree
         finally:
             _run(["git", "worktree", "remove", "--force", str(tree)], root, GIT_SECONDS)
@@ -120,19 +140,35 @@ def _bring_data(root: Path, tree: Path, tags: Mapping[str, str]) -> None:
     done = _run([*DVC, "repro", "preprocess"], tree, DVC_SECONDS)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["dvc repro failed"])[-1]
-        raise DarkroomError(f"the data cannot be had: {reason}", where=f"{DATA} {md5 or ''}", remedy="dvc pull, or bring back its source")
+        raise DarkroomError(
+            f"the data cannot be had: {reason}",
+            where=f"{DATA} {md5 or ''}",
+            remedy="dvc pull, or bring back its source",
+        )
 
 
 def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path:
     """Run the stage with as many workers as then; the folder of the model that it made."""
     workers = "auto" if tags.get("darkroom.mode", "in process") == "in process" else tags["darkroom.workers"]
-    apart = {"MLFLOW_TRACKING_URI": f"sqlite:///{tree}/mlflow.db", "DARKROOM_STORAGE": str(tree / ".darkroom"), "DARKROOM_WORKERS": workers}
+    apart = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{tree}/mlflow.db",
+        "DARKROOM_STORAGE": str(tree / ".darkroom"),
+        "DARKROOM_WORKERS": workers,
+    }
     command = [sys.executable, "-m", "stages.train", card["name"]]
-    if subprocess.run(command, cwd=tree, env=surroundings.for_child(apart), check=False).returncode:  # it takes as long as it takes
-        raise DarkroomError("the training failed", where=card["name"], remedy="see above; its commit may need other packages")
+    if subprocess.run(
+        command, cwd=tree, env=surroundings.for_child(apart), check=False
+    ).returncode:  # it takes as long as it takes
+        raise DarkroomError(
+            "the training failed", where=card["name"], remedy="see above; its commit may need other packages"
+        )
     made = tree / "models" / card["name"]
     if (data := read_card(made)["data"]) != card["data"]:
-        raise DarkroomError(f"it was trained on other data: {data[:16]}, not {card['data'][:16]}", where=DATA, remedy="dvc pull")
+        raise DarkroomError(
+            f"it was trained on other data: {data[:16]}, not {card['data'][:16]}",
+            where=DATA,
+            remedy="dvc pull",
+        )
     return made
 
 
@@ -141,11 +177,19 @@ def _difference(one: Path, other: Path) -> float:
     from safetensors.torch import load_file
 
     first, second = load_file(one), load_file(other)
-    if {name: value.shape for name, value in first.items()} != {name: value.shape for name, value in second.items()}:
+    if {name: value.shape for name, value in first.items()} != {
+        name: value.shape for name, value in second.items()
+    }:
         return float("inf")
-    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first if first[name].numel())
+    return max(
+        float((first[name].double() - second[name].double()).abs().max())
+        for name in first
+        if first[name].numel()
+    )
 
 
 def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:
     environment = surroundings.for_child({})
-    return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    return subprocess.run(
+        command, cwd=where, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+    )

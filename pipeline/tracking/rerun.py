@@ -46,7 +46,11 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested params by dotted key; a list or an empty mapping is one value."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+        flat |= (
+            leaves(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping) and value
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -70,7 +74,9 @@ def changes(root: Path) -> list[Change]:
         return []
     differing = [key for key, value in now.items() if committed.get(key) != value or key not in committed]
     found = [Change(key, now[key], "" if key in committed else "+") for key in differing]
-    return found + [Change(key, None, "~") for key in committed if key not in now and not _is_refined(key, now)]
+    return found + [
+        Change(key, None, "~") for key in committed if key not in now and not _is_refined(key, now)
+    ]
 
 
 def of_stage(changed: list[Change], stage: str) -> list[Change]:
@@ -92,7 +98,11 @@ def commands(stage: str, tags: Mapping[str, str], changed: list[Change]) -> list
         return []
     overrides = [word for change in changed for word in ("-S", shlex.quote(change.override))]
     last = ["dvc", "exp", "run", *overrides] if changed else ["dvc", "repro"]
-    return [f"git checkout {commit}", "dvc pull --allow-missing", " ".join([*last, *([stage] if stage else [])])]
+    return [
+        f"git checkout {commit}",
+        "dvc pull --allow-missing",
+        " ".join([*last, *([stage] if stage else [])]),
+    ]
 
 
 def note(stage: str, tags: Mapping[str, str], changed: list[Change]) -> str:
@@ -100,8 +110,14 @@ def note(stage: str, tags: Mapping[str, str], changed: list[Change]) -> str:
     lines = commands(stage, tags, changed)
     if not lines:
         return "It cannot be made again by a command: its folder was no git repository with a commit."
-    edited = [path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))]
-    warning = f"It ran with uncommitted changes of {', '.join(edited)}, which these commands do not bring back.\n\n" if edited else ""
+    edited = [
+        path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))
+    ]
+    warning = (
+        f"It ran with uncommitted changes of {', '.join(edited)}, which these commands do not bring back.\n\n"
+        if edited
+        else ""
+    )
     return f"{warning}To make it again:\n\n```sh\n" + "\n".join(lines) + "\n```"
 
 

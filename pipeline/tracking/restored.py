@@ -14,7 +14,11 @@ from pipeline.tracking import lineage, outbox
 from pipeline.tracking.outbox import Record
 
 TOLD = "run.json"
-OWN_TAGS = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # of the process, not of what it makes
+OWN_TAGS = (
+    "darkroom.host",
+    "darkroom.pid",
+    "darkroom.process_started",
+)  # of the process, not of what it makes
 HEADLINES, DETAILS = Path("metrics/evaluation.json"), Path("metrics/details.json")
 REPORT = Path("reports")
 
@@ -30,14 +34,26 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
             record.folder, name = str(told.parent.resolve()), told.parent.name
             metrics = told.parent / "metrics.jsonl"
             record.ended = (
-                max([record.started, *(line["time"] for _, line in outbox.lines(metrics))]) if metrics.is_file() else record.started
+                max([record.started, *(line["time"] for _, line in outbox.lines(metrics))])
+                if metrics.is_file()
+                else record.started
             )
             with suppress(OSError, ValueError, TypeError):
                 times = read_json(told.parent / "times.json")
-                record.tag({f"darkroom.{key}": str(times[key]) for key in ("workers", "threads", "mode", "device") if key in times})
+                record.tag(
+                    {
+                        f"darkroom.{key}": str(times[key])
+                        for key in ("workers", "threads", "mode", "device")
+                        if key in times
+                    }
+                )
             with suppress(BadInput):  # the run is told without its model, which verify will name
                 weights = model_files.read_card(Path("models", name))["sha256"]
-                record.model = {"folder": str(Path("models", name).resolve()), "name": name, "sha256": weights}
+                record.model = {
+                    "folder": str(Path("models", name).resolve()),
+                    "name": name,
+                    "sha256": weights,
+                }
             yield record
     record = _record(environment, REPORT / TOLD, wanted)
     if record is not None and DETAILS.is_file():
@@ -49,7 +65,9 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
         yield record
 
 
-def results_of(results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str], time: int) -> dict[str, dict[str, Any]]:
+def results_of(
+    results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str], time: int
+) -> dict[str, dict[str, Any]]:
     """What a record keeps of an evaluation: the numbers by model, whose weights and protocol the tags name, and when (ms)."""
     return {
         name: {

@@ -29,9 +29,16 @@ from pipeline.tracking.outbox import Record, now
 
 BUDGET_SECONDS = 4.0  # that a training waits, in all, for a server which does not answer
 RETRY_SECONDS = 30.0
-FOLLOW_SECONDS = 10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
+FOLLOW_SECONDS = (
+    10.0  # between two deliveries of a training that goes on; each takes some hundredths of a second
+)
 STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
-PATIENCE = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # seconds, for a database file or a server that answers
+PATIENCE = {
+    "open": 60.0,
+    "follow": 1.0,
+    "register": 60.0,
+    "close": 60.0,
+}  # seconds, for a database file or a server that answers
 MAX_VALUE = 6000  # characters of a param; MLflow's own limit
 MAX_NAME = 250  # characters of a run's name; the database's limit
 HEARTBEAT = "system/cpu_utilization_percentage"
@@ -49,7 +56,9 @@ class Description:
     data_name: str = ""
     data_digest: str = ""  # SHA-256, hex
     data_source: str = ""  # the folder, relative to the project
-    tags: Mapping[str, Any] = field(default_factory=dict)  # num_workers, device, threads ...: shown as darkroom.<key>
+    tags: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # num_workers, device, threads ...: shown as darkroom.<key>
 
 
 class Run:
@@ -83,8 +92,18 @@ class Run:
             return
         record = self._record
         shared = {key: value for key, value in record.tags.items() if key not in restored.OWN_TAGS}
-        told = {"stage": record.stage, "fingerprint": record.fingerprint, "started": record.started, "name": record.name}
-        told |= {"group": record.group, "parent": record.parent, "params": record.params, "dataset": record.dataset}
+        told = {
+            "stage": record.stage,
+            "fingerprint": record.fingerprint,
+            "started": record.started,
+            "name": record.name,
+        }
+        told |= {
+            "group": record.group,
+            "parent": record.parent,
+            "params": record.params,
+            "dataset": record.dataset,
+        }
         write_json(folder / restored.TOLD, {**told, "tags": shared})
 
     def tag(self, tags: Mapping[str, Any]) -> None:
@@ -94,7 +113,10 @@ class Run:
     def follow(self, folder: Path) -> None:
         """Send what is new in ``folder``, every ten seconds: whole lines of metrics.jsonl and system.jsonl, and samples/."""
         metrics, samples = folder / "metrics.jsonl", folder / "samples"
-        seen = (metrics.stat().st_size if metrics.exists() else 0, samples.stat().st_mtime_ns if samples.exists() else 0)
+        seen = (
+            metrics.stat().st_size if metrics.exists() else 0,
+            samples.stat().st_mtime_ns if samples.exists() else 0,
+        )
         if self._record.folder != str(folder.resolve()):
             self._record.folder, self._seen = str(folder.resolve()), (-1, -1)
             self._record.save(self._environment)
@@ -114,15 +136,22 @@ class Run:
         return self._record.model.get("version", "") if self._push("register") else ""
 
     def log_results(
-        self, results: Mapping[str, Mapping[str, Any]], sha256: Mapping[str, str], protocols: Mapping[str, str] | None = None
+        self,
+        results: Mapping[str, Mapping[str, Any]],
+        sha256: Mapping[str, str],
+        protocols: Mapping[str, str] | None = None,
     ) -> None:
         """Log ``results`` (by model, by metric) here and at the runs that trained and registered the weights ``sha256`` (by model).
 
         ``protocols`` (by model) are digests of how they were measured: only results of one protocol can be compared.
         """
         marks = {f"darkroom.sha256.{name}": digest for name, digest in sha256.items()}
-        marks["mlflow.runType"] = "evaluation"  # which also makes the UI open the group's parent at first sight
-        self._record.tag(marks | {f"darkroom.protocol.{name}": digest for name, digest in (protocols or {}).items()})
+        marks["mlflow.runType"] = (
+            "evaluation"  # which also makes the UI open the group's parent at first sight
+        )
+        self._record.tag(
+            marks | {f"darkroom.protocol.{name}": digest for name, digest in (protocols or {}).items()}
+        )
         self._record.results = restored.results_of(results, self._record.tags, now())
         self._record.save(self._environment)
         self._push("register")
@@ -136,7 +165,9 @@ class Run:
     def __enter__(self) -> "Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         record = self._record
         record.ended = now()
         if kind is None:
@@ -184,7 +215,9 @@ class Run:
         try:
             if self._client is None:
                 self._client, self._experiment = outbox.connect(self._environment)
-            outbox.deliver(self._client, self._experiment, self._record, self._environment, announce=not self._announced)
+            outbox.deliver(
+                self._client, self._experiment, self._record, self._environment, announce=not self._announced
+            )
             self._announced, self._failure = True, None
         except Exception as error:
             self._offline(error)
@@ -210,7 +243,11 @@ class Run:
         where = lineage.redact(self._environment.tracking_uri)
         kept = self._record.path(self._environment)
         remedy = "check MLFLOW_TRACKING_URI and the server; the next stage sends what it missed"
-        print(f"warning: tracking is offline at {where} ({reason}); work goes on, kept in {kept} -> {remedy}", file=sys.stderr, flush=True)
+        print(
+            f"warning: tracking is offline at {where} ({reason}); work goes on, kept in {kept} -> {remedy}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def open_run(environment: Environment, description: Description, at_once: bool = True) -> Run:
@@ -223,7 +260,12 @@ def open_run(environment: Environment, description: Description, at_once: bool =
     record = Record(outbox.address(environment), description.stage, description.fingerprint, now(), owner)
     for left in outbox.load_all(environment):  # of an earlier attempt at this training
         if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):
-            record.started, record.run_id, record.offsets, record.dropped = left.started, left.run_id, left.offsets, left.dropped
+            record.started, record.run_id, record.offsets, record.dropped = (
+                left.started,
+                left.run_id,
+                left.offsets,
+                left.dropped,
+            )
             record.folder = left.folder
     record.params = flatten(description.params)
     git, changed = lineage.git_tags(Path.cwd()), rerun.changes(Path.cwd())
@@ -234,7 +276,11 @@ def open_run(environment: Environment, description: Description, at_once: bool =
     record.parent = _parent(record.group, own, git, changed)
     if description.data_digest:
         source = lineage.redact(description.data_source)
-        record.dataset = {"name": description.data_name, "digest": description.data_digest[:36], "source": source}
+        record.dataset = {
+            "name": description.data_name,
+            "digest": description.data_digest[:36],
+            "source": source,
+        }
     record.save(environment)
     run = Run(environment, record)
     if at_once:
@@ -244,7 +290,9 @@ def open_run(environment: Environment, description: Description, at_once: bool =
     return run
 
 
-def sync(environment: Environment, besides: Record | None = None, known: tuple[Any, str] | None = None) -> tuple[int, int]:
+def sync(
+    environment: Environment, besides: Record | None = None, known: tuple[Any, str] | None = None
+) -> tuple[int, int]:
     """Settle and send what ended processes left behind and what DVC restored; how many were sent, how many remain.
 
     One process does it at a time. ``known`` is a client with its experiment's id, where there is one already. Raises
@@ -273,8 +321,13 @@ def sync(environment: Environment, besides: Record | None = None, known: tuple[A
         failures.append(error)
     if failures:
         reason = lineage.redact(str(failures[0]) or type(failures[0]).__name__).splitlines()[0][:200]
-        where, remedy = lineage.redact(environment.tracking_uri), "check MLFLOW_TRACKING_URI and the server, then: darkroom sync"
-        raise DarkroomError(f"tracking could not send earlier runs: {reason}", where=where, remedy=remedy) from failures[0]
+        where, remedy = (
+            lineage.redact(environment.tracking_uri),
+            "check MLFLOW_TRACKING_URI and the server, then: darkroom sync",
+        )
+        raise DarkroomError(
+            f"tracking could not send earlier runs: {reason}", where=where, remedy=remedy
+        ) from failures[0]
     return sent, len(outbox.load_all(environment)) - (besides is not None)
 
 
@@ -285,7 +338,11 @@ def _left(environment: Environment, besides: Record | None) -> Iterator[Record]:
         if besides is not None and path == besides.path(environment):
             continue
         process, silent = record.process, now() - path.stat().st_mtime * 1000 > SILENT_MS
-        if process.is_dead() or silent or (record.status != "RUNNING" and process == lineage.Process.current()):
+        if (
+            process.is_dead()
+            or silent
+            or (record.status != "RUNNING" and process == lineage.Process.current())
+        ):
             if record.status == "RUNNING":
                 record.status, record.ended = "KILLED", now()
             yield record
@@ -297,9 +354,14 @@ def settle(client: Any, experiment: str) -> None:
         tags = run.data.tags
         if "darkroom.pid" not in tags:
             continue
-        owner = lineage.Process(tags["darkroom.host"], int(tags["darkroom.pid"]), float(tags["darkroom.process_started"]))
+        owner = lineage.Process(
+            tags["darkroom.host"], int(tags["darkroom.pid"]), float(tags["darkroom.process_started"])
+        )
         heard = [point.timestamp for point in client.get_metric_history(run.info.run_id, HEARTBEAT)]
-        if owner.is_dead() or now() - max([run.info.start_time, int(tags.get(outbox.HEARD, 0)), *heard]) > SILENT_MS:
+        if (
+            owner.is_dead()
+            or now() - max([run.info.start_time, int(tags.get(outbox.HEARD, 0)), *heard]) > SILENT_MS
+        ):
             client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -310,11 +372,15 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = lineage.redact(value if isinstance(value, str) else json.dumps(value))[:MAX_VALUE]
+            flat[f"{prefix}{key}"] = lineage.redact(value if isinstance(value, str) else json.dumps(value))[
+                :MAX_VALUE
+            ]
     return flat
 
 
-def _tags(description: Description, owner: Mapping[str, Any], git: Mapping[str, str], changed: list[rerun.Change]) -> dict[str, str]:
+def _tags(
+    description: Description, owner: Mapping[str, Any], git: Mapping[str, str], changed: list[rerun.Change]
+) -> dict[str, str]:
     """Git, DVC and machine of this working directory: the project, or DVC's copy of it for an experiment."""
     tags = {
         "mlflow.source.name": description.stage,
@@ -339,7 +405,9 @@ def _tags(description: Description, owner: Mapping[str, Any], git: Mapping[str, 
 
 
 def _note(description: Description, git: Mapping[str, str], changed: list[rerun.Change]) -> str:
-    data = f" on `{description.data_name}` (`{description.data_digest[:12]}`)" if description.data_digest else ""
+    data = (
+        f" on `{description.data_name}` (`{description.data_digest[:12]}`)" if description.data_digest else ""
+    )
     again = rerun.note(description.stage, git, changed)
     return f"**{description.stage}**{data}. {again}\n\nWhere it comes from: `darkroom trace <run id>`."
 
@@ -347,8 +415,16 @@ def _note(description: Description, git: Mapping[str, str], changed: list[rerun.
 def _name(description: Description, changed: list[rerun.Change]) -> str:
     """The stage, its params that are not as committed, and its seed if it has one."""
     seed = flatten(description.params).get("training.seed")
-    own = [one for one in rerun.of_stage(changed, description.stage) if not (seed and one.key.endswith(".training.seed"))]
-    parts = [description.stage, lineage.redact(rerun.title(own, description.stage)), f"seed {seed}" if seed else ""]
+    own = [
+        one
+        for one in rerun.of_stage(changed, description.stage)
+        if not (seed and one.key.endswith(".training.seed"))
+    ]
+    parts = [
+        description.stage,
+        lineage.redact(rerun.title(own, description.stage)),
+        f"seed {seed}" if seed else "",
+    ]
     return ", ".join(filter(None, parts))[:MAX_NAME]
 
 

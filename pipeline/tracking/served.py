@@ -45,13 +45,19 @@ class Served(PythonModel):
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
         self.conditional = uses_labels(self.task)
-        self.names = model_files.read_card(folder).get("class_names") or [str(index) for index in range(self.task.spec.classes)]
+        self.names = model_files.read_card(folder).get("class_names") or [
+            str(index) for index in range(self.task.spec.classes)
+        ]
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Answer each row (see above). Raises ``MlflowException`` for one that is out of range or that this model cannot answer."""
         import torch
 
-        asked = {name for name in ("image", "count") if name in model_input and model_input[name].notna().any()}
+        asked = {
+            name for name in ("image", "count") if name in model_input and model_input[name].notna().any()
+        }
         if len(asked) != 1:
             raise refuse("each row has either an image or a count")
         form = (params or {}).get("form", "png")
@@ -69,7 +75,9 @@ class Served(PythonModel):
 
         from pipeline.core.noise import Noise
 
-        numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64").to_numpy().tolist()
+        numbers = (
+            rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64").to_numpy().tolist()
+        )
         labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
         wanted = [(count, seed, label) for (count, seed), label in zip(numbers, labels, strict=True)]
         if any(count < 1 or seed < 0 for count, seed, _ in wanted):
@@ -78,7 +86,9 @@ class Served(PythonModel):
             raise refuse(f"at most {MAX_COUNT} images can be asked for at once")
         answers: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
         for count, seed, label in wanted:
-            images = self.task.generate(None if label < 0 else torch.full((count,), label), count, Noise.whole(seed, count))
+            images = self.task.generate(
+                None if label < 0 else torch.full((count,), label), count, Noise.whole(seed, count)
+            )
             if images is None:
                 raise refuse("this model does not generate images: send it some")
             answers["image"] += list(images.clamp(0, 1).numpy())
@@ -95,7 +105,9 @@ class Served(PythonModel):
             index = int(index)
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.names):
             names = ", ".join(self.names)[:300]
-            raise refuse(f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; not {given!r}")
+            raise refuse(
+                f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; not {given!r}"
+            )
         if not self.conditional:
             raise refuse("this model draws images without regard to classes: leave out label")
         return index
@@ -110,10 +122,16 @@ class Served(PythonModel):
             logits, restored = self.task.classify(images), self.task.reconstruct(images)
             if logits is not None:
                 shares = logits.softmax(dim=1)
-                found = {"class": [self.names[best] for best in shares.argmax(1)], "probability": shares.amax(1).tolist()}
+                found = {
+                    "class": [self.names[best] for best in shares.argmax(1)],
+                    "probability": shares.amax(1).tolist(),
+                }
                 found |= {"classes": [self.names] * len(images), "probabilities": shares.tolist()}
             elif restored is not None:
-                found = {"image": list(restored.clamp(0, 1).numpy()), "code": self.task.encode(images).tolist()}
+                found = {
+                    "image": list(restored.clamp(0, 1).numpy()),
+                    "code": self.task.encode(images).tolist(),
+                }
                 found["anomaly"] = (restored - images).square().mean(dim=(1, 2, 3)).tolist()
             else:
                 raise refuse("this model takes no images: send count, seed and label")

@@ -36,7 +36,10 @@ class SystemMetrics:
             monitor.clear_metrics()
         self.step += 1
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, "time": time.time_ns() // 1_000_000, "metrics": metrics}) + "\n")
+            file.write(
+                json.dumps({"step": self.step, "time": time.time_ns() // 1_000_000, "metrics": metrics})
+                + "\n"
+            )
 
 
 def _monitors() -> list[Any]:

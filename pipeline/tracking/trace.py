@@ -54,9 +54,17 @@ class Node:
 
     def lines(self, first: str = "", rest: str = "") -> Iterator[str]:
         """The tree as text; ``first`` and ``rest`` stand before its first and its other lines."""
-        kind = {32: "md5 ", 36: "md5 ", 64: "sha256 "}.get(len(self.hash), "") if self.kind in ("file", "source", "version") else ""
+        kind = (
+            {32: "md5 ", 36: "md5 ", 64: "sha256 "}.get(len(self.hash), "")
+            if self.kind in ("file", "source", "version")
+            else ""
+        )
         shown = f"{kind}{self.hash[:12]}" if kind or self.kind == "run" else ""
-        state = f"{self.state.upper()}: {self.problem.path}" if self.problem and self.state in FAILED else self.state
+        state = (
+            f"{self.state.upper()}: {self.problem.path}"
+            if self.problem and self.state in FAILED
+            else self.state
+        )
         yield first + "  ".join(filter(None, [self.title, shown, "(see above)" if self.above else state]))
         for child in self.children:
             last = child is self.children[-1]
@@ -74,7 +82,10 @@ class Trace:
     @property
     def first_failure(self) -> Problem | None:
         """The first that is damaged or lost: the thing itself, then upwards, then downwards."""
-        return next((node.problem for root in (self.up, self.down) for node in root.walk() if node.state in FAILED), None)
+        return next(
+            (node.problem for root in (self.up, self.down) for node in root.walk() if node.state in FAILED),
+            None,
+        )
 
     def as_text(self) -> str:
         """Two trees for a terminal, and the verdict."""
@@ -84,7 +95,11 @@ class Trace:
         ids = {node.id: node.state for root in (self.up, self.down) for node in root.walk()}
         checked, unchecked = (list(ids.values()).count(state) for state in ("ok", "unchecked"))
         more = f"; {unchecked} could not be checked (past, remote or edited since)" if unchecked else ""
-        verdict = f"FAILED: {self.first_failure}" if self.first_failure else f"{checked} checked, all as they were recorded{more}"
+        verdict = (
+            f"FAILED: {self.first_failure}"
+            if self.first_failure
+            else f"{checked} checked, all as they were recorded{more}"
+        )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes), verdict])
 
     def as_json(self) -> str:
@@ -96,9 +111,14 @@ class Trace:
         lines = ["flowchart LR", "  classDef bad fill:#f99"]
         for root, up in ((self.up, True), (self.down, False)):
             for node in root.walk():
-                label = "<br/>".join(filter(None, [node.title.replace('"', "#quot;"), node.hash[:12], node.state]))
+                label = "<br/>".join(
+                    filter(None, [node.title.replace('"', "#quot;"), node.hash[:12], node.state])
+                )
                 lines.append(f'  {node.id}["{label}"]{":::bad" * (node.state in FAILED)}')
-                lines += [f"  {child.id} --> {node.id}" if up else f"  {node.id} --> {child.id}" for child in node.children]
+                lines += [
+                    f"  {child.id} --> {node.id}" if up else f"  {node.id} --> {child.id}"
+                    for child in node.children
+                ]
         return "\n".join(dict.fromkeys(lines))
 
 
@@ -107,7 +127,9 @@ def trace(environment: Environment, thing: str) -> Trace:
     return _Lineage(environment).trace(thing)
 
 
-def verify(environment: Environment, progress: Progress = lambda done, total: None) -> tuple[list[Problem], dict[str, int]]:
+def verify(
+    environment: Environment, progress: Progress = lambda done, total: None
+) -> tuple[list[Problem], dict[str, int]]:
     """All that can be checked here: what is damaged, lost or (edited since, no damage) stale, and how many of each were looked at.
 
     ``progress`` is called with the numbers of cache objects that are done and of all.
@@ -118,7 +140,11 @@ def verify(environment: Environment, progress: Progress = lambda done, total: No
     problems += [problem for version in local if (problem := known.check(version))]
     if known.note:
         print(known.note, file=sys.stderr)
-    return problems, {**counts, "registered versions": len(local), "versions on a server, unchecked": len(known.versions) - len(local)}
+    return problems, {
+        **counts,
+        "registered versions": len(local),
+        "versions on a server, unchecked": len(known.versions) - len(local),
+    }
 
 
 class _Lineage:
@@ -132,7 +158,9 @@ class _Lineage:
         self.runs: list[Any] = []  # newest first
         self.note = "no MLflow database yet: runs and registered versions are not known here"
         if self.uri and (not self.uri.startswith(SQLITE) or Path(self.uri.removeprefix(SQLITE)).is_file()):
-            self.note = f"MLflow does not answer at {redact(self.uri)}: runs and registered versions are left out"
+            self.note = (
+                f"MLflow does not answer at {redact(self.uri)}: runs and registered versions are left out"
+            )
             self._wait(self._ask)
         commands = {stage.name: stage.cmd for stage in self.ledger.stages}
         made = {(stage.name, path) for stage in self.ledger.stages for path in stage.outs}
@@ -152,7 +180,9 @@ class _Lineage:
             folder = Path(unquote(urlparse(uri).path) if _is_local(version) else beside)
             here = _is_local(version)
             if fetch and not here:
-                here = self._wait(lambda: download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=self.uri))
+                here = self._wait(
+                    lambda: download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=self.uri)
+                )
             place = next(folder.rglob(WEIGHTS), folder)
             found = sha256(place) if here and place.is_file() else ""
         if found == expected:
@@ -181,8 +211,15 @@ class _Lineage:
         client = MlflowClient(self.uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         runs = list(client.search_runs(experiments, "tags.`darkroom.stage` LIKE '%'", max_results=MAX_RUNS))
-        versions = {f"{version.name}/{version.version}": version for version in client.search_model_versions(max_results=MAX_RUNS)}
-        aliases = ((model.name, *alias) for model in client.search_registered_models() for alias in model.aliases.items())
+        versions = {
+            f"{version.name}/{version.version}": version
+            for version in client.search_model_versions(max_results=MAX_RUNS)
+        }
+        aliases = (
+            (model.name, *alias)
+            for model in client.search_registered_models()
+            for alias in model.aliases.items()
+        )
         self.aliases = {f"{name}@{alias}": f"{name}/{version}" for name, alias, version in aliases}
         self.runs, self.versions, self.note = runs, versions, ""
 
@@ -212,37 +249,80 @@ class _Lineage:
         """What is shown of a target, verified but without its neighbours."""
         if isinstance(target, Stage):
             past = f" ({target.found_in[:19]})" * (target.found_in != CURRENT)
-            return Node("stage", f"{target.name}: {target.cmd}{past}", digest_of([target.deps, target.outs]), details=vars(target))
+            return Node(
+                "stage",
+                f"{target.name}: {target.cmd}{past}",
+                digest_of([target.deps, target.outs]),
+                details=vars(target),
+            )
         if isinstance(target, tuple):
             path, md5 = target
             changed = not self._is_made(path) and self.ledger.md5(path) != md5
             problem = self.ledger.judge(path, md5) if self._is_made(path) else None
-            return Node("file", path + ", changed since" * changed, md5, "unchecked" if changed else "ok", problem)
+            return Node(
+                "file", path + ", changed since" * changed, md5, "unchecked" if changed else "ok", problem
+            )
         if hasattr(target, "data"):
             tags = target.data.tags
-            commit = tags.get("mlflow.source.git.commit", "unknown")[:12] + " and edits" * (tags.get("darkroom.git.dirty") == "true")
-            return Node("run", f"run {target.info.run_name}, {target.info.status}, commit {commit}", target.info.run_id, details=tags)
+            commit = tags.get("mlflow.source.git.commit", "unknown")[:12] + " and edits" * (
+                tags.get("darkroom.git.dirty") == "true"
+            )
+            return Node(
+                "run",
+                f"run {target.info.run_name}, {target.info.status}, commit {commit}",
+                target.info.run_id,
+                details=tags,
+            )
         name = f"{target.name}/{target.version}"
-        aliases = ", ".join(alias.partition("@")[2] for alias, version in self.aliases.items() if version == name)
+        aliases = ", ".join(
+            alias.partition("@")[2] for alias, version in self.aliases.items() if version == name
+        )
         title = f"model {name}{f' ({aliases})' if aliases else ''}"
-        return Node("version", title, target.tags.get("darkroom.sha256", ""), "ok", self.check(target, fetch), target.tags)
+        return Node(
+            "version",
+            title,
+            target.tags.get("darkroom.sha256", ""),
+            "ok",
+            self.check(target, fetch),
+            target.tags,
+        )
 
     def _above(self, target: Any) -> list[Any]:
         if isinstance(target, tuple):
             origin = self.ledger.container(*target) or self.ledger.maker(*target)
             return [*self._sources(*target), *([origin] if origin else [])]
         if isinstance(target, Stage):
-            code = {path: md5 for path, md5 in target.deps.items() if not self._is_made(path) and not path.startswith("data/")}
+            code = {
+                path: md5
+                for path, md5 in target.deps.items()
+                if not self._is_made(path) and not path.startswith("data/")
+            }
             text = re.sub(r'["{}]', "", json.dumps(target.params)).removeprefix("params.yaml: ")
             runs = [self._node(run) for run in self.runs if _is_run(run, target)]
             params = Node("params", f"params {text[:100]}{'...' * (len(text) > 100)}", details=target.params)
-            return [*runs, self._code(code), params, *(dep for dep in target.deps.items() if dep[0] not in code)]
+            return [
+                *runs,
+                self._code(code),
+                params,
+                *(dep for dep in target.deps.items() if dep[0] not in code),
+            ]
         if hasattr(target, "data"):
             return [stage for stage in self.ledger.stages if _is_run(target, stage)]
         trained = [run for run in self.runs if run.info.run_id == target.run_id]
-        folders = [(key[8:], md5) for run in trained for key, md5 in run.data.tags.items() if key.startswith("dvc.md5.models/")]
+        folders = [
+            (key[8:], md5)
+            for run in trained
+            for key, md5 in run.data.tags.items()
+            if key.startswith("dvc.md5.models/")
+        ]
         digest = target.tags.get("darkroom.sha256")
-        return folders or [out for out in self.ledger.contents() if self.ledger.claims(*out).get(WEIGHTS, "") == digest][:1] or trained
+        return (
+            folders
+            or [out for out in self.ledger.contents() if self.ledger.claims(*out).get(WEIGHTS, "") == digest][
+                :1
+            ]
+            or trained
+        )
 
     def _below(self, target: Any) -> list[Any]:
         if isinstance(target, Stage):
@@ -250,7 +330,11 @@ class _Lineage:
         if not isinstance(target, tuple):
             return [below for origin in self._above(target) for below in self._below(origin)]
         container, digest = self.ledger.container(*target), self.ledger.claims(*target).get(WEIGHTS)
-        holding = [version for version in self.versions.values() if digest and version.tags.get("darkroom.sha256") == digest]
+        holding = [
+            version
+            for version in self.versions.values()
+            if digest and version.tags.get("darkroom.sha256") == digest
+        ]
         return [container] if container else [*map(self._node, holding), *self.ledger.users(*target)]
 
     def _is_made(self, path: str) -> bool:
@@ -258,19 +342,32 @@ class _Lineage:
 
     def _sources(self, path: str, md5: str) -> list[Node]:
         """Of a download: its files, their SHA-256 and where they came from."""
-        files, listing = self.ledger.record(path, md5, SOURCE).get("files", {}), self.ledger.listing(path, md5)
+        files, listing = (
+            self.ledger.record(path, md5, SOURCE).get("files", {}),
+            self.ledger.listing(path, md5),
+        )
         nodes = [
-            Node("source", f"{name} from {entry['url']}", entry["sha256"], "ok", self.ledger.judge(f"{path}/{name}", listing[name]))
+            Node(
+                "source",
+                f"{name} from {entry['url']}",
+                entry["sha256"],
+                "ok",
+                self.ledger.judge(f"{path}/{name}", listing[name]),
+            )
             for name, entry in list(files.items())[:MAX_SHOWN]
         ]
-        return nodes + [Node("source", f"and {len(files) - MAX_SHOWN:,} files more")] * (len(files) > MAX_SHOWN)
+        return nodes + [Node("source", f"and {len(files) - MAX_SHOWN:,} files more")] * (
+            len(files) > MAX_SHOWN
+        )
 
     def _code(self, code: dict[str, str]) -> Node:
         changed, root = [path for path, md5 in code.items() if self.ledger.md5(path) != md5], self.ledger.root
         title = f"code, {len(code)} files and folders"
         if changed:
             title += f", changed since: {', '.join(changed)}"
-        elif _git(root, "status", "--porcelain", "--", *code) == "" and (commit := _git(root, "log", "-1", "--format=%H", "--", *code)):
+        elif _git(root, "status", "--porcelain", "--", *code) == "" and (
+            commit := _git(root, "log", "-1", "--format=%H", "--", *code)
+        ):
             title += f" as of commit {commit[:12]}"
         return Node("code", title, digest_of(code), "unchecked" if changed else "ok", details=code)
 
@@ -282,12 +379,18 @@ class _Lineage:
             raise BadInput("is no registered version", where=thing, remedy=remedy)
         if found := self._path(thing) or self._hashed(thing):
             return found
-        raise BadInput("is nothing that is known here", where=thing, remedy="; ".join(filter(None, [ACCEPTED, self.note])))
+        raise BadInput(
+            "is nothing that is known here",
+            where=thing,
+            remedy="; ".join(filter(None, [ACCEPTED, self.note])),
+        )
 
     def _path(self, thing: str) -> Any | None:
         root = self.ledger.root
         path = Path(os.path.relpath(root / thing, root)).as_posix()
-        entries = [entry for stage in self.ledger.stages for entry in (*stage.outs.items(), *stage.deps.items())]
+        entries = [
+            entry for stage in self.ledger.stages for entry in (*stage.outs.items(), *stage.deps.items())
+        ]
         for known, md5 in entries:
             if known == path:
                 return known, md5
@@ -305,14 +408,22 @@ class _Lineage:
         matches = [entry for entry in self._hashes() if entry[0].startswith(thing)] if is_hash else []
         things = {title: target for _, title, target in matches if type(target) is type(matches[0][2])}
         if len(things) > 1:
-            raise BadInput("may be several things", where=thing, remedy=f"name one of: {', '.join(sorted(things)[:10])}")
+            raise BadInput(
+                "may be several things", where=thing, remedy=f"name one of: {', '.join(sorted(things)[:10])}"
+            )
         return next(iter(things.values()), None)
 
     def _hashes(self) -> Iterator[tuple[str, str, Any]]:
         """(hash, title, target) of all that a hash may name."""
-        yield from ((version.tags.get("darkroom.sha256", ""), name, version) for name, version in self.versions.items())
+        yield from (
+            (version.tags.get("darkroom.sha256", ""), name, version)
+            for name, version in self.versions.items()
+        )
         for run in self.runs:
-            yield from ((digest, run.info.run_id, run) for digest in (run.info.run_id, run.data.tags.get("darkroom.fingerprint", "")))
+            yield from (
+                (digest, run.info.run_id, run)
+                for digest in (run.info.run_id, run.data.tags.get("darkroom.fingerprint", ""))
+            )
         for tags in (run.data.tags for run in self.runs):
             if md5 := tags.get("dvc.md5.data/processed"):
                 yield tags.get("darkroom.data", ""), "data/processed", ("data/processed", md5)
@@ -330,4 +441,6 @@ def _is_local(version: Any) -> bool:
 
 def _is_run(run: Any, stage: Stage) -> bool:
     """Whether MLflow's run was this execution of a stage."""
-    return {f"dvc.md5.{path}": md5 for path, md5 in (stage.deps | stage.outs).items()}.items() <= run.data.tags.items()
+    return {
+        f"dvc.md5.{path}": md5 for path, md5 in (stage.deps | stage.outs).items()
+    }.items() <= run.data.tags.items()

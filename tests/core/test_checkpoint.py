@@ -23,7 +23,9 @@ def test_the_newest_checkpoint_comes_back_and_only_two_are_kept(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "empty", "gone", "note cut", "note empty", "note of another"])
+@pytest.mark.parametrize(
+    "harm", ["cut", "flip", "empty", "gone", "note cut", "note empty", "note of another"]
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, harm):
     store = CheckpointStore(tmp_path)
     store.save(1, state(1))

@@ -15,7 +15,10 @@ CPU = torch.device("cpu")
 def split():
     random = np.random.default_rng(0)
     sizes = (5000, 3000)  # more than Resident copies at once
-    return Split([random.integers(0, 256, (n, 1, 2, 2), dtype=np.uint8) for n in sizes], [random.integers(0, 9, n) for n in sizes])
+    return Split(
+        [random.integers(0, 256, (n, 1, 2, 2), dtype=np.uint8) for n in sizes],
+        [random.integers(0, 9, n) for n in sizes],
+    )
 
 
 @pytest.mark.parametrize("way", [feed.Resident, feed.Ahead])

@@ -19,7 +19,9 @@ from pipeline.errors import DarkroomError
 from tests.arrays import ArrayDataset
 from tests.core.fake import TwoScalars
 
-SETTINGS = TrainingSettings(num_steps=12, batch_size=8, log_every=4, validate_every=6, sample_every=6, checkpoint_every=5)
+SETTINGS = TrainingSettings(
+    num_steps=12, batch_size=8, log_every=4, validate_every=6, sample_every=6, checkpoint_every=5
+)
 
 
 def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
@@ -27,7 +29,11 @@ def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
     Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
     lines = {line["step"]: line["metrics"] for line in read(tmp_path / "metrics.jsonl")}
     assert sorted(lines) == [4, 5, 6, 8, 10, 12]
-    assert "validation/label" in lines[6] and "validation/label" in lines[12] and "validation/label" not in lines[4]
+    assert (
+        "validation/label" in lines[6]
+        and "validation/label" in lines[12]
+        and "validation/label" not in lines[4]
+    )
     assert lines[6].keys() == {"validation/label"} and "train/up/loss" in lines[5]
     assert lines[12]["validation/label"] == 0.5  # a mean over the split, not of batch means
 
@@ -48,7 +54,9 @@ def test_sample_grids_keep_an_original_and_its_reconstruction_in_one_row(tmp_pat
             return 1 - images
 
     grids = []
-    monkeypatch.setattr("pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    monkeypatch.setattr(
+        "pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns))
+    )
     Loop(Inverting(classes=classes), ArrayDataset(classes=classes), SETTINGS, tmp_path).run()
     for images, columns in grids:
         assert len(images) % columns == 0
@@ -58,13 +66,17 @@ def test_sample_grids_keep_an_original_and_its_reconstruction_in_one_row(tmp_pat
 
 
 @pytest.mark.parametrize(("classes", "columns"), [(1, 8), (2, 10), (3, 9), (10, 10), (16, 16), (17, 8)])
-def test_sample_grids_show_one_class_in_each_column_where_there_are_few(tmp_path, monkeypatch, classes, columns):
+def test_sample_grids_show_one_class_in_each_column_where_there_are_few(
+    tmp_path, monkeypatch, classes, columns
+):
     class Labelled(TwoScalars):
         def generate(self, labels, count, noise):
             return (labels / 255).reshape(-1, 1, 1, 1).expand(count, 1, 8, 8)
 
     grids = []
-    monkeypatch.setattr("pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns)))
+    monkeypatch.setattr(
+        "pipeline.core.loop.write_png", lambda path, images, columns: grids.append((images, columns))
+    )
     Loop(Labelled(classes=classes), ArrayDataset(classes=max(2, classes)), SETTINGS, tmp_path).run()
     shown = grids[0][0][:, 0, 0, 0]
     assert grids[0][1] == columns and len(shown) % columns == 0
@@ -100,7 +112,10 @@ def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_recor
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     assert steps[0] == died_at - (died_at - 1) % 5  # at most one checkpoint interval is redone
     plain = [
-        [{k: v for k, v in line["metrics"].items() if not k.startswith("system/")} for line in read(tmp_path / f / "metrics.jsonl")]
+        [
+            {k: v for k, v in line["metrics"].items() if not k.startswith("system/")}
+            for line in read(tmp_path / f / "metrics.jsonl")
+        ]
         for f in ("whole", "cut")
     ]
     assert plain[0] == plain[1]
@@ -152,7 +167,14 @@ def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_p
     loop = Loop(TwoScalars(), ArrayDataset(), SETTINGS, tmp_path, report=lambda metrics: time.sleep(0.1))
     began = time.perf_counter()
     loop.run()
-    assert set(loop.seconds) == {"data", "compute", "validation", "samples", "checkpoint", "logging"}  # alone one communicates with nobody
+    assert set(loop.seconds) == {
+        "data",
+        "compute",
+        "validation",
+        "samples",
+        "checkpoint",
+        "logging",
+    }  # alone one communicates with nobody
     assert loop.seconds["logging"] >= 3 * 0.1  # once for each checkpoint
     assert sum(loop.seconds.values()) <= time.perf_counter() - began
 
@@ -175,7 +197,14 @@ def test_a_training_that_diverges_stops_and_keeps_its_last_finite_checkpoint(tmp
 
 def _settings(steps=4):
     return TrainingSettings(
-        num_steps=steps, batch_size=13, ema_decay=0.9, l2=1e-4, log_every=2, validate_every=4, sample_every=4, checkpoint_every=2
+        num_steps=steps,
+        batch_size=13,
+        ema_decay=0.9,
+        l2=1e-4,
+        log_every=2,
+        validate_every=4,
+        sample_every=4,
+        checkpoint_every=2,
     )
 
 
@@ -190,7 +219,9 @@ def _train(name, folder, context=None, steps=4):
 
 
 def _one_of(rank, size, port, names, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size
+    )
     wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
     for name in names:
         context, own = (
@@ -201,8 +232,14 @@ def _one_of(rank, size, port, names, folder):
         # goes on from what worker 0 alone has kept, in pieces, of which the last worker has one more
         final = _train(name, own, replace(context, microbatch=13 // size))
         torch.save(final, folder / name / f"{rank} of {size}.pt")
-    for steps, seconds in ((5, 5 + 20), (6, 1 + 10), (6, None)):  # a phase of every step, one of every second; the rest of a training
-        loop = Loop(TwoScalars(), ArrayDataset(), _settings(steps), folder / f"times of {size}" / str(rank), context)
+    for steps, seconds in (
+        (5, 5 + 20),
+        (6, 1 + 10),
+        (6, None),
+    ):  # a phase of every step, one of every second; the rest of a training
+        loop = Loop(
+            TwoScalars(), ArrayDataset(), _settings(steps), folder / f"times of {size}" / str(rank), context
+        )
         loop._all_reduce = lambda phase: {"up": 1.0, "down": 10.0}[phase.name]
         loop.run()
         assert loop.seconds.get("communication") == seconds
@@ -226,11 +263,23 @@ def test_several_processes_train_the_same_model_as_one(tmp_path, size):
     for name in names:
         _train(name, tmp_path / name / "alone", steps=2)
         alone = _train(name, tmp_path / name / "alone")
-        parts = [torch.load(tmp_path / name / f"{rank} of {size}.pt", weights_only=True) for rank in range(size)]
+        parts = [
+            torch.load(tmp_path / name / f"{rank} of {size}.pt", weights_only=True) for rank in range(size)
+        ]
         for key, value in alone.items():
-            assert all(torch.equal(parts[0][key], part[key]) for part in parts), f"{name}: workers differ in {key}"
-            assert torch.allclose(value.float(), parts[0][key].float(), atol=TOLERANCE, rtol=0), f"{name}: {key}"
+            assert all(torch.equal(parts[0][key], part[key]) for part in parts), (
+                f"{name}: workers differ in {key}"
+            )
+            assert torch.allclose(value.float(), parts[0][key].float(), atol=TOLERANCE, rtol=0), (
+                f"{name}: {key}"
+            )
         lines = [read(tmp_path / name / folder / "metrics.jsonl") for folder in ("alone", f"of {size}/0")]
         for one, several in zip(*lines, strict=True):
-            close = {k: pytest.approx(v, rel=2e-3, abs=2e-3) for k, v in one["metrics"].items() if not k.startswith("system/")}
-            assert {k: v for k, v in several["metrics"].items() if not k.startswith("system/")} == close, json.dumps(one)
+            close = {
+                k: pytest.approx(v, rel=2e-3, abs=2e-3)
+                for k, v in one["metrics"].items()
+                if not k.startswith("system/")
+            }
+            assert {k: v for k, v in several["metrics"].items() if not k.startswith("system/")} == close, (
+                json.dumps(one)
+            )

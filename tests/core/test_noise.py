@@ -10,7 +10,9 @@ def _noise(start=0, stop=8, seed=1, step=2, phase="a"):
     return Noise(seed, step, phase, start, stop, 8)
 
 
-@pytest.mark.parametrize("draw", [lambda n: n.normal("x", 3, 2), lambda n: n.uniform("x", 3), lambda n: n.integers("x", 5, 2)])
+@pytest.mark.parametrize(
+    "draw", [lambda n: n.normal("x", 3, 2), lambda n: n.uniform("x", 3), lambda n: n.integers("x", 5, 2)]
+)
 def test_workers_rows_together_are_the_global_batchs_noise(draw):
     whole = draw(_noise())
     parts = torch.cat([draw(_noise(0, 3)), draw(_noise(3, 8))])

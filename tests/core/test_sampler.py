@@ -43,7 +43,9 @@ def test_a_batch_larger_than_the_split_is_refused_with_the_largest_possible():
 
 
 def epoch_of(order, epoch=0):
-    return np.concatenate([order.indices(epoch * order.steps_per_epoch + step) for step in range(1, order.steps_per_epoch + 1)])
+    return np.concatenate(
+        [order.indices(epoch * order.steps_per_epoch + step) for step in range(1, order.steps_per_epoch + 1)]
+    )
 
 
 def test_the_order_of_one_shard_is_the_one_it_always_was():
@@ -71,12 +73,16 @@ def test_an_epoch_reads_one_window_after_the_other_and_mixes_the_rows_of_each():
     sizes = (128,) * 9
     blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS)
     windows = [set(window.tolist()) for window in blocks]
-    assert [len(window) for window in windows] == [3 * BLOCKS] * 3  # at most WINDOW shards' worth; no block lies in two windows
+    assert [len(window) for window in windows] == [
+        3 * BLOCKS
+    ] * 3  # at most WINDOW shards' worth; no block lies in two windows
     assert len(set.union(*windows)) == 9 * BLOCKS
     for window in blocks:
         assert np.count_nonzero(np.diff(window) < 0) > 100  # neither sorted nor block by block
         assert np.count_nonzero(np.diff(window) == 0) < 30
-        assert len({block // BLOCKS for block in window.tolist()}) == 9  # from all shards, which lie sorted by class
+        assert (
+            len({block // BLOCKS for block in window.tolist()}) == 9
+        )  # from all shards, which lie sorted by class
 
 
 def test_batches_run_on_from_window_to_window():
@@ -97,6 +103,10 @@ def test_any_step_can_be_asked_for_first_and_any_number_of_workers_share_its_row
 
 
 def test_seeds_and_epochs_of_several_windows_differ_in_rows_and_in_what_shares_a_window():
-    orders = [epoch_of(Sampler(2, LARGE, 1)), epoch_of(Sampler(3, LARGE, 1)), epoch_of(Sampler(2, LARGE, 1), epoch=1)]
+    orders = [
+        epoch_of(Sampler(2, LARGE, 1)),
+        epoch_of(Sampler(3, LARGE, 1)),
+        epoch_of(Sampler(2, LARGE, 1), epoch=1),
+    ]
     firsts = [frozenset(order[:200].tolist()) for order in orders]
     assert len({tuple(order) for order in orders}) == len(set(firsts)) == 3

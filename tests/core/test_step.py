@@ -93,4 +93,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
 def test_workers_share_a_batch_without_gap_or_overlap():
     for total, size in ((64, 3), (7, 2), (5, 5)):
         rows = [DistributedContext(rank, size).rows(total) for rank in range(size)]
-        assert rows[0][0] == 0 and rows[-1][1] == total and all(a[1] == b[0] for a, b in itertools.pairwise(rows))
+        assert (
+            rows[0][0] == 0
+            and rows[-1][1] == total
+            and all(a[1] == b[0] for a, b in itertools.pairwise(rows))
+        )

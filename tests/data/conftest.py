@@ -77,14 +77,18 @@ def status(code: int, **headers: str) -> Answer:
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(code)
-        for name, value in ({"Content-Length": "0"} | {name.replace("_", "-"): value for name, value in headers.items()}).items():
+        for name, value in (
+            {"Content-Length": "0"} | {name.replace("_", "-"): value for name, value in headers.items()}
+        ).items():
             request.send_header(name, value)
         request.end_headers()
 
     return answer
 
 
-def body(content: bytes, *, length: int | None = -1, ranges: bool = True, kind: str = "application/octet-stream") -> Answer:
+def body(
+    content: bytes, *, length: int | None = -1, ranges: bool = True, kind: str = "application/octet-stream"
+) -> Answer:
     """``content``, or the part asked for; ``length`` None: unannounced, else what is announced."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:

@@ -130,7 +130,9 @@ def cifar(tmp_path, data: bytes, names: bytes = b"cat\ndog\n"):
 def test_cifar_records_give_the_fine_label_and_pixels_by_channel(tmp_path):
     pixels = np.arange(2 * 3072, dtype=np.uint8).reshape(2, 3072)
     data = b"".join(bytes([9, label]) + row.tobytes() for label, row in enumerate(pixels))
-    class_names, [(images, labels)] = read_cifar(cifar(tmp_path, data), ["train.bin"], 2, (3, 32, 32), "names.txt")
+    class_names, [(images, labels)] = read_cifar(
+        cifar(tmp_path, data), ["train.bin"], 2, (3, 32, 32), "names.txt"
+    )
     assert class_names == ("cat", "dog") and labels.tolist() == [0, 1]
     assert np.array_equal(images, pixels.reshape(2, 3, 32, 32))
 

@@ -33,7 +33,8 @@ def test_digits_need_no_network(environment, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"), [("fashion_mnist", "fashion-mnist"), ("MNIST", "mnist"), ("imagenet-22k", "known are: digits")]
+    ("name", "remedy"),
+    [("fashion_mnist", "fashion-mnist"), ("MNIST", "mnist"), ("imagenet-22k", "known are: digits")],
 )
 def test_an_unknown_source_is_refused_with_the_nearest(environment, tmp_path, name, remedy):
     with pytest.raises(BadInput, match=remedy):
@@ -51,18 +52,30 @@ def test_every_source_of_the_catalogue_is_fetched_over_https_and_verified():
 def tiny(monkeypatch, server):
     """A source of two files, of which the server has one."""
     contents = {"one.gz": gzip.compress(b"1"), "two.gz": gzip.compress(b"2")}
-    files = tuple(sources.RemoteFile(name, len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items())
-    monkeypatch.setitem(sources.CATALOGUE, "tiny", replace(sources.find("mnist"), name="tiny", addresses=(server.url,), files=files))
+    files = tuple(
+        sources.RemoteFile(name, len(data), hashlib.sha256(data).hexdigest())
+        for name, data in contents.items()
+    )
+    monkeypatch.setitem(
+        sources.CATALOGUE,
+        "tiny",
+        replace(sources.find("mnist"), name="tiny", addresses=(server.url,), files=files),
+    )
     server.answers["/one.gz"] = body(contents["one.gz"])
     return contents
 
 
-def test_a_download_that_fails_leaves_the_earlier_data_and_keeps_what_came(environment, tmp_path, tiny, server):
+def test_a_download_that_fails_leaves_the_earlier_data_and_keeps_what_came(
+    environment, tmp_path, tiny, server
+):
     raw = tmp_path / "raw"
     download(DataSettings(), environment, raw)
     with pytest.raises(DarkroomError, match=r"two\.gz"):
         download(DataSettings(source="tiny"), environment, raw, QUICK)
-    assert read_json(raw / "source.json")["source"] == "digits" and sorted(os.listdir(raw)) == ["digits.csv.gz", "source.json"]
+    assert read_json(raw / "source.json")["source"] == "digits" and sorted(os.listdir(raw)) == [
+        "digits.csv.gz",
+        "source.json",
+    ]
     server.requests.clear()
     server.answers["/two.gz"] = body(tiny["two.gz"])
     download(DataSettings(source="tiny"), environment, raw, QUICK)
@@ -77,7 +90,9 @@ def test_a_mirror_is_tried_first_and_leaves_no_trace_in_the_record(environment, 
         (tmp_path / "mirror" / "tiny" / name).write_bytes(data)
         server.answers[f"/mirror/tiny/{name}"] = body(data)
     mirror = {"folder": str(tmp_path / "mirror"), "relative": "mirror/", "url": f"{server.url}/mirror"}[form]
-    record = download(DataSettings(source="tiny"), replace(environment, mirror=mirror), tmp_path / "raw", QUICK)
+    record = download(
+        DataSettings(source="tiny"), replace(environment, mirror=mirror), tmp_path / "raw", QUICK
+    )
     assert all("/mirror/" in path for path, _ in server.requests)
     assert record["files"]["one.gz"]["url"] == f"{server.url}/one.gz"
 
@@ -85,14 +100,22 @@ def test_a_mirror_is_tried_first_and_leaves_no_trace_in_the_record(environment, 
 def test_a_folder_of_pictures_is_copied_and_the_users_files_stay_as_they_are(environment, tmp_path):
     origin = fill(tmp_path / "pets", {"cat": 5, "dog": 5})
     (origin / "notes.txt").write_text("mine")
-    before = {path: (path.stat().st_ino, path.stat().st_mode, path.stat().st_nlink) for path in origin.rglob("*")}
+    before = {
+        path: (path.stat().st_ino, path.stat().st_mode, path.stat().st_nlink) for path in origin.rglob("*")
+    }
     download(folder_settings("pets"), environment, tmp_path / "raw")
     copies = [path for path in (tmp_path / "raw" / "pictures").rglob("*") if path.is_file()]
-    assert len(copies) == 10 and {path.stat().st_ino for path in copies}.isdisjoint(inode for inode, *_ in before.values())
-    assert before == {path: (path.stat().st_ino, path.stat().st_mode, path.stat().st_nlink) for path in origin.rglob("*")}
+    assert len(copies) == 10 and {path.stat().st_ino for path in copies}.isdisjoint(
+        inode for inode, *_ in before.values()
+    )
+    assert before == {
+        path: (path.stat().st_ino, path.stat().st_mode, path.stat().st_nlink) for path in origin.rglob("*")
+    }
 
 
-@pytest.mark.parametrize(("folder", "reason"), [("", "params.yaml: data.folder"), ("nowhere", "no such folder or zip")])
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("", "params.yaml: data.folder"), ("nowhere", "no such folder or zip")]
+)
 def test_a_folder_that_is_not_named_or_not_there_is_refused(environment, tmp_path, folder, reason):
     with pytest.raises(BadInput, match=reason):
         download(folder_settings(folder), environment, tmp_path / "raw")
@@ -108,6 +131,8 @@ def test_a_folder_that_cannot_be_used_leaves_nothing(environment, tmp_path):
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the mirror ../shared/data is not here")
 def test_the_published_mnist_comes_from_the_mirror_with_its_published_hashes(environment, tmp_path):
-    record = download(DataSettings(source="mnist"), replace(environment, mirror=str(SHARED)), tmp_path / "raw", QUICK)
+    record = download(
+        DataSettings(source="mnist"), replace(environment, mirror=str(SHARED)), tmp_path / "raw", QUICK
+    )
     md5 = hashlib.md5((tmp_path / "raw" / "train-images-idx3-ubyte.gz").read_bytes()).hexdigest()
     assert md5 == "f68b3c2dcbeaaa9fbdd348bbdeb94873" and len(record["files"]) == 4

@@ -13,7 +13,10 @@ from .conftest import fill
 
 
 def names(layout):
-    return {split: [(name, layout.class_names[label]) for name, label in members] for split, members in layout.splits.items()}
+    return {
+        split: [(name, layout.class_names[label]) for name, label in members]
+        for split, members in layout.splits.items()
+    }
 
 
 def test_class_folders_are_classes_in_alphabetical_order(tmp_path):
@@ -32,12 +35,23 @@ def test_train_test_and_val_folders_are_splits():
 
 @pytest.mark.parametrize("wrapper", ["pets/", "a/b/", "train/"])
 def test_a_folder_around_everything_is_passed_over(wrapper):
-    layout = arrange([f"{wrapper}cat/1.png", f"{wrapper}dog/1.png"], [f"{wrapper}cat", f"{wrapper}dog"], "here")
+    layout = arrange(
+        [f"{wrapper}cat/1.png", f"{wrapper}dog/1.png"], [f"{wrapper}cat", f"{wrapper}dog"], "here"
+    )
     assert layout.class_names == ("cat", "dog") and set(layout.splits) == {"train"}
 
 
 def test_hidden_files_and_files_that_are_no_pictures_are_passed_over():
-    files = ["cat/1.png", "dog/1.JPEG", "cat/.DS_Store", "cat/._1.png", ".git/1.png", "__MACOSX/cat/1.png", "readme.txt", "cat/notes.csv"]
+    files = [
+        "cat/1.png",
+        "dog/1.JPEG",
+        "cat/.DS_Store",
+        "cat/._1.png",
+        ".git/1.png",
+        "__MACOSX/cat/1.png",
+        "readme.txt",
+        "cat/notes.csv",
+    ]
     layout = arrange(files, [".git", "__MACOSX", "__MACOSX/cat", "cat", "dog"], "here")
     assert [name for name, _ in layout.splits["train"]] == ["cat/1.png", "dog/1.JPEG"]
 
@@ -60,11 +74,23 @@ def test_a_folder_and_its_zip_are_arranged_alike(tmp_path):
         (["cat/1.png"], ["cat"], "one class only, 'cat'"),
         (["pets/cat/1.png"], [], "one class only, 'cat'"),
         (["cat/1.png", "dog/1.png"], ["cat", "dog", "bird"], "class folder 'bird' holds no pictures"),
-        (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"], ["test/bird"], "'test/bird' holds no pictures"),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"],
+            ["test/bird"],
+            "'test/bird' holds no pictures",
+        ),
         (["cat/1.png", "dog/1.gif"], [], "'dog/1.gif' is of a format that is not read"),
         (["cat/1.png", "Cat/1.png"], [], "differ in case only"),
-        (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], [], "'test' has no pictures of the class 'dog'"),
-        (["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"], [], "'train' has no pictures of the class 'dog'"),
+        (
+            ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"],
+            [],
+            "'test' has no pictures of the class 'dog'",
+        ),
+        (
+            ["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"],
+            [],
+            "'train' has no pictures of the class 'dog'",
+        ),
         (["train/cat/1.png", "birds/1.png"], [], "some look like splits"),
         (["test/cat/1.png", "val/cat/1.png"], [], "some look like splits"),
         (["train/a/1.png", "val/a/1.png", "validation/a/1.png"], [], "some look like splits"),

@@ -14,10 +14,16 @@ from pipeline.errors import BadInput
 
 
 def idx(shape: tuple[int, ...], data: bytes, magic: bytes | None = None) -> bytes:
-    return (bytes([0, 0, 8, len(shape)]) if magic is None else magic) + struct.pack(f">{len(shape)}I", *shape) + data
+    return (
+        (bytes([0, 0, 8, len(shape)]) if magic is None else magic)
+        + struct.pack(f">{len(shape)}I", *shape)
+        + data
+    )
 
 
-pack = partial(gzip.compress, mtime=0)  # the time would be in the tests' names, and differ between two processes
+pack = partial(
+    gzip.compress, mtime=0
+)  # the time would be in the tests' names, and differ between two processes
 GOOD = idx((2, 3, 2), bytes(range(12)))
 
 
@@ -59,7 +65,12 @@ def test_a_broken_idx_file_is_named_with_its_fault(tmp_path, packed, reason):
 
 
 @settings(max_examples=150, deadline=None)
-@given(body=st.binary(max_size=40), shape=st.tuples(*[st.integers(0, 4)] * 3), packed=st.booleans(), header=st.booleans())
+@given(
+    body=st.binary(max_size=40),
+    shape=st.tuples(*[st.integers(0, 4)] * 3),
+    packed=st.booleans(),
+    header=st.booleans(),
+)
 def test_any_bytes_give_an_error_or_the_exact_array(tmp_path_factory, body, shape, packed, header):
     content = idx(shape, body) if header else body
     path = tmp_path_factory.mktemp("idx") / "any.gz"
@@ -87,7 +98,9 @@ def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path, ima
         read_idx_pair(tmp_path / "i.gz", tmp_path / "l.gz", (1, 28, 28), 10)
 
 
-@pytest.mark.parametrize("text", ["", "1,2,3", ",".join(["17"] * 64 + ["1"]), ",".join(["1"] * 64 + ["10"]), ",".join(["x"] * 65)])
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", ",".join(["17"] * 64 + ["1"]), ",".join(["1"] * 64 + ["10"]), ",".join(["x"] * 65)]
+)
 def test_digits_that_are_no_digits_are_refused(tmp_path, text):
     path = tmp_path / "digits.csv.gz"
     path.write_bytes(pack(text.encode()))
@@ -99,4 +112,8 @@ def test_the_brightest_digit_pixel_becomes_255(tmp_path):
     path = tmp_path / "digits.csv.gz"
     path.write_bytes(pack(",".join(["0", "8", "16", *["0"] * 61, "7"]).encode()))
     images, labels = read_digits(path)
-    assert images.shape == (1, 1, 8, 8) and images.ravel()[:3].tolist() == [0, 128, 255] and labels.tolist() == [7]
+    assert (
+        images.shape == (1, 1, 8, 8)
+        and images.ravel()[:3].tolist() == [0, 128, 255]
+        and labels.tolist() == [7]
+    )

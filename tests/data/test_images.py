@@ -23,7 +23,8 @@ def png_header(width: int, height: int) -> bytes:
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     tail = b"IDAT" + zlib.compress(b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, tail, b"IEND")
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
+        for part in (head, tail, b"IEND")
     )
 
 
@@ -98,7 +99,10 @@ def test_a_grey_picture_of_one_pixel_can_be_enlarged():
         (encoded(1, (64, 64), "PNG")[:-300], "cannot be decoded"),
         (encoded(1, (64, 64), "BMP")[:-300], "cannot be decoded"),
         (encoded(1, (64, 64), "WEBP")[:-300], "cannot be decoded|not a PNG"),
-        (encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:], "cannot be decoded"),
+        (
+            encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:],
+            "cannot be decoded",
+        ),
         (png_header(8192, 8192), "claims 8192 x 8192 pixels"),
         (png_header(60_000, 60_000), "claims|cannot be decoded|exceeds"),
         (png_header(4, 4), "cannot be decoded"),

@@ -85,7 +85,9 @@ def test_a_picture_keeps_its_split_when_others_join():
 
     before, after = drawn(300), drawn(500)
     assert all(before[split] <= after[split] for split in ("train", "validation", "test"))
-    assert 160 < len(after["test"]) < 240 and 55 < len(after["validation"]) < 105 and len(drawn(5)["train"]) >= 4
+    assert (
+        160 < len(after["test"]) < 240 and 55 < len(after["validation"]) < 105 and len(drawn(5)["train"]) >= 4
+    )
 
 
 def test_a_class_too_small_to_divide_is_named(environment):
@@ -99,14 +101,18 @@ def test_pixels_and_labels_belong_together(environment):
     for label, colour in enumerate(["black", "grey", "white"]):
         (environment.root / "pets" / f"{label}-{colour}").mkdir(parents=True)
         for number in range(6):
-            Image.new("RGB", (9 + number, 9), colour).save(environment.root / "pets" / f"{label}-{colour}" / f"{number}.png")
+            Image.new("RGB", (9 + number, 9), colour).save(
+                environment.root / "pets" / f"{label}-{colour}" / f"{number}.png"
+            )
     data = made(environment, pets())
     for split in (data.train, data.validation, data.test):
         images, labels = split.rows(np.arange(len(split)))
         assert images[:, 0, 0, 0].tolist() == [[0, 128, 255][label] for label in labels]
 
 
-@pytest.mark.parametrize(("color", "source", "channels"), [("rgb", "digits", 3), ("grey", "folder", 1), ("source", "folder", 3)])
+@pytest.mark.parametrize(
+    ("color", "source", "channels"), [("rgb", "digits", 3), ("grey", "folder", 1), ("source", "folder", 3)]
+)
 def test_colour_and_size_are_as_asked(environment, color, source, channels):
     fill(environment.root / "pets", {"cat": 6, "dog": 6})
     data = made(environment, pets(source=source, color=color, image_size=16))
@@ -118,7 +124,10 @@ def test_a_folder_and_its_zip_give_the_same_shards(environment):
     with zipfile.ZipFile(environment.root / "pets.zip", "w") as archive:
         for path in sorted(root.rglob("*.png")):
             archive.write(path, path.relative_to(root))
-    assert made(environment, pets()).manifest["splits"] == made(environment, pets(folder="pets.zip"), "zipped").manifest["splits"]
+    assert (
+        made(environment, pets()).manifest["splits"]
+        == made(environment, pets(folder="pets.zip"), "zipped").manifest["splits"]
+    )
 
 
 def test_chunks_and_shards_of_any_size_give_the_same_images(environment, monkeypatch):
@@ -134,7 +143,9 @@ def test_chunks_and_shards_of_any_size_give_the_same_images(environment, monkeyp
         assert np.array_equal(ours, theirs)
     chunks = list(parts.train.chunks(7))
     assert [len(labels) for _, labels in chunks] == [7, 7, 7, 7, 1]
-    assert np.array_equal(np.concatenate([images for images, _ in chunks]), whole.train.rows(np.arange(len(whole.train)))[0])
+    assert np.array_equal(
+        np.concatenate([images for images, _ in chunks]), whole.train.rows(np.arange(len(whole.train)))[0]
+    )
 
 
 def test_exact_duplicates_are_found_within_and_across_splits(environment):
@@ -142,7 +153,13 @@ def test_exact_duplicates_are_found_within_and_across_splits(environment):
     for seed, split in enumerate(("train", "val", "test")):
         fill(root / split, {"cat": 3, "dog": 3}, seed=100 * seed)
     twin = (root / "train/cat/000.png").read_bytes()
-    for name in ("train/cat/zz.png", "train/dog/zz.png", "val/cat/zz.png", "test/dog/zz.png", "test/dog/zzz.png"):
+    for name in (
+        "train/cat/zz.png",
+        "train/dog/zz.png",
+        "val/cat/zz.png",
+        "test/dog/zz.png",
+        "test/dog/zzz.png",
+    ):
         (root / name).write_bytes(twin)
     found = made(environment, pets()).manifest["duplicates"]
     assert found["within"] == {"train": 2, "test": 1}
@@ -210,7 +227,13 @@ def test_raw_data_that_is_not_what_was_downloaded_is_refused(environment, fault)
 
 
 @pytest.mark.parametrize(
-    "name", ["train/images-00000.npy", "train/labels-00000.npy", "validation/images-00000.npy", "test/labels-00000.npy"]
+    "name",
+    [
+        "train/images-00000.npy",
+        "train/labels-00000.npy",
+        "validation/images-00000.npy",
+        "test/labels-00000.npy",
+    ],
 )
 @pytest.mark.parametrize("where", [0, 200, -1])
 def test_one_flipped_bit_of_a_shard_is_named_on_opening(environment, name, where):
@@ -265,12 +288,19 @@ def test_the_real_mnist_keeps_its_official_test_split(environment):
     assert data.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-@pytest.mark.skipif(not (SHARED / "cifar10-images.zip").is_file(), reason="the mirror ../shared/data is not here")
+@pytest.mark.skipif(
+    not (SHARED / "cifar10-images.zip").is_file(), reason="the mirror ../shared/data is not here"
+)
 def test_real_photographs_in_a_zip_are_prepared(environment):
-    with zipfile.ZipFile(SHARED / "cifar10-images.zip") as whole, zipfile.ZipFile(environment.root / "some.zip", "w") as some:
+    with (
+        zipfile.ZipFile(SHARED / "cifar10-images.zip") as whole,
+        zipfile.ZipFile(environment.root / "some.zip", "w") as some,
+    ):
         for name in whole.namelist():
             if int(Path(name).stem) < 10:
                 some.writestr(name, whole.read(name))
     data = made(environment, pets(folder="some.zip", image_size=32))
-    assert (len(data.train), len(data.validation), len(data.test)) == (89, 11, 100) and data.class_names[3] == "cat"
+    assert (len(data.train), len(data.validation), len(data.test)) == (89, 11, 100) and data.class_names[
+        3
+    ] == "cat"
     assert 60 < data.train.rows(np.arange(89))[0].mean() < 190

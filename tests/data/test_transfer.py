@@ -81,7 +81,10 @@ def test_a_bad_answer_is_named_and_leaves_no_file(server, tmp_path, answer, reas
 @pytest.mark.parametrize("cut", [1, 100, 5000, len(CONTENT) - 1])
 def test_a_cut_body_is_gone_on_from_where_it_was_cut(server, tmp_path, cut):
     def cut_then_whole(request):
-        body(CONTENT[:cut] if len(server.requests) == 1 else CONTENT, length=len(CONTENT) if len(server.requests) == 1 else -1)(request)
+        body(
+            CONTENT[:cut] if len(server.requests) == 1 else CONTENT,
+            length=len(CONTENT) if len(server.requests) == 1 else -1,
+        )(request)
 
     server.answers["/file"] = cut_then_whole
     assert attempt(server, tmp_path) == CONTENT
@@ -146,16 +149,25 @@ def test_bytes_of_a_wrong_mirror_are_not_gone_on_from_at_the_next(server, tmp_pa
 def test_when_all_are_down_the_error_names_each_address_its_reason_and_the_remedy(server, tmp_path):
     server.answers["/second"] = status(500)
     text = refusal(server, tmp_path, "/first", "/second")
-    assert f"{server.url}/first answers 404" in text and f"{server.url}/second answers 500" in text and "DARKROOM_MIRROR" in text
+    assert (
+        f"{server.url}/first answers 404" in text
+        and f"{server.url}/second answers 500" in text
+        and "DARKROOM_MIRROR" in text
+    )
     assert len(text.splitlines()) <= 5
 
 
 def test_up_to_three_redirects_are_followed(server, tmp_path):
-    server.answers |= {f"/{step}": status(302, Location=f"/{step + 1}") for step in range(3)} | {"/3": body(CONTENT)}
+    server.answers |= {f"/{step}": status(302, Location=f"/{step + 1}") for step in range(3)} | {
+        "/3": body(CONTENT)
+    }
     assert attempt(server, tmp_path, "/0") == CONTENT
 
 
-@pytest.mark.parametrize("url", ["http://example.org/f", "ftp://example.org/f", "http://127.0.0.1.example.org/f", "http://10.0.0.1/f"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.org/f", "ftp://example.org/f", "http://127.0.0.1.example.org/f", "http://10.0.0.1/f"],
+)
 def test_plain_http_is_for_this_machine_only(tmp_path, url):
     with pytest.raises(DarkroomError, match="not https"):
         fetch(FILE, [url], tmp_path, QUICK)
@@ -165,7 +177,9 @@ def test_https_does_not_lead_to_plain_http_even_on_this_machine(server, tmp_path
     server.answers |= {"/secure": status(302, Location=f"{server.url}/file"), "/file": body(CONTENT)}
     get = requests.Session.get
     monkeypatch.setattr(
-        requests.Session, "get", lambda self, url, **options: get(self, url.replace("https://there", server.url), **options)
+        requests.Session,
+        "get",
+        lambda self, url, **options: get(self, url.replace("https://there", server.url), **options),
     )
     with pytest.raises(DarkroomError, match="not https"):
         fetch(FILE, ["https://there/secure"], tmp_path, QUICK)
@@ -193,7 +207,10 @@ def test_content_encoding_is_not_unpacked(server, tmp_path):
 def test_a_folder_serves_as_a_mirror(tmp_path, prefix):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / FILE.name).write_bytes(CONTENT)
-    assert fetch(FILE, [f"{prefix}{tmp_path}/there/{FILE.name}"], tmp_path / "here", QUICK).read_bytes() == CONTENT
+    assert (
+        fetch(FILE, [f"{prefix}{tmp_path}/there/{FILE.name}"], tmp_path / "here", QUICK).read_bytes()
+        == CONTENT
+    )
 
 
 def test_a_wrong_file_in_a_mirror_folder_is_refused(tmp_path):

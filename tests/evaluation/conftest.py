@@ -26,13 +26,17 @@ SETTINGS = EvaluationSettings(allow_few_samples=True, num_bootstrap=10, num_neig
 def stripes(labels, blur, channels, size=SIZE):
     """(N, C, size, size): two bright columns, where ``labels`` say, under noise ``blur`` (N, C, size, size)."""
     columns = torch.arange(size)[None, :] // 2 == labels[:, None]
-    return (0.8 * columns[:, None, None, :].float() + 0.1 + 0.1 * blur).clamp(0, 1).expand(-1, channels, -1, -1)
+    return (
+        (0.8 * columns[:, None, None, :].float() + 0.1 + 0.1 * blur).clamp(0, 1).expand(-1, channels, -1, -1)
+    )
 
 
 def split(count, channels, seed):
     labels = np.arange(count, dtype=np.int64) % CLASSES
     blur = torch.randn(count, channels, SIZE, SIZE, generator=generator(seed))
-    return ArraySplit((stripes(torch.from_numpy(labels), blur, channels) * 255).round().byte().numpy(), labels)
+    return ArraySplit(
+        (stripes(torch.from_numpy(labels), blur, channels) * 255).round().byte().numpy(), labels
+    )
 
 
 class Fake(Task):
@@ -67,7 +71,11 @@ class Conditional(Fake):
 
 class Unconditional(Fake):
     def generate(self, labels, count, noise):
-        return stripes(noise.integers("label", CLASSES), noise.normal("blur", self.spec.channels, SIZE, SIZE), self.spec.channels)
+        return stripes(
+            noise.integers("label", CLASSES),
+            noise.normal("blur", self.spec.channels, SIZE, SIZE),
+            self.spec.channels,
+        )
 
 
 class Autoencoder(Fake):
@@ -85,7 +93,9 @@ class Diverged(Fake):
 
 def world(channels=1):
     splits = {"train": split(90, channels, 1), "test": split(31, channels, 2)}
-    return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32)
+    return SimpleNamespace(
+        **splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32
+    )
 
 
 def sorted_world():
@@ -111,7 +121,12 @@ def write_history(folder: Path, steps=(1, 2, 3)):
     """What a training leaves behind."""
     (folder / "samples").mkdir(parents=True)
     lines = [
-        {"step": step, "time": 1_700_000_000_000 + step, "metrics": {"train/net/loss": 1 / step, "validation/loss": 2.0}} for step in steps
+        {
+            "step": step,
+            "time": 1_700_000_000_000 + step,
+            "metrics": {"train/net/loss": 1 / step, "validation/loss": 2.0},
+        }
+        for step in steps
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in steps:

@@ -20,7 +20,12 @@ def test_the_interval_of_a_mean_holds_the_truth_nineteen_times_in_twenty():
 
 @pytest.mark.parametrize(
     ("hits", "count", "low", "high"),
-    [(0, 10, 0.0, 0.27753), (10, 10, 0.72247, 1.0), (5, 10, 0.23659, 0.76341), (81, 263, 0.25525, 0.36621)],  # Newcombe 1998, table I
+    [
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (5, 10, 0.23659, 0.76341),
+        (81, 263, 0.25525, 0.36621),
+    ],  # Newcombe 1998, table I
 )
 def test_wilson_intervals_match_published_ones(hits, count, low, high):
     estimate = averages.proportion(np.arange(count) < hits)

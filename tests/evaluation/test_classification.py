@@ -13,7 +13,9 @@ def test_measures_match_closed_forms():
     assert measured["accuracy"].value == pytest.approx(4 / 6)
     assert measured["accuracy"].floor == 0.5
     assert measured["cross_entropy"].value == pytest.approx(-(4 * np.log(0.8) + 2 * np.log(0.1)) / 6)
-    assert measured["cross_entropy"].floor == pytest.approx(-(np.log(1 / 2) / 2 + np.log(1 / 3) / 3 + np.log(1 / 6) / 6))
+    assert measured["cross_entropy"].floor == pytest.approx(
+        -(np.log(1 / 2) / 2 + np.log(1 / 3) / 3 + np.log(1 / 6) / 6)
+    )
     assert measured["calibration_error"] == pytest.approx(0.8 - 4 / 6)
 
 

@@ -13,7 +13,10 @@ RNG = np.random.default_rng(0)
 
 def gaussians(count=400, dimensions=6, shift=0.0, seed=1):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(count, dimensions)) @ np.random.default_rng(9).normal(size=(dimensions, dimensions)) + shift
+    return (
+        rng.normal(size=(count, dimensions)) @ np.random.default_rng(9).normal(size=(dimensions, dimensions))
+        + shift
+    )
 
 
 # the Fréchet distance
@@ -27,13 +30,17 @@ def test_equal_sets_have_no_frechet_distance():
 def test_gaussians_of_known_means_and_diagonal_covariances_match_the_formula():
     mean1, mean2, variance1, variance2 = (RNG.uniform(0.5, 2, size=8) for _ in range(4))
     expected = ((mean1 - mean2) ** 2).sum() + ((np.sqrt(variance1) - np.sqrt(variance2)) ** 2).sum()
-    assert distance((mean1, np.diag(variance1)), (mean2, np.diag(variance2))) == pytest.approx(expected, rel=1e-12)
+    assert distance((mean1, np.diag(variance1)), (mean2, np.diag(variance2))) == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_frechet_distance_agrees_with_the_matrix_square_root():
     first, second = gaussians(seed=1), gaussians(shift=0.5, seed=2) * 1.3
     (mean1, covariance1), (mean2, covariance2) = moments(first), moments(second)
-    expected = ((mean1 - mean2) ** 2).sum() + np.trace(covariance1 + covariance2 - 2 * np.real(sqrtm(covariance1 @ covariance2)))
+    expected = ((mean1 - mean2) ** 2).sum() + np.trace(
+        covariance1 + covariance2 - 2 * np.real(sqrtm(covariance1 @ covariance2))
+    )
     assert frechet(first, second, 2, 0).value == pytest.approx(expected, rel=1e-6)
 
 
@@ -41,7 +48,9 @@ def test_frechet_distance_is_symmetric_and_invariant_under_rotation_and_shift():
     first, second = gaussians(seed=1), gaussians(shift=0.5, seed=2)
     rotation = np.linalg.qr(RNG.normal(size=(6, 6)))[0]
     value = frechet(first, second, 2, 0).value
-    assert frechet(first @ rotation + 100, second @ rotation + 100, 2, 0).value == pytest.approx(value, rel=1e-9)
+    assert frechet(first @ rotation + 100, second @ rotation + 100, 2, 0).value == pytest.approx(
+        value, rel=1e-9
+    )
     assert frechet(second, first, 2, 0).value == pytest.approx(value, rel=1e-9)
 
 
@@ -64,7 +73,10 @@ def test_the_bootstrap_interval_is_seeded_contains_the_value_and_has_the_spread_
     estimate = frechet(gaussians(shift=1), gaussians(seed=3), 100, 0)
     assert estimate == frechet(gaussians(shift=1), gaussians(seed=3), 100, 0)
     assert estimate.low < estimate.value < estimate.high
-    fresh = [frechet(gaussians(shift=1, seed=10 + 2 * draw), gaussians(seed=11 + 2 * draw), 2, 0).value for draw in range(100)]
+    fresh = [
+        frechet(gaussians(shift=1, seed=10 + 2 * draw), gaussians(seed=11 + 2 * draw), 2, 0).value
+        for draw in range(100)
+    ]
     assert (estimate.high - estimate.low) / (2 * 1.96) == pytest.approx(np.std(fresh), rel=0.35)
 
 
@@ -102,7 +114,10 @@ def test_kernel_distance_in_chunks_is_the_same(monkeypatch):
 
 
 def test_kernel_distance_is_unbiased_and_its_interval_honest():
-    estimates = [kernel_distance(gaussians(60, seed=2 * draw + 20), gaussians(60, seed=2 * draw + 21)) for draw in range(300)]
+    estimates = [
+        kernel_distance(gaussians(60, seed=2 * draw + 20), gaussians(60, seed=2 * draw + 21))
+        for draw in range(300)
+    ]
     values = np.array([estimate.value for estimate in estimates])
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
     assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) > 0.9
@@ -116,15 +131,26 @@ def brute_prdc(samples, reference, k):
     real, made, between = cdist(reference, reference), cdist(samples, samples), cdist(samples, reference)
     real_ball = np.array([sorted(row)[k] for row in real])
     made_ball = np.array([sorted(row)[k] for row in made])
-    precision = np.mean([any(between[i, j] <= real_ball[j] for j in range(len(reference))) for i in range(len(samples))])
-    recall = np.mean([any(between[i, j] <= made_ball[i] for i in range(len(samples))) for j in range(len(reference))])
-    density = sum(between[i, j] <= real_ball[j] for i in range(len(samples)) for j in range(len(reference))) / (k * len(samples))
-    coverage = np.mean([any(between[i, j] <= real_ball[j] for i in range(len(samples))) for j in range(len(reference))])
+    precision = np.mean(
+        [any(between[i, j] <= real_ball[j] for j in range(len(reference))) for i in range(len(samples))]
+    )
+    recall = np.mean(
+        [any(between[i, j] <= made_ball[i] for i in range(len(samples))) for j in range(len(reference))]
+    )
+    density = sum(
+        between[i, j] <= real_ball[j] for i in range(len(samples)) for j in range(len(reference))
+    ) / (k * len(samples))
+    coverage = np.mean(
+        [any(between[i, j] <= real_ball[j] for i in range(len(samples))) for j in range(len(reference))]
+    )
     return {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
 
 
 def measured(samples, reference, k=3):
-    return {name: estimate.value for name, estimate in neighbourhoods(samples, reference, radii(reference, k), k)[0].items()}
+    return {
+        name: estimate.value
+        for name, estimate in neighbourhoods(samples, reference, radii(reference, k), k)[0].items()
+    }
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.7, 2.0])

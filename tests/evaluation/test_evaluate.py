@@ -33,7 +33,9 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     compared = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
     assert {"accuracy", "accuracy_floor", "cross_entropy", "calibration_error"} <= set(results["cnn"])
     assert compared | {"label_agreement"} <= set(results["gan"])
-    assert compared <= set(results["free"]) and "label_agreement" not in results["free"]  # its classes are its own choice
+    assert (
+        compared <= set(results["free"]) and "label_agreement" not in results["free"]
+    )  # its classes are its own choice
     rebuilt = {f"reconstruction_{name}" for name in compared} | {
         "mse",
         "psnr",
@@ -46,8 +48,16 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     assert all(f"{name}_{part}" in results["gan"] for name in compared for part in ("low", "high", "floor"))
     assert results["cnn"]["brightness"] == pytest.approx(dataset.test.images.mean() / 255)
     protocol = results["protocol"]
-    assert (protocol["feature_network"], protocol["feature_network_digest"], protocol["reference_split"]) == ("cnn", "cnn" * 4, "train")
-    assert (protocol["generated_images"], protocol["reference_images"], protocol["floor_images"]) == (31, 90, 31)
+    assert (protocol["feature_network"], protocol["feature_network_digest"], protocol["reference_split"]) == (
+        "cnn",
+        "cnn" * 4,
+        "train",
+    )
+    assert (protocol["generated_images"], protocol["reference_images"], protocol["floor_images"]) == (
+        31,
+        90,
+        31,
+    )
 
 
 def test_numbers_are_what_the_fakes_deserve(dataset, tasks, tmp_path):
@@ -56,7 +66,10 @@ def test_numbers_are_what_the_fakes_deserve(dataset, tasks, tmp_path):
     assert results["cnn"]["accuracy_floor"] == pytest.approx(11 / 31)
     assert results["gan"]["fid"] < 10 * results["gan"]["fid_floor"]
     assert results["gan"]["kid_low"] < results["gan"]["kid_floor"] < results["gan"]["kid_high"]
-    assert results["ae"]["mse"] < results["ae"]["mse_floor"] and results["ae"]["psnr"] > results["ae"]["psnr_floor"]
+    assert (
+        results["ae"]["mse"] < results["ae"]["mse_floor"]
+        and results["ae"]["psnr"] > results["ae"]["psnr_floor"]
+    )
     assert results["ae"]["denoised_psnr"] > results["ae"]["denoised_psnr_floor"]
     assert results["ae"]["compression_ratio"] == dataset.channels * 36 / (4 * 6)
 
@@ -65,7 +78,10 @@ def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
     for name in ("one", "two"):
         write_history(tmp_path / name / "history" / "gan")
         run(dataset, tasks, tmp_path / name)
-    written = [{file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")} for name in ("one", "two")]
+    written = [
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")}
+        for name in ("one", "two")
+    ]
     assert written[0] == written[1] and len(written[0]) > 10
 
 
@@ -102,7 +118,9 @@ def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
     rows = pd.read_csv(tmp_path / "plots/confusion.csv")
     assert rows["actual"].tolist() == [dataset.class_names[label] for label in dataset.test.labels]
     assert (rows["actual"] == rows["predicted"]).all()
-    assert (tmp_path / "plots/curves/gan/validation/loss.csv").read_text() == "step,value\n1,2.0\n2,2.0\n3,2.0\n"
+    assert (
+        tmp_path / "plots/curves/gan/validation/loss.csv"
+    ).read_text() == "step,value\n1,2.0\n2,2.0\n3,2.0\n"
 
 
 def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dataset, tmp_path):
@@ -124,9 +142,18 @@ def test_a_diverged_model_is_named(dataset, tasks, tmp_path):
 
 
 def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorised(dataset, tasks, tmp_path):
-    results = run(dataset, tasks, tmp_path, SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}))
+    results = run(
+        dataset,
+        tasks,
+        tmp_path,
+        SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}),
+    )
     assert "memorisation" not in results["gan"]
-    assert [results["protocol"][f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
+    assert [results["protocol"][f"{name}_images"] for name in ("reference", "floor", "generated")] == [
+        20,
+        40,
+        40,
+    ]
 
 
 def test_grids_show_the_pixels_they_were_given(tmp_path):
@@ -135,7 +162,12 @@ def test_grids_show_the_pixels_they_were_given(tmp_path):
     pictures.save_grid(images, tmp_path / "grid.png")
     drawn = np.asarray(Image.open(tmp_path / "grid.png"))
     assert (drawn[:, :, 0] == 255).sum() == 16 * 16  # one pixel, enlarged sixteen times, its edges sharp
-    pictures.save_grid(images.expand(-1, -1, 3, -1, -1), tmp_path / "named.png", columns=["a", "a very long name", "c"], rows=["x", "y"])
+    pictures.save_grid(
+        images.expand(-1, -1, 3, -1, -1),
+        tmp_path / "named.png",
+        columns=["a", "a very long name", "c"],
+        rows=["x", "y"],
+    )
     assert Image.open(tmp_path / "named.png").size > Image.open(tmp_path / "grid.png").size
 
 
@@ -147,7 +179,9 @@ def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_ofte
     assert len(set(counts[counts > 0])) == 1
 
 
-@pytest.mark.parametrize(("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])])
+@pytest.mark.parametrize(
+    ("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])]
+)
 def test_as_many_labels_as_wanted_keep_the_mix_of_a_split_that_lies_sorted_by_class(count, mix):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     chosen = evaluation.same_mix(labels, count)
@@ -164,12 +198,19 @@ def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_p
             wanted.append((noise.phase, labels))
             return super().generate(labels, count, noise)
 
-    run(dataset, {"cnn": Classifier(), "gan": Recording()}, tmp_path, SETTINGS.model_copy(update={"num_samples": 12}))
+    run(
+        dataset,
+        {"cnn": Classifier(), "gan": Recording()},
+        tmp_path,
+        SETTINGS.model_copy(update={"num_samples": 12}),
+    )
     generated = torch.cat([labels for phase, labels in wanted if phase == "samples"])
     assert torch.bincount(generated).tolist() == [4, 4, 4]
 
 
-def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(tmp_path, monkeypatch):
+def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(
+    tmp_path, monkeypatch
+):
     drawn, save = {}, pictures.save_grid
 
     def recorded(images, path, columns=(), rows=()):
@@ -195,12 +236,20 @@ def test_one_of_each_class_is_picked_before_a_second_one(classes):
     assert pictures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
 
 
-def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(dataset, tasks, tmp_path, monkeypatch, capsys):
+def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(
+    dataset, tasks, tmp_path, monkeypatch, capsys
+):
     clock = itertools.count(step=11)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run(dataset, tasks, tmp_path)
     lines = capsys.readouterr().out.splitlines()
-    for part in ("generated images", "features of reference images", "bootstrap", "kernel distance", "nearest neighbours"):
+    for part in (
+        "generated images",
+        "features of reference images",
+        "bootstrap",
+        "kernel distance",
+        "nearest neighbours",
+    ):
         assert any(part in line for line in lines), part
     assert "gan: bootstrap of the Fréchet distance: rounds, 9 of 10" in lines
 

@@ -22,7 +22,14 @@ from tests.repository import commit, shell
 MODELS = ("ae", "cnn", "gan", "vae")
 WIDTH = 160  # columns of a wide terminal
 pytestmark = pytest.mark.slow
-TRAINING = {"num_steps": 12, "batch_size": 32, "log_every": 2, "validate_every": 5, "sample_every": 6, "checkpoint_every": 12}
+TRAINING = {
+    "num_steps": 12,
+    "batch_size": 32,
+    "log_every": 2,
+    "validate_every": 5,
+    "sample_every": 6,
+    "checkpoint_every": 12,
+}
 
 
 @dataclass
@@ -43,17 +50,25 @@ def project(tmp_path_factory, processed_digits):
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(processed_digits, folder / "data/processed")
     shutil.copy(processed_digits.parents[1] / "mlflow.db", folder)
-    write_json(folder / "data/processed/manifest.json", {**read_json(processed_digits / "manifest.json"), "source": "folder"})
+    write_json(
+        folder / "data/processed/manifest.json",
+        {**read_json(processed_digits / "manifest.json"), "source": "folder"},
+    )
     for name in (".gitignore", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
-    params = {key: {**section, "training": TRAINING} if "training" in section else section for key, section in PARAMS.items()}
+    params = {
+        key: {**section, "training": TRAINING} if "training" in section else section
+        for key, section in PARAMS.items()
+    }
     params["data"] |= {"source": "folder", "folder": "data/own/flowers"}
     params["evaluate"] = {"allow_few_samples": True, "num_bootstrap": 5}
     write_json(folder / "params.yaml", params)
     data = Dataset.open(folder / "data/processed")
     for name in MODELS:
         settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
-        task = model_files.build(name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed)
+        task = model_files.build(
+            name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
+        )
         task = Loop(task, data, settings, folder / "history" / name).run()
         model_files.write(task, folder / "models" / name, {"class_names": list(data.class_names)})
     shell(folder, "git", "init", "-q", "-b", "main")
@@ -63,7 +78,9 @@ def project(tmp_path_factory, processed_digits):
     shell(folder, "python", "dvc", "config", "--local", "core.site_cache_dir", str(folder.parent / "site"))
     output = shell(folder, "python", "stages.evaluate", PYTHONPATH=str(ROOT))
     commit(folder, "the results")
-    plots = [entry for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(entry, dict)]
+    plots = [
+        entry for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"] if isinstance(entry, dict)
+    ]
     charts = {title: chart for entry in plots for title, chart in entry.items()}
     page = (folder / "reports/index.html").read_text()
     return Evaluated(folder, output, read_json(folder / "metrics/details.json"), page, charts)
@@ -71,8 +88,12 @@ def project(tmp_path_factory, processed_digits):
 
 def charts(page):
     """The vega-lite specifications in a page that ``dvc plots show`` wrote, by title."""
-    found = [json.JSONDecoder().raw_decode(page, match.end())[0] for match in re.finditer(r"var spec = ", page)]
-    return {spec["title"]["text"] if isinstance(spec["title"], dict) else spec["title"]: spec for spec in found}
+    found = [
+        json.JSONDecoder().raw_decode(page, match.end())[0] for match in re.finditer(r"var spec = ", page)
+    ]
+    return {
+        spec["title"]["text"] if isinstance(spec["title"], dict) else spec["title"]: spec for spec in found
+    }
 
 
 def values(specification):
@@ -95,15 +116,23 @@ def test_dvcs_charts_hold_each_measured_value_once_and_no_blank(project):
         for path in plot["y"]:
             model, metric = path.removeprefix("plots/curves/").removesuffix(".csv").split("/", 1)
             line = [(int(row["step"]), float(row["value"])) for row in rows if path.endswith(row["filename"])]
-            history = map(json.loads, (project.folder / "history" / model / "metrics.jsonl").read_text().splitlines())
-            assert line == [(entry["step"], entry["metrics"][metric]) for entry in history if metric in entry["metrics"]], path
+            history = map(
+                json.loads, (project.folder / "history" / model / "metrics.jsonl").read_text().splitlines()
+            )
+            assert line == [
+                (entry["step"], entry["metrics"][metric]) for entry in history if metric in entry["metrics"]
+            ], path
         assert len({row["filename"] for row in rows}) == len(plot["y"]) == 2
 
 
 def test_without_a_network_dvcs_page_says_so_and_shows_the_curves_as_pictures(project):
     shell(project.folder, "python", "dvc", "plots", "show")
     page = (project.folder / "dvc_plots/index.html").read_text()
-    assert page.index("cdn.jsdelivr.net/npm/vega") < page.index('id="no-charts"') < page.index('"vegaEmbed" in window')
+    assert (
+        page.index("cdn.jsdelivr.net/npm/vega")
+        < page.index('id="no-charts"')
+        < page.index('"vegaEmbed" in window')
+    )
     pictures = re.findall(r'<img src="(.*?)"', page)
     for name in ("ae-curves", "cnn-curves", "gan-curves", "vae-curves", "cnn-confusion"):
         assert any((project.folder / "dvc_plots" / path).is_file() for path in pictures if name in path), name
@@ -117,13 +146,23 @@ def test_git_sees_nothing_of_dvcs_page_of_plots(project):
 
 def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_terminal(project):
     metrics = json.loads((project.folder / "metrics/evaluation.json").read_text())
-    assert metrics == {name: {metric: project.results[name][metric] for metric in metrics[name]} for name in ("ae", "cnn", "gan", "vae")}
-    assert set(metrics["cnn"]) == {"accuracy"} and {"fid", "recall"} <= set(metrics["gan"]) and "psnr" in metrics["ae"]
+    assert metrics == {
+        name: {metric: project.results[name][metric] for metric in metrics[name]}
+        for name in ("ae", "cnn", "gan", "vae")
+    }
+    assert (
+        set(metrics["cnn"]) == {"accuracy"}
+        and {"fid", "recall"} <= set(metrics["gan"])
+        and "psnr" in metrics["ae"]
+    )
     assert {"fid", "psnr", "negative_elbo"} <= set(metrics["vae"])
     assert 8 <= sum(map(len, metrics.values())) <= 12
     table = shell(project.folder, "python", "dvc", "metrics", "show")
     assert "gan.fid" in table and max(map(len, table.splitlines())) <= WIDTH
-    changed = {name: {metric: number + 12.34567 for metric, number in numbers.items()} for name, numbers in metrics.items()}
+    changed = {
+        name: {metric: number + 12.34567 for metric, number in numbers.items()}
+        for name, numbers in metrics.items()
+    }
     (project.folder / "metrics/evaluation.json").write_text(json.dumps(changed))
     table = shell(project.folder, "python", "dvc", "metrics", "diff")
     shell(project.folder, "git", "checkout", "-q", "metrics")
@@ -140,9 +179,15 @@ def test_the_details_are_no_metrics_of_dvc_and_belong_to_git(project):
 
 def test_the_glossary_explains_every_quantity_that_the_report_shows(project):
     tables = re.findall(r'<table class="stacked">.*?</table>', project.report, re.S)
-    shown = {re.sub(r"<.*?>|[↑↓]", "", cell).strip() for table in tables for cell in re.findall(r'<td class="text">(.*?)</td>', table)}
+    shown = {
+        re.sub(r"<.*?>|[↑↓]", "", cell).strip()
+        for table in tables
+        for cell in re.findall(r'<td class="text">(.*?)</td>', table)
+    }
     shown -= set(MODELS)
-    explained = {re.sub(r"<span.*", "", term).strip() for term in re.findall(r"<dt>(.*?)</dt>", project.report)}
+    explained = {
+        re.sub(r"<span.*", "", term).strip() for term in re.findall(r"<dt>(.*?)</dt>", project.report)
+    }
     assert len(shown) > 20
     assert {title.removesuffix(" of reconstructions") for title in shown} == explained
     assert all(measure.explanation for measure in glossary.MEASURES.values())
@@ -161,7 +206,10 @@ def test_the_report_names_the_folder_of_the_users_own_images(project):
 def test_the_report_fits_a_phone(project):
     assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in project.report
     phone = project.report[project.report.index("@media (max-width: 700px)") :]
-    assert ".stacked tr { display: flex; flex-wrap: wrap;" in phone and ".stacked thead { display: none; }" in phone
+    assert (
+        ".stacked tr { display: flex; flex-wrap: wrap;" in phone
+        and ".stacked thead { display: none; }" in phone
+    )
     tables = "".join(re.findall(r'<table class="stacked">.*?</table>', project.report, re.S))
     labels = re.findall(r'<td class="number soft[^"]*"(?: data-label="([^"]+)")?>[^<]+</td>', tables)
     assert len(labels) > 40 and set(labels) == {"95 % interval", "at step"}  # which the head no longer says
@@ -175,4 +223,6 @@ def test_pictures_by_step_have_a_largest_size_however_few_they_are(project):
 def test_the_stage_prints_a_line_for_each_model_with_its_seconds(project):
     lines = project.output.splitlines()
     for number, name in enumerate(MODELS, 1):
-        assert any(re.fullmatch(rf"{name}: measured in \d+\.\d s \({number} of 4 models\)", line) for line in lines), lines
+        assert any(
+            re.fullmatch(rf"{name}: measured in \d+\.\d s \({number} of 4 models\)", line) for line in lines
+        ), lines

@@ -54,4 +54,6 @@ def test_damage_is_seeded_and_stays_within_the_range():
 
 
 def test_compression_counts_bytes():
-    assert compression_ratio(torch.zeros(2, 1, 28, 28), torch.zeros(2, 14)) == pytest.approx(np.prod([28, 28]) / (14 * 4))
+    assert compression_ratio(torch.zeros(2, 1, 28, 28), torch.zeros(2, 14)) == pytest.approx(
+        np.prod([28, 28]) / (14 * 4)
+    )

@@ -27,7 +27,9 @@ def page(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     results = run(dataset, tasks, tmp_path)
     (tmp_path / "data").mkdir()
-    pd.DataFrame({"class": dataset.class_names, "train": [30, 30, 30]}).to_csv(tmp_path / "data" / "classes.csv", index=False)
+    pd.DataFrame({"class": dataset.class_names, "train": [30, 30, 30]}).to_csv(
+        tmp_path / "data" / "classes.csv", index=False
+    )
     Image.new("RGB", (9, 9), "teal").save(tmp_path / "data" / "contact-sheet.png")
 
     def write(name):
@@ -47,7 +49,11 @@ def test_the_page_needs_nothing_but_itself(page):
 
 
 def test_every_picture_is_in_the_page_and_every_anchor_has_its_place(page, tmp_path):
-    for picture in [*(tmp_path / "plots").rglob("*.png"), *(tmp_path / "history").rglob("*.png"), tmp_path / "data" / "contact-sheet.png"]:
+    for picture in [
+        *(tmp_path / "plots").rglob("*.png"),
+        *(tmp_path / "history").rglob("*.png"),
+        tmp_path / "data" / "contact-sheet.png",
+    ]:
         assert base64.b64encode(picture.read_bytes()).decode() in page, picture.name
     for link in Page(page).links:
         assert not link.startswith("#") or f'id="{link[1:]}"' in page
@@ -59,13 +65,38 @@ def test_names_from_the_data_cannot_write_html(page):
 
 
 def test_the_page_says_what_was_measured_and_how(page):
-    for said in ("real against real scores", "14 November 2023", "c0ffeec0ffee", "d1d1d1d1d1d1", "1,234", "31</b> test images", "Seed 0"):
+    for said in (
+        "real against real scores",
+        "14 November 2023",
+        "c0ffeec0ffee",
+        "d1d1d1d1d1d1",
+        "1,234",
+        "31</b> test images",
+        "Seed 0",
+    ):
         assert said in page, said
 
 
 def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_is_a_price():
-    seconds = {"start": 2.0, "build": 1.0, "compute": 5.0, "data": 1.0, "validation": 0.5, "samples": 0.25, "checkpoint": 0.25}
-    times = {"total": 16.0, **seconds, "loop": 9.0, "write": 0.5, "logging": 0.5, "shutdown": 3.0, "communication": 4.0, "workers": 2}
+    seconds = {
+        "start": 2.0,
+        "build": 1.0,
+        "compute": 5.0,
+        "data": 1.0,
+        "validation": 0.5,
+        "samples": 0.25,
+        "checkpoint": 0.25,
+    }
+    times = {
+        "total": 16.0,
+        **seconds,
+        "loop": 9.0,
+        "write": 0.5,
+        "logging": 0.5,
+        "shutdown": 3.0,
+        "communication": 4.0,
+        "workers": 2,
+    }
     shown = report._times({"gan": times, "ae": {**times, "total": 1.0, "price_per_hour": 0.5, "cost": 0.25}})
     assert {part: cells[0] for part, cells in shown["rows"].items()} == {
         "start-up": (3.0, 18.75),
@@ -78,7 +109,10 @@ def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_
         "shutdown": (3.0, 18.75),
         "other": (2.0, 12.5),
     }
-    assert shown["total"] == [16.0, 14.0]  # the second's process died before it could tell: the sum of what is known
+    assert shown["total"] == [
+        16.0,
+        14.0,
+    ]  # the second's process died before it could tell: the sum of what is known
     assert shown["communication"] == [4.0, 4.0] and shown["cost"] == [None, 0.25] and shown["prices"] == [0.5]
 
 
@@ -88,11 +122,17 @@ def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset
     told = tmp_path / "history" / "gan" / "times.json"
     for more, said in (({}, False), ({"communication": 1.5, "cost": 0.0123, "price_per_hour": 1.75}, True)):
         told.write_text(json.dumps(json.loads(told.read_text()) | more))
-        places = {"histories": tmp_path / "history", "plots": tmp_path / "plots", "path": tmp_path / "page.html"}
+        places = {
+            "histories": tmp_path / "history",
+            "plots": tmp_path / "plots",
+            "path": tmp_path / "page.html",
+        }
         report.write(results, tmp_path, **places)
         page = (tmp_path / "page.html").read_text()
         assert "12.5 s" in page
-        assert [text in page for text in ("cost, at 1.75 an hour", "0.0123", "of which communication", "1.5 s")] == [said] * 4
+        assert [
+            text in page for text in ("cost, at 1.75 an hour", "0.0123", "of which communication", "1.5 s")
+        ] == [said] * 4
 
 
 def test_numbers_are_shown_with_three_digits_and_their_unit():

@@ -5,7 +5,9 @@ from pipeline.evaluation.settings import EvaluationSettings
 
 
 def test_few_samples_are_refused_naming_the_key_and_the_way_out():
-    with pytest.raises(BadInput, match=r"evaluate\.num_samples.*10 images are fewer than evaluate\.minimum_samples") as refusal:
+    with pytest.raises(
+        BadInput, match=r"evaluate\.num_samples.*10 images are fewer than evaluate\.minimum_samples"
+    ) as refusal:
         EvaluationSettings().check_samples(10, 4, "params.yaml: evaluate.num_samples", "images")
     assert "allow_few_samples" in refusal.value.remedy
 

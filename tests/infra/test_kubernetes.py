@@ -21,8 +21,15 @@ KUBERNETES = "1.30"  # the oldest that is meant
 RENDERED = ["base", "overlays/job", "overlays/gpu", "overlays/s3"]
 KUBERAY = json.loads((Path(__file__).parent / "kuberay.json").read_text())
 SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY", re.IGNORECASE)
-RESTRICTED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
-VOLUMES, HOST = {"emptyDir", "persistentVolumeClaim"}, {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"}
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+VOLUMES, HOST = (
+    {"emptyDir", "persistentVolumeClaim"},
+    {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +82,13 @@ def breaches(template):
         if container.get("securityContext") != RESTRICTED:
             yield "container is not restricted"
         for kind in ("requests", "limits"):
-            if not {"cpu", "memory", "ephemeral-storage"} <= set(container.get("resources", {}).get(kind, {})):
+            if not {"cpu", "memory", "ephemeral-storage"} <= set(
+                container.get("resources", {}).get(kind, {})
+            ):
                 yield f"no {kind}"
-        served = pod.get("restartPolicy", "Always") == "Always"  # a job's pod ends by itself, and nobody calls it
+        served = (
+            pod.get("restartPolicy", "Always") == "Always"
+        )  # a job's pod ends by itself, and nobody calls it
         if served and not all(container.get(f"{kind}Probe") for kind in ("startup", "readiness", "liveness")):
             yield "no probes"
         if not re.search(r"(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})$", container["image"]):
@@ -96,7 +107,15 @@ def test_every_manifest_validates(rendered):
         for each in own:
             kubernetes_validate.validate(each, KUBERNETES, strict=True)
     kinds = {each["kind"] for each in manifests}
-    assert kinds == {"Deployment", "Service", "NetworkPolicy", "PersistentVolumeClaim", "RayCluster", "RayJob", "CronJob"}
+    assert kinds == {
+        "Deployment",
+        "Service",
+        "NetworkPolicy",
+        "PersistentVolumeClaim",
+        "RayCluster",
+        "RayJob",
+        "CronJob",
+    }
 
 
 def test_a_misspelt_field_does_not_validate(rendered):
@@ -121,16 +140,26 @@ def test_every_pod_is_restricted(rendered):
         (["automountServiceAccountToken"], True, "has a Kubernetes token"),
         (["hostNetwork"], True, "hostNetwork is set"),
         (["volumes", 0], {"name": "tmp", "hostPath": {"path": "/"}}, "volume tmp is of the host, or unknown"),
-        (["containers", 0, "securityContext", "capabilities"], {"add": ["SYS_ADMIN"]}, "container is not restricted"),
+        (
+            ["containers", 0, "securityContext", "capabilities"],
+            {"add": ["SYS_ADMIN"]},
+            "container is not restricted",
+        ),
         (["containers", 0, "resources"], {"requests": {"cpu": "1"}}, "no limits"),
         (["containers", 0, "livenessProbe"], None, "no probes"),
         (["containers", 0, "image"], "registry:5000/darkroom", "image is not pinned"),
         (["containers", 0, "image"], "darkroom:latest", "image is not pinned"),
-        (["containers", 0, "env"], [{"name": "RAY_AUTH_TOKEN", "value": "abc"}], "RAY_AUTH_TOKEN stands in the file"),
+        (
+            ["containers", 0, "env"],
+            [{"name": "RAY_AUTH_TOKEN", "value": "abc"}],
+            "RAY_AUTH_TOKEN stands in the file",
+        ),
     ],
 )
 def test_the_policy_sees_a_breach(rendered, path, value, breach):
-    for name in ("base",) if path[-1] == "livenessProbe" else ("base", "schedule"):  # a job's pod needs no probe
+    for name in (
+        ("base",) if path[-1] == "livenessProbe" else ("base", "schedule")
+    ):  # a job's pod needs no probe
         template = copy.deepcopy(next(templates_in(rendered[name])))
         reduce(operator.getitem, path[:-1], template["spec"])[path[-1]] = value
         assert breach in list(breaches(template)), name
@@ -140,8 +169,12 @@ def test_the_cluster_has_the_workers_asked_for_and_shares_a_disk_unless_a_bucket
     for name in RENDERED:
         cluster = cluster_of(rendered[name])
         (workers,), head = cluster["workerGroupSpecs"], cluster["headGroupSpec"]
-        environment = {each["name"]: each.get("value") for each in head["template"]["spec"]["containers"][0]["env"]}
-        shared = ["persistentVolumeClaim" in group["template"]["spec"]["volumes"][2] for group in (head, workers)]
+        environment = {
+            each["name"]: each.get("value") for each in head["template"]["spec"]["containers"][0]["env"]
+        }
+        shared = [
+            "persistentVolumeClaim" in group["template"]["spec"]["volumes"][2] for group in (head, workers)
+        ]
         assert shared == [True, name != "overlays/s3"]
         gpus = workers["template"]["spec"]["containers"][0]["resources"]["limits"].get("nvidia.com/gpu")
         assert environment["DARKROOM_WORKERS"] == ("auto" if gpus else str(workers["replicas"]))
@@ -151,14 +184,26 @@ def test_the_cluster_has_the_workers_asked_for_and_shares_a_disk_unless_a_bucket
 
 def test_the_network_is_closed_but_for_what_is_named(rendered):
     for name in RENDERED:
-        rules = {each["metadata"]["name"]: each["spec"] for each in rendered[name] if each["kind"] == "NetworkPolicy"}
+        rules = {
+            each["metadata"]["name"]: each["spec"]
+            for each in rendered[name]
+            if each["kind"] == "NetworkPolicy"
+        }
         assert rules["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
         assert all(rule.get("from") for spec in rules.values() for rule in spec.get("ingress", []))
-        beyond = {port["port"] for spec in rules.values() for rule in spec.get("egress", []) if "to" not in rule for port in rule["ports"]}
+        beyond = {
+            port["port"]
+            for spec in rules.values()
+            for rule in spec.get("egress", [])
+            if "to" not in rule
+            for port in rule["ports"]
+        }
         assert beyond == ({53, 443} if name == "overlays/s3" else {53})
         tracked = cluster_of(rendered[name])["headGroupSpec"]["template"]["metadata"]["labels"]
         (demanded,) = [each for each in rendered["mlflow"] if each["kind"] == "NetworkPolicy"]
-        assert demanded["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"].items() <= tracked.items()
+        assert (
+            demanded["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"].items() <= tracked.items()
+        )
 
 
 def test_rays_launcher_takes_the_cluster_file_and_the_token_is_no_part_of_it():
@@ -166,18 +211,38 @@ def test_rays_launcher_takes_the_cluster_file_and_the_token_is_no_part_of_it():
 
     text = (ROOT / "infra/ray/cluster.yaml").read_text()
     validate_config(config := prepare_config(yaml.safe_load(text)))
-    starts = [line for kind in ("head", "worker") for line in config[f"{kind}_start_ray_commands"] if "ray start" in line]
-    assert len(starts) == 2 and all("RAY_AUTH_MODE=token" in line for line in starts) and "RAY_AUTH_TOKEN" not in text
+    starts = [
+        line
+        for kind in ("head", "worker")
+        for line in config[f"{kind}_start_ray_commands"]
+        if "ray start" in line
+    ]
+    assert (
+        len(starts) == 2
+        and all("RAY_AUTH_MODE=token" in line for line in starts)
+        and "RAY_AUTH_TOKEN" not in text
+    )
 
 
 def test_the_image_is_pinned_without_root_and_holds_no_secret_and_what_changes_oftenest_comes_last():
     text = (ROOT / "infra/docker/Dockerfile").read_text()
     lines = re.sub(r"\\\n", " ", text).splitlines()
-    assert all(re.search(r":\d+\.\d+-slim-\w+$", line.split()[1]) for line in lines if line.startswith("FROM "))
+    assert all(
+        re.search(r":\d+\.\d+-slim-\w+$", line.split()[1]) for line in lines if line.startswith("FROM ")
+    )
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001:10001"]
     assert not [line for line in lines if line.startswith("ADD ") or re.search(r"\b(curl|wget)\b", line)]
-    settings = re.findall(r"(\w+)=(\S*)", " ".join(line for line in lines if line.startswith(("ENV ", "ARG "))))
-    assert not [name for name, _ in settings if SECRET.search(name)] and {("RAY_AUTH_MODE", "token"), ("HOME", "/tmp")} <= set(settings)
-    assert text.index("COPY requirements.lock") < text.index("-c requirements.lock -r wanted.txt") < text.index("COPY --from=commit")
+    settings = re.findall(
+        r"(\w+)=(\S*)", " ".join(line for line in lines if line.startswith(("ENV ", "ARG ")))
+    )
+    assert not [name for name, _ in settings if SECRET.search(name)] and {
+        ("RAY_AUTH_MODE", "token"),
+        ("HOME", "/tmp"),
+    } <= set(settings)
+    assert (
+        text.index("COPY requirements.lock")
+        < text.index("-c requirements.lock -r wanted.txt")
+        < text.index("COPY --from=commit")
+    )
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r'extras\["(\w+)"\]', text)) == {"s3", "cluster"} <= set(extras)

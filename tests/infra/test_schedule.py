@@ -39,18 +39,33 @@ def test_the_cronjob_never_overlaps_always_ends_and_repeats_only_what_was_killed
     disrupted, ended = work["podFailurePolicy"]["rules"]
     assert disrupted["action"] == "Ignore" and disrupted["onPodConditions"][0]["type"] == "DisruptionTarget"
     (container,) = work["template"]["spec"]["containers"]
-    assert ended == {"action": "FailJob", "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [1, 2, 75]}}
+    assert ended == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [1, 2, 75]},
+    }
     assert work["template"]["spec"]["restartPolicy"] == "Never"  # which podFailurePolicy demands
-    assert ROOT / Path(container["command"][1]).relative_to("/opt/darkroom") == FOLDER / "kubernetes/retrain.sh"
+    assert (
+        ROOT / Path(container["command"][1]).relative_to("/opt/darkroom") == FOLDER / "kubernetes/retrain.sh"
+    )
 
 
 def test_the_cronjobs_pod_reaches_mlflow_and_is_reached_by_nobody(rendered):  # noqa: F811
-    (job,) = [each["spec"]["jobTemplate"]["spec"] for each in rendered["schedule"] if each["kind"] == "CronJob"]
+    (job,) = [
+        each["spec"]["jobTemplate"]["spec"] for each in rendered["schedule"] if each["kind"] == "CronJob"
+    ]
     labels = job["template"]["metadata"]["labels"].items()
-    rules = {each["metadata"]["name"]: each["spec"] for each in rendered["schedule"] if each["kind"] == "NetworkPolicy"}
+    rules = {
+        each["metadata"]["name"]: each["spec"]
+        for each in rendered["schedule"]
+        if each["kind"] == "NetworkPolicy"
+    }
     assert rules["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     own = rules["retrain"]
-    assert own["podSelector"]["matchLabels"].items() <= labels and own["policyTypes"] == ["Ingress", "Egress"] and "ingress" not in own
+    assert (
+        own["podSelector"]["matchLabels"].items() <= labels
+        and own["policyTypes"] == ["Ingress", "Egress"]
+        and "ingress" not in own
+    )
     assert {port["port"] for rule in own["egress"] if "to" not in rule for port in rule["ports"]} == {53}
     (demanded,) = [each for each in rendered["mlflow"] if each["kind"] == "NetworkPolicy"]
     assert demanded["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"].items() <= labels
@@ -75,7 +90,9 @@ class TestThePodsScript:
 
     @staticmethod
     def git(folder, *arguments):
-        return subprocess.run([*GIT, *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            [*GIT, *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=30
+        ).stdout.strip()
 
     def commit(self, folder, text):
         (folder / "code.py").write_text(text)
@@ -86,28 +103,48 @@ class TestThePodsScript:
         """(exit code, what was called, error) of the script."""
         calls = place / "calls"
         calls.unlink(missing_ok=True)
-        variables = {"PATH": f"{place / 'programs'}:{os.environ['PATH']}", "DARKROOM_SHARED": str(place / "volume"), "CALLS": str(calls)}
+        variables = {
+            "PATH": f"{place / 'programs'}:{os.environ['PATH']}",
+            "DARKROOM_SHARED": str(place / "volume"),
+            "CALLS": str(calls),
+        }
         script = place / "image/infra/schedule/kubernetes/retrain.sh"
-        done = subprocess.run(["/bin/sh", script], env=variables | more, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            ["/bin/sh", script], env=variables | more, capture_output=True, text=True, timeout=30, check=False
+        )
         return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stderr
 
-    def test_the_first_night_makes_the_project_and_each_goes_on_in_it_with_the_commands_exit_code(self, place):
+    def test_the_first_night_makes_the_project_and_each_goes_on_in_it_with_the_commands_exit_code(
+        self, place
+    ):
         project = place / "volume/projects/retrain"
-        expected = [f"{project}: dvc config --local cache.dir {place}/volume/cache", f"{project}: darkroom retrain"]
+        expected = [
+            f"{project}: dvc config --local cache.dir {place}/volume/cache",
+            f"{project}: darkroom retrain",
+        ]
         assert self.start(place) == (7, expected, "")
         self.commit(project, "what a night committed")
-        assert self.start(place) == (7, expected, "") and (project / "code.py").read_text() == "what a night committed"
+        assert (
+            self.start(place) == (7, expected, "")
+            and (project / "code.py").read_text() == "what a night committed"
+        )
         assert [path.name for path in (place / "volume").iterdir()] == ["projects"]
 
     def test_a_bucket_is_made_known_to_dvc(self, place):
         code, calls, _ = self.start(place, DARKROOM_DVC_REMOTE="s3://bucket/dvc")
-        assert code == 7 and calls[1].endswith("dvc remote add --local --force --quiet --default team s3://bucket/dvc")
+        assert code == 7 and calls[1].endswith(
+            "dvc remote add --local --force --quiet --default team s3://bucket/dvc"
+        )
 
     def test_an_image_that_the_project_is_not_of_is_refused(self, place):
         self.start(place)
         self.commit(place / "image", "second")
         code, calls, error = self.start(place)
-        assert (code, calls) == (2, []) and self.git(place / "image", "rev-parse", "HEAD") in error and "git merge" in error
+        assert (
+            (code, calls) == (2, [])
+            and self.git(place / "image", "rev-parse", "HEAD") in error
+            and "git merge" in error
+        )
 
     def test_a_project_that_cannot_be_made_whole_is_not_there(self, place):
         (place / "programs/cp").write_text("#!/bin/sh\nexit 1\n")
@@ -125,10 +162,19 @@ def test_the_workflow_is_what_githubs_syntax_allows(workflow):
     [
         (lambda all: all.update(schedule=[]), "'schedule' was unexpected"),
         (lambda all: all["on"]["schedule"][0].update(cron="30 2 * *"), "does not match"),
-        (lambda all: all["jobs"]["retrain"].pop("timeout-minutes"), "'timeout-minutes' is a required property"),
+        (
+            lambda all: all["jobs"]["retrain"].pop("timeout-minutes"),
+            "'timeout-minutes' is a required property",
+        ),
         (lambda all: all["jobs"]["retrain"].update({"timeout-minutes": 900}), "greater than the maximum"),
-        (lambda all: all["jobs"]["retrain"]["steps"][0].update(uses="actions/checkout@v4"), "is not valid|does not match"),
-        (lambda all: all["jobs"]["retrain"]["steps"][0].update(run="true"), "valid under each of|is not valid"),
+        (
+            lambda all: all["jobs"]["retrain"]["steps"][0].update(uses="actions/checkout@v4"),
+            "is not valid|does not match",
+        ),
+        (
+            lambda all: all["jobs"]["retrain"]["steps"][0].update(run="true"),
+            "valid under each of|is not valid",
+        ),
         (lambda all: all["permissions"].update(packages="write"), "'packages' was unexpected"),
         (lambda all: all.update(permissions="write-all"), "is not of type 'object'"),
     ],
@@ -145,7 +191,9 @@ def test_the_workflow_waits_for_the_one_before_and_its_scripts_take_no_text_from
     scripts = [step["run"] for step in steps if "run" in step]
     assert "darkroom retrain" in scripts and not [script for script in scripts if "${{" in script]
     for script in scripts:
-        assert subprocess.run(["bash", "-n"], input=script, text=True, timeout=10, check=False).returncode == 0
+        assert (
+            subprocess.run(["bash", "-n"], input=script, text=True, timeout=10, check=False).returncode == 0
+        )
     for step in steps:  # the packages that are installed see no secret
         assert "secrets." not in json.dumps(step) or re.search("dvc pull|darkroom retrain", step["run"])
 

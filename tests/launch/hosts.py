@@ -23,7 +23,17 @@ import pytest
 from tests.project import ROOT, as_from_a_terminal
 
 NETWORK, SHARED = "10.77.0", Path("/tmp/shared")
-RESULTS = (".darkroom", ".dvc/cache", "data/processed", "data/raw", "history", "mlartifacts", "mlflow.db", "models", "reports")
+RESULTS = (
+    ".darkroom",
+    ".dvc/cache",
+    "data/processed",
+    "data/raw",
+    "history",
+    "mlartifacts",
+    "mlflow.db",
+    "models",
+    "reports",
+)
 NAMESPACES = ("--mount", "--net", "--uts", "--ipc", "--pid")
 UNSHARE = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
 END_SECONDS = 30
@@ -53,12 +63,19 @@ class Host:
         for result in RESULTS:  # an overlay's way to say that something is not there
             (project / "upper" / result).parent.mkdir(exist_ok=True)
             os.mknod(project / "upper" / result, stat.S_IFCHR)
-        self.init, self.pid = _init("sh", "-c", DISK, "disk", str(ROOT), str(project), str(folder), str(shared or ""), name)
+        self.init, self.pid = _init(
+            "sh", "-c", DISK, "disk", str(ROOT), str(project), str(folder), str(shared or ""), name
+        )
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, command, cwd=ROOT, **environment):
         """Start a command here, in a process group of its own, with nothing of the tests' own environment."""
-        known = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "HOME": "/tmp", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        known = {
+            "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+            "HOME": "/tmp",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
         process = subprocess.Popen(
             ["nsenter", f"--target={self.pid}", *NAMESPACES, "env", f"--chdir={cwd}", *map(str, command)],
             env=known | environment,
@@ -115,11 +132,17 @@ class Hosts:
             ends.callback(_end, switch)
             _ip(self.switch, "link add bridge type bridge", "link set bridge up")
             for number in range(self.count):
-                host = Host(f"host-{number}", f"{NETWORK}.{number + 1}", self.folder / f"host-{number}", self.shared)
+                host = Host(
+                    f"host-{number}", f"{NETWORK}.{number + 1}", self.folder / f"host-{number}", self.shared
+                )
                 ends.callback(host.close)
                 self.hosts.append(host)
                 port = f"port{number}"
-                _ip(self.switch, f"link add {port} type veth peer name eth0 netns {host.pid}", f"link set {port} master bridge up")
+                _ip(
+                    self.switch,
+                    f"link add {port} type veth peer name eth0 netns {host.pid}",
+                    f"link set {port} master bridge up",
+                )
                 _ip(host.pid, "link set lo up", f"addr add {host.address}/24 dev eth0", "link set eth0 up")
             self.ends = ends.pop_all()
         return self
@@ -151,7 +174,9 @@ class Hosts:
 def _init(*before: str):
     """An init in namespaces of its own, after what ``before`` does there: the process that waits for it, and its own number."""
     command = [*UNSHARE, *before, sys.executable, "-c", INIT]
-    outer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    outer = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     with outer.stdout:
         assert (said := outer.stdout.readline()) == "ready\n", said + outer.stdout.read()
     return outer, psutil.Process(outer.pid).children()[0].pid
@@ -168,7 +193,9 @@ def _end(init):
 def _ip(pid, *commands):
     """Change the network of a process, never the machine's."""
     enter = ["nsenter", f"--target={pid}", "--net", "ip", "-batch", "-"]
-    done = subprocess.run(enter, input="\n".join(commands), capture_output=True, text=True, timeout=END_SECONDS, check=False)
+    done = subprocess.run(
+        enter, input="\n".join(commands), capture_output=True, text=True, timeout=END_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -176,6 +203,8 @@ def _skip_unless_permitted():
     missing = [program for program in ("ip", "unshare", "nsenter") if not shutil.which(program)]
     if missing:
         pytest.skip(f"hosts need {', '.join(missing)} (Linux: iproute2, util-linux)")
-    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, timeout=END_SECONDS, check=False)
+    tried = subprocess.run(
+        [*UNSHARE, "true"], capture_output=True, text=True, timeout=END_SECONDS, check=False
+    )
     if tried.returncode:
         pytest.skip(f"hosts need root and namespaces: {tried.stderr.strip()}")

@@ -23,7 +23,9 @@ from tests.repository import CLEAN, create, shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-SUBMIT = re.compile(r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE)  # in infra/ray/README.md, with its continued lines
+SUBMIT = re.compile(
+    r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE
+)  # in infra/ray/README.md, with its continued lines
 OTHER_WORK = """import ray, sys
 ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
 actor = ray.remote(num_cpus=2)(type("Other", (), {"ready": lambda self: "it has the CPUs"})).remote()
@@ -45,16 +47,33 @@ def head(folder: Path, *options: str) -> Iterator[dict[str, str]]:
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or Ray takes the machine's outer address for 127.0.0.1
     kept = {key: value for key, value in os.environ.items() if not key.startswith(CLEAN)}
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--port", port, "--num-cpus", "2", "--temp-dir", str(folder)]
+    command = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--head",
+        "--port",
+        port,
+        "--num-cpus",
+        "2",
+        "--temp-dir",
+        str(folder),
+    ]
     command += ["--node-ip-address", "127.0.0.1", "--disable-usage-stats", *options]
     try:
-        started = subprocess.run(command, env=kept | own, capture_output=True, text=True, timeout=120, check=False)
+        started = subprocess.run(
+            command, env=kept | own, capture_output=True, text=True, timeout=120, check=False
+        )
         assert started.returncode == 0, started.stdout + started.stderr
         yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         left = set()
-        for one in psutil.process_iter(["cmdline", "environ"]):  # Ray's own name the folder, a job's have the token
-            if str(folder) in " ".join(one.info["cmdline"] or []) or (one.info["environ"] or {}).get("RAY_AUTH_TOKEN") == token:
+        for one in psutil.process_iter(
+            ["cmdline", "environ"]
+        ):  # Ray's own name the folder, a job's have the token
+            if (
+                str(folder) in " ".join(one.info["cmdline"] or [])
+                or (one.info["environ"] or {}).get("RAY_AUTH_TOKEN") == token
+            ):
                 with suppress(psutil.NoSuchProcess):
                     left |= {one, *one.children(recursive=True)}
         for one in left:
@@ -80,7 +99,11 @@ def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits
     assert weights[0] == weights[1]  # one worker for the one machine, with all of its cores
 
     code, output = there.run("stages.train", "ae", DARKROOM_WORKERS="3", **cluster)
-    assert code == 2 and "3 workers were asked for, the cluster has 2 CPUs" in output and len(output.splitlines()) <= 5
+    assert (
+        code == 2
+        and "3 workers were asked for, the cluster has 2 CPUs" in output
+        and len(output.splitlines()) <= 5
+    )
 
 
 @pytest.mark.nightly  # tests/launch/test_hosts.py has the token refused on every change
@@ -92,7 +115,10 @@ def test_a_cluster_without_the_token_is_refused_with_a_remedy(tmp_path, processe
 
 @pytest.mark.nightly
 def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_digits, cluster):
-    first, second = Project(tmp_path / "first", processed_digits), Project(tmp_path / "second", processed_digits)
+    first, second = (
+        Project(tmp_path / "first", processed_digits),
+        Project(tmp_path / "second", processed_digits),
+    )
     first.params["cnn"] = {**first.params["cnn"], "training": {**TRAINING, "num_steps": 1500}}
     first.write()
     has_it = first.start("stages.train", "cnn", **cluster)
@@ -100,7 +126,9 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
     while not first.steps("cnn"):
         assert has_it.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    waits = second.start("stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2")  # four attempts to start, else
+    waits = second.start(
+        "stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2"
+    )  # four attempts to start, else
     output, _ = has_it.communicate(timeout=120)
     assert has_it.returncode == 0, output
     assert waits.poll() is None and not second.steps("ae")
@@ -112,11 +140,19 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
 def test_a_training_for_which_other_work_leaves_no_place_says_so(tmp_path, processed_digits, cluster):
     project = Project(tmp_path / "project", processed_digits)
     takes = [sys.executable, "-c", OTHER_WORK, cluster["RAY_ADDRESS"]]
-    with subprocess.Popen(takes, env=project.environment(**cluster), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+    with subprocess.Popen(
+        takes, env=project.environment(**cluster), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "it has the CPUs\n"
-        code, output = project.run("stages.train", "cnn", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="1")
+        code, output = project.run(
+            "stages.train", "cnn", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="1"
+        )
         other.stdin.close()
-    assert code == 1 and "error: train-cnn: other work on the cluster keeps the place" in output and "Traceback" not in output, output
+    assert (
+        code == 1
+        and "error: train-cnn: other work on the cluster keeps the place" in output
+        and "Traceback" not in output
+    ), output
 
 
 @pytest.mark.nightly
@@ -125,15 +161,28 @@ def test_the_whole_pipeline_runs_as_the_documented_job_and_only_with_the_token(t
     project, storage, port = create(tmp_path / "project"), tmp_path / "storage", free_port()
     (project / ".venv").symlink_to(sys.prefix)
     command = SUBMIT.search((ROOT / "infra/ray/README.md").read_text())[0].replace("\\\n", " ")
-    for said, meant in (("8265", port), ("/shared/darkroom", str(project)), ("/shared/storage", str(storage))):
+    for said, meant in (
+        ("8265", port),
+        ("/shared/darkroom", str(project)),
+        ("/shared/storage", str(storage)),
+    ):
         assert said in command
         command = command.replace(said, meant)
-    dashboard = ["--include-dashboard", "true", "--dashboard-port", port, "--dashboard-agent-listen-port", free_port()]
+    dashboard = [
+        "--include-dashboard",
+        "true",
+        "--dashboard-port",
+        port,
+        "--dashboard-agent-listen-port",
+        free_port(),
+    ]
     with head(tmp_path_factory.mktemp("ray"), *dashboard) as environment:
         token = environment["RAY_AUTH_TOKEN"]
         wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         for said, stranger in (("Missing authentication token", {}), ("Invalid authentication token", wrong)):
-            assert said in shell(tmp_path, *shlex.split(command), code=1, HOME=str(tmp_path), **stranger)  # no token at home either
+            assert said in shell(
+                tmp_path, *shlex.split(command), code=1, HOME=str(tmp_path), **stranger
+            )  # no token at home either
         shell(tmp_path, *shlex.split(command), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
         rights = {"Authorization": f"Bearer {token}"}
         jobs = requests.get(f"http://127.0.0.1:{port}/api/jobs/", headers=rights, timeout=30).json()

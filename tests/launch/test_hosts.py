@@ -43,7 +43,9 @@ for token in sys.argv[2:]: print(requests.get(sys.argv[1], headers={"Authorizati
 
 def join(hosts, number):
     """Start Ray on a host: the head on the first, a node of it on the others."""
-    role = ["--address", HEAD] if number else ["--head", "--port", 26379, "--dashboard-host", hosts[0].address]
+    role = (
+        ["--address", HEAD] if number else ["--head", "--port", 26379, "--dashboard-host", hosts[0].address]
+    )
     command = ["ray", "start", *role, "--node-ip-address", hosts[number].address, *SMALL]
     code, output = hosts[number].run(command, timeout=120, **RAY, **({} if number else HEALTH), **KEYS)
     assert code == 0, output
@@ -65,7 +67,10 @@ def cluster(tmp_path_factory):
 
 
 def test_three_hosts_are_one_cluster(cluster):
-    nodes = drive(cluster[0], "tell(sorted([node['NodeManagerHostname'], node['NodeManagerAddress']] for node in alive()))")
+    nodes = drive(
+        cluster[0],
+        "tell(sorted([node['NodeManagerHostname'], node['NodeManagerAddress']] for node in alive()))",
+    )
     assert nodes == [["host-0", "10.77.0.1"], ["host-1", "10.77.0.2"], ["host-2", "10.77.0.3"]]
 
 
@@ -81,15 +86,24 @@ def test_the_job_api_works_with_the_token_and_answers_401_without(cluster):
     tokens = ["", f"Bearer {secrets.token_hex(32)}", f"Bearer {RAY['RAY_AUTH_TOKEN']}"]
     code, output = cluster[1].run(["python", "-c", REQUESTS, f"{address}/api/jobs/", *tokens], timeout=120)
     assert code == 0 and output.split() == ["401", "403", "200"], output
-    code, output = cluster[1].run(["ray", "job", "submit", "--address", address, "--", "hostname"], timeout=120, **RAY)
+    code, output = cluster[1].run(
+        ["ray", "job", "submit", "--address", address, "--", "hostname"], timeout=120, **RAY
+    )
     assert code == 0 and "host-0" in output.splitlines(), output
 
 
 def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
-    own = ["/tmp", "/dev/shm", *(f"{ROOT}/{name}" for name in (".darkroom", "data/processed", "models", "history"))]
+    own = [
+        "/tmp",
+        "/dev/shm",
+        *(f"{ROOT}/{name}" for name in (".darkroom", "data/processed", "models", "history")),
+    ]
     write = f"for folder in {' '.join(own)} {SHARED}; do mkdir -p $folder; touch $folder/by-$(hostname); done"
     look = f"echo {' '.join(f'{folder}/by-*' for folder in own)}"
-    seen = drive(cluster[0], f"on_each(lambda: os.system({write!r}))\ntell(on_each(lambda: os.popen({look!r}).read().split()))")
+    seen = drive(
+        cluster[0],
+        f"on_each(lambda: os.system({write!r}))\ntell(on_each(lambda: os.popen({look!r}).read().split()))",
+    )
     assert sorted(seen) == [[f"{folder}/by-host-{number}" for folder in own] for number in range(3)]
     assert sorted(path.name for path in cluster.shared.iterdir()) == ["by-host-0", "by-host-1", "by-host-2"]
 
@@ -152,7 +166,9 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
         (project / name).mkdir(parents=True)
     for name in (".gitignore", ".dvcignore", ".dvc/.gitignore", "data/own/README.md", "dvc.yaml"):
         shutil.copy(ROOT / name, project / name)
-    (project / ".dvc/config").write_text("[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n")  # by itself in /var/tmp, read-only here
+    (project / ".dvc/config").write_text(
+        "[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n"
+    )  # by itself in /var/tmp, read-only here
     (project / "params.yaml").write_text(json.dumps({**PARAMS, "data": {**PARAMS["data"], "folder": ""}}))
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -q -m code"
     code, output = cluster[0].run(["sh", "-c", commit], cwd="/tmp/whole")
@@ -162,12 +178,16 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
     wait_for_workers(cluster, repro)
     output, _ = repro.communicate(timeout=480)
     assert repro.returncode == 0, output
-    assert output.count("sent") == 8 and output.count("read and written") == 12  # the preflight's tables: 4 trainings, 3 hosts
+    assert (
+        output.count("sent") == 8 and output.count("read and written") == 12
+    )  # the preflight's tables: 4 trainings, 3 hosts
     for name in ("ae", "cnn", "gan", "vae"):
         times = json.loads((project / f"history/{name}/times.json").read_text())
         assert (times["mode"], times["workers"]) == (f"cluster {HEAD}", 3)
         assert (project / f"models/{name}/model.safetensors").is_file()
-    assert all((project / made).is_file() for made in ("metrics/evaluation.json", "reports/index.html", "dvc.lock"))
+    assert all(
+        (project / made).is_file() for made in ("metrics/evaluation.json", "reports/index.html", "dvc.lock")
+    )
     assert not any((cluster[number].folder / "whole").exists() for number in (1, 2))
     code, output = cluster[0].run(command, timeout=240, cwd="/tmp/whole", **store)
     assert code == 0 and output.count(": unchanged, ") == 7, output
@@ -176,15 +196,23 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
 @pytest.mark.nightly
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lose", [Hosts.kill, Hosts.cut], ids=["killed", "cut"])
-def test_a_training_over_three_hosts_survives_the_loss_of_one(cluster, store, processed_digits, tmp_path, lose):
+def test_a_training_over_three_hosts_survives_the_loss_of_one(
+    cluster, store, processed_digits, tmp_path, lose
+):
     name, grows = lose.__name__, lose is Hosts.kill
-    alone, project = Project(tmp_path / "alone", processed_digits), Project(cluster[0].folder / name, processed_digits)
+    alone, project = (
+        Project(tmp_path / "alone", processed_digits),
+        Project(cluster[0].folder / name, processed_digits),
+    )
     for one in (alone, project):
         one.params["ae"] = {**one.params["ae"], "training": {**TRAINING, "num_steps": 400}}
         one.write()
     code, output = alone.run("stages.train", "ae")
     assert code == 0, output
-    store = {**store, "DARKROOM_STORAGE": f"s3://darkroom/{name}"}  # or the second would find the first one's result
+    store = {
+        **store,
+        "DARKROOM_STORAGE": f"s3://darkroom/{name}",
+    }  # or the second would find the first one's result
     if grows:  # Ray Train looks for new hosts once a minute; as it takes a report in each health check, 40 checkpoints last for two
         store["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "4"
     training = cluster[0].start(["python", "-m", "stages.train", "ae"], cwd=f"/tmp/{name}", **store)
@@ -202,29 +230,41 @@ def test_a_training_over_three_hosts_survives_the_loss_of_one(cluster, store, pr
     join(cluster, 2)  # beside the training, which is not disturbed
     if grows:
         wait_for_workers(cluster, training)
-        print(f"{name}: it grew {time.monotonic() - lost_at:.0f} s after the loss, at step {project.steps('ae')[-1]}")
+        print(
+            f"{name}: it grew {time.monotonic() - lost_at:.0f} s after the loss, at step {project.steps('ae')[-1]}"
+        )
     output, _ = training.communicate(timeout=240)
     assert training.returncode == 0, output
-    assert all(f"host-{number}" in output for number in range(3)) and "read and written" in output  # the preflight's table
+    assert (
+        all(f"host-{number}" in output for number in range(3)) and "read and written" in output
+    )  # the preflight's table
     if grows:
         times = json.loads((project.folder / "history/ae/times.json").read_text())  # the last workers' alone
         taken = round(times["images_per_second"] * times["loop"] / TRAINING["batch_size"])
         print(f"the last workers took {taken} steps")
-        assert taken % TRAINING["checkpoint_every"] == 0 and 0 < taken < 400 - reached  # so they began at a checkpoint after the loss
+        assert (
+            taken % TRAINING["checkpoint_every"] == 0 and 0 < taken < 400 - reached
+        )  # so they began at a checkpoint after the loss
     one, other = (load_file(where.folder / "models/ae/model.safetensors") for where in (alone, project))
     apart = {weight: float((one[weight].double() - other[weight].double()).abs().max()) for weight in one}
     print(f"weights are at most {max(apart.values()):.1e} apart")
     assert max(apart.values()) < TOLERANCE, apart
     mine, others = (metrics_log.read(where.folder / "history/ae/metrics.jsonl") for where in (alone, project))
     assert [line["step"] for line in mine] == [line["step"] for line in others]
-    assert others[-1]["metrics"]["validation/mse"] == pytest.approx(mine[-1]["metrics"]["validation/mse"], rel=0.01)
+    assert others[-1]["metrics"]["validation/mse"] == pytest.approx(
+        mine[-1]["metrics"]["validation/mse"], rel=0.01
+    )
 
 
 def test_hosts_leave_nothing_behind_and_do_not_touch_the_machine(tmp_path):
     with Hosts(2, tmp_path) as hosts:
         left = hosts[1].start(["sh", "-c", "setsid sleep 1000 & echo started; wait"])
         assert left.stdout.readline() == "started\n"
-        inside = [hosts.switch, *(host.pid for host in hosts), *(process.pid for process in hosts[1].processes())]
+        inside = [
+            hosts.switch,
+            *(host.pid for host in hosts),
+            *(process.pid for process in hosts[1].processes()),
+        ]
         assert len(inside) == 5
         assert NETWORK not in Path("/proc/net/fib_trie").read_text()
     assert not any(map(psutil.pid_exists, inside))

@@ -16,7 +16,10 @@ from tests.project import MODELS, TRAINING, Project
 
 pytestmark = pytest.mark.slow
 NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in MODELS]
-SIGNALS = [signal.SIGTERM, *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP))]
+SIGNALS = [
+    signal.SIGTERM,
+    *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP)),
+]
 
 
 def weights(project, name):
@@ -25,7 +28,13 @@ def weights(project, name):
 
 def measured(project, name):
     lines = metrics_log.read(project.folder / "history" / name / "metrics.jsonl")
-    return [(line["step"], {key: value for key, value in line["metrics"].items() if not key.startswith("system/")}) for line in lines]
+    return [
+        (
+            line["step"],
+            {key: value for key, value in line["metrics"].items() if not key.startswith("system/")},
+        )
+        for line in lines
+    ]
 
 
 def train(project, name, **more):
@@ -42,7 +51,9 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
     train(whole, name)
     died = cut.kill_at(cut.start("stages.train", name), name, step)
     assert not (cut.folder / "models" / name).exists(), "a half-trained model was handed on"
-    kept = [int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")]
+    kept = [
+        int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")
+    ]
     train(cut, name)
     assert weights(whole, name) == weights(cut, name), f"killed at step {died} (seed {seed})"
     assert measured(whole, name) == measured(cut, name)
@@ -64,8 +75,12 @@ def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_end
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    heard = {each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN}
-    assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), "Ray listens beyond loopback"
+    heard = {
+        each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN
+    }
+    assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), (
+        "Ray listens beyond loopback"
+    )
     next(one for one in family if "TrainWorker" in " ".join(one.cmdline())).kill()
     time.sleep(1)  # what was on its way to the record arrives
     died = cut.steps("vae")[-1]
@@ -77,7 +92,9 @@ def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_end
     assert measured(whole, "vae") == measured(cut, "vae")
 
 
-def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_same_weights(tmp_path, processed_digits):
+def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_same_weights(
+    tmp_path, processed_digits
+):
     project = Project(tmp_path / "project", processed_digits)
     train(project, "gan")
     before, card = weights(project, "gan"), (project.folder / "models/gan/model.json").read_bytes()
@@ -108,7 +125,9 @@ def test_another_setting_starts_clean(tmp_path, processed_digits):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(tmp_path, processed_digits, number):
+def test_a_signal_ends_the_training_with_its_own_code_and_the_run_reads_killed(
+    tmp_path, processed_digits, number
+):
     project = Project(tmp_path / "project", processed_digits)
     project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
     project.write()
@@ -141,7 +160,9 @@ def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, output
+    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, (
+        output
+    )
     wait_until_nothing_runs_in(project.folder)
 
 
@@ -172,7 +193,11 @@ def wait_until_nothing_runs_in(folder, limit=60):
     """Ray's processes notice that their driver is gone."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        left = [one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])]
+        left = [
+            one
+            for one in psutil.process_iter(["cmdline"])
+            if str(folder) in " ".join(one.info["cmdline"] or [])
+        ]
         if not left:
             return
         time.sleep(0.2)

@@ -41,9 +41,18 @@ def test_what_was_pushed_is_pulled_elsewhere_and_what_was_forgotten_is_forgotten
 
 
 def test_what_says_that_another_is_whole_is_pushed_last(tmp_path, monkeypatch):
-    write(tmp_path / "here", finished_json="{}", model__model_json="{}", model__weights="w", checkpoints__a_json="{}", checkpoints__a="1")
+    write(
+        tmp_path / "here",
+        finished_json="{}",
+        model__model_json="{}",
+        model__weights="w",
+        checkpoints__a_json="{}",
+        checkpoints__a="1",
+    )
     mirror, sent = Mirror(tmp_path / "here", f"file://{tmp_path}/there"), []
-    monkeypatch.setattr(type(mirror._there), "pipe_file", lambda self, path, data: sent.append(path.rpartition("/there/")[2]))
+    monkeypatch.setattr(
+        type(mirror._there), "pipe_file", lambda self, path, data: sent.append(path.rpartition("/there/")[2])
+    )
     mirror.push()
     assert sent[-1] == "finished.json" and sent.index("checkpoints/a") < sent.index("checkpoints/a.json")
     assert sent.index("model/weights") < sent.index("model/model.json")
@@ -57,7 +66,11 @@ def test_the_first_writing_of_a_step_stands_whatever_another_machine_wrote_later
     (theirs / "metrics.jsonl").write_text(line(1, 10) + line(2, 99) + line(3, 100) + '{"step": 4, "ti')
     Mirror(theirs, f"file://{tmp_path}/there").push()
     Mirror(mine, f"file://{tmp_path}/there").pull()
-    assert [(one["step"], one["time"]) for one in metrics_log.read(mine / "metrics.jsonl")] == [(1, 10), (2, 20), (3, 100)]
+    assert [(one["step"], one["time"]) for one in metrics_log.read(mine / "metrics.jsonl")] == [
+        (1, 10),
+        (2, 20),
+        (3, 100),
+    ]
 
 
 def test_an_address_that_cannot_be_used_or_does_not_answer_is_said(tmp_path):
@@ -81,7 +94,10 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
     assert code == 0, output
     weights = [sha256(project.folder / "models/vae/model.safetensors") for project in (whole, cut)]
     assert weights[0] == weights[1]
-    steps = [[line["step"] for line in metrics_log.read(project.folder / "history/vae/metrics.jsonl")] for project in (whole, cut)]
+    steps = [
+        [line["step"] for line in metrics_log.read(project.folder / "history/vae/metrics.jsonl")]
+        for project in (whole, cut)
+    ]
     assert steps[0] == steps[1]
     shutil.rmtree(cut.folder / ".darkroom")
     code, output = cut.run("stages.train", "vae", **there)
@@ -92,7 +108,14 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
 def test_dvc_pushes_to_s3_and_pulls_from_it(tmp_path, bucket):
     def dvc(*command: str) -> None:
         here = {**os.environ, **bucket[1], "DVC_NO_ANALYTICS": "1"}
-        done = subprocess.run([sys.executable, "-m", "dvc", *command], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *command],
+            cwd=tmp_path,
+            env=here,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
     for command in (["init", "--no-scm", "-q"], ["config", "core.site_cache_dir", str(tmp_path / "site")]):

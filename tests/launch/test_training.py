@@ -21,12 +21,16 @@ from pipeline.launch.plan import Plan
 from pipeline.launch.training import Training, train
 
 
-def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_piece(tmp_path, processed_digits, monkeypatch):
+def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_piece(
+    tmp_path, processed_digits, monkeypatch
+):
     def exhausted(*given):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     settings = TrainingSettings(num_steps=4, batch_size=64)
-    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
+    training = Training(
+        "ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits)
+    )
     where = Environment(tmp_path, storage=tmp_path / "storage", threads=1, device="cpu", microbatch=48)
     monkeypatch.setattr(Step, "_accumulate", exhausted)
     with pytest.raises(BadInput, match="48 examples at once") as caught:
@@ -36,19 +40,36 @@ def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_pi
     train(training, where, tmp_path / "model", tmp_path / "history", [])  # and in pieces it is trained
 
 
-@pytest.mark.parametrize("workers", ["auto", pytest.param(2, marks=[pytest.mark.nightly, pytest.mark.cluster])])
-def test_the_times_of_a_training_add_up_to_its_total_and_a_price_makes_them_a_cost(tmp_path, processed_digits, workers):
-    settings = TrainingSettings(num_steps=4, batch_size=16, log_every=1, validate_every=2, sample_every=2, checkpoint_every=2)
-    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
-    where = Environment(tmp_path, workers, storage=tmp_path / "storage", threads=1, device="cpu", price_per_hour=0.75)
+@pytest.mark.parametrize(
+    "workers", ["auto", pytest.param(2, marks=[pytest.mark.nightly, pytest.mark.cluster])]
+)
+def test_the_times_of_a_training_add_up_to_its_total_and_a_price_makes_them_a_cost(
+    tmp_path, processed_digits, workers
+):
+    settings = TrainingSettings(
+        num_steps=4, batch_size=16, log_every=1, validate_every=2, sample_every=2, checkpoint_every=2
+    )
+    training = Training(
+        "ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits)
+    )
+    where = Environment(
+        tmp_path, workers, storage=tmp_path / "storage", threads=1, device="cpu", price_per_hour=0.75
+    )
     times = train(training, where, tmp_path / "model", tmp_path / "history", []).times
     count = 1 if workers == "auto" else workers
-    assert times["cost"] == pytest.approx(times["total"] / 3600 * count * 0.75) and times["price_per_hour"] == 0.75
-    assert all(times[key] > 0 for keys in PARTS.values() for key in keys) and ("communication" in times) == (count > 1)
+    assert (
+        times["cost"] == pytest.approx(times["total"] / 3600 * count * 0.75)
+        and times["price_per_hour"] == 0.75
+    )
+    assert all(times[key] > 0 for keys in PARTS.values() for key in keys) and ("communication" in times) == (
+        count > 1
+    )
     assert sum(_parts(times).values()) == pytest.approx(times["total"]) and _parts(times)["other"] > 0
     assert read_json(tmp_path / "history" / "times.json") == times
     (training.folder(where.storage) / "finished.json").unlink()
-    free = train(training, replace(where, price_per_hour=None), tmp_path / "model", tmp_path / "history", []).times
+    free = train(
+        training, replace(where, price_per_hour=None), tmp_path / "model", tmp_path / "history", []
+    ).times
     assert "cost" not in free
 
 
@@ -58,7 +79,9 @@ def test_a_training_runs_on_a_machine_with_one_gpu(tmp_path, processed_digits, m
     asked = []
     monkeypatch.setattr(worker, "_device", lambda device: asked.append(device) or torch.device("cpu"))
     settings = TrainingSettings(num_steps=2, batch_size=16)
-    training = Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
+    training = Training(
+        "ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits)
+    )
     where = Environment(tmp_path, storage=tmp_path / "storage", threads=1)
     train(training, where, tmp_path / "model", tmp_path / "history", [])
     assert asked == ["auto"] and (tmp_path / "model/model.safetensors").is_file()

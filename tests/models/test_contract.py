@@ -27,7 +27,9 @@ def build(name, spec=SPECS[0], seed=0):
 
 def batch(spec, count=6):
     noise = Noise.whole(7, count)
-    return Batch(noise.uniform("images", spec.channels, spec.size, spec.size), noise.integers("labels", spec.classes))
+    return Batch(
+        noise.uniform("images", spec.channels, spec.size, spec.size), noise.integers("labels", spec.classes)
+    )
 
 
 def weights(task):
@@ -36,7 +38,10 @@ def weights(task):
 
 def test_initial_weights_depend_on_the_seed_alone(name):
     same, again, other = build(name), build(name), build(name, seed=1)
-    assert all(torch.equal(a, b) for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert any(not torch.equal(a, b) for a, b in zip(same.parameters(), other.parameters(), strict=True))
 
 
@@ -55,7 +60,11 @@ def test_every_phases_loss_is_a_finite_scalar_that_reaches_all_of_its_parameters
     for phase in task.phases():
         task.zero_grad(set_to_none=True)
         loss, values = task.loss(phase.name, batch(spec, 40), Noise.whole(0, 40, phase.name))
-        assert loss.dim() == 0 and loss.isfinite() and all(value.dim() == 0 and value.isfinite() for value in values.values())
+        assert (
+            loss.dim() == 0
+            and loss.isfinite()
+            and all(value.dim() == 0 and value.isfinite() for value in values.values())
+        )
         loss.backward()
         without = [key for key, parameter in phase.module.named_parameters() if parameter.grad is None]
         assert not without, f"{name}/{phase.name}: no gradient for {without}"
@@ -68,7 +77,9 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
     for phase in task.phases():
         total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
         parts = [
-            task.loss(phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8))[0]
+            task.loss(
+                phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8)
+            )[0]
             for a, b in ((0, 4), (4, 8))
         ]
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)
@@ -93,10 +104,16 @@ def test_a_step_is_repeatable_and_changes_each_phases_network(name):
     for _ in range(2):
         task = build(name)
         before = weights(task)
-        Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+        Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(
+            1, batch(SPECS[0]), Noise.whole(0, 6, step=1)
+        )
         results.append(weights(task))
         for phase in task.phases():
-            names = [key for key, value in task.named_parameters() if any(value is mine for mine in phase.module.parameters())]
+            names = [
+                key
+                for key, value in task.named_parameters()
+                if any(value is mine for mine in phase.module.parameters())
+            ]
             assert any(not torch.equal(before[key], results[-1][key]) for key in names)
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
@@ -132,7 +149,12 @@ def test_a_model_can_do_something(name):
     task = build(name).eval()
     shown = batch(SPECS[0])
     assert any(
-        one is not None for one in (task.classify(shown.images), task.generate(None, 6, Noise.whole(0, 6)), task.reconstruct(shown.images))
+        one is not None
+        for one in (
+            task.classify(shown.images),
+            task.generate(None, 6, Noise.whole(0, 6)),
+            task.reconstruct(shown.images),
+        )
     )
 
 
@@ -173,7 +195,10 @@ def test_a_written_model_loads_with_the_same_outputs(name, tmp_path):
     card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
     again = model_files.load(tmp_path / name)
     assert card["name"] == name and model_files.read_card(tmp_path / name) == card
-    assert all(torch.equal(a, b) for a, b in zip(task.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(task.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["model.json", "model.safetensors"]
 
 
@@ -185,7 +210,9 @@ def test_configuration_survives_json(name):
 def test_a_copy_for_averaging_is_independent(name):
     task = build(name)
     twin = copy.deepcopy(task)
-    Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(1, batch(SPECS[0]), Noise.whole(0, 6, step=1))
+    Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(
+        1, batch(SPECS[0]), Noise.whole(0, 6, step=1)
+    )
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
 
 

@@ -26,12 +26,16 @@ def test_the_vaes_divergence_is_that_of_the_two_normal_distributions():
     task = model_files.build("vae", VaeConfig(latent_size=4, width=8), SPEC, 0)
     shown = batch()
     mean, log_variance = task.network.encode(shown.images)
-    expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(task.network.prior_means(shown.labels), 1.0)).sum(1)
+    expected = kl_divergence(
+        Normal(mean, (log_variance / 2).exp()), Normal(task.network.prior_means(shown.labels), 1.0)
+    ).sum(1)
     assert torch.allclose(task.evaluate(shown, Noise.whole(0, 5))["kl"], expected, rtol=1e-4)
 
 
 def test_the_gaussian_likelihood_is_the_normal_density_in_nats():
-    task = model_files.build("vae", VaeConfig(latent_size=4, width=8, likelihood="gaussian", deviation=0.3), SPEC, 0)
+    task = model_files.build(
+        "vae", VaeConfig(latent_size=4, width=8, likelihood="gaussian", deviation=0.3), SPEC, 0
+    )
     logits, images = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), batch(2).images
     expected = -Normal(torch.sigmoid(logits), 0.3).log_prob(images).flatten(1).sum(1)
     assert torch.allclose(task._reconstruction(logits, images), expected, rtol=1e-4)
@@ -51,7 +55,10 @@ def test_the_adversarial_losses_are_the_papers(kind):
     drawn = task.generator(noise.normal("latent", task.config.latent_size), shown.labels)
     real, fake = task.discriminator(shown.images, shown.labels), task.discriminator(drawn, shown.labels)
     if kind == "non_saturating":
-        wanted = -(torch.sigmoid(real).log() + (1 - torch.sigmoid(fake)).log()).mean(), -torch.sigmoid(fake).log().mean()
+        wanted = (
+            -(torch.sigmoid(real).log() + (1 - torch.sigmoid(fake)).log()).mean(),
+            -torch.sigmoid(fake).log().mean(),
+        )
     else:
         wanted = ((1 - real).clamp_min(0) + (1 + fake).clamp_min(0)).mean(), -fake.mean()
     assert torch.allclose(task.loss("discriminator", shown, noise)[0], wanted[0], atol=1e-5)
@@ -83,10 +90,14 @@ def test_the_articles_classifier_has_its_layers():
 def test_an_autoencoder_that_is_concluded_draws_codes_of_each_classs_mean_and_the_pooled_covariance():
     task = model_files.build("ae", AeConfig(architecture="dense", code_size=2), SPEC, 0)
     shown = batch(300)
-    task.on_train_end([Batch(shown.images[:100], shown.labels[:100]), Batch(shown.images[100:], shown.labels[100:])])
+    task.on_train_end(
+        [Batch(shown.images[:100], shown.labels[:100]), Batch(shown.images[100:], shown.labels[100:])]
+    )
     codes = task.encode(shown.images).detach().double()
     for label in range(3):
-        assert torch.allclose(task.code_means[label].double(), codes[shown.labels == label].mean(0), atol=1e-5)
+        assert torch.allclose(
+            task.code_means[label].double(), codes[shown.labels == label].mean(0), atol=1e-5
+        )
     within = codes - task.code_means[shown.labels].double()
     expected = within.T @ within / 300 + 1e-4 * torch.eye(2)
     assert torch.allclose((task.code_factor @ task.code_factor.T).double(), expected, atol=1e-5)
@@ -94,10 +105,16 @@ def test_an_autoencoder_that_is_concluded_draws_codes_of_each_classs_mean_and_th
 
 def test_noise_on_the_input_leaves_the_target_clean():
     shown, noise = batch(), Noise.whole(0, 5)
-    plain = model_files.build("ae", AeConfig(architecture="dense"), SPEC, 0).loss("autoencoder", shown, noise)[0]
-    noisy = model_files.build("ae", AeConfig(architecture="dense", input_noise=0.5), SPEC, 0).loss("autoencoder", shown, noise)[0]
+    plain = model_files.build("ae", AeConfig(architecture="dense"), SPEC, 0).loss(
+        "autoencoder", shown, noise
+    )[0]
+    noisy = model_files.build("ae", AeConfig(architecture="dense", input_noise=0.5), SPEC, 0).loss(
+        "autoencoder", shown, noise
+    )[0]
     assert not torch.equal(plain, noisy)
-    huber = model_files.build("ae", AeConfig(architecture="dense", reconstruction_loss="huber", huber_delta=10.0), SPEC, 0)
+    huber = model_files.build(
+        "ae", AeConfig(architecture="dense", reconstruction_loss="huber", huber_delta=10.0), SPEC, 0
+    )
     loss, values = huber.loss("autoencoder", shown, noise)
     assert torch.allclose(loss, values["mse"] / 2)  # within delta Huber's loss is half the square
 

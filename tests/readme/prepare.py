@@ -18,7 +18,9 @@ def digits() -> None:
     from sklearn.datasets import load_digits
 
     images = (load_digits().images * 15).astype(np.uint8)
-    for number, name in enumerate(["photo.png", "pictures/1.png", "pictures/2.png", "scans/1.png", "scans/2.png"]):
+    for number, name in enumerate(
+        ["photo.png", "pictures/1.png", "pictures/2.png", "scans/1.png", "scans/2.png"]
+    ):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(images[number]).resize((40, 40)).save(name)
 
@@ -30,7 +32,9 @@ def flowers(accepted: str, incoming: str) -> None:
         for number in range(NUM_PICTURES + NUM_NEW):
             path = Path(accepted if number < NUM_PICTURES else incoming, label, f"{number:04d}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(_flower(random, np.array(colour), petals=13 if label == "daisy" else 5)).save(path)
+            Image.fromarray(_flower(random, np.array(colour), petals=13 if label == "daisy" else 5)).save(
+                path
+            )
             long_ago = time.time() - AN_HOUR_SECONDS  # a delivery that is still arriving has to wait
             os.utime(path, (long_ago, long_ago))
 

@@ -29,22 +29,45 @@ IDENTITY = {
     "GIT_COMMITTER_NAME": "reader",
     "GIT_COMMITTER_EMAIL": "reader@example.org",
 }
-BUDGETS = {"num_steps": 40, "warmup_steps": 5, "log_every": 10, "validate_every": 20, "sample_every": 20, "checkpoint_every": 20}
-SERVERS = {"make ui": 5000, "mlflow models serve": 8080}  # they run until the block ends; the port of the README
+BUDGETS = {
+    "num_steps": 40,
+    "warmup_steps": 5,
+    "log_every": 10,
+    "validate_every": 20,
+    "sample_every": 20,
+    "checkpoint_every": 20,
+}
+SERVERS = {
+    "make ui": 5000,
+    "mlflow models serve": 8080,
+}  # they run until the block ends; the port of the README
 
 # Commands that are not run as they stand: (pattern, what takes its place, the reason).
 CHANGED = [
     (r"^make test$", "", "run afterwards: make readme, .ci/run"),
     (r"^xdg-open (\S+)", r"test -s \1", "no screen: the file must exist"),
     (r"\b(num_steps|validate_every)=\d+", r"\1=20", "a few steps"),
-    (r"^darkroom promote vae$", "darkroom promote vae --reason README", "so short a training may pass the gates or not"),
-    (r"^darkroom schedule install --systemd$", "darkroom schedule install --systemd --dry-run", "this machine keeps its schedule"),
+    (
+        r"^darkroom promote vae$",
+        "darkroom promote vae --reason README",
+        "so short a training may pass the gates or not",
+    ),
+    (
+        r"^darkroom schedule install --systemd$",
+        "darkroom schedule install --systemd --dry-run",
+        "this machine keeps its schedule",
+    ),
     (r"^curl -s ", "curl -sS --fail ", "an HTTP error is an error"),
 ]
 if "DARKROOM_MIRROR" not in os.environ:
     CHANGED.append((r"^dvc exp run -S data.source=mnist .*", "", "needs MNIST's files: set DARKROOM_MIRROR"))
-TWICE = {"make repro": "make repro > .darkroom/second.log && ! grep 'Running stage' .darkroom/second.log"}  # nothing is left to do
-PICTURES = {"Using the models": ["digits"], "Your own pictures": ["flowers", "data/own/flowers", "{incoming}/flowers"]}
+TWICE = {
+    "make repro": "make repro > .darkroom/second.log && ! grep 'Running stage' .darkroom/second.log"
+}  # nothing is left to do
+PICTURES = {
+    "Using the models": ["digits"],
+    "Your own pictures": ["flowers", "data/own/flowers", "{incoming}/flowers"],
+}
 
 
 def main(folder: Path) -> None:
@@ -69,7 +92,10 @@ def copy_project(folder: Path) -> Path:
     """The files that git knows or would add, committed in a repository of their own, with small budgets."""
     project = folder / "dark room é"
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
@@ -86,7 +112,9 @@ def copy_project(folder: Path) -> Path:
 def blocks(text: str) -> Iterator[tuple[str, str, str]]:
     """The fenced blocks of a Markdown text: heading above it, language, content."""
     heading = ""
-    for line, language, block in re.findall(r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+    for line, language, block in re.findall(
+        r"^## ([^\n]+)$|^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL
+    ):
         heading = line or heading
         if not line:
             yield heading, language, block
@@ -181,11 +209,17 @@ def serve(project: Path, command: str, exports: list[str], port: str) -> subproc
         raise SystemExit(f"{output.read()}\nnothing answers on port {port}: {command}")
 
 
-def start(project: Path, command: str, exports: list[str], output: int | object = subprocess.PIPE) -> subprocess.Popen:
+def start(
+    project: Path, command: str, exports: list[str], output: int | object = subprocess.PIPE
+) -> subprocess.Popen:
     """Start a command in bash, in the project, in a process group of its own."""
     activate = ["source .venv/bin/activate"] if (project / ".venv/bin/activate").is_file() else []
     script = "\n".join(["set -e -o pipefail", *activate, *exports, command])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN) or name == "DARKROOM_MIRROR"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(FOREIGN) or name == "DARKROOM_MIRROR"
+    }
     return subprocess.Popen(
         ["bash", "-c", script],
         cwd=project,

@@ -10,7 +10,17 @@ from scipy import stats
 from pipeline.errors import BadInput
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.params import validate
-from pipeline.retraining.drift import MINIMUM, Drift, DriftSettings, Sample, discrepancy, holm, measure, observe, statistics_of
+from pipeline.retraining.drift import (
+    MINIMUM,
+    Drift,
+    DriftSettings,
+    Sample,
+    discrepancy,
+    holm,
+    measure,
+    observe,
+    statistics_of,
+)
 
 NAMES = ("cat", "dog", "owl")
 SETTINGS = DriftSettings()
@@ -54,7 +64,9 @@ def test_the_discrepancy_of_equal_sets_is_zero_and_of_two_points_is_known():
     twice = np.concatenate([points, points])
     weights = np.repeat([1 / 7, -1 / 7], 7)[:, None]
     assert discrepancy(np.exp(-((twice - twice.T) ** 2) / 2), weights) == pytest.approx(0.0, abs=1e-15)
-    assert discrepancy(np.array([[1.0, 0.3], [0.3, 1.0]]), np.array([[1.0], [-1.0]])) == pytest.approx(2 - 2 * 0.3)
+    assert discrepancy(np.array([[1.0, 0.3], [0.3, 1.0]]), np.array([[1.0], [-1.0]])) == pytest.approx(
+        2 - 2 * 0.3
+    )
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -64,7 +76,10 @@ def test_the_discrepancy_of_equal_sets_is_zero_and_of_two_points_is_known():
         ({}, []),
         ({"shift": 1.5}, ["features"]),
         ({"brighter": 1.5}, ["brightness"]),
-        ({"mix": (0.85, 0.15)}, ["class mix"]),  # features and brightness follow the class, and yet are not blamed
+        (
+            {"mix": (0.85, 0.15)},
+            ["class mix"],
+        ),  # features and brightness follow the class, and yet are not blamed
         ({"mix": (0.85, 0.15), "shift": 1.5}, ["features", "class mix"]),
         ({"mix": (0.85, 0.15), "brighter": 1.5}, ["brightness", "class mix"]),
     ],
@@ -72,7 +87,9 @@ def test_the_discrepancy_of_equal_sets_is_zero_and_of_two_points_is_known():
 def test_an_alarm_names_what_drifted_and_nothing_else(change, found, seed):
     drift = compare(seed=seed, **change)
     assert alarms(drift) == found
-    assert drift.sentence == (f"drift in {', '.join(found)}" if found else "no drift in 3 tests of 200 new pictures")
+    assert drift.sentence == (
+        f"drift in {', '.join(found)}" if found else "no drift in 3 tests of 200 new pictures"
+    )
 
 
 def test_effects_are_the_share_of_pictures_that_differ():
@@ -94,7 +111,9 @@ def test_p_values_are_uniform_without_drift_whatever_the_class_mix():
     for name in ("features", "brightness"):
         assert stats.kstest([tests[name].p_value for tests in found], "uniform").pvalue > 0.01, name
     quiet = [by_name(compare(settings, 40, 25, seed))["class mix"].p_value for seed in range(120)]
-    assert np.mean(np.array(quiet) <= 0.2) < 0.3  # few distinct tables: at most the level, 0.2, and three standard errors
+    assert (
+        np.mean(np.array(quiet) <= 0.2) < 0.3
+    )  # few distinct tables: at most the level, 0.2, and three standard errors
 
 
 def test_no_p_value_is_zero_and_correction_only_raises():
@@ -116,14 +135,21 @@ def test_sentences_say_numbers_in_words():
     reference.statistics["brightness"][:], fresh.statistics["brightness"][:] = 0.25, 0.5
     reference.labels[:50] = 1
     brightness, mix = measure(reference, fresh, SETTINGS, 0, NAMES).tests[1:]
-    assert brightness.sentence == "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
-    assert mix.sentence.startswith("drift: 'cat' is 100 % of the new pictures, 50 % of the reference; 50 % apart, p 0.0015")
+    assert (
+        brightness.sentence
+        == "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
+    )
+    assert mix.sentence.startswith(
+        "drift: 'cat' is 100 % of the new pictures, 50 % of the reference; 50 % apart, p 0.0015"
+    )
 
 
 def test_the_same_pictures_and_seed_give_the_same_answer():
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 100), draw(random, 60)
-    first, again, other = (measure(reference, fresh, DriftSettings(max_samples=50), seed, NAMES) for seed in (3, 3, 4))
+    first, again, other = (
+        measure(reference, fresh, DriftSettings(max_samples=50), seed, NAMES) for seed in (3, 3, 4)
+    )
     assert first.tests == again.tests != other.tests
     assert first.foreign.tolist() == again.foreign.tolist()
 
@@ -151,7 +177,9 @@ def test_equal_values_are_no_drift():
     assert brightness.effect == pytest.approx(0.0) and brightness.p_value == 1.0
 
 
-@pytest.mark.parametrize(("reference", "fresh", "what"), [(400, MINIMUM - 1, "19 new"), (MINIMUM - 1, 400, "19 reference")])
+@pytest.mark.parametrize(
+    ("reference", "fresh", "what"), [(400, MINIMUM - 1, "19 new"), (MINIMUM - 1, 400, "19 reference")]
+)
 def test_too_few_pictures_are_not_measured(reference, fresh, what):
     drift = compare(SETTINGS, reference, fresh, shift=9.0)
     assert drift.sentence == f"not measured: {what} pictures, at least 20 are needed"
@@ -202,8 +230,13 @@ def test_pictures_seen_in_chunks_are_the_pictures_seen_at_once():
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (10, 3, 5, 5), dtype=np.uint8), np.arange(10)
     space = FeatureSpace("mean", "", lambda batch: batch.mean(dim=(2, 3)), torch.device("cpu"))
-    once, chunked = observe([(images, labels)], space), observe([(images[:7], labels[:7]), (images[7:], labels[7:])], space)
-    assert once.features == pytest.approx(images.mean(axis=(2, 3)) / 255) and once.features.dtype == np.float64
+    once, chunked = (
+        observe([(images, labels)], space),
+        observe([(images[:7], labels[:7]), (images[7:], labels[7:])], space),
+    )
+    assert (
+        once.features == pytest.approx(images.mean(axis=(2, 3)) / 255) and once.features.dtype == np.float64
+    )
     assert np.array_equal(once.features, chunked.features) and np.array_equal(once.labels, chunked.labels)
     assert set(once.statistics) == {"brightness", "contrast", "sharpness", "warmth"}
     for name, values in once.statistics.items():

@@ -15,7 +15,11 @@ GUARDS = GateSettings(guarded=["accuracy", "fid"])
 
 def measured(accuracy: float = 0.9, fid: float = 1.0, width: float = 0.1) -> dict[str, float]:
     found = {"accuracy": accuracy, "fid": fid}
-    return found | {f"{name}_{end}": value + way * width / 2 for name, value in found.items() for end, way in (("low", -1), ("high", 1))}
+    return found | {
+        f"{name}_{end}": value + way * width / 2
+        for name, value in found.items()
+        for end, way in (("low", -1), ("high", 1))
+    }
 
 
 def verdicts(gates) -> dict[str, bool]:
@@ -102,17 +106,23 @@ def failed(challenger, settings=GUARDS, **changes) -> set[str]:
 def test_without_new_pictures_a_target_must_be_better():
     assert failed(measured()) == set() and failed(measured(), new_pictures=0) == {"worth it"}
     assert failed(measured(fid=0.5), new_pictures=0) == set()
-    assert failed(measured(fid=0.5), GateSettings(guarded=["fid"], targets=["accuracy"]), new_pictures=0) == {"worth it"}
+    assert failed(measured(fid=0.5), GateSettings(guarded=["fid"], targets=["accuracy"]), new_pictures=0) == {
+        "worth it"
+    }
 
 
 def test_the_deviation_between_seeds_counts_as_noise():
     worse = measured(accuracy=0.7)
     assert failed(worse) == {"accuracy"}
-    assert failed(worse, GateSettings(guarded=["accuracy", "fid"], seed_deviation={"accuracy": 0.07})) == set()
+    assert (
+        failed(worse, GateSettings(guarded=["accuracy", "fid"], seed_deviation={"accuracy": 0.07})) == set()
+    )
 
 
 def test_copies_few_test_images_weight_and_time_have_their_limits():
-    limited = GateSettings(guarded=["accuracy", "fid"], max_megabytes=1, max_hours=0.4, minimum_test_images=501)
+    limited = GateSettings(
+        guarded=["accuracy", "fid"], max_megabytes=1, max_hours=0.4, minimum_test_images=501
+    )
     assert failed(measured() | {"memorisation": 0.95, "memorisation_low": 0.91}, limited) == {
         "enough test images",
         "memorisation",
@@ -129,7 +139,9 @@ def test_a_misspelt_measure_guards_nothing_and_is_refused():
 
 def test_the_classifier_vouches_for_the_data():
     def verdict(model: str, promoted: bool, name: str = "fid") -> Verdict:
-        return Verdict(model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}])
+        return Verdict(
+            model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}]
+        )
 
     both = [verdict("cnn", True), verdict("gan", False)]
     assert sum_up(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]

@@ -55,7 +55,10 @@ def test_only_what_is_not_accepted_is_fresh(places, tmp_path, as_zip):
     put(watched, "dog/2.png", 3), put(watched, "cat/2.png", 4)
     put(accepted, "cat/old.png", 5)
     arrival = incoming.look(zipped(watched, tmp_path / "w.zip") if as_zip else watched, accepted, {})
-    assert [(picture.name, picture.label) for picture in arrival.fresh] == [("cat/2.png", "cat"), ("dog/2.png", "dog")]
+    assert [(picture.name, picture.label) for picture in arrival.fresh] == [
+        ("cat/2.png", "cat"),
+        ("dog/2.png", "dog"),
+    ]
     assert arrival.fresh[0].sha256 == sha256(watched / "cat/2.png")
     assert (arrival.known, arrival.set_aside, arrival.gone) == (2, 0, 1)
     assert names(arrival.accepted.values()) == ["cat/1.png", "cat/old.png", "dog/1.png"]
@@ -78,7 +81,9 @@ def test_an_accepted_name_with_other_bytes_is_fresh_and_its_old_bytes_are_not_go
 def test_what_was_found_bad_is_set_aside_but_not_what_is_accepted(places):
     watched, accepted = places
     bad = put(watched, "cat/2.png", 3)
-    arrival = incoming.look(watched, accepted, {f"{sha256(bad)}/cat": "blank", f"{sha256(watched / 'cat/1.png')}/cat": "blank"})
+    arrival = incoming.look(
+        watched, accepted, {f"{sha256(bad)}/cat": "blank", f"{sha256(watched / 'cat/1.png')}/cat": "blank"}
+    )
     assert not arrival.fresh and (arrival.known, arrival.set_aside) == (2, 1)
 
 
@@ -111,13 +116,24 @@ def test_the_class_is_the_folder_after_an_optional_split(tmp_path):
     given = ["cat/1.png", "cat/deep/2.PNG", "train/cat/3.png", "val/dog/4.png", "test/5.png", "6.png"]
     for seed, name in enumerate(given):
         put(tmp_path / "w", name, seed)
-    found = {picture.name: picture.label for picture in incoming.look(tmp_path / "w", tmp_path / "none", {}).fresh}
+    found = {
+        picture.name: picture.label for picture in incoming.look(tmp_path / "w", tmp_path / "none", {}).fresh
+    }
     assert found == dict(zip(given, ["cat", "cat", "cat", "dog", "", ""]))
 
 
 def test_hidden_files_and_other_formats_are_passed_over_and_the_latter_counted(places):
     watched, accepted = places
-    for seed, name in enumerate(["cat/.x.png", ".git/cat/1.png", "__MACOSX/cat/1.png", "cat/notes.txt", "cat/a.tiff", "cat/\udcff.png"]):
+    for seed, name in enumerate(
+        [
+            "cat/.x.png",
+            ".git/cat/1.png",
+            "__MACOSX/cat/1.png",
+            "cat/notes.txt",
+            "cat/a.tiff",
+            "cat/\udcff.png",
+        ]
+    ):
         put(watched, name, 20 + seed)
     arrival = incoming.look(watched, accepted, {})
     assert not arrival.fresh and arrival.passed_over == 2
@@ -125,10 +141,16 @@ def test_hidden_files_and_other_formats_are_passed_over_and_the_latter_counted(p
 
 def test_what_is_still_being_written_waits(places, tmp_path):
     watched, accepted = places
-    young, old, ahead = (put(watched, f"cat/{name}.png", seed) for seed, name in enumerate(("young", "old", "ahead"), 30))
+    young, old, ahead = (
+        put(watched, f"cat/{name}.png", seed) for seed, name in enumerate(("young", "old", "ahead"), 30)
+    )
     os.utime(old, (time.time() - 100,) * 2), os.utime(ahead, (time.time() + 9000,) * 2)
     arrival = incoming.look(watched, accepted, {}, settle_seconds=50)
-    assert names(arrival.fresh) == ["cat/ahead.png", "cat/old.png"] and arrival.unsettled == 3 and arrival.gone == 0
+    assert (
+        names(arrival.fresh) == ["cat/ahead.png", "cat/old.png"]
+        and arrival.unsettled == 3
+        and arrival.gone == 0
+    )
     assert young.name in {Path(name).name for name in names(incoming.look(watched, accepted, {}).fresh)}
     growing = incoming.look(zipped(watched, tmp_path / "w.zip"), accepted, {}, settle_seconds=50)
     assert not growing.fresh and growing.unsettled == 5
@@ -142,7 +164,9 @@ def test_a_damaged_member_of_a_zip_is_fresh_and_the_others_are_read(places, tmp_
     data[data.index(encoded(3)) + 50] ^= 1
     path.write_bytes(data)
     arrival = incoming.look(path, accepted, {})
-    assert names(arrival.fresh) == ["cat/2.png", "dog/2.png"] and arrival.fresh[1].sha256 == sha256(watched / "dog/2.png")
+    assert names(arrival.fresh) == ["cat/2.png", "dog/2.png"] and arrival.fresh[1].sha256 == sha256(
+        watched / "dog/2.png"
+    )
     assert arrival.fresh[0].sha256 != sha256(watched / "cat/2.png") and len(arrival.fresh[0].sha256) == 64
 
 
@@ -178,7 +202,13 @@ def test_copying_is_whole_and_repeatable_and_overwrites_nothing(places, tmp_path
     stamp = (accepted / fresh[0].name).stat().st_mtime_ns
     incoming.copy(place, fresh, accepted)
     assert (accepted / fresh[0].name).stat().st_mtime_ns == stamp
-    assert all((accepted / picture.name).read_bytes() == (watched / picture.name).read_bytes() for picture in fresh) and len(fresh) == 40
+    assert (
+        all(
+            (accepted / picture.name).read_bytes() == (watched / picture.name).read_bytes()
+            for picture in fresh
+        )
+        and len(fresh) == 40
+    )
     assert not [path for path in accepted.rglob(".*")]
     put(accepted, fresh[3].name, 7)
     with pytest.raises(BadInput, match="holds other bytes"):
@@ -199,7 +229,9 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_not_copied(places):
 def test_a_path_is_looked_at_where_it_is_and_must_be_there(tmp_path):
     (tmp_path / "new").mkdir()
     assert incoming.fetch("new", "", tmp_path, tmp_path / "beside") == tmp_path / "new"
-    assert incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "beside") == tmp_path / "new"
+    assert (
+        incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "beside") == tmp_path / "new"
+    )
     for watch in ("old", ""):
         with pytest.raises(BadInput, match=r"params\.yaml: retrain\.watch"):
             incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
@@ -210,7 +242,9 @@ def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places,
     put(watched, "cat/2.png", 3)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes())
     place = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "beside")
-    assert place.read_bytes() == (tmp_path / "w.zip").read_bytes() and [path.name for path in place.parent.iterdir()] == [place.name]
+    assert place.read_bytes() == (tmp_path / "w.zip").read_bytes() and [
+        path.name for path in place.parent.iterdir()
+    ] == [place.name]
     assert names(incoming.look(place, accepted, {}, settle_seconds=60).fresh) == ["cat/2.png"]
     put(watched, "dog/2.png", 4)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes(), length=None)
@@ -233,7 +267,9 @@ def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places,
         (lambda request: time.sleep(0.6), "no answer in time", True, 2),
     ],
 )
-def test_a_bad_address_is_named_and_leaves_what_was_there(server, tmp_path, answer, reason, passing, num_requests):
+def test_a_bad_address_is_named_and_leaves_what_was_there(
+    server, tmp_path, answer, reason, passing, num_requests
+):
     server.answers["/f"] = answer
     (tmp_path / "f.zip").write_bytes(b"before")
     with pytest.raises(TransferFailed, match=reason) as caught:
@@ -255,7 +291,10 @@ def test_a_download_ends_when_its_time_is_over(server, tmp_path):
     assert len(server.requests) == 1 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("watch", ["http://me:secret@example.org/f.zip?key=secret", "s3://me:secret@bucket/f.zip", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "watch",
+    ["http://me:secret@example.org/f.zip?key=secret", "s3://me:secret@bucket/f.zip", "file:///etc/passwd"],
+)
 def test_other_addresses_are_refused_without_saying_their_secrets(tmp_path, watch):
     with pytest.raises(BadInput, match="not https") as caught:
         incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
@@ -277,16 +316,28 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     shell(there, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "new")
     (tmp_path / "project").mkdir()
     place = incoming.fetch("new", "../there", tmp_path / "project", tmp_path / "beside")
-    assert names(incoming.look(place, places[1], {}, settle_seconds=60).fresh) == ["cat/000.png", "cat/001.png", "dog/000.png"]
+    assert names(incoming.look(place, places[1], {}, settle_seconds=60).fresh) == [
+        "cat/000.png",
+        "cat/001.png",
+        "dog/000.png",
+    ]
     assert (place / "cat/001.png").read_bytes() == (there / "new/cat/001.png").read_bytes()
-    with pytest.raises(DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be had: .*nothere"):
+    with pytest.raises(
+        DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be had: .*nothere"
+    ):
         incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "beside")
 
 
 def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server, tmp_path):
     asked = []
-    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: asked.append(threading.Event().wait(20))
+    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: asked.append(
+        threading.Event().wait(20)
+    )
     with pytest.raises(TransferFailed, match="not here after 0 s"):
         fetch_from_repository(f"{server.url}/there", "new", tmp_path, tmp_path / "got", 0.05)
     assert not asked and not list(tmp_path.iterdir())
-    assert not [child for child in psutil.Process().children(recursive=True) if any("dvc" in word for word in child.cmdline())]
+    assert not [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any("dvc" in word for word in child.cmdline())
+    ]

@@ -7,8 +7,19 @@ from pipeline.retraining.journal import Journal, Occasion, Verdict
 
 
 def occasion(**more) -> Occasion:
-    verdict = Verdict("cnn", "2", "1", True, "better", [{"name": "fid", "passed": True, "finding": "better"}], {"fid": 1.0}, {"fid": 2.0})
-    return Occasion("k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more)
+    verdict = Verdict(
+        "cnn",
+        "2",
+        "1",
+        True,
+        "better",
+        [{"name": "fid", "passed": True, "finding": "better"}],
+        {"fid": 1.0},
+        {"fid": 2.0},
+    )
+    return Occasion(
+        "k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more
+    )
 
 
 def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
@@ -22,7 +33,11 @@ def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
 
 
 def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
-    with Journal(tmp_path).alone(), pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught, Journal(tmp_path).alone():
+    with (
+        Journal(tmp_path).alone(),
+        pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught,
+        Journal(tmp_path).alone(),
+    ):
         pass
     assert caught.value.exit_code == 75
 
@@ -33,7 +48,9 @@ def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
         journal.set_aside({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
         journal.set_aside({"b/dog": "another reason"})
         assert journal.aside() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
-        assert list(journal.aside_without("refused")) == ["a/cat"] and len(journal.aside()) == 2  # nothing is written
+        assert (
+            list(journal.aside_without("refused")) == ["a/cat"] and len(journal.aside()) == 2
+        )  # nothing is written
         journal.readmit("refused")
         assert list(journal.aside()) == ["a/cat"]
         journal.readmit("nothing")

@@ -32,15 +32,25 @@ def put(root: Path, name: str, content: int | bytes) -> Path:
 def places(tmp_path):
     """Twenty accepted pictures, and eight good new ones."""
     for number in range(10):
-        put(tmp_path / "accepted", f"cat/{number}.png", number), put(tmp_path / "accepted", f"dog/{number}.png", 100 + number)
+        (
+            put(tmp_path / "accepted", f"cat/{number}.png", number),
+            put(tmp_path / "accepted", f"dog/{number}.png", 100 + number),
+        )
     for number in range(20, 24):
-        put(tmp_path / "new", f"cat/{number}.png", number), put(tmp_path / "new", f"dog/{number}.png", 100 + number)
+        (
+            put(tmp_path / "new", f"cat/{number}.png", number),
+            put(tmp_path / "new", f"dog/{number}.png", 100 + number),
+        )
     return tmp_path / "new", tmp_path / "accepted"
 
 
 def examined(places, settings=None, classify=None, spec=SPEC, class_names=CLASSES):
     return examine(
-        look(*places, {}), validate({"max_bad_fraction": 0.3} | (settings or {}), QualitySettings, "q"), spec, class_names, classify
+        look(*places, {}),
+        validate({"max_bad_fraction": 0.3} | (settings or {}), QualitySettings, "q"),
+        spec,
+        class_names,
+        classify,
     )
 
 
@@ -64,7 +74,9 @@ def plain(grey: int, amplitude: int = 0) -> bytes:
 def test_good_pictures_are_all_kept_and_every_check_says_so(places):
     quality = examined(places)
     assert len(quality.kept) == 8 and not quality.quarantined and not quality.refused and not quality.waits
-    assert {one.level for one in quality.findings} == {"fine"} and not [name for one in quality.findings for name in one.names]
+    assert {one.level for one in quality.findings} == {"fine"} and not [
+        name for one in quality.findings for name in one.names
+    ]
     assert {one.check for one in quality.findings} >= {
         *PER_PICTURE,
         "duplicates",
@@ -92,7 +104,9 @@ def test_good_pictures_are_all_kept_and_every_check_says_so(places):
         ("one class", "cat/a.png", 104, "cat and dog"),
     ],
 )
-def test_a_bad_picture_is_quarantined_with_its_reason_and_the_others_are_kept(places, check, name, content, reason):
+def test_a_bad_picture_is_quarantined_with_its_reason_and_the_others_are_kept(
+    places, check, name, content, reason
+):
     path = put(places[0], name, content)
     quality = examined(places)
     found = finding(quality, check)
@@ -140,21 +154,36 @@ def test_of_duplicates_one_is_kept_and_none_is_quarantined(places):
     put(places[0], "cat/a.png", 20), put(places[0], "cat/b.png", 20)
     quality = examined(places, {"max_bad_fraction": 0})
     found = finding(quality, "duplicates")
-    assert found.sentence.startswith("2 of 10 new pictures") and found.names == ("cat/a.png", "cat/b.png") and found.level == "fine"
-    assert len(quality.kept) == 8 and "cat/20.png" in named(quality) and not quality.quarantined and not quality.refused
+    assert (
+        found.sentence.startswith("2 of 10 new pictures")
+        and found.names == ("cat/a.png", "cat/b.png")
+        and found.level == "fine"
+    )
+    assert (
+        len(quality.kept) == 8
+        and "cat/20.png" in named(quality)
+        and not quality.quarantined
+        and not quality.refused
+    )
 
 
 def test_the_same_bytes_under_two_new_classes_are_both_quarantined(places):
     put(places[0], "dog/a.png", 20)
     quality = examined(places)
     assert finding(quality, "one class").names == ("cat/20.png", "dog/a.png") and len(quality.kept) == 7
-    assert set(quality.quarantined) == {f"{sha256(places[0] / 'dog/a.png')}/{label}" for label in ("cat", "dog")}
+    assert set(quality.quarantined) == {
+        f"{sha256(places[0] / 'dog/a.png')}/{label}" for label in ("cat", "dog")
+    }
 
 
 def test_bytes_that_are_kept_are_not_also_quarantined_for_the_name_of_their_copy(places):
     put(places[0], "cat/3.png", 20)
     quality = examined(places)
-    assert finding(quality, "same name").names == ("cat/3.png",) and "cat/20.png" in named(quality) and not quality.quarantined
+    assert (
+        finding(quality, "same name").names == ("cat/3.png",)
+        and "cat/20.png" in named(quality)
+        and not quality.quarantined
+    )
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(0.19, True), (0.2, False)])
@@ -183,7 +212,9 @@ def test_too_few_wait_and_are_neither_refused_nor_quarantined(places, minimum, w
 def test_a_delivery_that_shifts_the_classes_too_far_is_refused(places, limit, refused):
     for number in range(12):
         put(places[0], f"cat/x{number}.png", 300 + number)
-    quality = examined(places, {"max_class_imbalance": limit})  # 10 and 10, then 16 and 4 more: 26 of 40 are cats
+    quality = examined(
+        places, {"max_class_imbalance": limit}
+    )  # 10 and 10, then 16 and 4 more: 26 of 40 are cats
     assert "by 15.0 %" in finding(quality, "class balance").sentence and bool(quality.refused) == refused
     assert finding(quality, "class balance").level == ("refuse" if refused else "fine")
 
@@ -215,7 +246,9 @@ def champion(places, wrong, confidence, seen=None):
         (("cat/20.png", "cat/21.png", "cat/22.png", "dog/20.png", "dog/21.png"), 0.9, 5, True),
     ],
 )
-def test_labels_that_a_sure_champion_contradicts_are_counted_and_kept(places, wrong, confidence, contradicted, refused):
+def test_labels_that_a_sure_champion_contradicts_are_counted_and_kept(
+    places, wrong, confidence, contradicted, refused
+):
     quality = examined(places, classify=champion(places, wrong, confidence))
     found = finding(quality, "labels")
     assert found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it errs too" in found.sentence
@@ -246,7 +279,9 @@ def test_a_new_class_waits_until_it_can_be_divided(places):
 
 
 def test_a_new_class_waits_until_each_split_has_it(tmp_path):
-    for seed, name in enumerate(f"{split}/{label}/{n}.png" for split in ("train", "test") for label in CLASSES for n in range(6)):
+    for seed, name in enumerate(
+        f"{split}/{label}/{n}.png" for split in ("train", "test") for label in CLASSES for n in range(6)
+    ):
         put(tmp_path / "accepted", name, seed)
     for number in range(6):
         put(tmp_path / "new", f"train/bird/{number}.png", 100 + number)
@@ -254,7 +289,9 @@ def test_a_new_class_waits_until_each_split_has_it(tmp_path):
     put(tmp_path / "new", "test/bird/0.png", 200)
     assert len(examined((tmp_path / "new", tmp_path / "accepted"), {"new_classes": True}).kept) == 7
     put(tmp_path / "new", "cat/0.png", 201)
-    found = finding(examined((tmp_path / "new", tmp_path / "accepted"), {"new_classes": True}), "class folder")
+    found = finding(
+        examined((tmp_path / "new", tmp_path / "accepted"), {"new_classes": True}), "class folder"
+    )
     assert found.names == ("cat/0.png",) and "is not in the folder of a split" in found.sentence
 
 
@@ -272,7 +309,9 @@ def test_the_first_delivery_may_bring_any_classes_but_more_than_one(tmp_path):
 
 def test_a_class_need_not_be_divided_where_all_splits_are_given(tmp_path):
     places = tmp_path / "new", tmp_path / "accepted"
-    for seed, name in enumerate(f"{split}/{label}/0.png" for split in ("train", "val", "test") for label in CLASSES):
+    for seed, name in enumerate(
+        f"{split}/{label}/0.png" for split in ("train", "val", "test") for label in CLASSES
+    ):
         put(places[1], name, seed)
     put(places[0], "train/cat/1.png", 50)
     assert named(examined(places)) == ["train/cat/1.png"]
@@ -297,7 +336,11 @@ def test_pictures_are_opened_in_chunks_and_seen_as_they_will_be_trained_on(place
     quality = examined(places, classify=champion(places, (), 0.95, seen))
     assert seen == [3, 3, 2] and len(quality.kept) == 8
     shapes = []
-    examined(places, classify=lambda images: shapes.append(images.shape) or np.ones((len(images), 2)), spec=DataSpec(1, 5, 2))
+    examined(
+        places,
+        classify=lambda images: shapes.append(images.shape) or np.ones((len(images), 2)),
+        spec=DataSpec(1, 5, 2),
+    )
     assert shapes == [(3, 1, 5, 5), (3, 1, 5, 5), (2, 1, 5, 5)]
 
 
@@ -314,7 +357,9 @@ def test_files_that_were_not_looked_at_are_counted(places):
     assert finding(examined(places), "not looked at").sentence.endswith("not read: 1")
 
 
-@pytest.mark.parametrize("settings", [{"max_bad_fraction": 1.1}, {"minimum_new": 0}, {"minimum_contrast": -1}, {"confidenec": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{"max_bad_fraction": 1.1}, {"minimum_new": 0}, {"minimum_contrast": -1}, {"confidenec": 0.5}]
+)
 def test_settings_that_mean_nothing_are_refused(settings):
     with pytest.raises(BadInput):
         validate(settings, QualitySettings, "retrain.quality")

@@ -21,7 +21,14 @@ from tests.project import ROOT
 from tests.repository import commit, create, shell, start
 
 pytestmark = pytest.mark.slow
-STEPS = {"num_steps": 150, "batch_size": 64, "ema_decay": 0.9, "log_every": 50, "validate_every": 50, "sample_every": 150}
+STEPS = {
+    "num_steps": 150,
+    "batch_size": 64,
+    "ema_decay": 0.9,
+    "log_every": 50,
+    "validate_every": 50,
+    "sample_every": 150,
+}
 SECTIONS = {
     "data": {"source": "folder", "folder": "data/own/digits", "image_size": 8, "color": "grey"},
     "cnn": {
@@ -78,7 +85,12 @@ def first(tmp_path_factory) -> Path:
 @pytest.fixture
 def project(first, tmp_path) -> Path:
     """A copy of it, with its deliveries; MLflow's files stay where they are."""
-    shutil.copytree(first.parent, tmp_path / "copy", symlinks=True, ignore=shutil.ignore_patterns("tree", "site", "worktrees"))
+    shutil.copytree(
+        first.parent,
+        tmp_path / "copy",
+        symlinks=True,
+        ignore=shutil.ignore_patterns("tree", "site", "worktrees"),
+    )
     return tmp_path / "copy/project"
 
 
@@ -105,17 +117,29 @@ def test_new_pictures_make_a_new_champion_though_it_is_killed_and_a_rollback_bri
     told = f"{shutil.which('tee')} {project.parent}/told.json"
     said = shell(project, "darkroom", "retrain", DARKROOM_NOTIFY_COMMAND=told)
     after = look(project)
-    assert "promoted: cnn 1 -> 2" in said and after["version"] == 2 and after["deeds"] == [("promote", "1", "2")], said
+    assert (
+        "promoted: cnn 1 -> 2" in said and after["version"] == 2 and after["deeds"] == [("promote", "1", "2")]
+    ), said
     assert after["lock"] != before["lock"] and shell(project, "git", "status", "--porcelain") == ""
-    assert len(list((project / "data/own/digits").rglob("*.png"))) == 1200 and "up to date" in shell(project, "python", "dvc", "status")
+    assert len(list((project / "data/own/digits").rglob("*.png"))) == 1200 and "up to date" in shell(
+        project, "python", "dvc", "status"
+    )
     assert json.loads((project.parent / "told.json").read_text())["event"] == "promoted"
     page = max((project / ".darkroom/retraining/occasions").glob("*.html")).read_text()
-    assert "cnn: promoted" in page and "Version 2 against champion 1" in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        "cnn: promoted" in page
+        and "Version 2 against champion 1" in page
+        and "http" not in page.replace("http-equiv", "")
+    )
     assert "nothing new" in shell(project, "darkroom", "retrain")
     shell(project, "darkroom", "rollback", "cnn", "--reason", "a test")
     assert "nothing new" in shell(project, "darkroom", "retrain") and look(project)["version"] == 1
     told = json.loads(shell(project, "darkroom", "history", "--json"))
-    assert [(row["deed"], row["to"]) for row in told] == [("promote", "1"), ("promote", "2"), ("rollback", "1")]
+    assert [(row["deed"], row["to"]) for row in told] == [
+        ("promote", "1"),
+        ("promote", "2"),
+        ("rollback", "1"),
+    ]
     assert told[2]["reason"] == "a test"
 
 
@@ -137,13 +161,21 @@ def test_shuffled_labels_are_refused_named_and_set_aside(project):
 @pytest.mark.timeout(900)
 def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promote_by_hand(tmp_path):
     short = {**STEPS, "num_steps": 50, "sample_every": 50, "checkpoint_every": 50}
-    digits = {"data": {"source": "digits", "folder": "", "image_size": 8}, "gates": {"minimum_test_images": 100}, "retrain": {}}
-    project = create(tmp_path / "project", **{**SECTIONS, **digits, "cnn": {**SECTIONS["cnn"], "training": short}})
+    digits = {
+        "data": {"source": "digits", "folder": "", "image_size": 8},
+        "gates": {"minimum_test_images": 100},
+        "retrain": {},
+    }
+    project = create(
+        tmp_path / "project", **{**SECTIONS, **digits, "cnn": {**SECTIONS["cnn"], "training": short}}
+    )
     shell(project, "darkroom", "repro")
     parity = np.array(["even", "odd"])[load_labels() % 2]
     deliver(project, 0, 300, parity)
     params = json.loads((project / "params.yaml").read_text())
-    (project / "params.yaml").write_text(json.dumps({**params, "data": SECTIONS["data"], "retrain": SECTIONS["retrain"]}))
+    (project / "params.yaml").write_text(
+        json.dumps({**params, "data": SECTIONS["data"], "retrain": SECTIONS["retrain"]})
+    )
     assert "git add params.yaml; git commit" in shell(project, "darkroom", "retrain", code=2)
     commit(project, "our own pictures")
 
@@ -156,9 +188,18 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
     assert serving(project) == 1 and len(Journal(project).aside()) == 300
 
     error = shell(project, "darkroom", "promote", "cnn", code=2)
-    assert "cnn@challenger: no version of cnn has the alias 'challenger'" in error and "cnn/2, cnn/1 (the champion)" in error
-    promote, readmit = [shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  darkroom ")]
-    assert promote == ["darkroom", "promote", "cnn/2", "--reason", "..."] and readmit[:3] == ["darkroom", "retrain", "--readmit"]
+    assert (
+        "cnn@challenger: no version of cnn has the alias 'challenger'" in error
+        and "cnn/2, cnn/1 (the champion)" in error
+    )
+    promote, readmit = [
+        shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  darkroom ")
+    ]
+    assert promote == ["darkroom", "promote", "cnn/2", "--reason", "..."] and readmit[:3] == [
+        "darkroom",
+        "retrain",
+        "--readmit",
+    ]
     shell(project, *promote)
     assert serving(project) == 2
 
@@ -171,14 +212,18 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
     assert len(Journal(project).aside()) == 300 and not (project / "data/own/digits.dvc").exists()
     assert "promoted: the trained versions are the champions already" in shell(project, *readmit)
     after = look(project)
-    assert (after["version"], after["aside"]) == (2, 0) and len(list((project / "data/own/digits").rglob("*.png"))) == 300
+    assert (after["version"], after["aside"]) == (2, 0) and len(
+        list((project / "data/own/digits").rglob("*.png"))
+    ) == 300
 
 
 def serving(project: Path) -> int:
     """The champion's version of the classifier."""
     from mlflow import MlflowClient
 
-    return int(MlflowClient(f"sqlite:///{project}/mlflow.db").get_model_version_by_alias("cnn", "champion").version)
+    return int(
+        MlflowClient(f"sqlite:///{project}/mlflow.db").get_model_version_by_alias("cnn", "champion").version
+    )
 
 
 def load_labels() -> np.ndarray:
@@ -246,7 +291,12 @@ def test_twenty_kills_at_random_moments_end_in_the_same_state(first, tmp_path):
     print(f"seed {seed}")
 
     def fresh(name: str) -> Path:
-        shutil.copytree(first.parent, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("tree", "site", "worktrees"))
+        shutil.copytree(
+            first.parent,
+            tmp_path / name,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("tree", "site", "worktrees"),
+        )
         deliver(tmp_path / name / "project", 700, 900)
         return tmp_path / name / "project"
 

@@ -87,13 +87,21 @@ class TestTheCrontab:
         crontab.write_bytes(OTHERS)
         shown = done("schedule", "install", "--cron", "--at", "23:05")
         once = crontab.read_bytes()
-        assert once.startswith(OTHERS) and once[len(OTHERS) :].decode() in shown and b"\n5 23 * * * /bin/sh " in once
+        assert (
+            once.startswith(OTHERS)
+            and once[len(OTHERS) :].decode() in shown
+            and b"\n5 23 * * * /bin/sh " in once
+        )
         done("schedule", "install", "--cron", "--at", "23:05")
         assert crontab.read_bytes() == once
         done("schedule", "install", "--cron", "--at", "04:00")
-        assert crontab.read_bytes() == once.replace(b"\n5 23 *", b"\n0 4 *") and "\n0 4 * * *" in done("schedule", "show")
+        assert crontab.read_bytes() == once.replace(b"\n5 23 *", b"\n0 4 *") and "\n0 4 * * *" in done(
+            "schedule", "show"
+        )
         assert done("schedule", "remove", "--cron") == "removed\n" and crontab.read_bytes() == OTHERS
-        assert "no such schedule" in done("schedule", "remove", "--cron") and "no schedule" in done("schedule", "show")
+        assert "no such schedule" in done("schedule", "remove", "--cron") and "no schedule" in done(
+            "schedule", "show"
+        )
 
     def test_where_there_is_none_it_is_made_and_a_dry_run_makes_none(self, project, crontab):
         assert "30 2 * * *" in done("schedule", "install", "--cron", "--dry-run") and not crontab.exists()
@@ -106,9 +114,15 @@ class TestTheCrontab:
         (other / "dvc.yaml").touch()
         first = wanted.merged("")
         both = Schedule(other, hour(3)).merged(first)
-        assert both.startswith(first) and schedule.split(both, project)[1] == first and schedule.split(both, other)[0] == first
+        assert (
+            both.startswith(first)
+            and schedule.split(both, project)[1] == first
+            and schedule.split(both, other)[0] == first
+        )
 
-    @pytest.mark.parametrize(("before", "after"), [("", 'CRON_TZ=""'), ("CRON_TZ=Asia/Tokyo\n", "CRON_TZ=Asia/Tokyo")])
+    @pytest.mark.parametrize(
+        ("before", "after"), [("", 'CRON_TZ=""'), ("CRON_TZ=Asia/Tokyo\n", "CRON_TZ=Asia/Tokyo")]
+    )
     def test_utc_holds_for_this_line_alone(self, wanted, before, after):
         lines = wanted.merged(before).splitlines()
         at = lines.index("CRON_TZ=UTC")
@@ -122,7 +136,11 @@ class TestTheCrontab:
         crontab.write_text(text)
         for command in ("install", "remove"):
             code, _, error = darkroom("schedule", command, "--cron")
-            assert code == 2 and "a mark of this project's block is missing" in error and crontab.read_text() == text
+            assert (
+                code == 2
+                and "a mark of this project's block is missing" in error
+                and crontab.read_text() == text
+            )
 
     def test_a_crontab_that_cannot_be_read_is_not_taken_for_none(self, project, crontab):
         crontab.mkdir()  # cat fails
@@ -147,19 +165,28 @@ class TestWhatCronRuns:
         (line,) = re.findall(r"(?m)^30 2 \* \* \* (.*)$", wanted.merged(""))
         assert not re.search(r"(?<!\\)%", line)  # cron would cut the line there
         command = ["/bin/sh", "-c", line.replace(r"\%", "%")]
-        ended = subprocess.run(command, env=BARE | more, cwd="/", capture_output=True, text=True, timeout=30, check=False)
+        ended = subprocess.run(
+            command, env=BARE | more, cwd="/", capture_output=True, text=True, timeout=30, check=False
+        )
         return ended.returncode, ended.stdout + ended.stderr
 
     def test_it_runs_in_the_project_with_its_programs_and_variables_and_mails_nothing(self, project, wanted):
         assert self.run(wanted) == (0, "") and called(project) == expected(project)
-        assert self.run(wanted) == (0, "") and (project / ".darkroom/retrain.log").read_text() == "said by darkroom\n" * 2
+        assert (
+            self.run(wanted) == (0, "")
+            and (project / ".darkroom/retrain.log").read_text() == "said by darkroom\n" * 2
+        )
 
     def test_another_one_that_runs_is_no_failure_to_mail(self, project, wanted):
         assert self.run(wanted, CODE="75") == (75, "")
 
     def test_a_failure_keeps_its_exit_code_and_is_mailed_with_the_end_of_the_log(self, project, wanted):
         code, mail = self.run(wanted, CODE="3")
-        assert code == 3 and f"darkroom retrain in {project} on " in mail and "ended with exit code 3\nsaid by darkroom\n" in mail
+        assert (
+            code == 3
+            and f"darkroom retrain in {project} on " in mail
+            and "ended with exit code 3\nsaid by darkroom\n" in mail
+        )
 
     def test_a_command_of_ones_own_is_told_instead(self, project, wanted):
         with open(project / ".darkroom/schedule.env", "a") as file:
@@ -178,7 +205,10 @@ class TestWhatCronRuns:
         log = project / ".darkroom/retrain.log"
         log.write_bytes(b"x" * 10_000_001)
         self.run(wanted)
-        assert log.read_text() == "said by darkroom\n" and log.with_name("retrain.log.1").stat().st_size == 10_000_001
+        assert (
+            log.read_text() == "said by darkroom\n"
+            and log.with_name("retrain.log.1").stat().st_size == 10_000_001
+        )
 
 
 def value(text, name):
@@ -202,7 +232,9 @@ class TestTheUnits:
         variables = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "run")}
 
         def faults():
-            return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False).stderr
+            return subprocess.run(
+                command, env=variables, capture_output=True, text=True, timeout=60, check=False
+            ).stderr
 
         assert faults() == ""
         names[0].write_text(names[0].read_text().replace("KillMode=mixed", "KillMode=mixt"))
@@ -212,7 +244,9 @@ class TestTheUnits:
         if not shutil.which("systemd-analyze"):
             pytest.skip("systemd-analyze is not installed")
         when = value(list(wanted.units().values())[1], "OnCalendar")
-        said = subprocess.run(["systemd-analyze", "calendar", when], capture_output=True, text=True, timeout=30, check=True).stdout
+        said = subprocess.run(
+            ["systemd-analyze", "calendar", when], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
         assert "Normalized form: *-*-* 02:30:00 UTC" in said
 
     @pytest.mark.parametrize("code", [0, 3])
@@ -220,9 +254,15 @@ class TestTheUnits:
         service = next(iter(wanted.units().values()))
         (name, path) = value(service, "Environment").strip('"').split("=", 1)
         file = value(service, "EnvironmentFile").removeprefix("-")
-        given = [f"{name}={path}", f"CODE={code}", re.sub("='(.*)'", r"=\1", self.only(file).read_text().strip())]
+        given = [
+            f"{name}={path}",
+            f"CODE={code}",
+            re.sub("='(.*)'", r"=\1", self.only(file).read_text().strip()),
+        ]
         command = ["env", "-i", *given, "/bin/sh", "-c", "exec " + value(service, "ExecStart")]
-        ended = subprocess.run(command, cwd=value(service, "WorkingDirectory"), capture_output=True, timeout=30, check=False)
+        ended = subprocess.run(
+            command, cwd=value(service, "WorkingDirectory"), capture_output=True, timeout=30, check=False
+        )
         assert ended.returncode == code and called(project) == expected(project)
 
     @staticmethod
@@ -234,21 +274,35 @@ class TestTheUnits:
     def test_the_alert_tells_the_command_or_the_journal(self, project, wanted, tmp_path):
         alert = list(wanted.units().values())[2]
         (line,) = re.findall(r"(?ms)^ExecStart=(.*?)(?<!\\)$", alert)
-        line = line.replace("\\\n", " ").replace("%i", "darkroom-retrain.service").replace("%H", "here").replace("$$", "$")
+        line = (
+            line.replace("\\\n", " ")
+            .replace("%i", "darkroom-retrain.service")
+            .replace("%H", "here")
+            .replace("$$", "$")
+        )
         for name in ("journalctl", "systemd-cat"):
             (tmp_path / name).write_text(
                 f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/asked"\n[ {name} = journalctl ] || cat >>"{tmp_path}/asked"\n'
             )
             (tmp_path / name).chmod(0o755)
-        variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "MONITOR_SERVICE_RESULT": "exit-code", "MONITOR_EXIT_STATUS": "1"}
+        variables = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "MONITOR_SERVICE_RESULT": "exit-code",
+            "MONITOR_EXIT_STATUS": "1",
+        }
         for more in ({}, {"DARKROOM_ALERT": "cat >told"}):
             subprocess.run(["/bin/sh", "-c", line], env=variables | more, cwd=project, timeout=30, check=True)
         assert (project / "told").read_text() == "darkroom-retrain.service on here failed: exit-code 1\n"
         asked = (tmp_path / "asked").read_text()
-        assert "systemd-cat --priority err" in asked and asked.count("journalctl --user --unit darkroom-retrain.service") == 2
+        assert (
+            "systemd-cat --priority err" in asked
+            and asked.count("journalctl --user --unit darkroom-retrain.service") == 2
+        )
 
     @pytest.mark.parametrize("reachable", [True, False])
-    def test_systemd_is_told_where_it_can_be_reached_else_the_user_is(self, project, tmp_path, monkeypatch, reachable):
+    def test_systemd_is_told_where_it_can_be_reached_else_the_user_is(
+        self, project, tmp_path, monkeypatch, reachable
+    ):
         program = tmp_path / "systemctl"
         program.write_text(
             f'#!/bin/sh\necho "$*" >>"{tmp_path}/told"\n[ "$2" != show-environment ] || {{ echo A=b; exit {0 if reachable else 1}; }}\n'
@@ -276,7 +330,11 @@ class TestTheUnits:
         before = {path: path.read_bytes() for path in other}
         for command in ("install", "remove"):
             code, _, error = darkroom("schedule", command, "--systemd")
-            assert code == 2 and "another project" in error and {path: path.read_bytes() for path in other} == before
+            assert (
+                code == 2
+                and "another project" in error
+                and {path: path.read_bytes() for path in other} == before
+            )
 
     def test_without_systemd_nothing_is_written(self, project, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", "/nowhere")
@@ -316,11 +374,23 @@ class TestTheRealOnes:
     def run(self, project, script, file, seconds, **variables):
         """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies
         with it."""
-        if os.getuid() != 0 or subprocess.run([*self.COMMAND, "true"], capture_output=True, timeout=30, check=False).returncode:
+        if (
+            os.getuid() != 0
+            or subprocess.run(
+                [*self.COMMAND, "true"], capture_output=True, timeout=30, check=False
+            ).returncode
+        ):
             pytest.skip("namespaces need root")
         with open(project / ".darkroom/schedule.env", "a") as kept:
-            kept.write(f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >told'\n")
-        given = {**os.environ, "TZ": "UTC", "DARKROOM": str(Path(sys.executable).with_name("darkroom")), **variables}
+            kept.write(
+                f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >told'\n"
+            )
+        given = {
+            **os.environ,
+            "TZ": "UTC",
+            "DARKROOM": str(Path(sys.executable).with_name("darkroom")),
+            **variables,
+        }
         process = subprocess.Popen([*self.COMMAND, "sh", "-euc", script], env=given, start_new_session=True)
         deadline = time.monotonic() + seconds
         try:
@@ -371,7 +441,15 @@ class TestTheRealOnes:
         """
         home = tmp_path / "home"
         home.mkdir()
-        self.run(project, script, project / "told", 90, HOME=str(home), XDG_DATA_HOME=str(home), XDG_RUNTIME_DIR="/run/user/0")
+        self.run(
+            project,
+            script,
+            project / "told",
+            90,
+            HOME=str(home),
+            XDG_DATA_HOME=str(home),
+            XDG_RUNTIME_DIR="/run/user/0",
+        )
         assert called(project) == expected(project)
         assert (project / "told").read_text().startswith("darkroom-retrain.service on ")
         assert "failed: exit-code 3\n" in (project / "told").read_text()
@@ -381,7 +459,8 @@ class TestTheRealOnes:
 
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize(
-    ("group", "names"), [((), ["doctor", "history", "retrain", "schedule"]), (("schedule",), ["install", "remove", "show"])]
+    ("group", "names"),
+    [((), ["doctor", "history", "retrain", "schedule"]), (("schedule",), ["install", "remove", "show"])],
 )
 def test_the_help_shows_the_summary_of_each_command_whole(group, names, width):
     shown = CliRunner().invoke(commands, [*group, "--help"], terminal_width=width).output

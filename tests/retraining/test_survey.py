@@ -42,7 +42,9 @@ def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_pat
     assert survey.expected_data(digits, survey.Survey(), tmp_path) == (Expected(3, 8, None), None)
     (tmp_path / "data/processed").mkdir(parents=True)
     for source, names in (("mnist", None), ("digits", ("a", "b"))):
-        (tmp_path / "data/processed/manifest.json").write_text(json.dumps({"source": source, "class_names": ["a", "b"]}))
+        (tmp_path / "data/processed/manifest.json").write_text(
+            json.dumps({"source": source, "class_names": ["a", "b"]})
+        )
         assert survey.expected_data(digits, survey.Survey(), tmp_path) == (Expected(3, 8, names), None)
 
 

@@ -79,10 +79,17 @@ def test_branches_that_contradict_each_other_are_the_users_to_join(project, work
 def test_in_place_the_project_has_the_pictures_and_keeps_unsaved_work(project, workspace):
     (project / "note").write_text("unsaved\n")
     assert night(workspace, "1.png", in_place=True) == "on main"
-    assert (project / PICTURES / "a/1.png").read_text() == "1.png" and (project / "note").read_text() == "unsaved\n"
+    assert (project / PICTURES / "a/1.png").read_text() == "1.png" and (
+        project / "note"
+    ).read_text() == "unsaved\n"
     (project / f"{PICTURES}.dvc").write_text("unsaved too\n")
-    assert night(workspace, "2.png", in_place=True).startswith(f"on the branch {BRANCH}: the current branch has changes")
-    assert (project / f"{PICTURES}.dvc").read_text() == "unsaved too\n" and accepted(workspace) == {"1.png", "2.png"}
+    assert night(workspace, "2.png", in_place=True).startswith(
+        f"on the branch {BRANCH}: the current branch has changes"
+    )
+    assert (project / f"{PICTURES}.dvc").read_text() == "unsaved too\n" and accepted(workspace) == {
+        "1.png",
+        "2.png",
+    }
 
 
 def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, workspace):
@@ -103,10 +110,16 @@ def test_what_somebody_commits_to_the_branch_meanwhile_is_kept(project, workspac
     commit(project, "by hand")
     theirs = git(project, "rev-parse", "HEAD")
     (project / f"{PICTURES}.dvc").write_text("unsaved\n")
-    assert workspace.publish(ours, False).startswith(f"on the branch {BRANCH}-{ours[:8]}") and git(project, "rev-parse", BRANCH) == theirs
+    assert (
+        workspace.publish(ours, False).startswith(f"on the branch {BRANCH}-{ours[:8]}")
+        and git(project, "rev-parse", BRANCH) == theirs
+    )
     git(project, "switch", "-q", "-f", "main")
     assert workspace.publish(ours, False) == workspace.publish(ours, False) == f"on the branch {BRANCH}"
-    assert {theirs, ours} <= set(git(project, "rev-list", BRANCH).split()) and accepted(workspace) == {"1.png", "2.png"}
+    assert {theirs, ours} <= set(git(project, "rev-list", BRANCH).split()) and accepted(workspace) == {
+        "1.png",
+        "2.png",
+    }
 
 
 def test_a_dry_run_moves_no_branch(project, workspace):
@@ -119,7 +132,12 @@ def test_a_dry_run_moves_no_branch(project, workspace):
 
 
 def test_a_remote_beside_the_project_is_the_same_one_from_the_worktree(project, workspace):
-    subprocess.run([sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "../store"], cwd=project, timeout=60, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "../store"],
+        cwd=project,
+        timeout=60,
+        check=True,
+    )
     commit(project, "a remote")
     workspace.prepare(workspace.base(), PICTURES)
     (workspace.tree / PICTURES).mkdir(parents=True)

@@ -14,7 +14,11 @@ from pipeline.tracking.runs import Description
 surroundings.prepare()  # before anything imports mlflow
 
 SPEC = DataSpec(channels=1, size=16, classes=4)
-SMALL = {"gan": {"width": 8, "latent_size": 8}, "vae": {"width": 8, "latent_size": 4}, "ae": {"width": 8, "code_size": 4}}
+SMALL = {
+    "gan": {"width": 8, "latent_size": 8},
+    "vae": {"width": 8, "latent_size": 4},
+    "ae": {"width": 8, "code_size": 4},
+}
 SMALL["cnn"] = {"channels": [4], "dense": [8]}
 
 
@@ -22,7 +26,10 @@ SMALL["cnn"] = {"channels": [4], "dense": [8]}
 def environment(tmp_path: Path) -> Environment:
     """A project of its own."""
     return Environment(
-        root=tmp_path, storage=tmp_path / "storage", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "mlartifacts")
+        root=tmp_path,
+        storage=tmp_path / "storage",
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        artifacts=str(tmp_path / "mlartifacts"),
     )
 
 
@@ -30,7 +37,15 @@ def environment(tmp_path: Path) -> Environment:
 def description() -> Description:
     """A training of the GAN."""
     params = {"training": {"seed": 7, "clip_norm": None}, "model": {"dense": [64, 32], "kind": "hinge"}}
-    return Description("train-gan", "f" * 64, params, "digits", "d" * 64, "data/processed", {"num_workers": 2, "device": "cpu"})
+    return Description(
+        "train-gan",
+        "f" * 64,
+        params,
+        "digits",
+        "d" * 64,
+        "data/processed",
+        {"num_workers": 2, "device": "cpu"},
+    )
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ def test_credentials_in_addresses_are_left_out(text, clean):
 
 def git(root: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    return subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
@@ -46,7 +48,10 @@ def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
 
 
 def test_without_git_the_commit_is_unknown(tmp_path):
-    assert lineage.git_tags(tmp_path) == {"mlflow.source.git.commit": "unknown", "darkroom.git.dirty": "unknown"}
+    assert lineage.git_tags(tmp_path) == {
+        "mlflow.source.git.commit": "unknown",
+        "darkroom.git.dirty": "unknown",
+    }
 
 
 def test_the_md5s_are_those_of_dvc(tmp_path):
@@ -59,7 +64,9 @@ def test_the_md5s_are_those_of_dvc(tmp_path):
     (tmp_path / "train.py").write_text("pass\n")
     git(tmp_path, "init", "-b", "main")
     for arguments in (["init", "-q"], ["repro", "-q"]):
-        subprocess.run([str(Path(__import__("sys").executable).with_name("dvc")), *arguments], cwd=tmp_path, check=True)
+        subprocess.run(
+            [str(Path(__import__("sys").executable).with_name("dvc")), *arguments], cwd=tmp_path, check=True
+        )
     entries = lineage._stages(tmp_path / "dvc.lock")["train"]
     expected = {entry["path"]: entry["md5"] for entry in [*entries["deps"], *entries["outs"]]}
     assert lineage.dvc_md5s(tmp_path, "train") == expected

@@ -33,7 +33,9 @@ def train(folder: Path, seed: int) -> str:
     write_lines(folder / f".darkroom/trainings/{seed}", range(3))
     write_picture(folder / f".darkroom/trainings/{seed}", seed)
     model = write_model(folder / f".darkroom/trainings/{seed}/model", "gan", seed)
-    with open_run(surroundings.read(), Description("train-gan", f"{seed}" * 64, {"training": {"seed": seed}})) as run:
+    with open_run(
+        surroundings.read(), Description("train-gan", f"{seed}" * 64, {"training": {"seed": seed}})
+    ) as run:
         run.follow(folder / f".darkroom/trainings/{seed}")
         run.register(model, "gan")
     return run.id
@@ -51,7 +53,9 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     train(folder, 1)
     where = surroundings.read()
-    with open_run(replace(where, tracking_uri="http://127.0.0.1:9"), Description("train-gan", "2" * 64)) as run:
+    with open_run(
+        replace(where, tracking_uri="http://127.0.0.1:9"), Description("train-gan", "2" * 64)
+    ) as run:
         write_lines(folder / ".darkroom/trainings/2", range(4))
         run.follow(folder / ".darkroom/trainings/2")
         run.register(write_model(folder / ".darkroom/trainings/2/model", "gan", 2), "gan")
@@ -78,14 +82,25 @@ def test_after_a_move_one_sync_lets_everything_go_on_in_the_new_place(project, t
     where = surroundings.read()
     assert where.root == new and moved.moved_from(where) == str(project)
     code, output, error = darkroom("sync")
-    assert code == 0 and "1 runs sent; MLflow has everything" in output and f"moved from {project} to {new}" in error
+    assert (
+        code == 0
+        and "1 runs sent; MLflow has everything" in output
+        and f"moved from {project} to {new}" in error
+    )
     assert moved.moved_from(where) == "" and outbox.load_all(where) == []
     assert done("sync").startswith("0 runs sent")
 
-    assert len(locations(new)) > 8 and not [place for place in locations(new) if "old%20place" in place or str(project) in place]
+    assert len(locations(new)) > 8 and not [
+        place for place in locations(new) if "old%20place" in place or str(project) in place
+    ]
     client, experiment = outbox.connect(where)
     sent = outbox.find_run(client, experiment, "train-gan", "2" * 64)
-    assert [point.step for point in client.get_metric_history(sent.info.run_id, "validation/accuracy")] == [0, 1, 2, 3]
+    assert [point.step for point in client.get_metric_history(sent.info.run_id, "validation/accuracy")] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert "dvc.yaml" in [entry.path for entry in client.list_artifacts(sent.info.run_id)]
     assert str(client.get_model_version_by_alias("gan", "challenger").run_id) == sent.info.run_id
     assert str(new) in (new / ".dvc/config.local").read_text()
@@ -121,7 +136,9 @@ def test_a_copy_is_a_project_of_its_own_and_the_original_stays_as_it_was(project
     assert locations(project) == before and not [place for place in locations(copy) if "old%20place" in place]
 
 
-def test_a_database_that_was_copied_without_its_artifacts_still_names_the_former_place(project, tmp_path, monkeypatch):
+def test_a_database_that_was_copied_without_its_artifacts_still_names_the_former_place(
+    project, tmp_path, monkeypatch
+):
     copy = tmp_path / "copy"
     (copy / ".dvc").mkdir(parents=True)
     for name in ("mlflow.db", "dvc.yaml"):

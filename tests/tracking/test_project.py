@@ -27,7 +27,9 @@ def look(folder: Path):
     """A client of the project's own database, and its environment."""
     from mlflow import MlflowClient
 
-    where = Environment(root=folder, storage=folder / ".darkroom", tracking_uri=f"sqlite:///{folder}/mlflow.db")
+    where = Environment(
+        root=folder, storage=folder / ".darkroom", tracking_uri=f"sqlite:///{folder}/mlflow.db"
+    )
     return MlflowClient(where.tracking_uri), where
 
 
@@ -41,7 +43,10 @@ def synced(project: Project, **more: str) -> str:
 def curves(client, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
     """Every metric of a run but the machine's: (step, time, value) by key."""
     keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("system/")]
-    return {key: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run_id, key)] for key in keys}
+    return {
+        key: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run_id, key)]
+        for key in keys
+    }
 
 
 def run_of(client, stage: str):
@@ -64,14 +69,21 @@ def test_the_champion_is_made_again_bit_for_bit_from_its_commit_and_data(made):
     weights = sha256(made / "models/cnn/model.safetensors")
     said = shell(made, "darkroom", "reproduce", "cnn@champion")
     assert f"registered {weights}\nmade again {weights}" in said and "the same, bit for bit" in said
-    assert "worktree" not in shell(made, "git", "worktree", "list").replace(str(made), "") and not (made / ".git/worktrees").exists()
+    assert (
+        "worktree" not in shell(made, "git", "worktree", "list").replace(str(made), "")
+        and not (made / ".git/worktrees").exists()
+    )
 
 
 def test_what_was_trained_with_uncommitted_code_is_not_promised_again(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
     client, _ = look(folder)
-    client.set_tag(run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/core/noise.py")
-    assert "uncommitted changes of pipeline/core/noise.py" in shell(folder, "darkroom", "reproduce", "cnn/1", code=1)
+    client.set_tag(
+        run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/core/noise.py"
+    )
+    assert "uncommitted changes of pipeline/core/noise.py" in shell(
+        folder, "darkroom", "reproduce", "cnn/1", code=1
+    )
 
 
 def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made, tmp_path):
@@ -86,7 +98,9 @@ def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made,
         assert ours.info.status == "FINISHED" and ours.data.params == theirs.data.params
         assert ours.data.tags["darkroom.fingerprint"] == theirs.data.tags["darkroom.fingerprint"]
         mine, other = curves(here, ours.info.run_id), curves(there, theirs.info.run_id)
-        assert mine.keys() == other.keys() and all([p[::2] for p in mine[key]] == [p[::2] for p in other[key]] for key in mine)
+        assert mine.keys() == other.keys() and all(
+            [p[::2] for p in mine[key]] == [p[::2] for p in other[key]] for key in mine
+        )
     version, original = (one.get_model_version_by_alias("cnn", "champion") for one in (here, there))
     assert registry.results(version) == registry.results(original) != {}
     assert version.tags["darkroom.sha256"] == original.tags["darkroom.sha256"]
@@ -106,7 +120,10 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
     seed = random.SystemRandom().randrange(10**6)
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
     for project in (whole, cut):
-        project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 600, "checkpoint_every": 20}}
+        project.params["ae"] = {
+            **project.params["ae"],
+            "training": {**TRAINING, "num_steps": 600, "checkpoint_every": 20},
+        }
         project.write()
     assert whole.run("stages.train", "ae")[0] == 0
     for step in sorted(random.Random(seed).sample(range(1, 590), 10)):
@@ -116,7 +133,10 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
     runs = [run_of(client, "train-ae") for client in (one, other)]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     histories = [
-        {key: [(step, value) for step, _, value in points] for key, points in curves(client, run.info.run_id).items()}
+        {
+            key: [(step, value) for step, _, value in points]
+            for key, points in curves(client, run.info.run_id).items()
+        }
         for client, run in zip((one, other), runs)
     ]
     assert histories[0] == histories[1], f"seed {seed}"
@@ -139,8 +159,24 @@ def server(tmp_path):
     """Start and stop a tracking server on a port of its own."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
-    command += ["--artifacts-destination", str(tmp_path / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/server.db",
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--artifacts-destination",
+        str(tmp_path / "artifacts"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     address, running = f"http://127.0.0.1:{port}", []
 
     def switch(on: bool) -> str:
@@ -149,7 +185,9 @@ def server(tmp_path):
             running.pop().wait(timeout=30)
             return address
         quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        process = subprocess.Popen(command, env=quiet, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=quiet, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         running.append(process)
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
@@ -185,8 +223,15 @@ def test_a_server_that_dies_in_mid_training_and_comes_back_has_no_gap(server, tm
     client = MlflowClient(address)
     run = run_of(client, "train-cnn")
     assert run.info.status == "FINISHED"
-    recorded = [json.loads(line) for line in (project.folder / "history/cnn/metrics.jsonl").read_text().splitlines()]
+    recorded = [
+        json.loads(line) for line in (project.folder / "history/cnn/metrics.jsonl").read_text().splitlines()
+    ]
     expected = [line["step"] for line in recorded if "train/loss" in line["metrics"]]
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == expected
     assert str(client.get_model_version_by_alias("cnn", "champion").run_id) == run.info.run_id
-    assert outbox.load_all(Environment(root=project.folder, storage=project.folder / ".darkroom", tracking_uri=address)) == []
+    assert (
+        outbox.load_all(
+            Environment(root=project.folder, storage=project.folder / ".darkroom", tracking_uri=address)
+        )
+        == []
+    )

@@ -29,7 +29,11 @@ def add(environment, tmp_path, seed: int, **numbers: float) -> str:
     known = {**numbers, **{f"{name}_low": value - 0.01 for name, value in numbers.items()}}
     known |= {f"{name}_high": value + 0.01 for name, value in numbers.items()}
     with open_run(environment, Description("evaluate", f"{seed + 5}" * 64)) as evaluation:
-        evaluation.log_results({"vae": known}, {"vae": json.loads((model / "model.json").read_text())["sha256"]}, {"vae": PROTOCOL})
+        evaluation.log_results(
+            {"vae": known},
+            {"vae": json.loads((model / "model.json").read_text())["sha256"]},
+            {"vae": PROTOCOL},
+        )
     return run.id
 
 
@@ -70,8 +74,13 @@ def test_a_better_one_is_promoted_a_worse_one_is_not_and_a_rollback_brings_back(
     assert (code, champion(client)) == (0, "1") and "version 1, before: 3" in said
     code, said = shop("rollback", "vae")
     assert (code, champion(client)) == (2, "1") and "no champion before this one" in said
-    written = client().search_runs(["1"], "tags.`darkroom.model` = 'vae' and tags.`darkroom.stage` != 'train-vae'")
-    deeds = [(run.data.tags["darkroom.stage"], run.data.tags["darkroom.from"], run.data.tags["darkroom.to"]) for run in written]
+    written = client().search_runs(
+        ["1"], "tags.`darkroom.model` = 'vae' and tags.`darkroom.stage` != 'train-vae'"
+    )
+    deeds = [
+        (run.data.tags["darkroom.stage"], run.data.tags["darkroom.from"], run.data.tags["darkroom.to"])
+        for run in written
+    ]
     assert deeds == [("rollback", "3", "1"), ("promote", "1", "3")]
     assert written[0].data.tags["darkroom.reason"] == "it draws sevens like ones"
     assert [gate["passed"] for gate in json.loads(written[1].data.tags["darkroom.gates"])] == [True] * 4
@@ -102,10 +111,14 @@ def test_a_model_without_a_challenger_is_answered_with_its_versions(shop, client
     assert shop("promote", "vae")[0] == 0
     code, said = shop("promote", "vae")
     assert code == 2 and "vae@challenger: no version of vae has the alias 'challenger'" in said
-    assert "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in said and champion(client) == "3"
+    assert (
+        "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in said and champion(client) == "3"
+    )
 
 
-def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(environment, client, tmp_path, monkeypatch):
+def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(
+    environment, client, tmp_path, monkeypatch
+):
     run_id = add(environment, tmp_path, 0, fid=1.0)
     monkeypatch.setenv("DVC_EXP_NAME", "odd-seed")
     digest = client().get_model_version("vae", "1").tags["darkroom.sha256"]
@@ -113,14 +126,21 @@ def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(envir
         evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
     assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
-    assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {PROTOCOL, "q" * 64}
+    assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {
+        PROTOCOL,
+        "q" * 64,
+    }
 
 
 def test_trainings_side_by_side_show_measures_params_and_pictures(shop, tmp_path):
     code, said = shop("compare", "vae@champion", "vae/2", "vae/3", "--out", "page.html")
     assert code == 0 and "0.500 (0.490 – 0.510)" in said and "training.seed" in said
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "model.beta" not in page and "http" not in page.replace("http-equiv", "")
+    assert (
+        page.count("data:image/png;base64,") == 3
+        and "model.beta" not in page
+        and "http" not in page.replace("http-equiv", "")
+    )
     assert shop("compare", "f" * 32)[0] == 2
 
 
@@ -128,7 +148,9 @@ def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
     found = comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
     assert list(found) == [0, 1, 2]
     mean, deviation, values = compare.seed_summary(found)["fid"]
-    assert values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
+    assert (
+        values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
+    )
     console = Console(width=120, record=True)
     console.print(compare.seed_table(found))
     assert "1.17 ± 0.764" in console.export_text()
@@ -136,19 +158,28 @@ def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
 
 def test_a_run_that_differs_in_more_than_the_seed_is_no_seed_of_it(environment, client, tmp_path):
     add(environment, tmp_path, 0, fid=1.0)
-    with open_run(environment, Description("train-vae", "x" * 64, {"training": {"seed": 3}, "model": {"beta": 2.0}}, "digits", "d" * 64)):
+    with open_run(
+        environment,
+        Description(
+            "train-vae", "x" * 64, {"training": {"seed": 3}, "model": {"beta": 2.0}}, "digits", "d" * 64
+        ),
+    ):
         pass
     assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)) == [0]
     assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "e" * 64)) == []
 
 
-def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(environment, client, tmp_path, monkeypatch):
+def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(
+    environment, client, tmp_path, monkeypatch
+):
     for seed in (0, 1):
         add(environment, tmp_path, seed, fid=1.0)
     version = client().get_model_version("vae", "2")
     from mlflow import MlflowClient
 
-    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        MlflowClient, "set_registered_model_alias", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         promotion.promote(environment, version, "cut", [])
     monkeypatch.undo()
@@ -157,7 +188,9 @@ def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(environme
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
 
 
-def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(environment, client, tmp_path, monkeypatch):
+def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(
+    environment, client, tmp_path, monkeypatch
+):
     for seed in (0, 1):
         add(environment, tmp_path, seed, fid=1.0)
     for _ in range(2):
@@ -172,7 +205,9 @@ def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(envir
     assert deeds == [("first", "", "1"), ("promote", "1", "2"), ("rollback", "2", "1"), ("promote", "1", "2")]
 
 
-def test_a_rollback_stands_though_the_promotion_was_killed_before_it_could_say_so(environment, client, tmp_path, monkeypatch):
+def test_a_rollback_stands_though_the_promotion_was_killed_before_it_could_say_so(
+    environment, client, tmp_path, monkeypatch
+):
     from mlflow import MlflowClient
 
     for seed in (0, 1):

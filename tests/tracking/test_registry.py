@@ -42,7 +42,9 @@ print(json.dumps([pipeline.__file__]))
 """
 
 
-def test_registered_models_answer_like_their_tasks_in_a_fresh_process(environment, client, description, tmp_path):
+def test_registered_models_answer_like_their_tasks_in_a_fresh_process(
+    environment, client, description, tmp_path
+):
     folders = {name: write_model(tmp_path / "models" / name, name) for name in ("cnn", "gan", "vae", "ae")}
     with open_run(environment, description) as run:
         for name, folder in folders.items():
@@ -51,8 +53,18 @@ def test_registered_models_answer_like_their_tasks_in_a_fresh_process(environmen
     elsewhere.mkdir()
     images = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
     np.save(elsewhere / "images.npy", images)
-    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
-    arguments = [sys.executable, "-P", "-W", "error::UserWarning:mlflow", "-c", READER, environment.tracking_uri]
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"
+    }
+    arguments = [
+        sys.executable,
+        "-P",
+        "-W",
+        "error::UserWarning:mlflow",
+        "-c",
+        READER,
+        environment.tracking_uri,
+    ]
     done = subprocess.run(arguments, cwd=elsewhere, env=clean, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert str(environment.artifacts) in json.loads(done.stdout.split("\n")[0])[0]
@@ -67,19 +79,36 @@ def test_registered_models_answer_like_their_tasks_in_a_fresh_process(environmen
         restored = tasks[name].reconstruct(pixels)
         np.testing.assert_allclose(answers[f"{name}-image"], restored.clamp(0, 1), atol=1e-6)
         np.testing.assert_allclose(answers[f"{name}-code"], tasks[name].encode(pixels), atol=1e-5)
-        np.testing.assert_allclose(answers[f"{name}-anomaly"], ((restored - pixels) ** 2).mean((1, 2, 3)), atol=1e-6)
+        np.testing.assert_allclose(
+            answers[f"{name}-anomaly"], ((restored - pixels) ** 2).mean((1, 2, 3)), atol=1e-6
+        )
     for name in ("gan", "vae"):
-        drawn = [tasks[name].generate(torch.full((2,), 3), 2, Noise.whole(1, 2)), tasks[name].generate(None, 3, Noise.whole(2, 3))]
+        drawn = [
+            tasks[name].generate(torch.full((2,), 3), 2, Noise.whole(1, 2)),
+            tasks[name].generate(None, 3, Noise.whole(2, 3)),
+        ]
         np.testing.assert_allclose(answers[f"{name}-drawn"], torch.cat(drawn).clamp(0, 1), atol=1e-6)
         np.testing.assert_array_equal(answers[f"{name}-drawn"], answers[f"{name}-again"])
         for png, array in zip(answers[f"{name}-png"], answers[f"{name}-drawn"], strict=True):
-            np.testing.assert_array_equal(decode(base64.b64decode(png), 1, 16), (array * 255).round().astype(np.uint8))
+            np.testing.assert_array_equal(
+                decode(base64.b64decode(png), 1, 16), (array * 255).round().astype(np.uint8)
+            )
     found = client().get_model_version_by_alias("gan", "champion")
-    assert found.run_id == run.id and found.tags["darkroom.fingerprint"] == "f" * 64 and found.tags["darkroom.run"] == run.id
+    assert (
+        found.run_id == run.id
+        and found.tags["darkroom.fingerprint"] == "f" * 64
+        and found.tags["darkroom.run"] == run.id
+    )
     assert "adversarial" in found.description and "Limits" in found.description
     model = Path(environment.artifacts)
-    assert not [path for path in model.rglob("*") if path.suffix in (".pkl", ".pt", ".pth") or path.name == "__pycache__"]
-    assert str(Path(registry.__file__).parent) not in "".join(path.read_text() for path in model.rglob("MLmodel"))
+    assert not [
+        path
+        for path in model.rglob("*")
+        if path.suffix in (".pkl", ".pt", ".pth") or path.name == "__pycache__"
+    ]
+    assert str(Path(registry.__file__).parent) not in "".join(
+        path.read_text() for path in model.rglob("MLmodel")
+    )
     assert all("+" not in path.read_text() for path in model.rglob("requirements.txt"))
 
 
@@ -142,7 +171,9 @@ def animals(folder, name):
     """A saved model whose classes have these names, loaded."""
     import mlflow.pyfunc
 
-    model_files.write(model_files.build(name, SMALL[name], SPEC, seed=0), folder / "weights", {"class_names": ANIMALS})
+    model_files.write(
+        model_files.build(name, SMALL[name], SPEC, seed=0), folder / "weights", {"class_names": ANIMALS}
+    )
     registry._save(folder / "model", folder / "weights", model_files.read_card(folder / "weights"), "", "")
     return mlflow.pyfunc.load_model(str(folder / "model"))
 
@@ -158,7 +189,9 @@ def test_a_label_is_a_class_name_or_its_number_and_the_answer_has_both(tmp_path)
 
 def test_a_classifiers_answer_names_the_classes_in_the_order_of_their_probabilities(tmp_path):
     model = animals(tmp_path, "cnn")
-    for answer in model.predict(pd.DataFrame({"image": [np.full((1, 16, 16), 0.5).tolist()] * 2})).to_dict("records"):
+    for answer in model.predict(pd.DataFrame({"image": [np.full((1, 16, 16), 0.5).tolist()] * 2})).to_dict(
+        "records"
+    ):
         assert list(answer["classes"]) == ANIMALS
         assert answer["class"] == ANIMALS[int(np.argmax(answer["probabilities"]))]
         assert answer["probability"] == pytest.approx(max(answer["probabilities"]))
@@ -196,7 +229,10 @@ def test_the_same_weights_are_one_version_and_the_aliases_follow(environment, cl
     assert versions == ["1", "1", "2"]
     assert len(client().search_model_versions("name = 'cnn'")) == 2
     assert client().get_registered_model("cnn").aliases == {"champion": 1, "challenger": 2}
-    assert client().get_model_version("cnn", "2").tags["darkroom.sha256"] == model_files.read_card(second)["sha256"]
+    assert (
+        client().get_model_version("cnn", "2").tags["darkroom.sha256"]
+        == model_files.read_card(second)["sha256"]
+    )
 
 
 def test_a_planted_pickle_is_refused(tmp_path):

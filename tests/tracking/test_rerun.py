@@ -24,7 +24,13 @@ def write(folder: Path, params: dict) -> None:
 @pytest.fixture
 def repository(tmp_path):
     """A repository with params.yaml and a source file."""
-    write(tmp_path, {"data": {"source": "digits"}, "vae": {"training": {"seed": 0}, "model": {"beta": 1.0, "dense": [64, 32]}}})
+    write(
+        tmp_path,
+        {
+            "data": {"source": "digits"},
+            "vae": {"training": {"seed": 0}, "model": {"beta": 1.0, "dense": [64, 32]}},
+        },
+    )
     (tmp_path / "code.py").write_text("")
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "add", "-A")
@@ -40,8 +46,16 @@ def test_params_as_committed_are_no_change(repository):
 
 def test_each_change_is_an_override_that_dvc_takes_back(repository):
     changed = {
-        "data": {"source": "folder", "folder": "a 'b' \"c\", d", "address": "https://x.example/y?z=1", "empty": ""},
-        "vae": {"training": {"seed": 3}, "model": {"beta": 1e-05, "dense": [64, [1, "null"]], "clip": None, "on": True, "kind": "hinge"}},
+        "data": {
+            "source": "folder",
+            "folder": "a 'b' \"c\", d",
+            "address": "https://x.example/y?z=1",
+            "empty": "",
+        },
+        "vae": {
+            "training": {"seed": 3},
+            "model": {"beta": 1e-05, "dense": [64, [1, "null"]], "clip": None, "on": True, "kind": "hinge"},
+        },
         "gan": {"model": {"width": 8}},
     }
     del changed["vae"]["model"]["on"]
@@ -56,13 +70,22 @@ def test_each_change_is_an_override_that_dvc_takes_back(repository):
 
 
 def test_a_param_that_was_removed_is_removed_again(repository):
-    write(repository, {"data": {"source": "digits"}, "vae": {"training": {"seed": 0}, "model": {"dense": [64, 32]}}})
+    write(
+        repository,
+        {"data": {"source": "digits"}, "vae": {"training": {"seed": 0}, "model": {"dense": [64, 32]}}},
+    )
     assert [change.override for change in rerun.changes(repository)] == ["~vae.model.beta"]
 
 
 def test_uncommitted_code_is_named_as_what_no_command_brings_back(repository):
     (repository / "code.py").write_text("x = 1")
-    write(repository, {"data": {"source": "digits"}, "vae": {"training": {"seed": 5}, "model": {"beta": 1.0, "dense": [64, 32]}}})
+    write(
+        repository,
+        {
+            "data": {"source": "digits"},
+            "vae": {"training": {"seed": 5}, "model": {"beta": 1.0, "dense": [64, 32]}},
+        },
+    )
     said = rerun.note("train-vae", lineage.git_tags(repository), rerun.changes(repository))
     assert "uncommitted changes of code.py" in said and "params.yaml" not in said
     assert "dvc exp run -S vae.training.seed=5 train-vae" in said
@@ -70,13 +93,22 @@ def test_uncommitted_code_is_named_as_what_no_command_brings_back(repository):
 
 def test_without_a_commit_there_is_no_command(tmp_path):
     tags = lineage.git_tags(tmp_path)
-    assert rerun.commands("train-vae", tags, []) == [] and "no git repository" in rerun.note("train-vae", tags, [])
+    assert rerun.commands("train-vae", tags, []) == [] and "no git repository" in rerun.note(
+        "train-vae", tags, []
+    )
 
 
 def test_a_name_shows_the_params_of_its_own_stage_and_not_too_many():
-    changed = [Change("data.image_size", 8), Change("gan.model.width", 4), *(Change(f"vae.model.p{n}", n) for n in range(4))]
+    changed = [
+        Change("data.image_size", 8),
+        Change("gan.model.width", 4),
+        *(Change(f"vae.model.p{n}", n) for n in range(4)),
+    ]
     assert rerun.title(rerun.of_stage(changed, "train-gan"), "train-gan") == "data image_size=8, width=4"
-    assert rerun.title(rerun.of_stage(changed, "train-vae"), "train-vae") == "data image_size=8, p0=0, p1=1, 2 more"
+    assert (
+        rerun.title(rerun.of_stage(changed, "train-vae"), "train-vae")
+        == "data image_size=8, p0=0, p1=1, 2 more"
+    )
     assert rerun.title(changed[:2]) == "data image_size=8, gan width=4"
     assert rerun.of_stage(changed, "evaluate") == changed
 
@@ -86,7 +118,14 @@ def test_the_commands_of_an_experiments_run_make_the_same_weights_in_a_clone(tmp
     from mlflow import MlflowClient
 
     folder = create(tmp_path / "made")
-    overrides = ("-S", "cnn.training.num_steps=20", "-S", "++cnn.training.seed=3", "-S", "cnn.model.channels=[4,8]")
+    overrides = (
+        "-S",
+        "cnn.training.num_steps=20",
+        "-S",
+        "++cnn.training.seed=3",
+        "-S",
+        "cnn.model.channels=[4,8]",
+    )
     shell(folder, "python", "dvc", "exp", "run", *overrides, "train-cnn")
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (run,) = client.search_runs(["1"], "tags.`darkroom.stage` = 'train-cnn'")

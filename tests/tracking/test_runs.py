@@ -64,9 +64,13 @@ def test_a_killed_and_resumed_training_is_one_run_with_each_step_once(environmen
     assert finished.info.status == "FINISHED"
     for key in ("validation/accuracy", "train/discriminator/loss"):
         assert [point.step for point in client().get_metric_history(run.id, key)] == list(range(20))
-    pictures = [entry.path for entry in client().list_artifacts(run.id, "images") if entry.path.endswith(".png")]
+    pictures = [
+        entry.path for entry in client().list_artifacts(run.id, "images") if entry.path.endswith(".png")
+    ]
     assert sorted(path.split("+")[2] for path in pictures) == ["0", "10"]
-    assert all(path.startswith("images/train~samples+") for path in pictures)  # which MLflow shows with the curves of train
+    assert all(
+        path.startswith("images/train~samples+") for path in pictures
+    )  # which MLflow shows with the curves of train
     assert not list((environment.storage / "tracking").glob("*.json"))
 
 
@@ -83,32 +87,50 @@ def test_a_replay_without_the_local_record_adds_nothing(environment, client, des
         except RuntimeError:
             assert client().get_run(run.id).data.tags["darkroom.failure"] == "RuntimeError: the GPU fell off"
     (only,) = all_runs(client())
-    assert [point.step for point in client().get_metric_history(only.info.run_id, "validation/accuracy")] == list(range(1500))
+    assert [
+        point.step for point in client().get_metric_history(only.info.run_id, "validation/accuracy")
+    ] == list(range(1500))
     assert len(client().list_artifacts(only.info.run_id, "images")) == 2
     assert "darkroom.failure" not in only.data.tags
 
 
-def test_a_finished_training_that_is_repeated_stays_the_run_it_was(environment, client, description, tmp_path):
+def test_a_finished_training_that_is_repeated_stays_the_run_it_was(
+    environment, client, description, tmp_path
+):
     ends = set()
     for attempt, raised in enumerate((None, None, ValueError("a failing repetition takes nothing back"))):
         folder = tmp_path / str(attempt)  # trained anew: the same steps at another time
         folder.mkdir()
         for step in range(5):
             with open(folder / "metrics.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, "time": 1000 * attempt + step, "metrics": {"train/loss": 1.0}}) + "\n")
-        with pytest.raises(ValueError) if raised else nullcontext(), open_run(environment, description) as run:
+                file.write(
+                    json.dumps({"step": step, "time": 1000 * attempt + step, "metrics": {"train/loss": 1.0}})
+                    + "\n"
+                )
+        with (
+            pytest.raises(ValueError) if raised else nullcontext(),
+            open_run(environment, description) as run,
+        ):
             run.follow(folder)
             if raised:
                 raise raised
         (only,) = all_runs(client())
         assert only.info.status == "FINISHED"
-        assert [point.step for point in client().get_metric_history(only.info.run_id, "train/loss")] == list(range(5))
+        assert [point.step for point in client().get_metric_history(only.info.run_id, "train/loss")] == list(
+            range(5)
+        )
         ends.add(only.info.end_time)
     assert len(ends) == 1
 
 
 @pytest.mark.parametrize(
-    ("raised", "status"), [(ValueError("no"), "FAILED"), (SystemExit(143), "KILLED"), (KeyboardInterrupt(), "KILLED"), (None, "FINISHED")]
+    ("raised", "status"),
+    [
+        (ValueError("no"), "FAILED"),
+        (SystemExit(143), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (None, "FINISHED"),
+    ],
 )
 def test_the_final_status_is_true(environment, client, description, raised, status):
     with pytest.raises(type(raised)) if raised else nullcontext(), open_run(environment, description):
@@ -119,7 +141,9 @@ def test_the_final_status_is_true(environment, client, description, raised, stat
     assert only.info.end_time >= only.info.start_time
 
 
-def test_a_run_whose_process_was_killed_is_settled_at_the_next_start(environment, client, description, tmp_path):
+def test_a_run_whose_process_was_killed_is_settled_at_the_next_start(
+    environment, client, description, tmp_path
+):
     write_lines(tmp_path / "training", range(3))
     child(environment, "train-vae").wait()
     with open_run(environment, description):
@@ -216,7 +240,13 @@ def test_params_are_flat_and_do_not_conflict_when_a_run_is_opened_again(environm
     with open_run(environment, more) as run:
         pass
     params = client().get_run(run.id).data.params
-    assert params == {"training.seed": "7", "training.clip_norm": "null", "model.dense": "[64, 32]", "model.kind": "hinge", "new": "true"}
+    assert params == {
+        "training.seed": "7",
+        "training.clip_norm": "null",
+        "model.dense": "[64, 32]",
+        "model.kind": "hinge",
+        "new": "true",
+    }
 
 
 def test_values_that_are_not_finite_are_dropped_and_named(environment, client, description, tmp_path):
@@ -243,10 +273,19 @@ def test_a_run_tells_where_it_comes_from(environment, client, description):
         pass
     found = client().get_run(run.id)
     (data,) = found.inputs.dataset_inputs
-    assert (data.dataset.name, data.dataset.digest, json.loads(data.dataset.source)) == ("digits", "d" * 36, {"uri": "data/processed"})
+    assert (data.dataset.name, data.dataset.digest, json.loads(data.dataset.source)) == (
+        "digits",
+        "d" * 36,
+        {"uri": "data/processed"},
+    )
     tags = found.data.tags
-    assert tags["darkroom.command"].endswith("dvc repro train-gan") and tags["mlflow.source.name"] == "train-gan"
-    assert tags["mlflow.source.git.commit"] in tags["mlflow.note.content"] and tags["darkroom.num_workers"] == "2"
+    assert (
+        tags["darkroom.command"].endswith("dvc repro train-gan") and tags["mlflow.source.name"] == "train-gan"
+    )
+    assert (
+        tags["mlflow.source.git.commit"] in tags["mlflow.note.content"]
+        and tags["darkroom.num_workers"] == "2"
+    )
     assert tags["darkroom.version.torch"].startswith("2.") and int(tags["darkroom.pid"]) > 0
     assert found.info.run_name == "train-gan, seed 7"
 
@@ -271,16 +310,22 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
 
 
-def test_a_run_that_is_not_told_at_once_leaves_the_start_alone_and_is_whole_at_the_end(environment, description, client, tmp_path):
+def test_a_run_that_is_not_told_at_once_leaves_the_start_alone_and_is_whole_at_the_end(
+    environment, description, client, tmp_path
+):
     folder = tmp_path / "training"
     with open_run(environment, description, at_once=False) as run:
         write_lines(folder, range(5))
         run.follow(folder)
         assert run.id == "" and not (tmp_path / "mlflow.db").exists()
-        assert outbox.load_all(environment)[0].folder == str(folder)  # a kill -9 here is settled by the next command
+        assert outbox.load_all(environment)[0].folder == str(
+            folder
+        )  # a kill -9 here is settled by the next command
     found = client().get_run(run.id)
     assert found.info.status == "FINISHED" and found.data.params["model.kind"] == "hinge"
-    assert [point.step for point in client().get_metric_history(run.id, "train/discriminator/loss")] == list(range(5))
+    assert [point.step for point in client().get_metric_history(run.id, "train/discriminator/loss")] == list(
+        range(5)
+    )
 
 
 def test_a_folder_without_a_model_is_refused_at_once(environment, description, tmp_path):
@@ -288,7 +333,9 @@ def test_a_folder_without_a_model_is_refused_at_once(environment, description, t
         run.register(tmp_path, "gan")
 
 
-def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(environment, description, tmp_path):
+def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(
+    environment, description, tmp_path
+):
     from pipeline.launch.training import FINISHED, KEEP_FINISHED, forget_older
 
     trainings = [environment.storage / "trainings" / f"gan-{number}" for number in range(KEEP_FINISHED + 2)]
@@ -303,7 +350,9 @@ def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(en
     assert [folder.name for folder in trainings if folder.exists()] == ["gan-0", "gan-2", "gan-3", "gan-4"]
 
 
-def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(environment, client, description, tmp_path, monkeypatch):
+def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(
+    environment, client, description, tmp_path, monkeypatch
+):
     from pipeline.tracking import system
 
     monkeypatch.setattr(system, "EVERY_SECONDS", 0.0)
@@ -319,59 +368,100 @@ def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(environment, c
 
 
 @pytest.mark.parametrize(("hours", "status"), [(1, "RUNNING"), (25, "KILLED")])
-def test_a_run_of_another_machine_counts_as_dead_after_a_silent_day(environment, client, description, hours, status):
+def test_a_run_of_another_machine_counts_as_dead_after_a_silent_day(
+    environment, client, description, hours, status
+):
     with open_run(environment, description) as run:
         begun = runs.now() - hours * 3600 * 1000
-        tags = {"darkroom.stage": "train-vae", "darkroom.host": "elsewhere", "darkroom.pid": "1", "darkroom.process_started": "1.0"}
+        tags = {
+            "darkroom.stage": "train-vae",
+            "darkroom.host": "elsewhere",
+            "darkroom.pid": "1",
+            "darkroom.process_started": "1.0",
+        }
         other = client().create_run("1", begun, tags)
     runs.settle(client(), "1")
-    assert client().get_run(other.info.run_id).info.status == status and client().get_run(run.id).info.status == "FINISHED"
+    assert (
+        client().get_run(other.info.run_id).info.status == status
+        and client().get_run(run.id).info.status == "FINISHED"
+    )
 
 
-def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_status(environment, client, tmp_path, monkeypatch):
+def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_status(
+    environment, client, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    for beta, stage, raised in ((1, "train-gan", None), (1, "train-vae", ValueError("no")), (2, "train-vae", None)):
+    for beta, stage, raised in (
+        (1, "train-gan", None),
+        (1, "train-vae", ValueError("no")),
+        (2, "train-vae", None),
+    ):
         (tmp_path / "params.yaml").write_text(f"vae: {{beta: {beta}}}")
-        with pytest.raises(ValueError) if raised else nullcontext(), open_run(environment, Description(stage, f"{beta}" * 64)):
+        with (
+            pytest.raises(ValueError) if raised else nullcontext(),
+            open_run(environment, Description(stage, f"{beta}" * 64)),
+        ):
             if raised:
                 raise raised
     parents = {run.info.run_id: run for run in client().search_runs(["1"], "tags.`darkroom.stage` = 'repro'")}
     children = {parents[run.data.tags["mlflow.parentRunId"]].info.run_name: [] for run in all_runs(client())}
     for run in all_runs(client()):
-        children[parents[run.data.tags["mlflow.parentRunId"]].info.run_name].append(run.data.tags["darkroom.stage"])
-    assert sorted(sorted(stages) for stages in children.values()) == [["train-gan", "train-vae"], ["train-vae"]]
+        children[parents[run.data.tags["mlflow.parentRunId"]].info.run_name].append(
+            run.data.tags["darkroom.stage"]
+        )
+    assert sorted(sorted(stages) for stages in children.values()) == [
+        ["train-gan", "train-vae"],
+        ["train-vae"],
+    ]
     assert sorted(run.info.status for run in parents.values()) == ["FAILED", "FINISHED"]
 
 
-def test_a_parent_shows_all_params_and_is_named_by_those_that_differ_from_the_commit(environment, client, tmp_path, monkeypatch):
+def test_a_parent_shows_all_params_and_is_named_by_those_that_differ_from_the_commit(
+    environment, client, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     (tmp_path / "params.yaml").write_text("{vae: {model: {beta: 1.0}, training: {seed: 0}}}")
     for command in (["init", "-q"], ["add", "params.yaml"], [*identity, "commit", "-q", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     for beta, seed in ((1.0, 0), (2.0, 4)):
-        (tmp_path / "params.yaml").write_text(f"{{vae: {{model: {{beta: {beta}}}, training: {{seed: {seed}}}}}}}")
+        (tmp_path / "params.yaml").write_text(
+            f"{{vae: {{model: {{beta: {beta}}}, training: {{seed: {seed}}}}}}}"
+        )
         params = {"training": {"seed": seed}, "model": {"beta": beta}}
         with open_run(environment, Description("train-vae", f"{seed}" * 64, params)):
             pass
     commit = all_runs(client())[0].data.tags["mlflow.source.git.commit"]
-    assert sorted(run.info.run_name for run in all_runs(client())) == ["train-vae, beta=2.0, seed 4", "train-vae, seed 0"]
-    parents = {run.info.run_name: run for run in client().search_runs(["1"], "tags.`darkroom.stage` = 'repro'")}
+    assert sorted(run.info.run_name for run in all_runs(client())) == [
+        "train-vae, beta=2.0, seed 4",
+        "train-vae, seed 0",
+    ]
+    parents = {
+        run.info.run_name: run for run in client().search_runs(["1"], "tags.`darkroom.stage` = 'repro'")
+    }
     plain, changed = (parents[name] for name in sorted(parents))
     assert sorted(parents) == [f"repro {commit[:7]}", f"repro {commit[:7]}: vae beta=2.0, vae seed=4"]
     assert plain.data.params == {"vae.model.beta": "1.0", "vae.training.seed": "0"}
     assert changed.data.params == {"vae.model.beta": "2.0", "vae.training.seed": "4"}
     assert "dvc repro\n" in plain.data.tags["mlflow.note.content"]
-    assert "dvc exp run -S vae.model.beta=2.0 -S vae.training.seed=4\n" in changed.data.tags["mlflow.note.content"]
+    assert (
+        "dvc exp run -S vae.model.beta=2.0 -S vae.training.seed=4\n"
+        in changed.data.tags["mlflow.note.content"]
+    )
 
 
-def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(environment, client, description, tmp_path):
+def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(
+    environment, client, description, tmp_path
+):
     write_lines(tmp_path / "training", range(8))
     child(environment).wait()  # killed, with a record left behind
     away = replace(environment, storage=tmp_path / "other storage")
     later = tmp_path / "later"
     later.mkdir()
-    lines = [json.dumps({"step": step, "time": step + 99, "metrics": {"validation/accuracy": 0.5}}) for step in range(10)]
+    lines = [
+        json.dumps({"step": step, "time": step + 99, "metrics": {"validation/accuracy": 0.5}})
+        for step in range(10)
+    ]
     (later / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with open_run(away, Description("train-gan", "f" * 64, {"seed": 1})) as run:
         run.follow(later)
@@ -382,10 +472,14 @@ def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(env
     assert runs.sync(environment) == (1, 0)
     (only,) = all_runs(client())
     assert only.info.status == "FINISHED"
-    assert sorted(point.step for point in client().get_metric_history(run.id, "validation/accuracy")) == list(range(11))
+    assert sorted(point.step for point in client().get_metric_history(run.id, "validation/accuracy")) == list(
+        range(11)
+    )
 
 
-def test_a_deleted_run_and_a_lost_parent_do_not_hold_up_the_others(environment, client, description, tmp_path):
+def test_a_deleted_run_and_a_lost_parent_do_not_hold_up_the_others(
+    environment, client, description, tmp_path
+):
     for stage in ("train-gan", "train-vae"):
         child(environment, stage).wait()
     gone = next(run for run in all_runs(client()) if run.data.tags["darkroom.stage"] == "train-gan")
@@ -404,12 +498,16 @@ def test_artifacts_are_those_of_their_moment(environment, client, tmp_path):
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
     assert runs.sync(environment) == (1, 0)
     (tmp_path / "own").mkdir()
-    path = client().download_artifacts(all_runs(client())[0].info.run_id, "report.html", str(tmp_path / "own"))
+    path = client().download_artifacts(
+        all_runs(client())[0].info.run_id, "report.html", str(tmp_path / "own")
+    )
     assert Path(path).read_text() == "first"
     assert not [entry for entry in (environment.storage / "tracking").iterdir() if entry.name != "sync.lock"]
 
 
-def test_a_server_that_falls_silent_after_the_start_costs_little(environment, description, tmp_path, monkeypatch):
+def test_a_server_that_falls_silent_after_the_start_costs_little(
+    environment, description, tmp_path, monkeypatch
+):
     model = write_model(tmp_path / "gan", "gan")
     away = replace(environment, tracking_uri="http://127.0.0.1:1")
     monkeypatch.setattr(outbox, "connect", lambda environment: (None, "1"))

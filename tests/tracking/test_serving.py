@@ -40,15 +40,34 @@ def served(environment, description, tmp_path):
         for name, folder in folders.items():
             run.register(folder, name)
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    clean |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "MLFLOW_TRACKING_URI": environment.tracking_uri}
+    clean |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": environment.tracking_uri,
+    }
     clean["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     ports = {name: free_port() for name in NAMES}
     running = []
     try:
         for name, port in ports.items():
-            command = ["mlflow", "models", "serve", "-m", f"models:/{name}@champion", "--env-manager", "local", "-h", "127.0.0.1"]
+            command = [
+                "mlflow",
+                "models",
+                "serve",
+                "-m",
+                f"models:/{name}@champion",
+                "--env-manager",
+                "local",
+                "-h",
+                "127.0.0.1",
+            ]
             with open(tmp_path / f"{name}.log", "wb") as log:
-                options = {"cwd": tmp_path, "env": clean, "stdout": log, "stderr": log, "start_new_session": True}
+                options = {
+                    "cwd": tmp_path,
+                    "env": clean,
+                    "stdout": log,
+                    "stderr": log,
+                    "start_new_session": True,
+                }
                 running.append(subprocess.Popen([*command, "-p", str(port), "-w", "1"], **options))
         deadline = time.monotonic() + LIMIT_SECONDS
         for name, port in ports.items():

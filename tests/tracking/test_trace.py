@@ -46,10 +46,24 @@ STAGES = {
     "download": ([], ["data/raw"], "data.source"),
     "preprocess": (["data/raw"], ["data/processed"], "data"),
     "train-cnn": (["data/processed", "given"], ["models/cnn", "history/cnn"], "cnn"),
-    "evaluate": (["models/cnn", "history/cnn"], ["plots", "reports", {"metrics/evaluation.json": {"cache": False}}], "cnn.steps"),
+    "evaluate": (
+        ["models/cnn", "history/cnn"],
+        ["plots", "reports", {"metrics/evaluation.json": {"cache": False}}],
+        "cnn.steps",
+    ),
 }
-PLACES = ["data/raw/digits.gz", "data/raw/source.json", "data/processed/test/images-0.npy", "data/processed/manifest.json"]
-PLACES += ["models/cnn/model.safetensors", "models/cnn/model.json", "history/cnn/metrics.jsonl", "plots/pictures/cnn.png"]
+PLACES = [
+    "data/raw/digits.gz",
+    "data/raw/source.json",
+    "data/processed/test/images-0.npy",
+    "data/processed/manifest.json",
+]
+PLACES += [
+    "models/cnn/model.safetensors",
+    "models/cnn/model.json",
+    "history/cnn/metrics.jsonl",
+    "plots/pictures/cnn.png",
+]
 PLACES += ["metrics/evaluation.json", "reports/index.html"]
 LOCAL = "/data /models /history /plots /reports /mlflow.db* /mlartifacts /storage /.dvc/cache /.dvc/tmp"
 CONFIG = "[core]\n    remote = store\n    analytics = false\n    site_cache_dir = {0}/site\n['remote \"store\"']\n    url = {0}/store\n"
@@ -70,7 +84,12 @@ def flip(path: Path) -> None:
 
 
 def look(root: Path) -> Environment:
-    return Environment(root=root, storage=root / "storage", tracking_uri=f"sqlite:///{root}/mlflow.db", artifacts=str(root / "mlartifacts"))
+    return Environment(
+        root=root,
+        storage=root / "storage",
+        tracking_uri=f"sqlite:///{root}/mlflow.db",
+        artifacts=str(root / "mlartifacts"),
+    )
 
 
 def titles(node) -> str:
@@ -89,7 +108,12 @@ def origin(tmp_path_factory) -> Path:
     (root / "params.yaml").write_text(json.dumps({"data": {"source": "toy"}, "cnn": {"steps": 3}}))
     write_model(root / "given/model", "cnn")
     stages = {
-        name: {"cmd": f"{sys.executable} make.py {name.split('-')[0]}", "deps": ["make.py", *deps], "params": [param], "outs": outs}
+        name: {
+            "cmd": f"{sys.executable} make.py {name.split('-')[0]}",
+            "deps": ["make.py", *deps],
+            "params": [param],
+            "outs": outs,
+        }
         for name, (deps, outs, param) in STAGES.items()
     }
     (root / "dvc.yaml").write_text(json.dumps({"stages": stages}))
@@ -99,9 +123,15 @@ def origin(tmp_path_factory) -> Path:
         patch.chdir(root)
         patch.setenv("DVC_STAGE", "train-cnn")
         digest = digest_of(read_json(root / "data/processed/manifest.json"))
-        with open_run(look(root), Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed")) as run:
+        with open_run(
+            look(root), Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed")
+        ) as run:
             assert run.register(Path("models/cnn"), "cnn") == "1"
-    for command in ("git add .", "git -c user.name=t -c user.email=t@example.org commit -qm made", "dvc push -q"):
+    for command in (
+        "git add .",
+        "git -c user.name=t -c user.email=t@example.org commit -qm made",
+        "dvc push -q",
+    ):
         shell(root, command)
     return root
 
@@ -123,10 +153,21 @@ def test_a_registered_version_leads_up_to_the_source_and_down_to_the_report(orig
     found = trace(look(origin), "cnn@champion")
     assert found.up.title.startswith("model cnn/1 (") and found.first_failure is None and found.notes == []
     up, down = titles(found.up), titles(found.down)
-    for part in ("models/cnn", "train-cnn: ", "run train-cnn, FINISHED", "data/processed", f"digits.gz from {URL}"):
+    for part in (
+        "models/cnn",
+        "train-cnn: ",
+        "run train-cnn, FINISHED",
+        "data/processed",
+        f"digits.gz from {URL}",
+    ):
         assert part in up
     assert "params data.source: toy" in up and "code, 2 files and folders" in up and "evaluate" not in up
-    assert "evaluate: " in down and "metrics/evaluation.json" in down and "reports" in down and "data/raw" not in down
+    assert (
+        "evaluate: " in down
+        and "metrics/evaluation.json" in down
+        and "reports" in down
+        and "data/raw" not in down
+    )
     assert {node.state for node in found.up.walk()} == {"ok", ""}
     (source,) = (node for node in found.up.walk() if node.kind == "source")
     assert source.hash == sha256(origin / "data/raw/digits.gz")
@@ -137,14 +178,30 @@ def test_every_form_of_a_hash_finds_its_thing(origin):
     lock = trace(look(origin), "data/processed").up.hash
     digest = digest_of(read_json(origin / "data/processed/manifest.json"))
     shard = "data/processed/test/images-0.npy"
-    things = {run.hash: run.title, "f" * 10: run.title, lock: "data/processed", lock[:8]: "data/processed", digest[:12]: "data/processed"}
-    things |= {sha256(origin / "models/cnn/model.safetensors"): trace(look(origin), "cnn/1").up.title, sha256(origin / shard)[:8]: shard}
+    things = {
+        run.hash: run.title,
+        "f" * 10: run.title,
+        lock: "data/processed",
+        lock[:8]: "data/processed",
+        digest[:12]: "data/processed",
+    }
+    things |= {
+        sha256(origin / "models/cnn/model.safetensors"): trace(look(origin), "cnn/1").up.title,
+        sha256(origin / shard)[:8]: shard,
+    }
     assert {thing: trace(look(origin), thing).up.title for thing in things} == things
 
 
-ANSWERS = [("cnn/7", "there are: cnn/1, "), ("cnn@nobody", "there are: cnn/1, "), ("data", "name one of: data/processed, data/raw")]
+ANSWERS = [
+    ("cnn/7", "there are: cnn/1, "),
+    ("cnn@nobody", "there are: cnn/1, "),
+    ("data", "name one of: data/processed, data/raw"),
+]
 ANSWERS += [("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json")]
-ANSWERS += [(thing, "name a registered model") for thing in ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")]
+ANSWERS += [
+    (thing, "name a registered model")
+    for thing in ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
+]
 
 
 @pytest.mark.parametrize(("thing", "words"), ANSWERS)
@@ -159,7 +216,9 @@ def test_one_flipped_byte_is_named(clone, place):
     failure = trace(look(clone), "make.py").first_failure
     assert (failure.path, failure.state) == (place, "differs") and failure.expected != failure.found
     assert (
-        failure.remedy == f"git checkout -- {place}" if place.startswith("metrics") else failure.remedy.startswith("dvc checkout --force ")
+        failure.remedy == f"git checkout -- {place}"
+        if place.startswith("metrics")
+        else failure.remedy.startswith("dvc checkout --force ")
     )
     assert [(problem.path, problem.state) for problem in verify(look(clone))[0]] == [(place, "differs")]
 
@@ -170,7 +229,9 @@ def test_a_flipped_byte_in_the_cache_is_named_and_each_object_looked_at(clone):
     for place in (objects[0], next(path for path in objects if path.suffix == ".dir")):
         flip(place)
         problems, counts = verify(look(clone), lambda *call: calls.append(call))
-        assert [(problem.path, problem.state) for problem in problems] == [(str(place.relative_to(clone)), "differs")]
+        assert [(problem.path, problem.state) for problem in problems] == [
+            (str(place.relative_to(clone)), "differs")
+        ]
         assert calls[-1] == (len(objects), len(objects)) and counts["cache objects"] == len(objects)
         flip(place)
 
@@ -188,11 +249,20 @@ def test_a_flipped_byte_in_a_registered_version_is_named(origin):
 
 def test_a_fresh_clone_needs_no_mlflow_and_makes_none(clone):
     found = trace(look(clone), "reports/index.html")
-    assert found.first_failure is None and URL in titles(found.up) and "no MLflow database yet" in found.as_text()
+    assert (
+        found.first_failure is None
+        and URL in titles(found.up)
+        and "no MLflow database yet" in found.as_text()
+    )
     with pytest.raises(BadInput, match="no MLflow database yet"):
         trace(look(clone), "cnn@champion")
     problems, counts = verify(look(clone))
-    assert problems == [] and counts["outputs"] == 7 and counts["SHA-256 records"] == 4 and counts["registered versions"] == 0
+    assert (
+        problems == []
+        and counts["outputs"] == 7
+        and counts["SHA-256 records"] == 4
+        and counts["registered versions"] == 0
+    )
     assert not list(clone.glob("mlflow.db*"))
 
 
@@ -204,10 +274,16 @@ def test_an_unreachable_server_is_said_and_the_rest_stands(clone):
 def test_what_is_not_here_comes_from_the_cache_or_is_to_be_pulled(clone):
     shutil.rmtree(clone / "data/processed")
     assert trace(look(clone), "models/cnn").first_failure is None
-    assert [(problem.path, problem.state) for problem in verify(look(clone))[0]] == [("data/processed", "absent")]
+    assert [(problem.path, problem.state) for problem in verify(look(clone))[0]] == [
+        ("data/processed", "absent")
+    ]
     shutil.rmtree(clone / ".dvc/cache")
     failure = trace(look(clone), "models/cnn").first_failure
-    assert (failure.path, failure.state, failure.remedy) == ("data/processed", "absent", "dvc pull --force data/processed")
+    assert (failure.path, failure.state, failure.remedy) == (
+        "data/processed",
+        "absent",
+        "dvc pull --force data/processed",
+    )
 
 
 def test_a_past_version_is_found_by_its_run_and_by_history_while_the_workspace_has_another(origin, tmp_path):
@@ -219,10 +295,16 @@ def test_a_past_version_is_found_by_its_run_and_by_history_while_the_workspace_h
     lock.write_text(lock.read_text().replace(past, "0" * 32 + ".dir"))
     for thing in (past[:12], "cnn/1"):
         found = trace(look(root), thing)
-        assert found.first_failure is None and URL in titles(found.up) and past in {node.hash for node in found.up.walk()}
+        assert (
+            found.first_failure is None
+            and URL in titles(found.up)
+            and past in {node.hash for node in found.up.walk()}
+        )
     shutil.rmtree(root / ".dvc/cache/files")
     found = trace(look(root), "cnn/1")
-    assert {node.state for node in found.up.walk() if node.hash == past} == {"unchecked"} and "could not be checked" in found.as_text()
+    assert {node.state for node in found.up.walk() if node.hash == past} == {
+        "unchecked"
+    } and "could not be checked" in found.as_text()
 
 
 def test_edited_code_and_params_are_stale_and_not_damaged(clone):
@@ -251,6 +333,10 @@ def test_json_and_mermaid_say_the_same_as_the_text(clone):
     assert "└─ data/raw" in found.as_text() and "DIFFERS: data/raw/digits.gz" in found.as_text()
     chart = found.as_mermaid()
     names = dict(re.findall(r'^  (n\w+)\["([^"<]+)', chart, re.MULTILINE))
-    arrows = [(names[one], names[other]) for one, other in re.findall(r"^  (n\w+) --> (n\w+)$", chart, re.MULTILINE)]
+    arrows = [
+        (names[one], names[other]) for one, other in re.findall(r"^  (n\w+) --> (n\w+)$", chart, re.MULTILINE)
+    ]
     assert [other.partition(":")[0] for one, other in arrows if one == "data/raw"] == ["preprocess"]
-    assert re.search(r'data/raw<br/>\w{12}<br/>differs"\]:::bad', chart) and chart.startswith("flowchart LR\n")
+    assert re.search(r'data/raw<br/>\w{12}<br/>differs"\]:::bad', chart) and chart.startswith(
+        "flowchart LR\n"
+    )
