@@ -61,9 +61,9 @@ CHANGED = [
 ]
 if "DARKROOM_MIRROR" not in os.environ:
     CHANGED.append((r"^dvc exp run -S data.source=mnist .*", "", "needs MNIST's files: set DARKROOM_MIRROR"))
-TWICE = {
-    "make repro": "make repro > .darkroom/second.log && ! grep 'Running stage' .darkroom/second.log"
-}  # nothing is left to do
+TWICE = {  # run a second time, when nothing is left to do
+    "make repro": "make repro > .darkroom/second.log && ! grep 'Running stage' .darkroom/second.log",
+}
 PICTURES = {
     "Using the models": ["digits"],
     "Your own pictures": ["flowers", "data/own/flowers", "{incoming}/flowers"],
@@ -73,14 +73,14 @@ PICTURES = {
 def main(folder: Path) -> None:
     """Make the copy in ``folder`` and run the README there."""
     project = copy_project(folder)
-    text = (project / "README.md").read_text(encoding="utf-8")
+    text = (project / "README.md").read_text(encoding="utf-8").replace("/srv/incoming", f"{folder}/incoming")
+    text = re.sub(r"image_size([=:] ?)32", r"image_size\g<1>16", text)  # a quarter of the pixels
     began, seen = time.monotonic(), set[str]()
     for heading, language, block in blocks(text):
         print(f"\n## {heading} ({language or 'text'})", flush=True)
         if heading in PICTURES and heading not in seen:
             prepare(project, *(word.format(incoming=folder / "incoming") for word in PICTURES[heading]))
         seen.add(heading)
-        block = block.replace("/srv/incoming", f"{folder}/incoming")
         if language == "sh":
             run_block(project, block)
         elif language:
