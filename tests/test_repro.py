@@ -1,6 +1,7 @@
 """`darkroom repro` on small DVC projects: order, overlap, equal books, failures, signals, damage."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ class Small:
             (folder / name).mkdir(parents=True)
         (folder / "stage.py").write_text(STAGE)
         cmd = {
-            name: commands.get(name) or " ".join([sys.executable, "stage.py", name, *needs[name]])
+            name: commands.get(name) or shlex.join([sys.executable, "stage.py", name, *needs[name]])
             for name in needs
         }
         stages = {

@@ -60,7 +60,7 @@ def project(tmp_path_factory, processed_digits):
         key: {**section, "training": TRAINING} if "training" in section else section
         for key, section in PARAMS.items()
     }
-    params["data"] |= {"source": "folder", "folder": "data/own/flowers"}
+    params["data"] = {**params["data"], "source": "folder", "folder": "data/own/flowers"}
     params["evaluate"] = {"allow_few_samples": True, "num_bootstrap": 5}
     write_json(folder / "params.yaml", params)
     data = Dataset.open(folder / "data/processed")

@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import shutil
 import time
 from contextlib import suppress
@@ -87,7 +88,7 @@ def test_the_job_api_works_with_the_token_and_answers_401_without(cluster):
     code, output = cluster[1].run(["python", "-c", REQUESTS, f"{address}/api/jobs/", *tokens], timeout=120)
     assert code == 0 and output.split() == ["401", "403", "200"], output
     code, output = cluster[1].run(
-        ["ray", "job", "submit", "--address", address, "--", "hostname"], timeout=120, **RAY
+        ["ray", "job", "submit", "--address", address, "--", "hostname"], timeout=120, cwd="/tmp", **RAY
     )
     assert code == 0 and "host-0" in output.splitlines(), output
 
@@ -98,13 +99,15 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
         "/dev/shm",
         *(f"{ROOT}/{name}" for name in (".darkroom", "data/processed", "models", "history")),
     ]
-    write = f"for folder in {' '.join(own)} {SHARED}; do mkdir -p $folder; touch $folder/by-$(hostname); done"
-    look = f"echo {' '.join(f'{folder}/by-*' for folder in own)}"
+    places = " ".join(map(shlex.quote, [*own, str(SHARED)]))
+    write = f'for folder in {places}; do mkdir -p "$folder"; touch "$folder/by-$(hostname)"; done'
+    look = f"ls -1 -d {' '.join(f'{shlex.quote(folder)}/by-*' for folder in own)}"
     seen = drive(
         cluster[0],
-        f"on_each(lambda: os.system({write!r}))\ntell(on_each(lambda: os.popen({look!r}).read().split()))",
+        f"on_each(lambda: os.system({write!r}))\ntell(on_each(lambda: os.popen({look!r}).read().splitlines()))",
     )
-    assert sorted(seen) == [[f"{folder}/by-host-{number}" for folder in own] for number in range(3)]
+    expected = [sorted(f"{folder}/by-host-{number}" for folder in own) for number in range(3)]
+    assert sorted(sorted(names) for names in seen) == expected
     assert sorted(path.name for path in cluster.shared.iterdir()) == ["by-host-0", "by-host-1", "by-host-2"]
 
 

@@ -37,7 +37,14 @@ with open_run(place, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
 
 def child(environment: Environment, stage: str = "train-gan", end: str = "kill") -> subprocess.Popen:
     arguments = [sys.executable, "-c", CHILD, str(environment.root), environment.tracking_uri, stage, end]
-    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        arguments,
+        cwd=environment.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def all_runs(client) -> list:
@@ -268,7 +275,12 @@ def test_half_a_line_waits_for_its_other_half(environment, client, description, 
     assert [point.step for point in client().get_metric_history(run.id, "a")] == [1, 2]
 
 
-def test_a_run_tells_where_it_comes_from(environment, client, description):
+def test_a_run_tells_where_it_comes_from(environment, client, description, monkeypatch):
+    monkeypatch.chdir(environment.root)
+    (environment.root / "params.yaml").write_text("data: {source: digits}\n")
+    for command in ("init -q -b main", "add params.yaml", "commit -q -m one"):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *command.split()], check=True)
     with open_run(environment, description) as run:
         pass
     found = client().get_run(run.id)

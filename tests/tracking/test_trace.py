@@ -70,7 +70,7 @@ CONFIG = "[core]\n    remote = store\n    analytics = false\n    site_cache_dir 
 
 
 def shell(folder: Path, command: str) -> None:
-    words = (f"{sys.executable} -m {command}" if command.startswith("dvc") else command).split()
+    words = [*([sys.executable, "-m"] if command.startswith("dvc") else []), *command.split()]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
