@@ -38,7 +38,7 @@ def work(job):
 
     mark("process group")
     marked(worker, "make_deterministic", "switches of PyTorch")
-    marked(worker, "_data", "data, in the worker")
+    marked(worker, "_open_data", "data, in the worker")
     marked(loop.Loop, "run", "model", before=True)
     marked(step.Step, "run", "first step")
     return worker.train_worker(job)
@@ -58,7 +58,7 @@ from pipeline.launch import plan, ray_train, training  # noqa: E402
 mark("imports")
 marked(training, "train", "data, in the stage", before=True)
 marked(plan, "_start_ray", "joining Ray")
-marked(ray_train, "examine", "preflight")
-marked(ray_train, "meet_on_own_address", "worker group and its imports", before=True)
+marked(ray_train, "check_cluster", "preflight")
+marked(ray_train, "use_node_address", "worker group and its imports", before=True)
 ray_train.train_worker = work
 process.run(stages.train.main, name)

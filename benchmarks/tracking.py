@@ -21,7 +21,7 @@ surroundings.prepare()
 from pipeline.core import model_files  # noqa: E402
 from pipeline.core.dataset import Dataset  # noqa: E402
 from pipeline.core.settings import read_training  # noqa: E402
-from pipeline.launch.training import Training, alone, train  # noqa: E402
+from pipeline.launch.training import Training, train, training_lock  # noqa: E402
 from pipeline.tracking import runs  # noqa: E402
 from pipeline.tracking.system import SystemMetrics  # noqa: E402
 
@@ -52,7 +52,7 @@ def measure(name: str, folder: Path) -> None:
 
     runs.outbox.deliver, runs.sync = timed(kept[0]), timed(kept[1])
     marks = [time.perf_counter()]
-    with alone(training, where):
+    with training_lock(training, where):
         run = runs.open_run(
             where,
             runs.Description(

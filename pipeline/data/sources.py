@@ -1,8 +1,8 @@
-"""The catalogue: what can be named as ``data.source`` in params.yaml.
+"""The catalogue of data sources, the values of ``data.source`` in params.yaml.
 
-Checksums and sizes are those in TensorFlow Datasets' ``url_checksums`` (tensorflow/datasets, one file for each set); those of
-``digits`` are in the RECORD of scikit-learn's wheel. For MNIST they were compared with files whose MD5s are the ones that
-torchvision publishes; torchvision's list is also where KMNIST's class names come from.
+Checksums and sizes are from TensorFlow Datasets (the files ``url_checksums`` of tensorflow/datasets); those of
+``digits`` are from the RECORD of scikit-learn's wheel. For MNIST they were compared with files that have the MD5s
+published by torchvision. KMNIST's class names are also from torchvision.
 """
 
 import difflib
@@ -16,14 +16,13 @@ import numpy as np
 from pipeline.data import formats
 from pipeline.errors import BadInput
 
-Read = Callable[
-    [Path], tuple[tuple[str, ...], dict[str, formats.Arrays]]
-]  # folder of raw files -> class names, arrays by split
+# folder of raw files -> class names, arrays by split
+Read = Callable[[Path], tuple[tuple[str, ...], dict[str, formats.Arrays]]]
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file: its exact length in bytes and hex SHA-256."""
+    """A published file, its exact size and its hex SHA-256."""
 
     name: str
     num_bytes: int
@@ -32,7 +31,10 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A published data set. ``addresses`` are folders in order of preference; 'package:' means an installed Python package."""
+    """A published data set.
+
+    ``addresses`` are URLs of folders, in order of preference; 'package:' means a folder of an installed package.
+    """
 
     name: str
     description: str
@@ -40,15 +42,15 @@ class Source:
     addresses: tuple[str, ...]
     files: tuple[RemoteFile, ...]
     shape: tuple[int, int, int]  # channels, height, width
-    read: Read | None  # None: pictures in class folders
+    read: Read | None  # None: image files in class folders
 
 
 def find(name: str) -> Source:
-    """The source called ``name``. Raises ``BadInput`` that names the nearest."""
+    """The source ``name``. Raises ``BadInput`` that suggests the most similar name."""
     if name in CATALOGUE:
         return CATALOGUE[name]
     near = difflib.get_close_matches(name.lower(), CATALOGUE, 1)
-    remedy = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(CATALOGUE)}"
+    remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(CATALOGUE)}"
     raise BadInput(f"there is no source '{name}'", where="params.yaml: data.source", remedy=remedy)
 
 
@@ -76,10 +78,8 @@ def _read_cifar10(raw: Path) -> tuple[tuple[str, ...], dict[str, formats.Arrays]
 
 
 def _read_cifar100(raw: Path) -> tuple[tuple[str, ...], dict[str, formats.Arrays]]:
-    members, names = (
-        ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"],
-        "cifar-100-binary/fine_label_names.txt",
-    )
+    members = [f"cifar-100-binary/{split}.bin" for split in ("train", "test")]
+    names = "cifar-100-binary/fine_label_names.txt"
     class_names, arrays = formats.read_cifar(raw / "cifar-100-binary.tar.gz", members, 2, (3, 32, 32), names)
     return class_names, dict(zip(("train", "test"), arrays))
 

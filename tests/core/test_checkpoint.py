@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core.checkpoint import CheckpointStore
-from pipeline.core.metrics_log import Record, check_finite, read
+from pipeline.core.metrics_log import MetricsLog, check_finite, read
 from pipeline.errors import DarkroomError
 
 
@@ -69,11 +69,11 @@ def test_a_writing_that_fails_leaves_the_last_checkpoint_and_no_scrap(tmp_path, 
 
 def test_the_first_writing_of_a_step_stands(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    first = Record(path)
+    first = MetricsLog(path)
     first.add(10, {"loss": 1.0})
     first.add(20, {"loss": 0.5})
     before = path.read_bytes()
-    again = Record(path)
+    again = MetricsLog(path)
     again.add(10, {"loss": 1.0})
     again.add(20, {"loss": 0.5})
     assert path.read_bytes() == before
@@ -83,11 +83,11 @@ def test_the_first_writing_of_a_step_stands(tmp_path):
 
 def test_a_torn_line_is_cut_off_and_written_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    Record(path).add(10, {"loss": 1.0})
+    MetricsLog(path).add(10, {"loss": 1.0})
     with open(path, "a") as file:
         file.write('{"step": 20, "ti')
     assert [line["step"] for line in read(path)] == [10]
-    Record(path).add(20, {"loss": 0.5})
+    MetricsLog(path).add(20, {"loss": 0.5})
     assert [line["step"] for line in read(path)] == [10, 20]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.lr_schedule import learning_rate_factor
-from pipeline.core.sampler import BLOCKS, WINDOW, Sampler
+from pipeline.core.sampler import BLOCKS_PER_SHARD, WINDOW_SHARDS, Sampler
 from pipeline.core.settings import ScheduleSettings
 from pipeline.errors import BadInput
 
@@ -58,7 +58,7 @@ def test_the_order_of_one_shard_is_the_one_it_always_was():
     ]
 
 
-@pytest.mark.parametrize("sizes", [(12,) * WINDOW, (1, 40, 2, 5)])
+@pytest.mark.parametrize("sizes", [(12,) * WINDOW_SHARDS, (1, 40, 2, 5)])
 def test_shards_that_fill_one_window_are_permuted_as_a_whole(sizes):
     assert epoch_of(Sampler(3, sizes, 1)).tolist() == epoch_of(Sampler(3, (sum(sizes),), 1)).tolist()
 
@@ -71,17 +71,17 @@ def test_of_several_windows_too_each_row_comes_once_an_epoch(sizes):
 
 def test_an_epoch_reads_one_window_after_the_other_and_mixes_the_rows_of_each():
     sizes = (128,) * 9
-    blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS)
+    blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS_PER_SHARD)
     windows = [set(window.tolist()) for window in blocks]
     assert [len(window) for window in windows] == [
-        3 * BLOCKS
-    ] * 3  # at most WINDOW shards' worth; no block lies in two windows
-    assert len(set.union(*windows)) == 9 * BLOCKS
+        3 * BLOCKS_PER_SHARD
+    ] * 3  # at most WINDOW_SHARDS shards' worth; no block lies in two windows
+    assert len(set.union(*windows)) == 9 * BLOCKS_PER_SHARD
     for window in blocks:
         assert np.count_nonzero(np.diff(window) < 0) > 100  # neither sorted nor block by block
         assert np.count_nonzero(np.diff(window) == 0) < 30
         assert (
-            len({block // BLOCKS for block in window.tolist()}) == 9
+            len({block // BLOCKS_PER_SHARD for block in window.tolist()}) == 9
         )  # from all shards, which lie sorted by class
 
 

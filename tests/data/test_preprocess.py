@@ -194,13 +194,13 @@ def test_a_class_of_broken_pictures_alone_is_refused_even_when_broken_ones_are_a
     root = fill(environment.root / "pets", {"cat": 20, "dog": 5})
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(BadInput, match="no image of the class 'dog' left"):
+    with pytest.raises(BadInput, match="no valid image of the class 'dog'"):
         made(environment, pets(max_bad_fraction=0.5))
 
 
 def test_a_folder_needs_an_image_size(environment):
     fill(environment.root / "pets", {"cat": 5, "dog": 5})
-    with pytest.raises(BadInput, match=r"data\.image_size: is needed"):
+    with pytest.raises(BadInput, match=r"data\.image_size: is required"):
         made(environment, pets(image_size=0))
 
 

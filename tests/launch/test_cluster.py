@@ -101,7 +101,7 @@ def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits
     code, output = there.run("stages.train", "ae", DARKROOM_WORKERS="3", **cluster)
     assert (
         code == 2
-        and "3 workers were asked for, the cluster has 2 CPUs" in output
+        and "3 workers were requested, but the cluster has 2 CPUs" in output
         and len(output.splitlines()) <= 5
     )
 
@@ -150,7 +150,7 @@ def test_a_training_for_which_other_work_leaves_no_place_says_so(tmp_path, proce
         other.stdin.close()
     assert (
         code == 1
-        and "error: train-cnn: other work on the cluster keeps the place" in output
+        and "error: train-cnn: other jobs use the resources of the cluster" in output
         and "Traceback" not in output
     ), output
 

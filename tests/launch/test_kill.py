@@ -50,7 +50,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
     train(whole, name)
     died = cut.kill_at(cut.start("stages.train", name), name, step)
-    assert not (cut.folder / "models" / name).exists(), "a half-trained model was handed on"
+    assert not (cut.folder / "models" / name).exists(), "an unfinished model was written"
     kept = [
         int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")
     ]
@@ -103,11 +103,11 @@ def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_sa
     told = json.loads(note.read_text())
     told["times"] = {"loop": 1.0}  # as the worker leaves it, if the driver dies before it adds the rest
     note.write_text(json.dumps(told))
-    assert "finished already" in train(project, "gan") and weights(project, "gan") == before
+    assert "already finished" in train(project, "gan") and weights(project, "gan") == before
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert "already finished" not in train(project, "gan") and weights(project, "gan") == before
     shutil.rmtree(folder)
-    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert "already finished" not in train(project, "gan") and weights(project, "gan") == before
     assert (project.folder / "models/gan/model.json").read_bytes() == card
 
 
@@ -160,9 +160,9 @@ def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, (
-        output
-    )
+    assert (
+        process.returncode == 130 and "the same command continues" in output and "Traceback" not in output
+    ), output
     wait_until_nothing_runs_in(project.folder)
 
 

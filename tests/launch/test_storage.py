@@ -51,7 +51,9 @@ def test_what_says_that_another_is_whole_is_pushed_last(tmp_path, monkeypatch):
     )
     mirror, sent = Mirror(tmp_path / "here", f"file://{tmp_path}/there"), []
     monkeypatch.setattr(
-        type(mirror._there), "pipe_file", lambda self, path, data: sent.append(path.rpartition("/there/")[2])
+        type(mirror._filesystem),
+        "pipe_file",
+        lambda self, path, data: sent.append(path.rpartition("/there/")[2]),
     )
     mirror.push()
     assert sent[-1] == "finished.json" and sent.index("checkpoints/a") < sent.index("checkpoints/a.json")
@@ -101,7 +103,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
     assert steps[0] == steps[1]
     shutil.rmtree(cut.folder / ".darkroom")
     code, output = cut.run("stages.train", "vae", **there)
-    assert code == 0 and "finished already" in output  # a third machine is handed the result
+    assert code == 0 and "already finished" in output  # a third machine downloads the result
 
 
 @pytest.mark.slow

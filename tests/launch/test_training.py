@@ -101,7 +101,7 @@ def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elasti
     used = 0 if device == "cpu" else gpus
     automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
     refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
-    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.planned(where) as plan:
+    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.plan_resources(where) as plan:
         scaling = ScalingConfig(**plan.scaling(elastic))
         assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
         assert plan.workers == (automatic if workers == "auto" else workers)

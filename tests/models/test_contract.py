@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core import model_files
-from pipeline.core.checkpoint import restore, state_of
+from pipeline.core.checkpoint import load_state_dict, state_dict
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.noise import Noise
@@ -178,14 +178,14 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
     task = build(name)
     phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
     run(task, phases, average, (1, 2))
-    state = {key: value.clone() for key, value in state_of(average, phases).items()}
+    state = {key: value.clone() for key, value in state_dict(average, phases).items()}
     run(task, phases, average, (3, 4))
 
     resumed = build(name, seed=5)
     phases_again, average_again = resumed.phases(), ExponentialMovingAverage(resumed, 0.9)
-    restore(state, average_again, phases_again)
+    load_state_dict(state, average_again, phases_again)
     run(resumed, phases_again, average_again, (3, 4))
-    first, second = state_of(average, phases), state_of(average_again, phases_again)
+    first, second = state_dict(average, phases), state_dict(average_again, phases_again)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
