@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Of DistributedDataParallel. Buffers depend on the step only, so they are equal on all workers without syncing.
+# Buffers depend only on the step, so they are equal on all workers without synchronisation.
 DDP_ARGUMENTS = {"forward_sync_buffers": False}
 
 

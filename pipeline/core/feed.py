@@ -21,9 +21,9 @@ Feed = Callable[[int], Batch]  # step -> its batch on the device
 def make_feed(split: Split, device: torch.device, indices: Indices) -> Feed:
     """The fastest feed for ``device``. All feeds return the same batches.
 
-    On a CPU batches are read on demand: a prefetching thread would take a core from the training. On a GPU the
-    whole split is kept in GPU memory if it fits into a quarter of the free memory; otherwise the next batch is
-    prefetched into pinned memory while the GPU computes.
+    On a CPU batches are read on demand: a prefetching thread would take a core from the training. On a GPU
+    the whole split is kept in GPU memory if it fits into a quarter of the free memory; otherwise the next
+    batch is prefetched into pinned memory while the GPU computes.
     """
     if device.type != "cuda":
         return partial(read_batch, split, device, indices)

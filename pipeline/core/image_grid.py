@@ -12,7 +12,10 @@ GAP = 2  # pixels between images
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:
-    """uint8 images (N, C, H, W), grey or RGB, as rows of ``columns``. Small ones are enlarged by an integer factor."""
+    """uint8 images (N, C, H, W), grey or RGB, as rows of ``columns``.
+
+    Small ones are enlarged by an integer factor.
+    """
     count, channels, height, width = images.shape
     scale = max(1, TARGET_PIXELS // max(height, width))
     columns = max(1, min(columns, count))

@@ -16,7 +16,10 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 
 def sides(size: int) -> list[int]:
-    """Sides of the feature maps, from the image's down to about four pixels. Each is half the last, rounded up."""
+    """Sides of the feature maps, from the image's down to about four pixels.
+
+    Each is half the last, rounded up.
+    """
     result = [size]
     while result[-1] > MIN_SIDE:
         result.append((result[-1] + 1) // 2)
@@ -36,7 +39,8 @@ def group_norm(count: int) -> nn.Module:
 class Encoder(nn.Module):
     """Images (N, C, H, W) in [0, 1] -> vectors (N, outputs), by strided convolutions.
 
-    ``wrap`` is applied to each layer with weights (spectral normalisation); ``normalise`` adds group normalisation.
+    ``wrap`` is applied to each layer with weights (spectral normalisation); ``normalise`` adds group
+    normalisation.
     """
 
     def __init__(
@@ -102,8 +106,8 @@ def dropout(values: Tensor, rate: float, noise: Noise | None, name: str) -> Tens
 def jitter(images: Tensor, noise: Noise, shift: float, zoom: float = 0.0, name: str = "jitter") -> Tensor:
     """Shift each image at random by up to ``shift`` of its side, and scale its sides by 1 +- ``zoom``.
 
-    Each axis is resampled by a matrix of linear-interpolation weights, out = V x H^T. This is differentiable and
-    deterministic on every device (indexing is not). Pixels outside the image are zero.
+    Each axis is resampled by a matrix of linear-interpolation weights, out = V x H^T. This is differentiable
+    and deterministic on every device (indexing is not). Pixels outside the image are zero.
     """
     if shift == 0 and zoom == 0:
         return images

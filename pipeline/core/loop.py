@@ -34,10 +34,10 @@ NUM_TRIALS = 5  # measurements of an all-reduce
 class Loop:
     """Trains one model; each worker runs one loop.
 
-    ``folder`` belongs to this training and holds checkpoints/, metrics.jsonl and samples/. If it has checkpoints,
-    the training resumes from the newest. Only rank 0 writes. ``report`` is called with the metrics on every worker
-    at each checkpoint, and not more often: Ray Train accepts one report per health check (five a second) and
-    blocks the workers until it does.
+    ``folder`` belongs to this training and holds checkpoints/, metrics.jsonl and samples/. If it has
+    checkpoints, the training resumes from the newest. Only rank 0 writes. ``report`` is called with the
+    metrics on every worker at each checkpoint, and not more often: Ray Train accepts one report per health
+    check (five a second) and blocks the workers until it does.
     """
 
     def __init__(
@@ -51,7 +51,8 @@ class Loop:
     ) -> None:
         self.context = context or DistributedContext()
         # channels_last makes convolutions a third faster.
-        self.task = task.to(self.context.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        task = task.to(self.context.device)
+        self.task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
         self.average = ExponentialMovingAverage(self.task, settings.ema_decay)
         self.phases = self.task.phases()
@@ -114,8 +115,8 @@ class Loop:
     def _resume(self) -> int:
         """Load the newest checkpoint on all workers; return its step, or 0.
 
-        Rank 0 reads it and broadcasts it, so the other workers need no access to its disk and start from the same
-        state.
+        Rank 0 reads it and broadcasts it, so the other workers need no access to its disk and start from the
+        same state.
         """
         latest = self.context.broadcast(self.checkpoints.latest() if self.context.rank == 0 else None)
         if latest is None:
@@ -125,7 +126,7 @@ class Loop:
         return step
 
     def _all_reduce_seconds(self, phase: Phase) -> float:
-        """Seconds of one all-reduce of the gradient of ``phase``: the median of several, after a first as barrier.
+        """Median seconds of an all-reduce of the gradient of ``phase``. A first one serves as a barrier.
 
         In a training step it overlaps with the backward pass, and its time is part of "compute".
         """
@@ -181,7 +182,10 @@ class Loop:
 
     @torch.no_grad()
     def _draw(self, number: int) -> None:
-        """Write a grid of generated or reconstructed images. Latents, classes and originals are the same at each step."""
+        """Write a grid of generated or reconstructed images.
+
+        Latents, classes and originals are the same at each step.
+        """
         with self._timed("samples"):
             task, device = self.average.task, self.context.device
             classes, columns = task.spec.classes, 8

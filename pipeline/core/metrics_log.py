@@ -17,18 +17,16 @@ def check_finite(step: int, metrics: dict[str, float]) -> None:
     """Raise ``Diverged`` for NaN and infinity. All workers have the same metrics, so all of them stop."""
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise Diverged(
-                f"the training diverged: {name} is not finite at step {step}",
-                where="params.yaml",
-                remedy="lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid",
-            )
+            what = f"the training diverged: {name} is not finite at step {step}"
+            remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
+            raise Diverged(what, where="params.yaml", remedy=remedy)
 
 
 class MetricsLog:
     """Appends lines ``{"step", "time", "metrics"}`` (time in ms since the epoch).
 
-    A resumed training repeats some steps with the same values. They are not written again, so a tracking server
-    that reads this file gets each step once. A line that a crash cut short is removed.
+    A resumed training repeats some steps with the same values. They are not written again, so a tracking
+    server that reads this file gets each step once. A line that a crash cut short is removed.
     """
 
     def __init__(self, path: Path) -> None:

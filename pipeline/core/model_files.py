@@ -1,7 +1,7 @@
 """Find models by name; save and load trained models as folders with ``model.safetensors`` and ``model.json``.
 
-The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. The module is imported when the model
-is used, so no code here depends on a particular model.
+The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. The module is imported when the
+model is used, so no code here depends on a particular model.
 """
 
 import importlib
@@ -38,7 +38,10 @@ def find(name: str) -> type[Task]:
 
 
 def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
-    """A new model with initial weights from ``seed``. ``config`` is the model's Config, or a dict of its values."""
+    """A new model with initial weights from ``seed``.
+
+    ``config`` is the model's Config, or a dict of its values.
+    """
     kind = find(name)
     if not isinstance(config, kind.Config):
         config = validate(config, kind.Config, where=f"{name}.model")
@@ -47,7 +50,7 @@ def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
 
 
 def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write ``folder`` atomically and return its model.json: name, config, data spec, SHA-256, and ``card``."""
+    """Write ``folder`` atomically. Returns its model.json: name, config, data spec, SHA-256 and ``card``."""
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()})
     with whole_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
@@ -80,7 +83,7 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
-    """Load the trained model in ``folder`` for inference (evaluation mode, no gradients), and check its SHA-256."""
+    """Load and verify the trained model in ``folder``, for inference (evaluation mode, no gradients)."""
     card = read_card(folder)
     remedy = f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
     if not (folder / WEIGHTS).is_file() or sha256(folder / WEIGHTS) != card["sha256"]:

@@ -1,9 +1,9 @@
 """Random numbers as a pure function of (seed, step, phase, name).
 
-Noise is drawn for the *global* batch and each worker takes its rows, so it does not depend on the number of workers,
-and a resumed training needs only its step. It is drawn on the CPU, so it does not depend on the device. The pipeline
-does not use PyTorch's global generator; layers that PyTorch initialises from it are built inside
-:func:`initialisation`.
+Noise is drawn for the *global* batch and each worker takes its rows, so it does not depend on the number of
+workers, and a resumed training needs only its step. It is drawn on the CPU, so it does not depend on the
+device. The pipeline does not use PyTorch's global generator; layers that PyTorch initialises from it are
+built inside :func:`initialisation`.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def initialisation(seed: int, name: str = "initialisation") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Noise:
-    """Random numbers of one phase of one step, for the rows ``start:stop`` of a batch of ``total`` examples."""
+    """Random numbers of one phase of one step, for the rows ``start:stop`` of a batch of ``total`` rows."""
 
     seed: int
     step: int

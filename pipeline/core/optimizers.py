@@ -12,8 +12,8 @@ from pipeline.params import Section
 class OptimizerSettings(Section):
     """Settings of one optimizer: SGD, SGD with momentum, RMSprop, Adam or AdamW.
 
-    ``weight_decay`` is decoupled for ``adamw`` (Loshchilov & Hutter 2019); for the others PyTorch adds it to the
-    gradient.
+    ``weight_decay`` is decoupled for ``adamw`` (Loshchilov & Hutter 2019); for the others PyTorch adds it to
+    the gradient.
     """
 
     kind: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adamw"

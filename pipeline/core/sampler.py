@@ -17,12 +17,12 @@ BLOCKS_PER_SHARD = 64  # a block of a full shard has 4 MB
 class Sampler:
     """The order of the examples: a pure function of (seed, epoch, shard sizes), for any number of workers.
 
-    With up to ``WINDOW_SHARDS`` shards, an epoch is one permutation of all rows. With more, the data may not fit into
-    memory: an epoch then permutes the blocks (``BLOCKS_PER_SHARD`` of each shard), groups them into windows of at
-    most ``WINDOW_SHARDS`` shards (1 GB) and permutes the rows of each window, like the shuffle buffers of WebDataset,
-    Petastorm and tf.data. So not every order is possible: the rows of a block are always in the same window, and the
-    proportion of a class varies between windows. Blocks are much smaller than shards because preprocessing writes the
-    examples sorted by class.
+    With up to ``WINDOW_SHARDS`` shards, an epoch is one permutation of all rows. With more, the data may not
+    fit into memory: an epoch then permutes the blocks (``BLOCKS_PER_SHARD`` of each shard), groups them into
+    windows of at most ``WINDOW_SHARDS`` shards (1 GB) and permutes the rows of each window, like the shuffle
+    buffers of WebDataset, Petastorm and tf.data. So not every order is possible: the rows of a block are
+    always in the same window, and the proportion of a class varies between windows. Blocks are much smaller
+    than shards because preprocessing writes the examples sorted by class.
 
     An epoch has as many full batches as the split holds. The rows left over differ between epochs.
     """
@@ -66,7 +66,7 @@ class Sampler:
 def _windows(
     seed: int, epoch: int, shard_sizes: tuple[int, ...]
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """The first row of each block (and the end of the last), the blocks of each window, the windows' ends in the epoch."""
+    """The block boundaries (rows), the blocks of each window, and the ends of the windows in the epoch."""
     firsts = np.cumsum([0, *shard_sizes])
     within = np.outer(shard_sizes, np.arange(BLOCKS_PER_SHARD)) // BLOCKS_PER_SHARD
     starts = np.append((firsts[:-1, None] + within).ravel(), firsts[-1])

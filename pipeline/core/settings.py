@@ -10,7 +10,7 @@ from pipeline.params import PARAMS, Section, read_section
 
 
 class ScheduleSettings(Section):
-    """The learning-rate schedule, a factor on each optimizer's rate: linear warm-up, then a decay to ``final``."""
+    """The learning-rate schedule: a factor, with linear warm-up and then a decay to ``final``."""
 
     kind: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)

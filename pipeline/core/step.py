@@ -54,7 +54,7 @@ class Step:
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
 
     def run(self, number: int, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Run step ``number`` on this worker's rows of the global batch; return its metrics, detached scalars."""
+        """Run step ``number`` on this worker's rows of the global batch. Returns detached scalars."""
         metrics: dict[str, Tensor] = {}
         size = self.context.microbatch or len(batch)
         bounds = [(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
@@ -110,7 +110,10 @@ class Step:
 
 
 def _set_power_iteration(task: Task, on: bool) -> None:
-    """Turn the power iteration of spectral norms on or off. It must run once for each batch, not for each piece."""
+    """Turn the power iteration of spectral norms on or off.
+
+    It must run once for each batch, not for each piece.
+    """
     for module in task.modules():
         if isinstance(module, ParametrizationList):
             module.train(on)

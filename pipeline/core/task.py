@@ -1,8 +1,9 @@
 """The interface between a model and the rest of the pipeline.
 
-A training step is a list of *phases*; a model with one optimizer has one phase. The loop is responsible for the
-backward pass, clipping, precision, learning rate, weight averaging, logging, checkpoints and distribution. A task
-is responsible for its networks, losses and optimizers, and does not depend on Ray, MLflow or DVC.
+A training step is a list of *phases*; a model with one optimizer has one phase. The loop is responsible for
+the backward pass, clipping, precision, learning rate, weight averaging, logging, checkpoints and
+distribution. A task is responsible for its networks, losses and optimizers, and does not depend on Ray,
+MLflow or DVC.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from pipeline.params import Section
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Properties of the data: square images of ``channels`` x ``size`` x ``size``, and the number of classes."""
+    """Properties of the data: images have ``channels`` x ``size`` x ``size`` values, labels ``classes``."""
 
     channels: int
     size: int
@@ -64,9 +65,9 @@ class Phase:
 class Task(nn.Module, ABC):
     """A model, its losses and its optimizers. Its child modules are its networks.
 
-    Input and output images are float32 in [0, 1]; a task rescales them inside if its networks need it. All random
-    numbers come from the ``noise`` argument. Batch statistics must not be used: with them the result depends on the
-    number of workers.
+    Input and output images are float32 in [0, 1]; a task rescales them inside if its networks need it. All
+    random numbers come from the ``noise`` argument. Batch statistics must not be used: with them the result
+    depends on the number of workers.
     """
 
     Config: ClassVar[type[Section]]
@@ -81,14 +82,17 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The scalar to minimise, a mean over the batch's examples, and further scalars to log (also means)."""
+        """The loss, a mean over the batch's examples, and further scalars to log (also means)."""
 
     @abstractmethod
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
-        """Per-example metrics, each (N,); the caller averages them over a split. ``noise`` is for this batch's rows."""
+        """Per-example metrics, each (N,); the caller averages them over a split.
+
+        ``noise`` is for this batch's rows.
+        """
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
-        """``count`` new images (count, C, H, W), of classes ``labels`` (count,) or else of classes from ``noise``."""
+        """``count`` images (count, C, H, W), of classes ``labels`` (count,) or of random classes."""
         return None
 
     def classify(self, images: Tensor) -> Tensor | None:
@@ -108,7 +112,7 @@ class Task(nn.Module, ABC):
         return None
 
     def on_train_end(self, batches: Iterable[Batch]) -> None:
-        """Called once after the last step, with the training split in order, to fit what is not trained by gradients."""
+        """Called once after the last step, with the training split in order; may fit further parameters."""
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,7 @@
-"""Read tar and zip archives safely: only regular files and relative names, a limited size, never extracted to disk.
+"""Read tar and zip archives safely: regular files only, no names that lead outside, a limited size.
 
-The extraction of tarfile and zipfile is not used: its filters have had vulnerabilities (CVE-2025-4517, -4330, -4435).
+Members are read into memory. The extraction of tarfile and zipfile is not used: its filters have had
+vulnerabilities (CVE-2025-4517, -4330, -4435).
 """
 
 import gzip
@@ -20,7 +21,10 @@ MAX_MEMBER_BYTES = 256_000_000
 
 
 class _Bounded(io.RawIOBase):
-    """A stream of at most ``budget`` bytes, including headers and skipped members. Raises ``BadInput`` beyond."""
+    """A stream of at most ``budget`` bytes, including headers and skipped members.
+
+    Raises ``BadInput`` beyond.
+    """
 
     def __init__(self, stream: gzip.GzipFile, budget: int, where: Path) -> None:
         self._stream, self._left, self._where = stream, budget, where
@@ -38,7 +42,7 @@ class _Bounded(io.RawIOBase):
 
 
 def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, bytes]:
-    """The members ``wanted`` of a .tar.gz that unpacks to at most ``budget`` bytes. Other regular files are skipped.
+    """Read the members ``wanted`` of a .tar.gz that unpacks to at most ``budget`` bytes.
 
     Raises ``BadInput`` for links, devices, names that lead outside, missing or duplicate members, and damage.
     """
@@ -69,7 +73,8 @@ def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, byte
 def list_zip(path: Path) -> tuple[list[str], list[str]]:
     """The names of a zip's regular files and of its folders, sorted. Their content is not read.
 
-    Raises ``BadInput`` for links, encrypted or oversized members, names that lead outside, duplicates, and damage.
+    Raises ``BadInput`` for links, encrypted or oversized members, names that lead outside, duplicates, and
+    damage.
     """
     files: set[str] = set()
     folders: set[str] = set()
@@ -103,8 +108,8 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
 def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManager | None = None) -> bytes:
     """A member's bytes. Raises ``ValueError`` for damage and for more than ``MAX_MEMBER_BYTES``.
 
-    Threads that read the same archive share a ``lock``. It is held only while a member is opened and closed, because
-    zipfile does not lock these itself; members are unpacked in parallel.
+    Threads that read the same archive share a ``lock``. It is held only while a member is opened and closed,
+    because zipfile does not lock these itself; members are unpacked in parallel.
     """
     lock = lock or nullcontext()
     try:

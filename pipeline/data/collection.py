@@ -36,7 +36,7 @@ class Collection(ABC):
 
     @property
     def stable_names(self) -> list[str]:
-        """Names of the images of 'train' that do not change when images are added; empty if there are none."""
+        """Names of the images of 'train' that do not change when images are added; empty for arrays."""
         return []
 
     @abstractmethod
@@ -86,7 +86,10 @@ class PictureCollection(Collection):
 
 
 def open_raw(settings: DataSettings, raw: Path) -> tuple[Collection, dict[str, str]]:
-    """The images in ``raw``, and the SHA-256 of its files. Raises ``BadInput`` for missing or changed files."""
+    """The images in ``raw``, and the SHA-256 of its files.
+
+    Raises ``BadInput`` for missing or changed files.
+    """
     source = sources.find(settings.source)
     record = read_source(raw)
     if record["source"] != source.name:

@@ -134,5 +134,8 @@ _lock = threading.Lock()
 
 @functools.lru_cache(maxsize=1)
 def _open_zip(path: Path, version: tuple[int, int]) -> zipfile.ZipFile:
-    """The open archive; call it with the lock held. Threads share one, as its index takes 0.6 GB for a million files."""
+    """The open archive; call it with the lock held.
+
+    Threads share one, as its index takes 0.6 GB for a million files.
+    """
     return zipfile.ZipFile(path)

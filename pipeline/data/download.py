@@ -1,4 +1,4 @@
-"""The stage ``download``: write a source's published files to ``data/raw``, and describe them in ``source.json``."""
+"""The stage ``download``: write a source's files to ``data/raw``, and describe them in ``source.json``."""
 
 import shutil
 import time
@@ -23,8 +23,8 @@ def download(
 ) -> dict[str, Any]:
     """Write the files of ``settings.source`` to ``target``; return the content of ``source.json``.
 
-    ``source.json`` always names the published address. A mirror has the same bytes and is not part of the experiment.
-    An interrupted download stays in the environment's storage and is resumed.
+    ``source.json`` always names the published address. A mirror has the same bytes and is not part of the
+    experiment. An interrupted download stays in the environment's storage and is resumed.
     """
     source = sources.find(settings.source)
     if source.read is None:
@@ -46,7 +46,10 @@ def download(
 
 
 def _copy_folder(source: sources.Source, folder: str, root: Path, target: Path) -> dict[str, Any]:
-    """Copy the user's folder or zip. Links would not do, because DVC write-protects the files in its cache."""
+    """Copy the user's folder or zip.
+
+    Links would not do, because DVC write-protects the files in its cache.
+    """
     if not folder:
         what, remedy = (
             "is empty, and the source is 'folder'",

@@ -46,10 +46,10 @@ def list_folder(root: Path) -> tuple[list[str], list[str]]:
 
 
 def arrange(files: Iterable[str], folders: Iterable[str], where: str) -> Layout:
-    """Find the layout: ``class/...``, or ``train/class/...`` with ``test/`` and ``val/`` (or ``validation/``).
+    """Find the layout: ``class/...``, or ``train/class/...`` and the same for test, val or validation.
 
-    Hidden files, files without an image suffix, and enclosing folders are ignored. ``where`` names the folder in
-    errors. Raises ``BadInput`` if a class or split would have no images, or if the layout is not clear.
+    Hidden files, files without an image suffix, and enclosing folders are ignored. ``where`` names the folder
+    in errors. Raises ``BadInput`` if a class or split would have no images, or if the layout is not clear.
     """
     pictures = [name for name in files if _is_picture(name, where)]
     seen = sorted(folder for folder in folders if not _is_hidden(folder))

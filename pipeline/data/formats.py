@@ -1,4 +1,4 @@
-"""Readers for the formats of published data sets: IDX (MNIST and similar), binary CIFAR, scikit-learn's digits.
+"""Readers for published data sets: IDX (MNIST and similar), binary CIFAR, scikit-learn's digits.
 
 All return uint8 images (N, C, H, W) and int64 labels (N,), and raise ``BadInput`` for invalid files.
 """
@@ -67,7 +67,7 @@ def read_idx_pair(images_path: Path, labels_path: Path, shape: tuple[int, int, i
 def read_cifar(
     path: Path, members: list[str], label_bytes: int, shape: tuple[int, int, int], names: str
 ) -> tuple[tuple[str, ...], list[Arrays]]:
-    """The class names (from the member ``names``) and the arrays of each of ``members`` of a binary CIFAR archive.
+    """The class names (from the member ``names``) and the arrays of ``members`` of a binary CIFAR archive.
 
     A record has ``label_bytes`` labels, of which the last is used, and the pixels, channel by channel.
     """

@@ -22,8 +22,9 @@ class BrokenImage(ValueError):
 def decode(data: bytes, channels: int, size: int) -> np.ndarray:
     """Decode an image, or the first frame of an animation, to uint8 (channels, size, size).
 
-    The EXIF orientation is applied, transparent images are put on white, 16 bits are scaled to 8, and colour profiles
-    are ignored. The number of pixels is checked in the header before decoding. Raises ``BrokenImage``.
+    The EXIF orientation is applied, transparent images are put on white, 16 bits are scaled to 8, and colour
+    profiles are ignored. The number of pixels is checked in the header before decoding. Raises
+    ``BrokenImage``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

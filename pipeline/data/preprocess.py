@@ -1,4 +1,4 @@
-"""The stage ``preprocess``: write shards of train, validation and test, a manifest, a table and a contact sheet."""
+"""The stage ``preprocess``: write the shards of each split, a manifest, a table and a contact sheet."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -31,9 +31,10 @@ def preprocess(
     raw: Path = Path("data/raw"),
     target: Path = Path("data/processed"),
 ) -> dict[str, Any]:
-    """Create ``target`` from ``raw`` and return its manifest. The same raw files and settings give the same bytes.
+    """Create ``target`` from ``raw`` and return its manifest.
 
-    Images are decoded and written in chunks, so memory does not grow with their number.
+    The same raw files and settings give the same bytes. Images are decoded and written in chunks, so memory
+    does not grow with their number.
     """
     collection, hashes = open_raw(settings, raw)
     parts = divide(collection.labels, collection.class_names, settings, collection.stable_names)
@@ -76,7 +77,7 @@ class _SplitWriter:
     origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)
 
     def write(self, folder: Path, source_split: str, indices: np.ndarray) -> dict[str, Any]:
-        """Write the images at ``indices`` of ``source_split`` to ``folder``; return their entry of the manifest."""
+        """Write the images at ``indices`` of ``source_split`` to ``folder``. Returns their manifest entry."""
         labels = self.collection.labels[source_split][indices]
         good = np.ones(len(indices), bool)
         writer = ShardWriter(folder, (self.collection.channels, self.collection.size, self.collection.size))
@@ -103,10 +104,12 @@ class _SplitWriter:
         return {"count": int(good.sum()), "classes": counts.tolist(), "shards": writer.close()}
 
     def duplicates(self) -> dict[str, Any]:
-        """Count images whose preprocessed pixels equal those of an earlier image (train, then validation, then test).
+        """Count exact duplicates: images whose preprocessed pixels equal those of an earlier image.
 
-        ``within`` counts them for each split, ``across`` for each pair of splits, ``contradictory`` those with another
-        label than the first such image. Duplicates are not removed.
+        The order is train, validation, test.
+
+        ``within`` counts them for each split, ``across`` for each pair of splits, ``contradictory`` those
+        with another label than the first such image. Duplicates are not removed.
         """
         splits = np.concatenate(
             [np.full(len(indices), number) for number, (_, _, indices, _) in enumerate(self.origins)]
@@ -156,7 +159,10 @@ class _SplitWriter:
 
 
 def contact_sheet(samples: dict[int, list[np.ndarray]], class_names: tuple[str, ...]) -> Image.Image:
-    """A row of images (C, H, W) for each class, with its name. Small images are enlarged by an integer factor."""
+    """A row of images (C, H, W) for each class, with its name.
+
+    Small images are enlarged by an integer factor.
+    """
     size = samples[0][0].shape[-1]
     factor = -(-56 // size)
     tile, font = size * factor + 4, ImageFont.load_default(14)

@@ -1,4 +1,4 @@
-"""Write the shards of a split: ``images-00000.npy``, uint8 (N, C, H, W), and ``labels-00000.npy``, int64 (N,)."""
+"""Write shards: ``images-00000.npy``, uint8 (N, C, H, W), and ``labels-00000.npy``, int64 (N,)."""
 
 from pathlib import Path
 from typing import Any, BinaryIO

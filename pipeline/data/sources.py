@@ -1,8 +1,8 @@
 """The catalogue of data sources, the values of ``data.source`` in params.yaml.
 
-Checksums and sizes are from TensorFlow Datasets (the files ``url_checksums`` of tensorflow/datasets); those of
-``digits`` are from the RECORD of scikit-learn's wheel. For MNIST they were compared with files that have the MD5s
-published by torchvision. KMNIST's class names are also from torchvision.
+Checksums and sizes are from TensorFlow Datasets (the files ``url_checksums`` of tensorflow/datasets); those
+of ``digits`` are from the RECORD of scikit-learn's wheel. For MNIST they were compared with files that have
+the MD5s published by torchvision. KMNIST's class names are also from torchvision.
 """
 
 import difflib
@@ -33,7 +33,8 @@ class RemoteFile:
 class Source:
     """A published data set.
 
-    ``addresses`` are URLs of folders, in order of preference; 'package:' means a folder of an installed package.
+    ``addresses`` are URLs of folders, in order of preference; 'package:' means a folder of an installed
+    package.
     """
 
     name: str
@@ -99,13 +100,17 @@ CLOTHES = (
 )
 KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 CIFAR = ("https://www.cs.toronto.edu/~kriz",)
+CIFAR_LICENCE = (
+    "none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009"
+)
 
 CATALOGUE = {
     source.name: source
     for source in (
         Source(
             name="digits",
-            description="1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn; needs no network",
+            description="1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn; "
+            "needs no network",
             licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
             addresses=("package:sklearn/datasets/data",),
             files=(
@@ -186,7 +191,8 @@ CATALOGUE = {
         ),
         Source(
             name="kmnist",
-            description="70,000 cursive Japanese characters of 28 x 28 pixels (CODH, adapted from the Kuzushiji Dataset)",
+            description="70,000 cursive Japanese characters of 28 x 28 pixels "
+            "(CODH, adapted from the Kuzushiji Dataset)",
             licence="CC BY-SA 4.0",
             addresses=("https://codh.rois.ac.jp/kmnist/dataset/kmnist",),
             files=(
@@ -217,7 +223,7 @@ CATALOGUE = {
         Source(
             name="cifar10",
             description="60,000 colour pictures of 32 x 32 pixels in 10 classes (Krizhevsky)",
-            licence="none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009",
+            licence=CIFAR_LICENCE,
             addresses=CIFAR,
             files=(
                 RemoteFile(
@@ -232,7 +238,7 @@ CATALOGUE = {
         Source(
             name="cifar100",
             description="60,000 colour pictures of 32 x 32 pixels in 100 classes (Krizhevsky)",
-            licence="none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009",
+            licence=CIFAR_LICENCE,
             addresses=CIFAR,
             files=(
                 RemoteFile(

@@ -1,7 +1,7 @@
 """Divide the images into train, validation and test: random by seed, stratified by class.
 
-An image with a name keeps its split when other images are added. So no model is tested on images that an earlier
-model was trained on.
+An image with a name keeps its split when other images are added. So no model is tested on images that an
+earlier model was trained on.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ def divide(
     settings: DataSettings,
     names: Sequence[str] = (),
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """For train, validation and test: the source's split that the images come from, and their indices in it, ascending.
+    """For train, validation and test: the source's split of the images, and their indices in it, ascending.
 
-    ``labels`` has the labels of the source's splits. These splits are kept. Missing ones are drawn from 'train': by
-    the images' ``names`` if there are any, else by their indices.
+    ``labels`` has the labels of the source's splits. These splits are kept. Missing ones are drawn from
+    'train': by the images' ``names`` if there are any, else by their indices.
     """
     for name, count in zip(class_names, np.bincount(labels["train"], minlength=len(class_names)).tolist()):
         if count < MIN_IMAGES and len(labels) < 3:

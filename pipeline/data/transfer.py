@@ -56,10 +56,10 @@ class RetryPolicy:
 
 
 def fetch(file: RemoteFile, addresses: list[str], folder: Path, retry: RetryPolicy | None = None) -> Path:
-    """Get ``folder/<name>`` from the first address that works (https URL, path or 'package:path'), and verify it.
+    """Get and verify ``folder/<name>`` from the first address that works (https URL, path or 'package:path').
 
-    An interrupted download is kept in ``<name>.part`` and resumed. Raises ``DarkroomError`` with the reason for each
-    address.
+    An interrupted download is kept in ``<name>.part`` and resumed. Raises ``DarkroomError`` with the reason
+    for each address.
     """
     retry = retry or RetryPolicy()
     target, part = folder / file.name, folder / f"{file.name}.part"
@@ -90,7 +90,8 @@ def fetch_zip(
 ) -> Path:
     """Download a zip of unknown size and digest from an https URL to ``target``, atomically.
 
-    Raises ``TransferFailed``, also if it has more than ``max_bytes`` or takes longer than ``timeout_seconds``.
+    Raises ``TransferFailed``, also if it has more than ``max_bytes`` or takes longer than
+    ``timeout_seconds``.
     """
     retry, deadline = retry or RetryPolicy(), time.monotonic() + timeout_seconds
     for attempt in range(retry.num_attempts):
@@ -113,7 +114,7 @@ def fetch_zip(
 def fetch_from_repository(
     repository: str, path: str, root: Path, target: Path, timeout_seconds: float
 ) -> Path:
-    """Get ``path`` of a DVC repository (a git URL, or a path relative to ``root``) into the folder ``target``.
+    """Get ``path`` of a DVC repository (a git URL, or a path relative to ``root``) into ``target``.
 
     Git does not prompt for a password. Raises ``TransferFailed``; no process is left running then.
     """
@@ -233,7 +234,10 @@ def _check_response(response: requests.Response) -> None:
 
 
 def _open(session: requests.Session, url: str, have: int, retry: RetryPolicy) -> requests.Response:
-    """Follow at most ``MAX_REDIRECTS`` redirects to https URLs. An http server on this machine may redirect to itself."""
+    """Follow at most ``MAX_REDIRECTS`` redirects to https URLs.
+
+    An http server on this machine may redirect to itself.
+    """
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     for _ in range(MAX_REDIRECTS + 1):
         if not _is_safe(url):
@@ -301,7 +305,7 @@ def _describe(error: Exception) -> str:
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A function that shows the number of bytes received: as a bar on a terminal, else as a line every few seconds."""
+    """A function that shows the received bytes: as a bar on a terminal, else as a line every few seconds."""
     if sys.stderr.isatty():
         from rich import progress
         from rich.console import Console

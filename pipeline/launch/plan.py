@@ -30,8 +30,8 @@ class Plan:
     def scaling(self, elastic: bool) -> dict[str, Any]:
         """The arguments of Ray Train's ``ScalingConfig``.
 
-        An ``elastic`` training continues with fewer workers when a machine is lost, and waits if there is room for
-        none.
+        An ``elastic`` training continues with fewer workers when a machine is lost, and waits if there is
+        room for none.
         """
         workers = (1, self.workers) if elastic else self.workers
         return {"num_workers": workers, "use_gpu": self.gpus, "resources_per_worker": self.resources}
@@ -46,9 +46,9 @@ def trains_in_process(environment: Environment) -> bool:
 def plan_resources(environment: Environment) -> Iterator[Plan]:
     """The plan for ``environment``. If it needs Ray, Ray is started, and shut down at the end of the block.
 
-    ``DARKROOM_WORKERS=auto`` means one worker for each device of a cluster, one for each of several local GPUs, or
-    else training in this process. Raises ``BadInput`` if there are not enough resources, ``DarkroomError`` if the
-    cluster cannot be reached.
+    ``DARKROOM_WORKERS=auto`` means one worker for each device of a cluster, one for each of several local
+    GPUs, or else training in this process. Raises ``BadInput`` if there are not enough resources,
+    ``DarkroomError`` if the cluster cannot be reached.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gpus = _local_gpus(environment)

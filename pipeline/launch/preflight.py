@@ -46,7 +46,7 @@ def probe_machine(request: PreflightRequest) -> dict[str, Any]:
 
 
 def check_cluster(request: PreflightRequest) -> tuple[list[dict[str, Any]], list[str]]:
-    """Probe every live machine of the cluster. Returns the machines, with their addresses and devices, and the problems.
+    """Probe every live machine of the cluster. Returns the results, one for each machine, and the problems.
 
     Raises ``DarkroomError`` if a machine does not answer or Darkroom is not installed there.
     """
@@ -114,7 +114,7 @@ def _probe_storage(storage: str) -> str:
 
 
 def _probe_data(folder: Path, digest: str) -> str:
-    """``visible``; ``differs``; or ``sent`` if the machine does not have the data, so that it is sent there."""
+    """``visible``, ``differs``, or ``sent``: the machine does not have the data, so that it is sent there."""
     try:
         return "visible" if digest_of(read_json(folder / "manifest.json")) == digest else "differs"
     except (OSError, ValueError):

@@ -56,7 +56,7 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    # Ray's handler would swallow Ctrl-C; without it the process ends with KeyboardInterrupt and exit code 130.
+    # Without Ray's handler Ctrl-C raises KeyboardInterrupt, and the process ends with exit code 130.
     trainer._register_sigint_handler = lambda controller: None
     if plan.workers and not environment.ray_address:
         _disable_dashboard_callback(trainer)
@@ -114,7 +114,7 @@ def _job(training: Any, plan: Plan, folder: Path, microbatch: int) -> dict[str, 
 
 
 def _prepare_cluster(training: Any, environment: Environment) -> dict[str, Any]:
-    """Check the cluster's machines and provide the data; return the entries of the job that say where the data is.
+    """Check the cluster's machines and provide the data. Returns entries for the job that locate the data.
 
     Raises ``DarkroomError`` if a machine has other versions or cannot use the storage.
     """
@@ -161,7 +161,10 @@ def _ray_storage(environment: Environment, folder: Path) -> dict[str, Any]:
 
 
 def _disable_dashboard_callback(trainer: Any) -> None:
-    """Remove the callback that polls the dashboard every second. A local Ray has none, so it would only warn."""
+    """Remove the callback that polls the dashboard every second.
+
+    A local Ray has none, so it would only warn.
+    """
     default = trainer._create_default_callbacks
     trainer._create_default_callbacks = lambda: [
         callback for callback in default() if type(callback).__name__ != "PlacementGroupCleanerCallback"

@@ -1,7 +1,7 @@
-"""The network addresses of torch.distributed: loopback on one machine, the address of the Ray node on a cluster.
+"""The addresses that torch.distributed uses: loopback on one machine, the Ray node's address on a cluster.
 
-PyTorch's default does not fit: its TCPStore listens on all interfaces without authentication, and gloo uses the
-interface to which the host name resolves, which is often loopback.
+PyTorch's default does not fit: its TCPStore listens on all interfaces without authentication, and gloo uses
+the interface to which the host name resolves, which is often loopback.
 """
 
 import importlib

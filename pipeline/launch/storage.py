@@ -1,7 +1,8 @@
 """Synchronise a training's folder with a storage address (s3://..., file://...) that all machines can reach.
 
-Rank 0 writes to a local folder and pushes new files. A machine that resumes the training pulls them first. Files are
-written atomically. A file that marks others as complete (a checkpoint's .json, finished.json) is pushed after them.
+Rank 0 writes to a local folder and pushes new files. A machine that resumes the training pulls them first.
+Files are written atomically. A file that marks others as complete (a checkpoint's .json, finished.json) is
+pushed after them.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ class Mirror:
         self._pulled: dict[str, Any] = {}  # name -> version of the remote file when it was pulled
 
     def push(self) -> None:
-        """Upload new and changed files, and delete the remote copies of checkpoints that were deleted here."""
+        """Upload new and changed files, and delete the remote copies of checkpoints deleted here."""
         paths = [path for path in self.folder.rglob("*") if path.is_file()]
         files = {path.relative_to(self.folder).as_posix(): path for path in paths}
         for name in sorted(files, key=_transfer_order):
@@ -111,7 +112,10 @@ class Mirror:
 
 
 def open_address(address: str) -> tuple[Any, str]:
-    """The fsspec file system of ``address`` and the path in it. Raises ``BadInput`` if the address cannot be used."""
+    """The fsspec file system of ``address`` and the path in it.
+
+    Raises ``BadInput`` if the address cannot be used.
+    """
     import fsspec
 
     try:
@@ -128,7 +132,10 @@ def _transfer_order(name: str) -> tuple[bool, bool, str]:
 
 
 def _append_lines(path: Path, data: bytes) -> None:
-    """Append the lines of steps after the last one in ``path``. Existing lines stay: MLflow may already have them."""
+    """Append the lines of steps after the last one in ``path``.
+
+    Existing lines stay: MLflow may already have them.
+    """
     from pipeline.core import metrics_log
 
     lines = metrics_log.read(path)

@@ -64,7 +64,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a training: its folder, which contains ``model/``, and the seconds that each part took."""
+    """The result of a training: its folder, which contains ``model/``, and the seconds of each part."""
 
     folder: Path
     times: dict[str, Any]
@@ -73,10 +73,10 @@ class Outcome:
 def train(
     training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]
 ) -> Outcome:
-    """Run ``training`` to its end; write the folders ``model`` and ``history`` (metrics, samples, times) atomically.
+    """Run ``training`` to its end. Writes ``model`` and ``history`` (metrics, samples, times) atomically.
 
-    Call it inside :func:`training_lock`. During the training each listener is called every two seconds with the
-    training's folder. Raises ``DarkroomError`` if the cluster is too small or the training fails.
+    Call it inside :func:`training_lock`. During the training each listener is called every two seconds with
+    the training's folder. Raises ``DarkroomError`` if the cluster is too small or the training fails.
     """
     began = time.time()
     folder = training.folder(environment.storage)
@@ -103,7 +103,7 @@ def train(
             cost = times["total"] / 3600 * times["workers"] * environment.price_per_hour
             times |= {"price_per_hour": environment.price_per_hour, "cost": cost}
         write_json(folder / FINISHED, {**finished, "times": times})
-    # If the driver was killed before it wrote these times, or ran on another machine, only the worker's are there.
+    # If the driver was killed before it added its times, only the worker's are there.
     times = {
         "mode": "already finished",
         "total": time.time() - began,
@@ -185,7 +185,10 @@ def _write_outputs(folder: Path, model: Path, history: Path, times: dict[str, An
 
 
 def remove_old_trainings(environment: Environment, name: str, keep: Collection[Path]) -> None:
-    """Remove all finished trainings of the model except the newest and those in ``keep``. Unfinished ones stay."""
+    """Remove all finished trainings of the model except the newest and those in ``keep``.
+
+    Unfinished ones stay.
+    """
     files = (environment.storage / "trainings").glob(f"{name}-*/{FINISHED}")
     for file in sorted(files, key=lambda file: file.stat().st_mtime)[:-KEEP_FINISHED]:
         if file.parent not in keep:

@@ -35,8 +35,8 @@ COPY_SECONDS = 1800
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     """Train as one of Ray Train's workers. Rank 0 writes ``model/`` and finished.json into the job's folder.
 
-    Returns ``entered`` and ``left`` (seconds since the epoch), or ``error``. Errors that a retry cannot fix are
-    returned and not raised, because Ray would retry three times.
+    Returns ``entered`` and ``left`` (seconds since the epoch), or ``error``. Errors that a retry cannot fix
+    are returned and not raised, because Ray would retry three times.
     """
     import ray.train
     import ray.train.collective
@@ -77,7 +77,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
     except (DarkroomError, torch.OutOfMemoryError) as failure:
         error = failure if isinstance(failure, DarkroomError) else _out_of_memory(job, context)
-        # If only this worker fails, the others wait for it: raise, so that Ray stops them. All workers diverge together.
+        # The other workers may wait for this one: raise, so that Ray stops them. All workers diverge at once.
         if context.size > 1 and not isinstance(error, Diverged):
             raise error from failure
         texts = {"what": error.what, "where": error.where, "remedy": error.remedy}
@@ -107,7 +107,7 @@ def _build_loop(
 
 
 def _open_data(job: dict[str, Any]) -> Dataset:
-    """The processed data: the driver's folder if this machine has it, else a local copy shared by its workers."""
+    """The processed data: in the driver's folder if it is visible here, else in a copy for this machine."""
     folder = Path(job["data"])
     if not ("data_refs" in job or "data_address" in job) or _digest(folder) == job["digest"]:
         return Dataset.open(folder)
@@ -140,7 +140,7 @@ def _digest(folder: Path) -> str:
 
 @contextmanager
 def _training_folder(job: dict[str, Any], context: DistributedContext) -> Iterator[Path]:
-    """The training's folder: a shared one, or a temporary one that rank 0 synchronises with the storage address."""
+    """The training's folder: a shared one, or a temporary one that rank 0 synchronises with the storage."""
     if "storage" not in job:
         yield Path(job["folder"])
         return

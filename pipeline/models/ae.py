@@ -1,7 +1,8 @@
 """An autoencoder (Hinton & Salakhutdinov 2006), dense (hidden layers of 64 and 32) or convolutional.
 
-With ``input_noise`` it is a denoising autoencoder (Vincent et al. 2008). After training, a normal distribution is
-fitted to the codes of each class, with one covariance for all classes, to generate images (Ghosh et al. 2020).
+With ``input_noise`` it is a denoising autoencoder (Vincent et al. 2008). After training, a normal
+distribution is fitted to the codes of each class, with one covariance for all classes, to generate images
+(Ghosh et al. 2020).
 """
 
 import itertools
@@ -25,7 +26,10 @@ RIDGE = (
 
 
 class AeConfig(Section):
-    """``dense`` lists the hidden layers of the dense architecture, ``width`` the channels of the convolutional one."""
+    """``dense``: sizes of the dense network's hidden layers.
+
+    ``width``: channels of the convolutional network.
+    """
 
     architecture: Literal["dense", "convolutional"] = "convolutional"
     code_size: int = Field(16, ge=1, le=4096)

@@ -1,4 +1,4 @@
-"""A convolutional classifier (LeCun et al. 1998): convolutions with pooling between them, dense layers, softmax.
+"""A convolutional classifier (LeCun et al. 1998): convolutions and pooling, dense layers, softmax.
 
 The default is a common tutorial network: convolutions with 32, 64 and 64 channels and a dense layer of 64.
 """
@@ -32,7 +32,10 @@ class CnnConfig(Section):
 
 
 class Cnn(Task):
-    """Classifies images. The output of its last dense layer is the feature space in which images are compared."""
+    """Classifies images.
+
+    The output of its last dense layer is the feature space in which images are compared.
+    """
 
     Config = CnnConfig
 

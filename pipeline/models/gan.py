@@ -26,7 +26,7 @@ FAST = SLOW.model_copy(update={"learning_rate": 16e-4})
 
 
 class GanConfig(Section):
-    """Both networks have ``width`` channels at full resolution; a latent has ``latent_size`` normal values."""
+    """Both networks have ``width`` channels at full resolution; latents have ``latent_size`` values."""
 
     latent_size: int = Field(64, ge=1, le=4096)
     width: int = Field(32, ge=8, le=1024)
@@ -79,7 +79,10 @@ class Gan(Task):
         }
 
     def _logits(self, images: Tensor, labels: Tensor, noise: Noise, repeats: int = 1) -> Tensor:
-        """The discriminator's logits of augmented images. ``images`` are ``repeats`` batches of the noise's size."""
+        """The discriminator's logits of augmented images.
+
+        ``images`` are ``repeats`` batches of the noise's size.
+        """
         parts = [
             jitter(part, noise, self.config.shift, name=f"jitter {index}")
             for index, part in enumerate(images.chunk(repeats))
@@ -118,7 +121,7 @@ class Discriminator(nn.Module):
         wrap = spectral_norm if config.spectral_normalisation else lambda layer: layer
         features = 4 * config.width
         self.encoder = Encoder(spec.channels, spec.size, config.width, features, normalise=False, wrap=wrap)
-        # Without spectral normalisation, so that the scale of the logits is learned; otherwise classes collapse.
+        # Without spectral normalisation the scale of the logits is learned; with it classes collapse.
         self.realness = nn.Linear(features, 1)
         self.classes = nn.Embedding(spec.classes, features)
 

@@ -1,4 +1,4 @@
-"""The ways of the examples to the device."""
+"""All feeds return the same batches."""
 
 import numpy as np
 import pytest
@@ -21,26 +21,26 @@ def split():
     )
 
 
-@pytest.mark.parametrize("way", [feed.ResidentFeed, feed.Prefetcher])
-def test_every_way_gives_the_batches_that_the_shards_hold(split, way):
-    order = Sampler(3, split.shard_sizes, 64)
-    places = lambda step: order.indices(step)[10:30]  # of one worker
-    made = way(split, CPU, places)
+@pytest.mark.parametrize("kind", [feed.ResidentFeed, feed.Prefetcher])
+def test_every_feed_returns_the_batches_of_the_shards(split, kind):
+    sampler = Sampler(3, split.shard_sizes, 64)
+    indices = lambda step: sampler.indices(step)[10:30]  # of one worker
+    get_batch = kind(split, CPU, indices)
     for step in (1, 2, 3, 9, 10, 4, 125, 126):  # also after a jump, and into the next epoch
-        given, wanted = made(step), feed.read_batch(split, CPU, places, step)
-        assert torch.equal(given.images, wanted.images) and torch.equal(given.labels, wanted.labels)
-        assert given.images.stride() == wanted.images.stride() and given.images.dtype == torch.float32
+        batch, expected = get_batch(step), feed.read_batch(split, CPU, indices, step)
+        assert torch.equal(batch.images, expected.images) and torch.equal(batch.labels, expected.labels)
+        assert batch.images.stride() == expected.images.stride() and batch.images.dtype == torch.float32
 
 
-def test_the_next_batch_is_made_ready_while_this_one_is_used(split):
-    asked = []
-    ahead = feed.Prefetcher(split, CPU, lambda step: asked.append(step) or np.arange(4))
-    ahead(5)
-    ahead.thread.shutdown()
-    assert asked == [5, 6]
+def test_the_next_batch_is_read_while_this_one_is_used(split):
+    steps = []
+    prefetcher = feed.Prefetcher(split, CPU, lambda step: steps.append(step) or np.arange(4))
+    prefetcher(5)
+    prefetcher.thread.shutdown()
+    assert steps == [5, 6]
 
 
-def test_what_goes_wrong_in_the_thread_is_raised_where_the_batch_is_asked_for(split):
+def test_an_error_in_the_thread_is_raised_when_the_batch_is_requested(split):
     with pytest.raises(IndexError, match="-1"):
         feed.Prefetcher(split, CPU, lambda step: np.array([-1]))(1)
 

@@ -174,7 +174,7 @@ def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_p
         "samples",
         "checkpoint",
         "logging",
-    }  # alone one communicates with nobody
+    }  # no "communication" with one process
     assert loop.seconds["logging"] >= 3 * 0.1  # once for each checkpoint
     assert sum(loop.seconds.values()) <= time.perf_counter() - began
 
@@ -224,19 +224,14 @@ def _one_of(rank, size, port, names, folder):
     )
     wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
     for name in names:
-        context, own = (
-            DistributedContext(rank, size, torch.device("cpu"), wrap),
-            folder / name / f"of {size}" / str(rank),
-        )  # they share no disk
+        context = DistributedContext(rank, size, torch.device("cpu"), wrap)
+        own = folder / name / f"of {size}" / str(rank)  # no folder is shared
         _train(name, own, context, steps=2)
-        # goes on from what worker 0 alone has kept, in pieces, of which the last worker has one more
+        # Resumes from rank 0's checkpoint, with microbatches; the last worker has one more than the others.
         final = _train(name, own, replace(context, microbatch=13 // size))
         torch.save(final, folder / name / f"{rank} of {size}.pt")
-    for steps, seconds in (
-        (5, 5 + 20),
-        (6, 1 + 10),
-        (6, None),
-    ):  # a phase of every step, one of every second; the rest of a training
+    # One phase runs at every step, the other at every second; the later trainings resume the first.
+    for steps, seconds in ((5, 5 + 20), (6, 1 + 10), (6, None)):
         loop = Loop(
             TwoScalars(), ArrayDataset(), _settings(steps), folder / f"times of {size}" / str(rank), context
         )
@@ -246,7 +241,7 @@ def _one_of(rank, size, port, names, folder):
     torch.distributed.destroy_process_group()
 
 
-# Measured after these four steps: 5e-8 (cnn) to 2.3e-6 (vae). The halves of a batch are summed in another order.
+# Measured after these four steps: 5e-8 (cnn) to 2.3e-6 (vae). Workers sum the examples in another order.
 TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of three kinds of processors
 
 

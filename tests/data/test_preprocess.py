@@ -23,7 +23,8 @@ from .conftest import encoded, fill
 from .test_download import SHARED
 
 
-def made(environment, settings: DataSettings = DataSettings(), name: str = "processed") -> Dataset:  # noqa: B008 - frozen
+def made(environment, settings: DataSettings | None = None, name: str = "processed") -> Dataset:
+    settings = settings or DataSettings()
     download(settings, environment, environment.root / "raw")
     preprocess(settings, environment, environment.root / "raw", environment.root / name)
     return Dataset.open(environment.root / name)
@@ -69,7 +70,7 @@ def test_an_official_test_split_is_kept_and_validation_comes_from_training():
     assert np.bincount(labels["train"][parts["validation"][1]]).tolist() == [5, 5]
 
 
-def test_the_draw_is_the_one_it_always_was():
+def test_the_random_splits_do_not_change_between_versions():
     parts = divide({"train": np.repeat([0, 1], 10)}, ("a", "b"), DataSettings())
     assert {split: indices.tolist() for split, (_, indices) in parts.items() if split != "train"} == {
         "test": [3, 7, 12, 18],
@@ -77,7 +78,7 @@ def test_the_draw_is_the_one_it_always_was():
     }
 
 
-def test_a_picture_keeps_its_split_when_others_join():
+def test_an_image_keeps_its_split_when_others_are_added():
     def drawn(count: int) -> dict[str, set[str]]:
         names = [f"{label}/{number}.png" for label in "ab" for number in range(count)]
         parts = divide({"train": np.repeat([0, 1], count)}, ("a", "b"), DataSettings(), names)

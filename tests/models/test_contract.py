@@ -1,4 +1,4 @@
-"""What every model keeps, found by itself: a new file in pipeline/models is tested here without a further line."""
+"""What every model must do. A new file in pipeline/models is tested here automatically."""
 
 import copy
 
@@ -86,7 +86,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
 
 
 def test_a_batch_in_pieces_takes_the_step_of_the_whole(name):
-    """The rounding differs, and nothing else: spectral norms iterate once, the last piece is smaller, penalties count once."""
+    """Only the rounding differs, also with spectral norms, penalties and a smaller last piece."""
     ended = []
     for microbatch in (0, 4):
         task = build(name)
