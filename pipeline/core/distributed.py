@@ -18,9 +18,7 @@ class DistributedContext:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default=torch.device("cpu"))
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: (
-        module
-    )  # DistributedDataParallel for several workers
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module  # DistributedDataParallel, or nothing
     microbatch: int = 0  # maximum rows computed at a time (gradient accumulation); 0: all rows of this worker
 
     def rows(self, total: int) -> tuple[int, int]:

@@ -62,10 +62,9 @@ class Loop:
         self.feed = make_feed(data.train, self.context.device, lambda step: self.sampler.indices(step)[rows])
         self.checkpoints = CheckpointStore(folder / "checkpoints")
         self.seconds: dict[str, float] = defaultdict(float)
-        self._window: dict[str, list[Tensor]] = defaultdict(
-            list
-        )  # metrics of the steps since the last log entry
-        self._since = (0, time.perf_counter())  # step and time of the last log entry
+        # The metrics of the steps since the last log entry, and that entry's step and time.
+        self._window: dict[str, list[Tensor]] = defaultdict(list)
+        self._since = (0, time.perf_counter())
         self.num_steps_taken = 0  # without those before the checkpoint it resumed from
 
     def run(self) -> Task:

@@ -31,10 +31,7 @@ MAX_REDIRECTS = 3
 WEB_PAGE = "returned a web page, not the file"
 CHUNK = 1 << 16
 REPORT_SECONDS = 5.0
-EPOCH = (
-    0,
-    0,
-)  # access and modification time of complete files; a recent time would look like a file being written
+EPOCH = (0, 0)  # access and modification times for complete files: a recent file may still be being written
 
 
 class TransferFailed(Exception):

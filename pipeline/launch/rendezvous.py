@@ -17,11 +17,9 @@ from pipeline import environment
 
 def use_loopback() -> None:
     """Let process groups of this process use a TCPStore on 127.0.0.1."""
-    # An import statement would give the function of the same name, not the module.
+    # PyTorch has no setting for the listen address. An import statement would give the function of this name.
     module = importlib.import_module("torch.distributed.rendezvous")
-    vars(module)["_create_c10d_store"] = (
-        _create_loopback_store  # PyTorch has no setting for the listen address
-    )
+    vars(module)["_create_c10d_store"] = _create_loopback_store
 
 
 def use_node_address() -> None:

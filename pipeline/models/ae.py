@@ -20,16 +20,11 @@ from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.params import Section
 
-RIDGE = (
-    1e-4  # added to the variances, so that a constant code dimension does not make the covariance singular
-)
+RIDGE = 1e-4  # added to the variances, so that the covariance is not singular
 
 
 class AeConfig(Section):
-    """``dense``: sizes of the dense network's hidden layers.
-
-    ``width``: channels of the convolutional network.
-    """
+    """``dense``: the hidden layers of the dense network. ``width``: channels of the convolutional network."""
 
     architecture: Literal["dense", "convolutional"] = "convolutional"
     code_size: int = Field(16, ge=1, le=4096)

@@ -32,9 +32,7 @@ class GanConfig(Section):
     width: int = Field(32, ge=8, le=1024)
     adversarial_loss: Literal["non_saturating", "hinge"] = "non_saturating"
     spectral_normalisation: bool = True
-    shift: float = Field(
-        0.06, ge=0, le=0.5
-    )  # augmentation of the discriminator's input, fraction of the side
+    shift: float = Field(0.06, ge=0, le=0.5)  # augmentation: largest shift, as a fraction of the side
     discriminator_every: int = Field(1, ge=1)  # steps
     generator_every: int = Field(1, ge=1)  # steps
     generator_optimizer: OptimizerSettings = SLOW

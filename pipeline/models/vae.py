@@ -27,9 +27,7 @@ class VaeConfig(Section):
     latent_size: int = Field(16, ge=1, le=4096)
     width: int = Field(32, ge=8, le=1024)
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
-    deviation: float = Field(
-        0.1, gt=0
-    )  # standard deviation of the gaussian likelihood, with images in [0, 1]
+    deviation: float = Field(0.1, gt=0)  # of the gaussian likelihood, with images in [0, 1]
     beta: float = Field(1.0, ge=0)  # weight of the KL divergence in the loss
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
 

@@ -14,10 +14,7 @@ class Scalar(nn.Module):
 
 
 class TwoScalars(Task):
-    """Phase `up` minimises up * mean(image); phase `down`, every second step, (down - up)^2 / 2.
-
-    SGD, rate 0.1.
-    """
+    """Phase `up` minimises up * mean(image); phase `down`, every second step, (down - up)^2 / 2."""
 
     class Config(Section):
         pass

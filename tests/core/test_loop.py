@@ -1,4 +1,4 @@
-"""The loop, on a fake task, and what holds for any number of processes."""
+"""The training loop: on a fake task, and with several processes."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ SETTINGS = TrainingSettings(
 )
 
 
-def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
+def test_the_loop_takes_each_step_once_and_logs_at_the_set_intervals(tmp_path):
     task = TwoScalars()
     Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
     lines = {line["step"]: line["metrics"] for line in read(tmp_path / "metrics.jsonl")}
@@ -38,7 +38,7 @@ def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
     assert lines[12]["validation/label"] == 0.5  # a mean over the split, not of batch means
 
 
-def test_the_recorded_means_cover_the_steps_since_the_last_record(tmp_path):
+def test_the_logged_means_cover_the_steps_since_the_last_entry(tmp_path):
     task, data = TwoScalars(), ArrayDataset()
     loop = Loop(task, data, SETTINGS, tmp_path)
     loop.run()
@@ -121,7 +121,7 @@ def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_recor
     assert plain[0] == plain[1]
 
 
-def test_a_step_at_which_no_phase_is_due_is_recorded_all_the_same(tmp_path):
+def test_a_step_at_which_no_phase_runs_is_logged_too(tmp_path):
     task = TwoScalars()
     phases = task.phases()
     task.phases = lambda: [replace(phase, every=2) for phase in phases]
@@ -139,7 +139,7 @@ def test_a_finished_training_trains_no_further(tmp_path):
 
 
 @pytest.mark.parametrize("died_at", [None, 3, 8])
-def test_pictures_are_drawn_of_the_initial_weights_and_at_each_interval(tmp_path, died_at):
+def test_samples_are_written_for_the_initial_weights_and_at_each_interval(tmp_path, died_at):
     task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
     loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
     take = loop.step.run
@@ -167,14 +167,8 @@ def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_p
     loop = Loop(TwoScalars(), ArrayDataset(), SETTINGS, tmp_path, report=lambda metrics: time.sleep(0.1))
     began = time.perf_counter()
     loop.run()
-    assert set(loop.seconds) == {
-        "data",
-        "compute",
-        "validation",
-        "samples",
-        "checkpoint",
-        "logging",
-    }  # no "communication" with one process
+    parts = {"data", "compute", "validation", "samples", "checkpoint", "logging"}
+    assert set(loop.seconds) == parts  # no "communication" with one process
     assert loop.seconds["logging"] >= 3 * 0.1  # once for each checkpoint
     assert sum(loop.seconds.values()) <= time.perf_counter() - began
 

@@ -1,4 +1,4 @@
-"""The step, by hand, on a task of two scalars."""
+"""One training step, compared with a calculation by hand on a task of two scalars."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Folders of classes: what is accepted, and a named refusal for what is not."""
+"""Class folders: which layouts are accepted, and the errors for the others."""
 
 import os
 import zipfile
@@ -34,14 +34,14 @@ def test_train_test_and_val_folders_are_splits():
 
 
 @pytest.mark.parametrize("wrapper", ["pets/", "a/b/", "train/"])
-def test_a_folder_around_everything_is_passed_over(wrapper):
+def test_an_enclosing_folder_is_ignored(wrapper):
     layout = arrange(
         [f"{wrapper}cat/1.png", f"{wrapper}dog/1.png"], [f"{wrapper}cat", f"{wrapper}dog"], "here"
     )
     assert layout.class_names == ("cat", "dog") and set(layout.splits) == {"train"}
 
 
-def test_hidden_files_and_files_that_are_no_pictures_are_passed_over():
+def test_hidden_files_and_files_that_are_not_images_are_ignored():
     files = [
         "cat/1.png",
         "dog/1.JPEG",
@@ -98,7 +98,7 @@ def test_a_folder_and_its_zip_are_arranged_alike(tmp_path):
         (["cat/\udcff.png", "dog/1.png"], [], "is not UTF-8"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_named_with_its_fault(files, folders, reason):
+def test_a_folder_that_cannot_be_used_is_refused_with_the_reason(files, folders, reason):
     with pytest.raises(BadInput, match=reason) as caught:
         arrange(files, folders, "my/pictures")
     assert "my/pictures" in str(caught.value) and "->" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Published formats: the exact array, or an error that names the file and the fault."""
+"""Published formats give the exact array, or an error with the file and the reason."""
 
 import gzip
 import struct
@@ -23,7 +23,7 @@ def idx(shape: tuple[int, ...], data: bytes, magic: bytes | None = None) -> byte
 
 pack = partial(
     gzip.compress, mtime=0
-)  # the time would be in the tests' names, and differ between two processes
+)  # pytest puts the bytes into test names, which must not contain the time
 GOOD = idx((2, 3, 2), bytes(range(12)))
 
 
@@ -56,7 +56,7 @@ def test_an_idx_file_is_read_exactly(tmp_path):
         (pack(GOOD) + b"rubbish", "is damaged"),
     ],
 )
-def test_a_broken_idx_file_is_named_with_its_fault(tmp_path, packed, reason):
+def test_a_broken_idx_file_is_refused_with_the_reason(tmp_path, packed, reason):
     path = tmp_path / "broken.gz"
     path.write_bytes(packed)
     with pytest.raises(BadInput, match=reason) as caught:
@@ -101,7 +101,7 @@ def test_images_and_labels_that_do_not_belong_together_are_refused(tmp_path, ima
 @pytest.mark.parametrize(
     "text", ["", "1,2,3", ",".join(["17"] * 64 + ["1"]), ",".join(["1"] * 64 + ["10"]), ",".join(["x"] * 65)]
 )
-def test_digits_that_are_no_digits_are_refused(tmp_path, text):
+def test_invalid_digits_are_refused(tmp_path, text):
     path = tmp_path / "digits.csv.gz"
     path.write_bytes(pack(text.encode()))
     with pytest.raises(BadInput, match=r"digits\.csv\.gz"):

@@ -1,4 +1,4 @@
-"""The stage ``preprocess`` and the data that training sees."""
+"""The stage ``preprocess`` and the data that it writes."""
 
 import json
 import zipfile
@@ -114,7 +114,7 @@ def test_pixels_and_labels_belong_together(environment):
 @pytest.mark.parametrize(
     ("color", "source", "channels"), [("rgb", "digits", 3), ("grey", "folder", 1), ("source", "folder", 3)]
 )
-def test_colour_and_size_are_as_asked(environment, color, source, channels):
+def test_colour_and_size_are_those_of_the_settings(environment, color, source, channels):
     fill(environment.root / "pets", {"cat": 6, "dog": 6})
     data = made(environment, pets(source=source, color=color, image_size=16))
     assert data.train.rows(np.arange(2))[0].shape == (2, channels, 16, 16)
@@ -169,7 +169,7 @@ def test_exact_duplicates_are_found_within_and_across_splits(environment):
     assert ["train: train/cat/000.png", "validation: val/cat/zz.png"] in found["examples"]
 
 
-def test_a_broken_picture_is_refused_by_name_and_nothing_is_left(environment):
+def test_a_broken_image_is_refused_by_name_and_no_output_is_left(environment):
     root = fill(environment.root / "pets", {"cat": 9, "dog": 9})
     (root / "dog" / "004.png").write_bytes(encoded(4)[:-40])
     with pytest.raises(BadInput, match=r"dog/004\.png: cannot be decoded") as caught:
@@ -178,7 +178,7 @@ def test_a_broken_picture_is_refused_by_name_and_nothing_is_left(environment):
     assert not [path for path in environment.root.iterdir() if "processed" in path.name]
 
 
-def test_a_share_of_broken_pictures_is_left_out_and_listed_and_one_more_is_refused(environment):
+def test_an_allowed_fraction_of_broken_images_is_left_out_and_listed_and_one_more_is_refused(environment):
     root = fill(environment.root / "pets", {"cat": 10, "dog": 10})
     (root / "dog" / "004.png").write_bytes(b"no picture")
     (root / "cat" / "007.png").write_bytes(b"")
@@ -191,7 +191,7 @@ def test_a_share_of_broken_pictures_is_left_out_and_listed_and_one_more_is_refus
         made(environment, pets(max_bad_fraction=0.1))
 
 
-def test_a_class_of_broken_pictures_alone_is_refused_even_when_broken_ones_are_allowed(environment):
+def test_a_class_with_only_broken_images_is_refused_even_when_broken_ones_are_allowed(environment):
     root = fill(environment.root / "pets", {"cat": 20, "dog": 5})
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")

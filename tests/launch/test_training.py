@@ -1,4 +1,4 @@
-"""What a training says of its time, when all of it is Ray Train's and ours."""
+"""Trainings in process: their times, memory errors, GPUs and plans."""
 
 from contextlib import nullcontext
 from dataclasses import replace
