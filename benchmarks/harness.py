@@ -18,13 +18,8 @@ import psutil
 import yaml
 
 ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 600
-REMOVED = (
-    "DARKROOM_",
-    "MLFLOW_",
-    "DVC_",
-    "RAY_",
-    "GIT_",
-)  # variables of the caller that would affect a measurement
+# Variables of the caller that would affect a measurement.
+REMOVED = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 Figures = dict[str, float]
 
 

@@ -45,7 +45,7 @@ def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tupl
     section = read_section(name, ModelSection, path)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
         raise BadInput(
-            "the warm-up is as long as the training",
+            "the warm-up is not shorter than the training",
             where=f"{path}: {name}.training.schedule.warmup_steps",
             remedy="shorten it",
         )

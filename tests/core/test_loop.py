@@ -250,19 +250,19 @@ def test_several_processes_train_the_same_model_as_one(tmp_path, size):
         (tmp_path / name).mkdir()
     torch.multiprocessing.spawn(_one_of, (size, port, names, tmp_path), nprocs=size)
     for name in names:
-        _train(name, tmp_path / name / "alone", steps=2)
-        alone = _train(name, tmp_path / name / "alone")
+        _train(name, tmp_path / name / "single", steps=2)
+        single = _train(name, tmp_path / name / "single")
         parts = [
             torch.load(tmp_path / name / f"{rank} of {size}.pt", weights_only=True) for rank in range(size)
         ]
-        for key, value in alone.items():
+        for key, value in single.items():
             assert all(torch.equal(parts[0][key], part[key]) for part in parts), (
                 f"{name}: workers differ in {key}"
             )
             assert torch.allclose(value.float(), parts[0][key].float(), atol=TOLERANCE, rtol=0), (
                 f"{name}: {key}"
             )
-        lines = [read(tmp_path / name / folder / "metrics.jsonl") for folder in ("alone", f"of {size}/0")]
+        lines = [read(tmp_path / name / folder / "metrics.jsonl") for folder in ("single", f"of {size}/0")]
         for one, several in zip(*lines, strict=True):
             close = {
                 k: pytest.approx(v, rel=2e-3, abs=2e-3)

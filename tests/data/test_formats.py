@@ -21,9 +21,7 @@ def idx(shape: tuple[int, ...], data: bytes, magic: bytes | None = None) -> byte
     )
 
 
-pack = partial(
-    gzip.compress, mtime=0
-)  # pytest puts the bytes into test names, which must not contain the time
+pack = partial(gzip.compress, mtime=0)  # pytest puts the bytes into test names, which must not vary
 GOOD = idx((2, 3, 2), bytes(range(12)))
 
 

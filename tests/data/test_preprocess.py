@@ -277,9 +277,9 @@ def test_the_digest_changes_with_the_data(environment):
 def test_ray_workers_and_threads_give_the_same_manifest(environment):
     root = fill(environment.root / "pets", {"cat": 300, "dog": 40})
     (root / "dog" / "004.png").write_bytes(b"no picture")
-    alone = made(environment, pets(max_bad_fraction=0.1))
-    spread = made(replace(environment, workers=2), pets(max_bad_fraction=0.1), "spread")
-    assert alone.digest == spread.digest and tree(alone.folder) == tree(spread.folder)
+    threads = made(environment, pets(max_bad_fraction=0.1))
+    workers = made(replace(environment, workers=2), pets(max_bad_fraction=0.1), "workers")
+    assert threads.digest == workers.digest and tree(threads.folder) == tree(workers.folder)
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the mirror ../shared/data is not here")

@@ -164,7 +164,7 @@ class Hosts:
         """Disconnect a host from the network. Its processes continue."""
         _ip(self.switch, f"link set port{number} down")
 
-    def mend(self, number):
+    def reconnect(self, number):
         """Connect a host again."""
         _ip(self.switch, f"link set port{number} up")
 

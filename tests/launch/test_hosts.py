@@ -114,7 +114,7 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
 def test_a_host_that_is_cut_off_is_noticed_and_joins_again(cluster):
     cluster.cut(2)
     assert drive(cluster[0], f"wait_for(2)\n{NAMES}") == ["host-0", "host-1"]
-    cluster.mend(2)
+    cluster.reconnect(2)
     cluster.kill(2)
     join(cluster, 2)
     assert drive(cluster[0], f"wait_for(3)\n{NAMES}") == ["host-0", "host-1", "host-2"]
@@ -226,7 +226,7 @@ def test_a_training_over_three_hosts_survives_the_loss_of_one(
     assert reached < 400 - TRAINING["checkpoint_every"], "the host was lost too late"
     wait_past(project, training, reached + TRAINING["checkpoint_every"])
     print(f"{name}: it continued {time.monotonic() - lost_at:.0f} s after the loss, from step {reached}")
-    cluster.mend(2)
+    cluster.reconnect(2)
     cluster.kill(2)
     join(cluster, 2)  # while the training runs
     if grows:
