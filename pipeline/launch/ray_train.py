@@ -129,9 +129,7 @@ def _prepare_cluster(training: Any, environment: Environment) -> dict[str, Any]:
     if without_storage:
         problems.append(f"the storage {storage} cannot be used from {', '.join(without_storage)}")
     if problems:
-        remedy = (
-            "use the same image on all machines; set DARKROOM_STORAGE to a shared folder or s3://bucket/path"
-        )
+        remedy = "use the same image on all machines; set DARKROOM_STORAGE to a shared folder or s3://..."
         raise DarkroomError("; ".join(problems), where=environment.ray_address, remedy=remedy)
     if all(machine["data"] == "visible" for machine in machines):
         return {}
@@ -142,7 +140,7 @@ def _prepare_cluster(training: Any, environment: Environment) -> dict[str, Any]:
     if not environment.remote:
         what = f"{size / 1e9:.1f} GB of data are too large to send to each machine"
         remedy = (
-            "set DARKROOM_STORAGE=s3://bucket/path, or put the project into a folder that all machines share"
+            "set DARKROOM_STORAGE=s3://bucket/path, or put the project on storage that all machines share"
         )
         raise DarkroomError(what, where=str(data), remedy=remedy)
     address = f"{environment.remote}/data/{training.data.digest}"

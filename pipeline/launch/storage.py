@@ -29,10 +29,8 @@ class Mirror:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
         self._filesystem, self._root = open_address(address)
-        self._pushed: dict[
-            str, tuple[int, int]
-        ] = {}  # name -> size and time of the local file when it was pushed
-        self._pulled: dict[str, Any] = {}  # name -> version of the remote file when it was pulled
+        self._pushed: dict[str, tuple[int, int]] = {}  # name -> size and time of the pushed local file
+        self._pulled: dict[str, Any] = {}  # name -> version of the pulled remote file
 
     def push(self) -> None:
         """Upload new and changed files, and delete the remote copies of checkpoints deleted here."""

@@ -91,9 +91,7 @@ def _out_of_memory(job: dict[str, Any], context: DistributedContext) -> BadInput
     start, stop = context.rows(json.loads(job["settings"])["batch_size"])
     rows = min(context.microbatch or stop - start, stop - start)
     what = f"{rows} examples at once do not fit into the memory of {context.device}"
-    remedy = (
-        f"DARKROOM_MICROBATCH={max(1, rows // 2)} computes the batch in smaller pieces, with the same result"
-    )
+    remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the batch"
     return BadInput(what, where=f"train-{job['name']}", remedy=remedy)
 
 
