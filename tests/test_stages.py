@@ -213,7 +213,8 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     flip(raw)
     output = refused(project, "stages.preprocess")
     assert (
-        "data/raw/digits.csv.gz: is missing or altered" in output and "dvc repro --force download" in output
+        "data/raw/digits.csv.gz: is missing or has changed" in output
+        and "dvc repro --force download" in output
     )
     set_data(project, source="mnist")
     assert "contains 'digits', but params.yaml selects 'mnist'" in refused(project, "stages.preprocess")
