@@ -157,38 +157,24 @@ class Month:
         ):
             self._do(sys.executable, "-m", *words)
         self._do("git", "add", "-A")
-        self._do(
-            "git",
-            "-c",
-            "user.name=month",
-            "-c",
-            "user.email=month@localhost",
-            "commit",
-            "-q",
-            "-m",
-            "a classifier of digits",
-        )
+        author = ("-c", "user.name=month", "-c", "user.email=month@localhost")
+        self._do("git", *author, "commit", "-q", "-m", "a classifier of digits")
 
     def serve(self) -> "Group":
         """Start the tracking server and wait until it answers."""
-        store_ = [
-            "--backend-store-uri",
-            f"sqlite:///{self.place}/tracking.db",
-            "--artifacts-destination",
-            str(self.place / "artifacts"),
-        ]
+        options = {
+            "--backend-store-uri": f"sqlite:///{self.place}/tracking.db",
+            "--artifacts-destination": str(self.place / "artifacts"),
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--workers": "1",
+        }
         command = [
             sys.executable,
             "-m",
             "mlflow",
             "server",
-            *store_,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
+            *(word for pair in options.items() for word in pair),
         ]
         quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         process = subprocess.Popen(
