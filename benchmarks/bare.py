@@ -1,6 +1,7 @@
-"""Ray Train by itself, a linear layer on two workers: python bare.py FILE. In FILE, as marks.py writes it: when each part was done.
+"""Ray Train without Darkroom: train a linear layer on two workers. Usage: python bare.py FILE
 
-The switches are Darkroom's; with Ray's own it would take longer.
+FILE gets the time of the first step, in the format of marks.py. Ray's settings are Darkroom's; with Ray's
+defaults it takes longer.
 """
 
 import logging

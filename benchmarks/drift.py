@@ -1,9 +1,12 @@
-"""Does drift keep its false alarm rate, and what does it find?  python benchmarks/drift.py [--batches 200] [--mnist FOLDER]
+"""Measure the false alarm rate and the power of drift detection.
 
-Trains the pipeline's classifier on one part of scikit-learn's digits (or of MNIST, from a folder of its four IDX archives' training
-pair), then draws, each time anew and disjoint from each other, a reference of 600 held-out pictures and a batch, and changes the batch.
-Prints the share of batches with an alarm and its 95 % interval, by any test and by each. Rotation also blurs, as resampling does, which
-``sharpness`` finds: ``there and back`` is rotated by 15 degrees and back, so it is the blur alone.
+    python benchmarks/drift.py [--batches 200] [--mnist FOLDER]
+
+Trains the pipeline's classifier on a part of scikit-learn's digits (or of MNIST, from a folder with its IDX
+files). Then it draws many pairs of a reference of 600 held-out images and a disjoint batch, and changes the
+batch. Prints the share of batches with an alarm and its 95 % interval, for all tests together and for each
+test. Rotation also blurs the images, which the test ``sharpness`` detects; ``there and back`` rotates by 15
+degrees and back, so that only the blur remains.
 """
 
 import tempfile
@@ -34,7 +37,7 @@ OPTIMIZER = {"learning_rate": 3e-3, "weight_decay": 0.01}
 
 
 def rotated(degrees: float):
-    """A rotation about the centre, bilinear, onto black."""
+    """A bilinear rotation about the centre, with black borders."""
     return lambda pictures: ndimage.rotate(pictures, degrees, axes=(3, 2), reshape=False, order=1)
 
 
@@ -52,7 +55,7 @@ CHANGES = {
 
 
 def read(mnist: Path | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Pictures, labels, in a fixed random order, and how many of them to train on."""
+    """Images and labels in a fixed random order, and how many of them to train on."""
     if mnist is None:
         small, labels = formats.read_digits(Path(str(files("sklearn.datasets") / "data" / "digits.csv.gz")))
         pictures, count = np.stack([images.fit(Image.fromarray(picture[0]), 1, 16) for picture in small]), 600
@@ -64,7 +67,7 @@ def read(mnist: Path | None) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def trained(pictures: np.ndarray, labels: np.ndarray, steps: int = 300) -> Task:
-    """The pipeline's classifier, trained by the pipeline's own loop."""
+    """The pipeline's classifier, trained with the pipeline's loop."""
     task = model_files.build(
         "cnn",
         {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER},
@@ -108,7 +111,8 @@ def main(batches: int, mnist: Path | None) -> None:
             space,
         )
         quiet = quiet or seen
-        correct = float((task.classify(Batch.of(changed, labels).images).argmax(1).numpy() == labels).mean())  # type: ignore[union-attr]
+        logits = task.classify(Batch.of(changed, labels).images)
+        correct = float((logits.argmax(1).numpy() == labels).mean())
         for size in SIZES:
             found = []
             for number in range(batches):

@@ -1,11 +1,12 @@
-"""Memory and speed where the data are larger than a process should hold:
+"""Measure memory and speed with data that do not fit into memory.
 
     python benchmarks/large.py [--count 200000] [--folder /tmp]
 
-Makes a zip of JPEG pictures of 96 x 96, runs the stages `download` and `preprocess`, then trains a small cnn on the shards: from the
-page cache (warm), from the disk (cold: the kernel is told to forget the verified shards), and in turns with the same training on data
-held in memory (both). Each line is one process; "memory" is the peak of its anonymous pages, seen every 0.1 s, "resident" counts the
-pages of mapped files too, which the kernel may take back. Needs Linux, and a disk for 1.5 times the decoded pictures.
+Creates a zip of JPEG images of 96 x 96, runs the stages `download` and `preprocess`, then trains a small cnn
+on the shards: from the page cache (warm), from the disk (cold: the shards are dropped from the page cache),
+and alternating with the same training on data in memory (both). Each line is one process. "memory" is the
+peak of its anonymous pages, sampled every 0.1 s; "resident" includes the pages of mapped files, which the
+kernel can reclaim. Needs Linux and disk space for 1.5 times the decoded images.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PARAMS = {
 
 
 def make_zip(path: Path, count: int) -> None:
-    """``DISTINCT`` encoded pictures again and again, each time with other quantisation tables: no two decode to the same pixels."""
+    """Repeat ``DISTINCT`` images with varying quantisation tables, so that all decode to different pixels."""
     random, encoded = np.random.default_rng(0), []
     for number in range(DISTINCT):
         stream, coarse = io.BytesIO(), random.integers(0, 128, (24, 24, 3)) + 12 * (number % CLASSES)
@@ -56,7 +57,7 @@ def make_zip(path: Path, count: int) -> None:
 
 
 def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
-    """Wall seconds and output of a process, and what it held at its peak."""
+    """Wall seconds, output and peak memory of a process."""
     began, anonymous, resident = time.perf_counter(), 0, 0  # sizes in kB
     with subprocess.Popen(
         [sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, text=True
@@ -81,11 +82,12 @@ def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
 
 
 def train(mode: str, steps: str) -> None:
-    """The child: train on data/processed and print what was seen."""
+    """The child process: train on data/processed and print the measurements."""
     keep_freed_memory()  # as a worker does
     began, folder = time.perf_counter(), Path("data/processed")
     data = Dataset.open(folder)
-    said, splits = {"opened": time.perf_counter() - began, "shards": [], "memory": []}, {"shards": data.train}
+    result = {"opened": time.perf_counter() - began, "shards": [], "memory": []}
+    splits = {"shards": data.train}
     if mode == "cold":
         os.sync()
         for path in folder.rglob("*.npy"):
@@ -96,7 +98,7 @@ def train(mode: str, steps: str) -> None:
             *([np.load(folder / shard[kind]["file"]) for shard in shards] for kind in ("images", "labels"))
         )
     for seed in range(TURNS if mode == "both" else 1):
-        for name in sorted(splits, reverse=bool(seed % 2)):  # each is first in turn
+        for name in sorted(splits, reverse=bool(seed % 2)):  # the order alternates
             data.train = splits[name]
             settings = TrainingSettings(
                 seed=seed,
@@ -116,18 +118,12 @@ def train(mode: str, steps: str) -> None:
                 report=(metrics := dict[str, float]()).update,
             )
             before, state = time.process_time(), loop.run().state_dict()
-            seen = (
-                metrics["system/images_per_second"],
-                1 / (time.process_time() - before),
-                loop.seconds["data"] / int(steps) * 1000,
-            )
-            said[name].append(
-                (
-                    *seen,
-                    hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values())).hexdigest(),
-                )
-            )
-    print(json.dumps(said))
+            processor_seconds = time.process_time() - before
+            batch_ms = loop.seconds["data"] / int(steps) * 1000
+            weights = b"".join(value.numpy().tobytes() for value in state.values())
+            speed = (metrics["system/images_per_second"], 1 / processor_seconds, batch_ms)
+            result[name].append((*speed, hashlib.sha256(weights).hexdigest()))
+    print(json.dumps(result))
 
 
 def main() -> None:
@@ -153,16 +149,15 @@ def main() -> None:
         print(f"preprocess   {given.count / wall:6,.0f} images/s   {memory}", flush=True)
         for mode, steps in (("warm", "100"), ("cold", "100"), ("both", "30")):
             _, text, memory = watched([str(Path(__file__).resolve()), "--train", mode, steps], folder)
-            said = json.loads(text.splitlines()[-1])
-            rate, _, batch = np.median([one[:3] for one in said["shards"]], axis=0)
-            seconds = f"opened in {said['opened']:.1f} s, {batch:.1f} ms a batch"
+            result = json.loads(text.splitlines()[-1])
+            rate, _, batch = np.median([one[:3] for one in result["shards"]], axis=0)
+            seconds = f"opened in {result['opened']:.1f} s, {batch:.1f} ms a batch"
             print(f"train, {mode:5} {rate:6,.0f} images/s   {memory}   {seconds}", flush=True)
-    pairs = list(zip(said["shards"], said["memory"], strict=True))
+    pairs = list(zip(result["shards"], result["memory"], strict=True))
     for index, what in enumerate(("images/s", "images in a second of processor time")):
         ratios = [mine[index] / other[index] for mine, other in pairs]
-        print(
-            f"{what}, shards / memory, {TURNS} turns: {np.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        )
+        interval = f"{np.median(ratios):.3f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{what}, shards / memory, {TURNS} turns: {interval}")
     print(f"the same weights: {all(mine[3] == other[3] for mine, other in pairs)}")
 
 

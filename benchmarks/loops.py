@@ -1,7 +1,8 @@
-"""A training without end that counts its steps: python loops.py plain|ray MODEL FOLDER WORKERS FILE.
+"""An endless training that counts its steps. Usage: python loops.py plain|ray MODEL FOLDER WORKERS FILE
 
-``plain``: the same loop in processes of PyTorch's own with DistributedDataParallel, without Ray, MLflow and stage. ``ray``: as Darkroom
-trains on the cluster of RAY_ADDRESS, without MLflow. FILE: the number of steps so far, as eight bytes.
+``plain`` runs the loop in processes started by torch.multiprocessing, with DistributedDataParallel but
+without Ray, MLflow and stages. ``ray`` trains as Darkroom does on the cluster RAY_ADDRESS, without MLflow.
+FILE gets the number of steps so far, as eight bytes.
 """
 
 import socket
@@ -14,7 +15,7 @@ SECONDS = 600
 
 
 def count(path):
-    """From here on, worker 0's steps are counted in ``path``."""
+    """Count the steps of rank 0 in ``path``."""
     import numpy as np
 
     from pipeline.core.step import Step
@@ -30,7 +31,7 @@ def count(path):
 
 
 def work(path, job):
-    """A worker of Ray's."""
+    """The Ray worker."""
     from pipeline.launch.worker import train_worker
 
     count(path)
@@ -38,7 +39,7 @@ def work(path, job):
 
 
 def process(rank, size, port, name, folder, path):
-    """A plain process, with the switches of a Ray worker."""
+    """A plain process, with the settings of a Ray worker."""
     import torch
 
     from pipeline.core import model_files
@@ -75,7 +76,7 @@ def process(rank, size, port, name, folder, path):
 
 
 def plain(name, folder, size, path):
-    """Train in ``size`` processes, which end with this one."""
+    """Train in ``size`` processes, which end with this process."""
     from torch.multiprocessing import start_processes
 
     with socket.socket() as free:
@@ -89,7 +90,7 @@ def plain(name, folder, size, path):
 
 
 def ray(name, folder, size, path):
-    """Train on ``size`` workers of Ray's."""
+    """Train on ``size`` Ray workers."""
     from pipeline import environment
 
     environment.prepare()

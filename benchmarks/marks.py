@@ -1,7 +1,9 @@
-"""The stage ``train-<model>``, which writes down when each part of its start is done: python marks.py SPAWNED FILE MODEL.
+"""Run the stage ``train-<model>`` and record when each part of its start ends.
 
-SPAWNED: when this process was started, in seconds since the epoch. Lines of FILE: a time, and the part that ended then. Ray sends what
-is defined here to its workers as it is, so they write there too: one machine only.
+    python marks.py SPAWNED FILE MODEL
+
+SPAWNED is the start time of this process in seconds since the epoch. Each line of FILE has a time and the
+part that ended then. The Ray workers write to FILE too, so they must be on the same machine.
 """
 
 import sys
@@ -11,34 +13,34 @@ first, (spawned, path, name) = time.time(), sys.argv[1:]
 
 
 def mark(part, at=None):
-    """Now ``part`` is done."""
+    """Record the end of ``part``."""
     with open(path, "a") as file:
         file.write(f"{at or time.time()} {part}\n")
 
 
 def marked(owner, function, part, before=False):
-    """When ``function`` of ``owner`` returns (``before``: begins), ``part`` is done."""
+    """Record the end of ``part`` when ``function`` of ``owner`` returns (``before``: when it is called)."""
     inner = getattr(owner, function)
 
-    def wrapped(*given, **named):
+    def wrapped(*args, **kwargs):
         if before:
             mark(part)
-        answer = inner(*given, **named)
+        result = inner(*args, **kwargs)
         if not before:
             mark(part)
-        return answer
+        return result
 
     setattr(owner, function, wrapped)
 
 
 def work(job):
-    """A worker."""
+    """The Ray worker."""
     from pipeline.core import loop, step
     from pipeline.launch import worker
 
     mark("process group")
-    marked(worker, "make_deterministic", "switches of PyTorch")
-    marked(worker, "_data", "data, in the worker")
+    marked(worker, "make_deterministic", "settings of PyTorch")
+    marked(worker, "_open_data", "data, in the worker")
     marked(loop.Loop, "run", "model", before=True)
     marked(step.Step, "run", "first step")
     return worker.train_worker(job)
@@ -58,7 +60,7 @@ from pipeline.launch import plan, ray_train, training  # noqa: E402
 mark("imports")
 marked(training, "train", "data, in the stage", before=True)
 marked(plan, "_start_ray", "joining Ray")
-marked(ray_train, "examine", "preflight")
-marked(ray_train, "meet_on_own_address", "worker group and its imports", before=True)
+marked(ray_train, "check_cluster", "preflight")
+marked(ray_train, "use_node_address", "worker group and its imports", before=True)
 ray_train.train_worker = work
 process.run(stages.train.main, name)

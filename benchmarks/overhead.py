@@ -1,11 +1,11 @@
-"""What a stage costs beside a bare PyTorch loop of the same model, data and settings, and where the rest goes.
+"""Compare a training stage with a bare PyTorch loop of the same model, data and settings.
 
     python benchmarks/overhead.py [model] [--rounds 3] [--workers 1 2]
 
-Needs data/processed. Prints medians and ratios of one run; the bare loop and the stage take turns. The bare loop is a whole
-process too: it imports PyTorch, reads the same shards with NumPy, takes the same steps with the same batches, schedule,
-clipping and weight averaging, and saves the weights. It has no noise by (seed, step), validation, pictures, checkpoints,
-record or tracking.
+Needs data/processed. The bare loop and the stage run alternately; medians and ratios are printed. The bare
+loop is also a process of its own: it imports PyTorch, reads the same shards with NumPy, takes the same steps
+with the same batches, schedule, clipping and weight averaging, and saves the weights. It has no validation,
+samples, checkpoints, metrics log or tracking.
 """
 
 import argparse
@@ -37,7 +37,8 @@ from pipeline.core.settings import read_training
 settings, config = read_training(name, model_files.find(name).Config)
 manifest = json.load(open("data/processed/manifest.json"))
 images, labels = (np.load(f"data/processed/train/{{part}}-00000.npy") for part in ("images", "labels"))
-task = model_files.build(name, config, DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"])), settings.seed)
+spec = DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"]))
+task = model_files.build(name, config, spec, settings.seed)
 task = task.to(memory_format=torch.channels_last)
 average = [parameter.detach().clone() for parameter in task.parameters()]
 phases, order = task.phases(), Sampler(settings.seed, (len(labels),), settings.batch_size)
@@ -54,7 +55,8 @@ for step in range(1, settings.num_steps + 1):
             phase.optimizer.zero_grad()
             loss.backward()
             clip_grad_norm_(phase.module.parameters(), settings.clip_norm or float("inf"))
-            phase.optimizer.param_groups[0]["lr"] = rate * learning_rate_factor(settings.schedule, step, settings.num_steps)
+            factor = learning_rate_factor(settings.schedule, step, settings.num_steps)
+            phase.optimizer.param_groups[0]["lr"] = rate * factor
             phase.optimizer.step()
     torch._foreach_lerp_(average, list(task.parameters()), 1 - settings.ema_decay)
 ended = time.perf_counter()
@@ -80,20 +82,18 @@ def timed(command: list[str], cwd: Path = Path("."), **more: str) -> tuple[float
 
 
 def bare(name: str, folder: Path) -> dict[str, float]:
-    """One bare loop."""
+    """Run the bare loop."""
     wall, output = timed([sys.executable, "-c", BARE.format(root=str(ROOT)), name, str(folder / "bare.pt")])
     return {"wall": wall, **json.loads(output.splitlines()[-1])}
 
 
 def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
-    """One stage, in a project of its own with the same params and data."""
+    """Run the stage in a new project with the same params and data."""
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "params.yaml").write_text(Path("params.yaml").read_text())
     (folder / "data").mkdir()
     (folder / "data/processed").symlink_to(Path("data/processed").resolve())
-    tracking = (
-        f"sqlite:///{folder.parent}/mlflow.db"  # made by the first round, as a project's is by its first run
-    )
+    tracking = f"sqlite:///{folder.parent}/mlflow.db"  # the first round creates it
     more = {"DARKROOM_WORKERS": workers, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": tracking}
     wall, _ = timed([sys.executable, "-m", "stages.train", name], folder, **more)
     times = json.loads((folder / f"history/{name}/times.json").read_text())
@@ -119,7 +119,7 @@ def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
 
 
 def median(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Each figure's median."""
+    """The median of each figure."""
     return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 

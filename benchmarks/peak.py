@@ -1,6 +1,7 @@
-"""Wall time and peak memory of a command with all of its children:  python benchmarks/peak.py make repro
+"""Measure the wall time and peak memory of a command and its children: python benchmarks/peak.py make repro
 
-Memory is the proportional set size, summed over the processes twice a second: shared pages count once.
+Memory is the proportional set size, in which shared pages count once, summed over the processes twice a
+second.
 """
 
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 
 
 def memory(process: psutil.Process) -> int:
-    """Bytes that ``process`` and its descendants hold now."""
+    """The memory of ``process`` and its descendants, in bytes."""
     total = 0
     for one in [process, *process.children(recursive=True)]:
         try:
@@ -22,7 +23,7 @@ def memory(process: psutil.Process) -> int:
 
 
 def main() -> None:
-    """Run the command, then print what it took."""
+    """Run the command, then print its time and memory."""
     began, peak = time.monotonic(), 0
     command = subprocess.Popen(sys.argv[1:])
     process = psutil.Process(command.pid)

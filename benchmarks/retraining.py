@@ -1,10 +1,11 @@
-"""A month of `darkroom retrain`, day by day: new pictures, drift, broken and poisoned deliveries, a kill, a dead tracking server.
+"""Simulate a month of `darkroom retrain`: new images, drift, broken and mislabelled images, crashes.
 
     python benchmarks/retraining.py                        # scikit-learn's digits
     python benchmarks/retraining.py --mnist <folder>       # the real MNIST, from its published files
 
-Each day the command is run once in a clone of this repository (of its last commit), as a scheduler would. The table says what
-arrived, what was decided and why, who serves, and how well that one recognises 500 pictures that are never delivered.
+Each day the command runs once in a clone of this repository (of its last commit), as a scheduler would run
+it. The table shows what was delivered, the decision and its reason, the champion, and its accuracy on 500
+images that are never delivered.
 """
 
 import argparse
@@ -49,13 +50,12 @@ SETTINGS = {
     "gates": {"minimum_test_images": 30},
     "retrain": {"watch": "../incoming", "settle_seconds": 0, "commit": "in place", "push": True},
 }
-Delivery = Callable[
-    [np.ndarray, np.ndarray, np.random.Generator], list[tuple[int, bytes]]
-]  # images (n, H, W), labels -> class, PNG
+# images (n, H, W), labels, random generator -> (class, PNG) of each
+Delivery = Callable[[np.ndarray, np.ndarray, np.random.Generator], list[tuple[int, bytes]]]
 
 
 def main() -> None:
-    """Play the month and print it."""
+    """Run the simulation and print it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +64,7 @@ def main() -> None:
         "--size",
         type=int,
         default=60,
-        help="pictures of an ordinary delivery; the first has ten times as many",
+        help="images of an ordinary delivery; the first has ten times as many",
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -81,11 +81,9 @@ def main() -> None:
 
 
 def play(month: "Month", size: int) -> None:
-    """The days; those that are not named bring nothing."""
-    print(
-        "| day | arrived | exit | s | decided | serves | right of 500 unseen |\n| --- | --- | --- | --- | --- | --- | --- |",
-        flush=True,
-    )
+    """Run 30 days. On days that are not in the plan nothing is delivered."""
+    print("| day | delivered | exit | s | decision | champion | accuracy on 500 unseen |")
+    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     plan: dict[int, tuple[str, int, Delivery | None]] = {
         1: ("the first pictures", 10 * size, ordinary),
         4: ("new pictures", size, ordinary),
@@ -110,20 +108,20 @@ def play(month: "Month", size: int) -> None:
             month.server.wait(30)
         second = month.start("retrain") if "at once" in what else None
         began = time.monotonic()
-        code, said = month.run("retrain", kill="killed" in what)
+        code, output = month.run("retrain", kill="killed" in what)
         seconds = time.monotonic() - began
         if second:
             other = month.end(second)
             seconds = time.monotonic() - began
             what += f" (exits {sorted((code, other[0]))})"
-            code, said = min((code, said), other)
+            code, output = min((code, output), other)
         if "server dead" in what:
             month.server = month.serve()
-        month.tell(day, what, code, seconds, said)
+        month.print_row(day, what, code, seconds, output)
 
 
 class Month:
-    """A project, the folder it watches, its tracking server, and pictures that have not been delivered yet."""
+    """A project, the folder it watches, its tracking server, and the images that are not delivered yet."""
 
     def __init__(
         self, place: Path, images: np.ndarray, labels: np.ndarray, random: np.random.Generator
@@ -159,38 +157,24 @@ class Month:
         ):
             self._do(sys.executable, "-m", *words)
         self._do("git", "add", "-A")
-        self._do(
-            "git",
-            "-c",
-            "user.name=month",
-            "-c",
-            "user.email=month@localhost",
-            "commit",
-            "-q",
-            "-m",
-            "a classifier of digits",
-        )
+        author = ("-c", "user.name=month", "-c", "user.email=month@localhost")
+        self._do("git", *author, "commit", "-q", "-m", "a classifier of digits")
 
     def serve(self) -> "Group":
         """Start the tracking server and wait until it answers."""
-        store_ = [
-            "--backend-store-uri",
-            f"sqlite:///{self.place}/tracking.db",
-            "--artifacts-destination",
-            str(self.place / "artifacts"),
-        ]
+        options = {
+            "--backend-store-uri": f"sqlite:///{self.place}/tracking.db",
+            "--artifacts-destination": str(self.place / "artifacts"),
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--workers": "1",
+        }
         command = [
             sys.executable,
             "-m",
             "mlflow",
             "server",
-            *store_,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--workers",
-            "1",
+            *(word for pair in options.items() for word in pair),
         ]
         quiet = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         process = subprocess.Popen(
@@ -205,9 +189,9 @@ class Month:
         raise TimeoutError("the tracking server does not answer")
 
     def deliver(self, count: int, delivery: Delivery) -> None:
-        """Put the next ``count`` pictures, as ``delivery`` makes them, into the watched folder."""
+        """Put the next ``count`` images, changed by ``delivery``, into the watched folder."""
         chosen = slice(self.delivered, self.delivered + count)
-        assert chosen.stop <= len(self.images), "no pictures are left: choose a smaller --size"
+        assert chosen.stop <= len(self.images), "no images are left: choose a smaller --size"
         for number, (label, png) in enumerate(
             delivery(self.images[chosen], self.labels[chosen], self.random)
         ):
@@ -230,7 +214,10 @@ class Month:
         return subprocess.Popen(words, cwd=self.project, env=here, start_new_session=True, **pipes)
 
     def run(self, *command: str, kill: bool = False) -> tuple[int, str]:
-        """Its exit code and what it said; ``kill``: -9 for it and all of its own once it trains."""
+        """Run a command; return its exit code and output.
+
+        ``kill``: kill its process group while it trains.
+        """
         process = self.start(*command)
         if kill:
             deadline = time.monotonic() + DAY_SECONDS
@@ -240,27 +227,24 @@ class Month:
         return self.end(process)
 
     def end(self, process: subprocess.Popen) -> tuple[int, str]:
-        """Wait for a command's end."""
-        said, _ = process.communicate(timeout=DAY_SECONDS)
-        return process.returncode, said
+        """Wait for the end of a command; return its exit code and output."""
+        output, _ = process.communicate(timeout=DAY_SECONDS)
+        return process.returncode, output
 
-    def tell(self, day: int, what: str, code: int, seconds: float, said: str) -> None:
-        """A row of the table; the champion is loaded as MLflow serves it."""
-        lines = [
-            line
-            for line in said.splitlines()
-            if re.match(r"promoted|refused|nothing new|error|continuing|killed", line)
-        ]
-        drift = [line.strip() for line in said.splitlines() if line.startswith("  drift: drift")]
-        decided = "; ".join([*drift, *lines]) or ("killed" if code < 0 else said.strip().splitlines()[-1])
-        decided = re.sub(r"\s+", " ", decided.replace("|", "/"))[:260]
-        version, right = self._serves()
-        print(
-            f"| {day} | {what or 'nothing'} | {code} | {seconds:.0f} | {decided} | {version} | {right:.1%} |",
-            flush=True,
-        )
+    def print_row(self, day: int, what: str, code: int, seconds: float, output: str) -> None:
+        """Print a row of the table."""
+        lines = output.splitlines()
+        decision = [line.strip() for line in lines if line.startswith("  drift: drift")]
+        pattern = r"promoted|refused|nothing new|error|continuing|killed"
+        decision += [line for line in lines if re.match(pattern, line)]
+        text = "; ".join(decision) or ("killed" if code < 0 else output.strip().splitlines()[-1])
+        text = re.sub(r"\s+", " ", text.replace("|", "/"))[:260]
+        version, accuracy = self._evaluate_champion()
+        row = (day, what or "nothing", code, f"{seconds:.0f}", text, version, f"{accuracy:.1%}")
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
 
-    def _serves(self) -> tuple[str, float]:
+    def _evaluate_champion(self) -> tuple[str, float]:
+        """The version of the champion, and its accuracy when MLflow loads it."""
         import mlflow
         import pandas as pd
 
@@ -288,28 +272,28 @@ class Month:
 
 
 class Group:
-    """A process with its children."""
+    """A process and its children."""
 
     def __init__(self, process: subprocess.Popen) -> None:
         self._process = process
 
     def kill(self) -> None:
-        """End them all, at once."""
+        """Kill all processes of the group."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self, seconds: float) -> None:
-        """Until it is gone."""
+        """Wait until the process has ended."""
         self._process.wait(seconds)
 
 
 def ordinary(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
-    """As they are."""
+    """Unchanged images."""
     return [(int(label), _png(Image.fromarray(image))) for image, label in zip(images, labels)]
 
 
 def rotated(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
-    """By 30 degrees."""
+    """Images rotated by 30 degrees."""
     return [
         (int(label), _png(Image.fromarray(image).rotate(30, Image.Resampling.BILINEAR)))
         for image, label in zip(images, labels)
@@ -317,17 +301,17 @@ def rotated(images: np.ndarray, labels: np.ndarray, random: np.random.Generator)
 
 
 def inverted(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
-    """Black for white."""
+    """Inverted images."""
     return ordinary(255 - images, labels, random)
 
 
 def shuffled(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
-    """Under each other's labels."""
+    """Images with shuffled labels."""
     return ordinary(images, random.permutation(labels), random)
 
 
 def broken(images: np.ndarray, labels: np.ndarray, random: np.random.Generator) -> list[tuple[int, bytes]]:
-    """Every second one cut off."""
+    """Every second file is truncated."""
     return [
         (label, png[: len(png) // 2] if number % 2 else png)
         for number, (label, png) in enumerate(ordinary(images, labels, random))
@@ -341,7 +325,7 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _pictures(mnist: Path | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Grey images (N, H, W), uint8, and their labels, in an order of their own."""
+    """Grey images (N, H, W), uint8, and their labels, in random order."""
     if mnist:
         paths = mnist / "train-images-idx3-ubyte.gz", mnist / "train-labels-idx1-ubyte.gz"
         images, labels = formats.read_idx_pair(*paths, shape=(1, 28, 28), classes=10)

@@ -1,12 +1,13 @@
-"""What workers, Ray, a cluster and stages side by side bring and cost, on digits that it makes itself by params.yaml:
+"""Measure the scaling with workers, the start time on a cluster, and parallel stages, on digits.
 
-    python benchmarks/scaling.py --workers 1 2 4    more workers; and a training killed on 2 of them that goes on with 1
-    python benchmarks/scaling.py --start            from a stage's start to the first step of 2 workers on a running cluster
-    python benchmarks/scaling.py --jobs             `darkroom repro --jobs 4` against one stage after the other
+    python benchmarks/scaling.py --workers 1 2 4   numbers of workers; a training killed on 2, resumed on 1
+    python benchmarks/scaling.py --start           time to the first step of 2 workers on a cluster
+    python benchmarks/scaling.py --jobs            `darkroom repro --jobs 4` compared with serial stages
 
-[--models cnn vae] [--steps N] [--rounds N]: what is compared takes turns, figures are medians of the rounds, ratios medians of each
-round's. Workers have one thread each, on a head node on loopback with 8 CPUs, be they there or not. images/s: the loop's own, in the
-second half of the steps.
+Options: [--models cnn vae] [--steps N] [--rounds N]. The alternatives run in turn in each round. Figures are
+medians over the rounds, ratios are medians of each round's ratio. Workers have one thread each and run on a
+local head node that is configured with 8 CPUs, whatever the machine has. images/s is measured by the loop, in
+the second half of the steps.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from surroundings import BIN, ROOT, Figures, cluster, compare, digits, dvc_project, kill_workers, project, run
+from harness import BIN, ROOT, Figures, cluster, compare, digits, dvc_project, kill_workers, project, run
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
@@ -32,12 +33,12 @@ from pipeline.core.settings import read_training
 from pipeline.core.task import Batch
 
 RATE = "system/images_per_second"
-FIRST: dict = {}  # weights and dvc.lock, with which later ones are compared
+FIRST: dict = {}  # the first weights and dvc.lock; later ones are compared with them
 
 
 @torch.no_grad()
 def figures(name: str, folder: Path, workers: int) -> Figures:
-    """What a training in ``folder`` reached."""
+    """The speed and the metrics of the training in ``folder``."""
     lines = read(folder / "history" / name / "metrics.jsonl")
     rate = statistics.median(
         line["metrics"][RATE]
@@ -62,7 +63,10 @@ def figures(name: str, folder: Path, workers: int) -> Figures:
 
 
 def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, killed_on: int = 0) -> Figures:
-    """A training on Ray workers; after half of it on ``killed_on`` others and a kill -9."""
+    """Train on Ray workers.
+
+    ``killed_on``: first train half of the steps on so many workers, and kill them.
+    """
     folder, command = project(base), ("-m", "stages.train", name)
     half = read_training(name, model_files.find(name).Config, base / "params.yaml")[0].num_steps / 2
     if killed_on:
@@ -78,13 +82,13 @@ def on_ray(name: str, base: Path, variables: dict[str, str], workers: int, kille
         )
         kill_workers(base.parent / "ray")
         if any(folder.glob(".darkroom/trainings/*/finished.json")):
-            sys.exit(f"{name} ended before it was killed: more --steps")
+            sys.exit(f"{name} ended before it was killed: use more --steps")
     run(folder, *command, **variables, DARKROOM_WORKERS=str(workers))
     return figures(name, folder, workers)
 
 
 def start(name: str, base: Path, variables: dict[str, str]) -> Figures:
-    """Seconds by part of a start: each ends when the last of the two workers has done it. And what Ray Train takes by itself."""
+    """Seconds until both workers have finished each part of the start, and those of Ray Train alone."""
     folder, more = project(base), {**variables, "DARKROOM_WORKERS": "2"}
     began = time.time()
     run(folder, str(ROOT / "benchmarks/bare.py"), str(folder / "bare"), **variables)
@@ -102,7 +106,7 @@ def start(name: str, base: Path, variables: dict[str, str]) -> Figures:
 
 
 def _ends(path: Path) -> dict[str, float]:
-    """When each part was done by both workers."""
+    """When both workers had finished each part."""
     ends: dict[str, list[float]] = {}
     for line in path.read_text().splitlines():
         at, part = line.split(" ", 1)
@@ -111,21 +115,20 @@ def _ends(path: Path) -> dict[str, float]:
 
 
 def repro(base: Path, *arguments: str, **variables: str) -> Figures:
-    """All stages from nothing; in how many hashes dvc.lock differs from the first one's, apart from what holds times."""
+    """Run all stages in a new project; compare the hashes in dvc.lock with those of the first run."""
     folder = dvc_project(base)
     seconds = run(folder, str(BIN / "darkroom"), "repro", *arguments, **variables)
-    book = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    dvc_lock = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
     hashes = {
         (stage, each["path"]): each["md5"]
-        for stage, own in book.items()
+        for stage, entry in dvc_lock.items()
         for kind in ("deps", "outs")
-        for each in own.get(kind, [])
+        for each in entry.get(kind, [])
     }
     first = FIRST.setdefault("dvc.lock", hashes)
     differing = {key for key in first.keys() | hashes.keys() if first.get(key) != hashes.get(key)}
-    times = {
-        key for key in differing if key[1].startswith(("history/", "plots", "reports"))
-    }  # they hold images/s and seconds
+    # These outputs contain times, so they always differ.
+    times = {key for key in differing if key[1].startswith(("history/", "plots", "reports"))}
     return {
         "seconds": seconds,
         "hashes": len(hashes),
@@ -144,12 +147,10 @@ def main() -> None:
     mode.add_argument("--start", action="store_true")
     mode.add_argument("--jobs", action="store_true")
     parser.add_argument("--models", nargs="+", choices=["cnn", "vae"], default=["cnn", "vae"])
-    parser.add_argument("--steps", type=int, help="of each training, in place of those in params.yaml")
+    parser.add_argument("--steps", type=int, help="of each training, instead of those in params.yaml")
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that everything is cleaned up
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # to run the cleanup
     with tempfile.TemporaryDirectory() as temporary:
         base = digits(Path(temporary), given.steps)
         if given.jobs:

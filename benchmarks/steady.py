@@ -1,9 +1,12 @@
-"""What Ray Train costs while it trains, against the same loop in plain processes of PyTorch's: python benchmarks/steady.py
+"""Compare the steady-state speed of Ray Train with that of the same loop in plain PyTorch processes.
 
-[--models cnn] [--workers 1 2] [--turns 40] [--seconds 3]: the two trainings take turns on the same cores, each for some seconds in which
-every process of the other is stopped (SIGSTOP), Ray's own with it, so that a machine's changes of speed strike both. Printed is the ratio
-of steps/s, the geometric mean over pairs of turns, with its interval of 95 %. Digits by params.yaml, workers of one thread, a cluster on
-loopback; a count of steps, records, validations and checkpoints are in both, MLflow in neither.
+    python benchmarks/steady.py [--models cnn] [--workers 1 2] [--turns 40] [--seconds 3]
+
+The two trainings alternate on the same cores. While one runs for some seconds, all processes of the other,
+also Ray's, are stopped (SIGSTOP), so that changes of the machine's speed affect both. Prints the ratio of
+steps/s, as the geometric mean over pairs of turns, with its 95 % interval. Digits with the settings of
+params.yaml, one thread per worker, a cluster on loopback. Both write metrics and checkpoints and validate;
+neither uses MLflow.
 """
 
 import argparse
@@ -22,13 +25,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import yaml
-from surroundings import ROOT, cluster, digits, environment, nodes, project
+from harness import ROOT, cluster, digits, environment, nodes, project
 
 WARM_STEPS, START_SECONDS, SETTLE_SECONDS = 500, 120, 0.3
 
 
 class Way:
-    """A training that goes on and on in processes of its own."""
+    """An endless training in its own processes."""
 
     def __init__(self, how: str, name: str, base: Path, workers: int, variables: dict[str, str]) -> None:
         self.folder, self.ray = project(base), base.parent / "ray" if how == "ray" else None
@@ -49,7 +52,7 @@ class Way:
         self.steps = np.memmap(path, np.int64, "r")
 
     def send(self, number: int) -> None:
-        """A signal to all of its processes, the cluster's too."""
+        """Send a signal to all of its processes, including the cluster's."""
         roots = [psutil.Process(self.process.pid), *(nodes(self.ray) if self.ray else [])]
         for root in roots:
             with suppress(psutil.NoSuchProcess):
@@ -58,7 +61,7 @@ class Way:
                         one.send_signal(number)
 
     def rate(self, seconds: float) -> float:
-        """Steps per second, from a moment after it goes on."""
+        """Let it run for ``seconds`` and measure the steps per second, after a moment to settle."""
         self.send(signal.SIGCONT)
         time.sleep(SETTLE_SECONDS)
         first, began = int(self.steps[0]), time.perf_counter()
@@ -70,7 +73,7 @@ class Way:
 
 @contextmanager
 def running(name: str, base: Path, workers: int, variables: dict[str, str]) -> Iterator[tuple[Way, Way]]:
-    """Both trainings, stopped, after their first steps."""
+    """Start both trainings, and stop each after its first steps."""
     ways = []
     try:
         for how in ("plain", "ray"):
@@ -100,9 +103,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=3.0)
     given = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # so that everything is cleaned up
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # to run the cleanup
     with tempfile.TemporaryDirectory() as temporary:
         base = digits(Path(temporary), None)
         params = yaml.safe_load((base / "params.yaml").read_text())
@@ -111,9 +112,8 @@ def main() -> None:
         (base / "params.yaml").write_text(yaml.safe_dump(params))
         for name in given.models:
             for workers in given.workers:
-                cpus = max(
-                    workers, os.cpu_count() or 1
-                )  # Ray keeps an idle process for each, which is not free either
+                # Ray keeps an idle process for each CPU, which also costs time.
+                cpus = max(workers, os.cpu_count() or 1)
                 with (
                     cluster(base.parent / "ray", cpus) as variables,
                     running(name, base, workers, variables) as (plain, ray),
@@ -129,14 +129,9 @@ def main() -> None:
                 ratio, error = statistics.mean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
                 low, high = math.exp(ratio - error), math.exp(ratio + error)
                 own, theirs = (statistics.median(rates) for rates in zip(*pairs, strict=True))
-                print(
-                    f"{name}, {workers} worker{'s' * (workers > 1)}: plain {own:.1f} steps/s, Ray {theirs:.1f}; ",
-                    end="",
-                )
-                print(
-                    f"ratio {math.exp(ratio):.3f} ({low:.3f} to {high:.3f}) over {len(logs)} pairs",
-                    flush=True,
-                )
+                label = f"{name}, {workers} worker{'s' * (workers > 1)}"
+                result = f"ratio {math.exp(ratio):.3f} ({low:.3f} to {high:.3f}) over {len(logs)} pairs"
+                print(f"{label}: plain {own:.1f} steps/s, Ray {theirs:.1f}; {result}", flush=True)
 
 
 if __name__ == "__main__":

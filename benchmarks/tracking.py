@@ -1,8 +1,8 @@
-"""What tracking costs a training: python benchmarks/tracking.py [model ...], in a project after `dvc repro preprocess`.
+"""Measure the cost of tracking: python benchmarks/tracking.py [model ...], after `dvc repro preprocess`.
 
-Trains each model by its own settings, tracked in a new sqlite database. Prints the processor time that delivery took during the
-training, in a thread beside it (so the most by which it can slow it down), its share of the training's wall time, and how long
-opening the run, registering the model and closing the run took.
+Trains each model with its settings, tracked in a new SQLite database. Prints the processor time of the
+delivery thread during the training (an upper bound of the slowdown), its share of the training's wall time,
+and the time to open the run, register the model and close the run.
 """
 
 import itertools
@@ -14,45 +14,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import environment as surroundings
+from pipeline import environment
 
-surroundings.prepare()
+environment.prepare()
 
 from pipeline.core import model_files  # noqa: E402
 from pipeline.core.dataset import Dataset  # noqa: E402
 from pipeline.core.settings import read_training  # noqa: E402
-from pipeline.launch.training import Training, alone, train  # noqa: E402
+from pipeline.launch.training import Training, train, training_lock  # noqa: E402
 from pipeline.tracking import runs  # noqa: E402
 from pipeline.tracking.system import SystemMetrics  # noqa: E402
 
 
 def measure(name: str, folder: Path) -> None:
-    """Train one model in ``folder`` and print what tracking took."""
+    """Train one model in ``folder`` and print the cost of tracking."""
     project = Path.cwd()
     where = replace(
-        surroundings.read(),
+        environment.read(),
         storage=folder,
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
         artifacts=str(folder / "artifacts"),
     )
     settings, config = read_training(name, model_files.find(name).Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed").resolve()))
-    os.chdir(folder)  # away from the project's own history, which a new database would be told first
+    os.chdir(folder)  # otherwise the project's history would be sent to the new database first
     spent: list[float] = []
     kept = runs.outbox.deliver, runs.sync
 
     def timed(function: Any) -> Any:
-        def run(*given: Any, **named: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             began = time.thread_time()
-            answer = function(*given, **named)
+            result = function(*args, **kwargs)
             spent.append(time.thread_time() - began)
-            return answer
+            return result
 
         return run
 
     runs.outbox.deliver, runs.sync = timed(kept[0]), timed(kept[1])
     marks = [time.perf_counter()]
-    with alone(training, where):
+    with training_lock(training, where):
         run = runs.open_run(
             where,
             runs.Description(
@@ -73,13 +73,12 @@ def measure(name: str, folder: Path) -> None:
     runs.outbox.deliver, runs.sync = kept
     os.chdir(project)
     opened, trained, registered, closed = (later - earlier for earlier, later in itertools.pairwise(marks))
-    print(
-        f"{name}: training {trained:.1f} s, delivery {during:.3f} s of processor time: {during / trained:.2%}; "
-        f"open {opened:.2f} s, register {registered:.2f} s, close {closed:.2f} s"
-    )
+    share = f"{during:.3f} s of processor time ({during / trained:.2%})"
+    calls = f"open {opened:.2f} s, register {registered:.2f} s, close {closed:.2f} s"
+    print(f"{name}: training {trained:.1f} s, delivery {share}; {calls}")
 
 
 if __name__ == "__main__":
     for model in sys.argv[1:] or model_files.names():
-        with tempfile.TemporaryDirectory() as beside:
-            measure(model, Path(beside))
+        with tempfile.TemporaryDirectory() as temporary:
+            measure(model, Path(temporary))

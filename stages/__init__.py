@@ -1,1 +1,1 @@
-"""The stages of dvc.yaml: each reads its params and the environment, and calls the library."""
+"""The stages of dvc.yaml. Each reads its params and the environment, and calls the library."""

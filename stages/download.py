@@ -1,4 +1,4 @@
-"""The stage ``download``: params.yaml ``data.source``, ``data.folder`` -> data/raw."""
+"""The stage ``download``: get the data source named in params.yaml (``data``) and write it to data/raw."""
 
 from pipeline import environment, process
 from pipeline.data.download import download
@@ -8,14 +8,13 @@ from pipeline.settings_check import require_valid_params
 
 
 def main() -> None:
-    """Check all of params.yaml, fetch the files of the source and print what they are."""
+    """Check params.yaml, download the files of the source and print a summary."""
     require_valid_params()
     record = download(read_section("data", DataSettings), environment.read())
     total = sum(file["bytes"] for file in record["files"].values())
     print(f"{record['source']}: {record['description']}")
-    print(
-        f"data/raw: {len(record['files']):,} file(s), {total / 1e6:,.1f} MB, verified; licence: {record['licence']}"
-    )
+    size = f"{len(record['files']):,} file(s), {total / 1e6:,.1f} MB"
+    print(f"data/raw: {size}, verified; licence: {record['licence']}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The stage ``evaluate``: every trained model measured, and the report."""
+"""The stage ``evaluate``: measure all trained models and write the report."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipeline.files import digest_of
 
 
 def main() -> None:
-    """Measure all of models/ on data/processed; write metrics/, plots/ and reports/, and log them to MLflow."""
+    """Evaluate all of models/ on data/processed; write metrics/, plots/ and reports/; log them to MLflow."""
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.data.settings import DataSettings
@@ -20,13 +20,12 @@ def main() -> None:
     from pipeline.tracking import lineage, runs
 
     require_valid_params()
-    where = environment.read()
+    env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
-    data, folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder
-    device = where.torch_device
-    folders = {
-        card.parent.name: card.parent for card in sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))
-    }
+    data, raw_folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder
+    device = env.torch_device
+    cards = sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))
+    folders = {card.parent.name: card.parent for card in cards}
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     params = json.loads(settings.model_dump_json())
@@ -34,10 +33,10 @@ def main() -> None:
     description = runs.Description(
         "evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device}
     )
-    with runs.open_run(where, description) as run:
+    with runs.open_run(env, description) as run:
         results = evaluate(settings, data, tasks, digests)
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
-        source = f"{data.source} {folder}" if data.source == "folder" else data.source
+        source = f"{data.source} {raw_folder}" if data.source == "folder" else data.source
         report.write(results, data.folder, source=source, commit=commit)
         run.log_results(
             {name: results[name] for name in tasks},
@@ -45,16 +44,11 @@ def main() -> None:
             {name: digest_of(protocol_of(results, name)) for name in tasks},
         )
         run.tell(Path("reports"))
-        for path in (
-            "metrics/evaluation.json",
-            "metrics/details.json",
-            "reports/index.html",
-            "plots/pictures",
-        ):
+        metrics = ("metrics/evaluation.json", "metrics/details.json")
+        for path in (*metrics, "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
-    print(
-        f"{len(tasks)} models measured on {len(data.test):,} test images -> metrics/evaluation.json, reports/index.html"
-    )
+    outputs = "metrics/evaluation.json, reports/index.html"
+    print(f"{len(tasks)} models evaluated on {len(data.test):,} test images -> {outputs}")
 
 
 if __name__ == "__main__":

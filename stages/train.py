@@ -1,4 +1,4 @@
-"""The stages ``train-<model>``: one model trained under Ray Train and tracked in MLflow."""
+"""The stages ``train-<model>``: train one model with Ray Train and track it with MLflow."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ def main(name: str = "") -> None:
     from pipeline.core.settings import read_training
     from pipeline.launch.plan import trains_in_process
     from pipeline.launch.progress import Progress
-    from pipeline.launch.training import Training, alone, forget_older, train
+    from pipeline.launch.training import Training, remove_old_trainings, train, training_lock
     from pipeline.settings_check import require_valid_params
     from pipeline.tracking import outbox, runs
     from pipeline.tracking.system import SystemMetrics
 
     kind = model_files.find(name)
     require_valid_params()
-    where = environment.read()
+    env = environment.read()
     settings, config = read_training(name, kind.Config)
     training = Training(name, settings, config, Dataset.open(Path("data/processed")))
     description = runs.Description(
@@ -36,19 +36,18 @@ def main(name: str = "") -> None:
         data_source="data/processed",
     )
     model, history = Path("models", name), Path("history", name)
-    with alone(training, where):
-        at_once = trains_in_process(where)  # otherwise the start of Ray's workers needs the cores
-        with runs.open_run(where, description, at_once=at_once) as run:
+    with training_lock(training, env):
+        at_once = trains_in_process(env)  # otherwise starting the Ray workers needs the cores
+        with runs.open_run(env, description, at_once=at_once) as run:
             progress = Progress(name, settings.num_steps, settings.batch_size)
-            outcome = train(training, where, model, history, [progress, SystemMetrics(), run.follow])
-            run.follow(outcome.folder)  # for a training that had finished before: MLflow may not have it yet
+            outcome = train(training, env, model, history, [progress, SystemMetrics(), run.follow])
+            run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
-        forget_older(where, name, outbox.awaited(where))
+        remove_old_trainings(env, name, outbox.awaited(env))
     sha256 = model_files.read_card(model)["sha256"]
-    print(
-        f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {sha256[:16]}"
-    )
+    total, mode = outcome.times["total"], outcome.times["mode"]
+    print(f"{name}: {total:.1f} s ({mode}) -> {model}, weights {sha256[:16]}")
 
 
 if __name__ == "__main__":

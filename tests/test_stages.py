@@ -20,7 +20,7 @@ OFFLINE = {
     "https_proxy": "http://127.0.0.1:9",
     "NO_PROXY": "",
     "no_proxy": "",
-}  # nobody answers there
+}  # no server listens there
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_an_altered_file_of_a_mirror_is_not_taken(project, tmp_path):
         altered.truncate(file.num_bytes)
     set_data(project, source="mnist")
     output = refused(project, "stages.download", code=1, DARKROOM_MIRROR=str(tmp_path / "mirror"), **OFFLINE)
-    assert f"{tmp_path}/mirror/mnist/{file.name} gives other bytes" in output and "DARKROOM_MIRROR" in output
+    assert f"{tmp_path}/mirror/mnist/{file.name} has the SHA-256" in output and "DARKROOM_MIRROR" in output
     assert not [path for path in (project.folder / ".darkroom/downloads").rglob("*") if path.is_file()]
 
 
@@ -165,7 +165,7 @@ def test_a_truncated_archive_is_refused(project):
     (project.folder / "pictures.zip").write_bytes(data[: len(data) // 2])
     set_folder(project, "pictures.zip")
     output = refused(project, "stages.download")
-    assert "pictures.zip: is not a whole zip file" in output and "get the archive again" in output
+    assert "pictures.zip: is not a valid zip file" in output and "download the archive again" in output
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_a_truncated_archive_is_refused(project):
     [
         (
             {"cat": 6, "mouse": 6, "void": 0},
-            "the class folder 'void' holds no pictures",
+            "the class folder 'void' contains no images",
             "fill it or remove it",
         ),
-        ({"cat": 6}, "holds one class only, 'cat'", "add a folder for a second class"),
-        ({"cat": 0}, "holds no pictures", "make a folder for each class"),
+        ({"cat": 6}, "contains only one class, 'cat'", "add a folder for a second class"),
+        ({"cat": 0}, "contains no images", "create a folder for each class"),
         ({}, "no such folder or zip", "correct data.folder"),
     ],
     ids=["an empty class", "one class", "no pictures", "no folder"],
@@ -200,7 +200,7 @@ def test_a_broken_picture_is_named_by_preprocessing(project):
     assert "mouse/3.png: " in output and "max_bad_fraction" in output
     set_folder(project, max_bad_fraction=0.1)
     code, output = project.run("stages.preprocess")
-    assert code == 0 and "left out as broken: 1" in output
+    assert code == 0 and "broken images left out: 1" in output
 
 
 def test_a_class_of_few_pictures_is_named_by_preprocessing(project):
@@ -215,10 +215,11 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     flip(raw)
     output = refused(project, "stages.preprocess")
     assert (
-        "data/raw/digits.csv.gz: is missing or altered" in output and "dvc repro --force download" in output
+        "data/raw/digits.csv.gz: is missing or has changed" in output
+        and "dvc repro --force download" in output
     )
     set_data(project, source="mnist")
-    assert "holds 'digits', params.yaml asks for 'mnist'" in refused(project, "stages.preprocess")
+    assert "contains 'digits', but params.yaml selects 'mnist'" in refused(project, "stages.preprocess")
     shutil.rmtree(raw.parent)
     assert "data/raw/source.json: is missing" in refused(project, "stages.preprocess")
 
@@ -288,7 +289,7 @@ def test_a_second_training_of_the_same_is_told_that_it_is_busy_and_the_first_goe
     output = busy["output"]
     assert (
         busy["code"] == 75
-        and "another process runs this very training" in output
+        and "another process runs this training" in output
         and "  -> wait for it, or end it" in output
     )
     assert "Traceback" not in output and len(output.splitlines()) <= 5

@@ -1,1 +1,1 @@
-"""What the bits of a trained model depend on, and nothing else."""
+"""All code that determines the weights of a trained model, besides the model's own file."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, hashed, then renamed; the newest that verifies is used."""
+"""Checkpoints, written atomically and verified by SHA-256 when they are read."""
 
 import sys
 from pathlib import Path
@@ -12,13 +12,14 @@ from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.task import Phase
 from pipeline.files import read_json, sha256, whole_file, write_json
 
-KEEP = 2
+NUM_KEPT = 2
 
 
-def state_of(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[str, Tensor]:
-    """Everything a training goes on from, as named tensors: weights, averaged weights, optimizers by phase name.
+def state_dict(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[str, Tensor]:
+    """The state of a training as named tensors: weights, averaged weights, and optimizer state by phase.
 
-    The optimizers' hyperparameters are not state: they come from params.yaml, which is part of the training's fingerprint.
+    The optimizers' hyperparameters are not included: they come from params.yaml, which is part of the
+    training's fingerprint.
     """
     state = {f"task/{name}": value for name, value in average.source.state_dict().items()}
     state |= {f"average/{name}": value for name, value in average.task.state_dict().items()}
@@ -32,56 +33,58 @@ def state_of(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[str
     return state
 
 
-def restore(state: dict[str, Tensor], average: ExponentialMovingAverage, phases: list[Phase]) -> None:
-    """Put ``state_of``'s tensors back."""
-    average.source.load_state_dict(_under("task/", state))
-    average.task.load_state_dict(_under("average/", state))
+def load_state_dict(state: dict[str, Tensor], average: ExponentialMovingAverage, phases: list[Phase]) -> None:
+    """Load what :func:`state_dict` returned."""
+    average.source.load_state_dict(_with_prefix("task/", state))
+    average.task.load_state_dict(_with_prefix("average/", state))
     for phase in phases:
         values: dict[int, dict[str, Tensor]] = {}
-        for key, value in _under(f"optimizer/{phase.name}/", state).items():
+        for key, value in _with_prefix(f"optimizer/{phase.name}/", state).items():
             index, _, name = key.partition("/")
             values.setdefault(int(index), {})[name] = value
         phase.optimizer.load_state_dict({**phase.optimizer.state_dict(), "state": values})
-        for (
-            parameter,
-            state_of_it,
-        ) in phase.optimizer.state.items():  # laid out in memory like their parameters, as they were
-            for name, value in state_of_it.items():
+        # A checkpoint does not keep memory formats: give each tensor the strides of its parameter again.
+        for parameter, tensors in phase.optimizer.state.items():
+            for name, value in tensors.items():
                 if value.shape == parameter.shape:
-                    state_of_it[name] = torch.empty_like(parameter).copy_(value)
+                    tensors[name] = torch.empty_like(parameter).copy_(value)
 
 
 class CheckpointStore:
-    """The checkpoints of one training: ``step-<number>.safetensors``, each made valid by a ``.json`` with its SHA-256."""
+    """The checkpoints of one training.
+
+    Each is a file ``step-<number>.safetensors``. It is valid only with a ``.json`` file of the same name that
+    holds its SHA-256 and is written after it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, step: int, state: dict[str, Tensor]) -> None:
-        """Write a checkpoint, then forget all but the newest two."""
+        """Write a checkpoint, then delete all but the newest two."""
         path = self.folder / f"step-{step:010d}.safetensors"
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        with whole_file(path) as beside:
-            save_file(tensors, beside)
+        with whole_file(path) as temporary:
+            save_file(tensors, temporary)
         write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256(path)})
-        for old in sorted(self.folder.glob("step-*.json"))[:-KEEP]:
+        for old in sorted(self.folder.glob("step-*.json"))[:-NUM_KEPT]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
 
     def latest(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The newest whole checkpoint's step and state, or None. A damaged one is named on stderr and passed over."""
-        for note in sorted(self.folder.glob("step-*.json"), reverse=True):
-            path = note.with_suffix(".safetensors")
+        """The step and state of the newest valid checkpoint, or None. Damaged ones are reported on stderr."""
+        for metadata in sorted(self.folder.glob("step-*.json"), reverse=True):
+            path = metadata.with_suffix(".safetensors")
             try:
-                card = read_json(note)
-                if sha256(path) == card["sha256"]:
-                    return card["step"], load_file(path)
-                problem = "its bytes are not the ones that were written"
+                entry = read_json(metadata)
+                if sha256(path) == entry["sha256"]:
+                    return entry["step"], load_file(path)
+                problem = "its SHA-256 does not match"
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 problem = str(error)
-            print(f"passing over the damaged checkpoint {path}: {problem}", file=sys.stderr)
+            print(f"skipping the damaged checkpoint {path}: {problem}", file=sys.stderr)
         return None
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, torch.Tensor]:
+def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Whether a trained generator is conditional."""
+"""Find out whether a trained generator is class-conditional."""
 
 import torch
 
@@ -7,9 +7,9 @@ from pipeline.core.task import Task
 
 
 def uses_labels(task: Task) -> bool:
-    """Whether ``task.generate`` draws other images for another class from the same noise.
+    """Whether ``task.generate`` depends on the label; False for a task that does not generate.
 
-    It is found by drawing one image for each class, so a task declares nothing; False for one that does not generate.
+    One image of each class is generated from the same noise and compared with the first.
     """
 
     def draw(label: int) -> torch.Tensor | None:

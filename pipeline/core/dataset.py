@@ -1,4 +1,4 @@
-"""The processed data as training and evaluation see it: three splits, verified, memory-mapped."""
+"""The processed data: three splits of memory-mapped shards, verified by hash when they are opened."""
 
 import os
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ import numpy as np
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, sha256
 
-REMEDY = "make it anew: dvc repro --force preprocess"
+REMEDY = "create it again: dvc repro --force preprocess"
 
 
 class Split:
-    """The images and labels of one split, in shards of ``shard_sizes`` rows. They stay on disk until they are asked for."""
+    """The images and labels of one split, in shards of ``shard_sizes`` rows. Images are read on access."""
 
     def __init__(self, images: list[np.ndarray], labels: list[np.ndarray]) -> None:
         self._images, self._labels = images, labels
@@ -33,16 +33,17 @@ class Split:
         return self._count
 
     def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The uint8 images (n, C, H, W) and int64 labels (n,) at ``indices``, in that order. Negative indices raise ``IndexError``."""
+        """The uint8 images (n, C, H, W) and int64 labels (n,) at ``indices``, in that order.
+
+        Raises ``IndexError`` for a negative index.
+        """
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and indices.min() < 0:
             raise IndexError(f"index {indices.min()} is negative")
         if len(self._images) == 1:
             return self._images[0][indices], self._labels[0][indices]
-        images, labels = (
-            np.empty((len(indices), *self._images[0].shape[1:]), np.uint8),
-            np.empty(len(indices), np.int64),
-        )
+        images = np.empty((len(indices), *self._images[0].shape[1:]), np.uint8)
+        labels = np.empty(len(indices), np.int64)
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards):
             here = shards == shard
@@ -57,7 +58,7 @@ class Split:
 
 
 class Dataset:
-    """What the stage ``preprocess`` wrote."""
+    """The output of the stage ``preprocess``."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any], splits: dict[str, Split]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -70,56 +71,49 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """The data in ``folder``, after all of its hashes were checked. Raises ``BadInput`` that names the first file that differs."""
+        """Open the data in ``folder`` and check the hashes of all files.
+
+        Raises ``BadInput`` that names the first missing or changed file.
+        """
         path = folder / "manifest.json"
         try:
             manifest = read_json(path)
             shape = (manifest["channels"], manifest["size"], manifest["size"])
             shards = {name: manifest["splits"][name]["shards"] for name in ("train", "validation", "test")}
-            _verify(
-                folder,
-                [shard[kind] for own in shards.values() for shard in own for kind in ("images", "labels")],
-            )
-            return cls(
-                folder, manifest, {name: _open_split(folder, own, shape) for name, own in shards.items()}
-            )
+            entries = [entry for split in shards.values() for entry in split]
+            _verify(folder, [entry[kind] for entry in entries for kind in ("images", "labels")])
+            splits = {name: _open_split(folder, split, shape) for name, split in shards.items()}
+            return cls(folder, manifest, splits)
         except FileNotFoundError:
-            raise BadInput("is missing", where=str(path), remedy="make it: dvc repro preprocess") from None
+            raise BadInput("is missing", where=str(path), remedy="create it: dvc repro preprocess") from None
         except (OSError, ValueError, TypeError, LookupError) as error:
-            raise BadInput(
-                f"is no manifest of processed data ({error!r})", where=str(path), remedy=REMEDY
-            ) from None
+            what = f"is not a manifest of processed data ({error!r})"
+            raise BadInput(what, where=str(path), remedy=REMEDY) from None
 
 
 def _verify(folder: Path, files: list[dict[str, str]]) -> None:
     paths = [folder / file["file"] for file in files]
-    with ThreadPoolExecutor(
-        min(8, os.cpu_count() or 1)
-    ) as pool:  # hashing needs no interpreter lock: two threads are twice as fast
-        for path, file, digest in zip(
-            paths, files, pool.map(lambda path: sha256(path) if path.is_file() else "", paths)
-        ):
+    # Hashing releases the interpreter lock: two threads are twice as fast.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        digests = pool.map(lambda path: sha256(path) if path.is_file() else "", paths)
+        for path, file, digest in zip(paths, files, digests):
             if digest != file["sha256"]:
-                raise BadInput(
-                    "is missing or differs from what preprocessing wrote", where=str(path), remedy=REMEDY
-                )
+                what = "is missing or differs from what preprocessing wrote"
+                raise BadInput(what, where=str(path), remedy=REMEDY)
 
 
 def _open_split(folder: Path, shards: list[dict[str, Any]], shape: tuple[int, int, int]) -> Split:
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for shard in shards:
-        for kind, into in (("images", images), ("labels", labels)):
-            path = folder / shard[kind]["file"]
+        for arrays, kind, dtype, row in (
+            (images, "images", np.dtype(np.uint8), shape),
+            (labels, "labels", np.dtype(np.int64), ()),
+        ):
+            path, expected = folder / shard[kind]["file"], (shard["count"], *row)
             array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            dtype, expected = (
-                (np.uint8, (shard["count"], *shape)) if kind == "images" else (np.int64, (shard["count"],))
-            )
             if array.dtype != dtype or array.shape != expected:
-                raise BadInput(
-                    f"is {array.dtype} {array.shape}, not {np.dtype(dtype)} {expected}",
-                    where=str(path),
-                    remedy=REMEDY,
-                )
-            into.append(array)
+                what = f"is {array.dtype} {array.shape}, not {dtype} {expected}"
+                raise BadInput(what, where=str(path), remedy=REMEDY)
+            arrays.append(array)
     return Split(images, labels)

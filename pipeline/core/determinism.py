@@ -1,12 +1,12 @@
-"""The switches of PyTorch on which the bits of a result depend."""
+"""PyTorch's global settings for reproducible results."""
 
 import torch
 
 
 def make_deterministic(num_threads: int) -> None:
-    """Use deterministic kernels only, and ``num_threads`` threads, in this process from now on."""
-    torch.set_deterministic_debug_mode(
-        "error"
-    )  # use_deterministic_algorithms(True) also imports the compiler: over a second
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # we read none; filling takes time
+    """Use only deterministic kernels, and ``num_threads`` threads, in this process."""
+    # use_deterministic_algorithms(True) does the same, but imports the compiler, which takes over a second.
+    torch.set_deterministic_debug_mode("error")
+    # No uninitialized memory is read here, and filling it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(num_threads)

@@ -1,4 +1,4 @@
-"""Averaged weights."""
+"""Exponential moving average of the weights."""
 
 from copy import deepcopy
 
@@ -8,9 +8,10 @@ from pipeline.core.task import Task
 
 
 class ExponentialMovingAverage:
-    """An exponential moving average of a task's weights (Polyak averaging), itself a task ready for evaluation.
+    """Keeps a copy of ``task`` whose weights are an exponential moving average; ready for evaluation.
 
-    The decay is ramped, min(decay, (1 + t) / (10 + t)), so that the first steps do not linger. Buffers are copied.
+    The decay at step t is min(decay, (1 + t) / (10 + t)), so that the initial weights are soon forgotten.
+    Buffers are copied.
     """
 
     def __init__(self, task: Task, decay: float) -> None:
@@ -19,8 +20,8 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the weights after ``step``."""
+        """Update the average with the weights after ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
         torch._foreach_lerp_(list(self.task.parameters()), list(self.source.parameters()), 1 - decay)
-        for mine, theirs in zip(self.task.buffers(), self.source.buffers(), strict=True):
-            mine.copy_(theirs)
+        for averaged, current in zip(self.task.buffers(), self.source.buffers(), strict=True):
+            averaged.copy_(current)

@@ -1,4 +1,4 @@
-"""How the examples of a step reach the device: read when needed, kept on a GPU, or prefetched."""
+"""Feeds: how a step's examples get to the device. They are read on demand, kept on the GPU, or prefetched."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,33 +11,34 @@ from torch import Tensor
 from pipeline.core.dataset import Split
 from pipeline.core.task import Batch
 
-RESIDENT_SHARE = 0.25  # of a GPU's free memory, which the examples may fill
-CHUNK = 4096
+RESIDENT_FRACTION = 0.25  # of the GPU's free memory, for a split that is kept there
+CHUNK = 4096  # images copied at a time
 
-Indices = Callable[[int], np.ndarray]  # the rows of the split that a step uses, by its number
-Feed = Callable[[int], Batch]  # those rows as a batch on the device
+Indices = Callable[[int], np.ndarray]  # step -> indices of its examples in the split
+Feed = Callable[[int], Batch]  # step -> its batch on the device
 
 
-def feed(split: Split, device: torch.device, indices: Indices) -> Feed:
-    """The way that suits ``device``; all give the same batches.
+def make_feed(split: Split, device: torch.device, indices: Indices) -> Feed:
+    """The fastest feed for ``device``. All feeds return the same batches.
 
-    A CPU reads the shards: a thread that reads ahead would take a core from the training. A GPU keeps the whole split where it fits
-    into a quarter of the free memory; else the next batch waits in pinned memory, from which it is copied while the GPU computes.
+    On a CPU batches are read on demand: a prefetching thread would take a core from the training. On a GPU
+    the whole split is kept in GPU memory if it fits into a quarter of the free memory; otherwise the next
+    batch is prefetched into pinned memory while the GPU computes.
     """
     if device.type != "cuda":
-        return partial(read, split, device, indices)
-    size = split.rows(np.arange(1))[0].nbytes * len(split)
+        return partial(read_batch, split, device, indices)
+    num_bytes = split.rows(np.arange(1))[0].nbytes * len(split)
     free, _ = torch.cuda.mem_get_info(device)
-    return (Resident if size <= RESIDENT_SHARE * free else Ahead)(split, device, indices)
+    return (ResidentFeed if num_bytes <= RESIDENT_FRACTION * free else Prefetcher)(split, device, indices)
 
 
-def read(split: Split, device: torch.device, indices: Indices, step: int) -> Batch:
-    """From the memory-mapped shards, now."""
+def read_batch(split: Split, device: torch.device, indices: Indices, step: int) -> Batch:
+    """The batch of ``step``, read from the memory-mapped shards."""
     return Batch.of(*split.rows(indices(step)), device)
 
 
-class Resident:
-    """All images, as the bytes that they are, and labels are copied to the device once."""
+class ResidentFeed:
+    """Copies all images (as uint8) and labels to the device once."""
 
     def __init__(self, split: Split, device: torch.device, indices: Indices) -> None:
         chunks = [[torch.from_numpy(part).to(device) for part in chunk] for chunk in split.chunks(CHUNK)]
@@ -49,20 +50,20 @@ class Resident:
         return Batch.of(self.images[indices], self.labels[indices], self.device)
 
 
-class Ahead:
-    """A thread has the next step's examples ready, in pinned memory where the device is a GPU."""
+class Prefetcher:
+    """Reads the next step's examples in a thread, into pinned memory if the device is a GPU."""
 
     def __init__(self, split: Split, device: torch.device, indices: Indices) -> None:
         self.split, self.device, self.indices = split, device, indices
         self.thread = ThreadPoolExecutor(1, "feed")
-        self.coming: tuple[int, Future[tuple[Tensor, Tensor]]] = (0, Future())
+        self.pending: tuple[int, Future[tuple[Tensor, Tensor]]] = (0, Future())  # step, its examples
 
     def __call__(self, step: int) -> Batch:
-        number, coming = self.coming
-        ready = (coming if number == step else self.thread.submit(self._prepare, step)).result()
-        self.coming = (step + 1, self.thread.submit(self._prepare, step + 1))
-        return Batch.of(*ready, self.device)
+        pending_step, pending = self.pending
+        examples = (pending if pending_step == step else self.thread.submit(self._read, step)).result()
+        self.pending = (step + 1, self.thread.submit(self._read, step + 1))
+        return Batch.of(*examples, self.device)
 
-    def _prepare(self, step: int) -> tuple[Tensor, Tensor]:
+    def _read(self, step: int) -> tuple[Tensor, Tensor]:
         images, labels = (torch.from_numpy(part) for part in self.split.rows(self.indices(step)))
         return (images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else (images, labels)

@@ -1,4 +1,4 @@
-"""Images as PNG grids that a person can see."""
+"""Grids of images as PNG files."""
 
 from pathlib import Path
 
@@ -7,12 +7,15 @@ from PIL import Image
 
 from pipeline.files import whole_file
 
-TARGET_PIXELS = 48  # the side to which small images are enlarged
-GAP = 2
+TARGET_PIXELS = 48  # small images are enlarged to about this side
+GAP = 2  # pixels between images
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:
-    """uint8 images (N, C, H, W), grey or RGB, in rows of ``columns``; small ones are enlarged by a whole factor."""
+    """uint8 images (N, C, H, W), grey or RGB, as rows of ``columns``.
+
+    Small ones are enlarged by an integer factor.
+    """
     count, channels, height, width = images.shape
     scale = max(1, TARGET_PIXELS // max(height, width))
     columns = max(1, min(columns, count))
@@ -28,11 +31,11 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
 
 
 def write_png(path: Path, images: np.ndarray, columns: int) -> None:
-    """Write a grid of uint8 images (N, C, H, W) whole."""
-    with whole_file(path) as beside:
-        grid(images, columns).save(beside, format="PNG")
+    """Write a grid of uint8 images (N, C, H, W), atomically."""
+    with whole_file(path) as temporary:
+        grid(images, columns).save(temporary, format="PNG")
 
 
 def to_bytes(images: np.ndarray) -> np.ndarray:
-    """float images in [0, 1] -> uint8, rounded."""
+    """float images in [0, 1] -> uint8 images, rounded."""
     return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Blocks that two models share."""
+"""Building blocks that several models use."""
 
 import itertools
 from collections.abc import Callable
@@ -9,34 +9,38 @@ from torch.nn import functional as F
 
 from pipeline.core.noise import Noise
 
-SMALLEST = 4  # the side, in pixels, down to which images are halved
-GROUP = 8  # channels in a group of GroupNorm
+MIN_SIDE = 4  # pixels: feature maps are halved down to about this side
+GROUP_CHANNELS = 8  # channels in a group of GroupNorm
 
 Wrap = Callable[[nn.Module], nn.Module]
 
 
 def sides(size: int) -> list[int]:
-    """The sides of the feature maps from the image down to about four pixels, each half the one before, rounded up."""
-    found = [size]
-    while found[-1] > SMALLEST:
-        found.append((found[-1] + 1) // 2)
-    return found
+    """Sides of the feature maps, from the image's down to about four pixels.
+
+    Each is half the last, rounded up.
+    """
+    result = [size]
+    while result[-1] > MIN_SIDE:
+        result.append((result[-1] + 1) // 2)
+    return result
 
 
 def channels(width: int, levels: int) -> list[int]:
-    """Channels behind each halving: ``width``, doubled each time, four times ``width`` at most."""
+    """Channels after each halving: ``width``, doubled each time, at most four times ``width``."""
     return [width * min(4, 2**level) for level in range(levels)]
 
 
 def group_norm(count: int) -> nn.Module:
-    """Normalisation within each example, in groups of eight channels: no batch statistics (Wu & He 2018)."""
-    return nn.GroupNorm(max(1, count // GROUP), count)
+    """Group normalisation (Wu & He 2018) in groups of eight channels. It uses no batch statistics."""
+    return nn.GroupNorm(max(1, count // GROUP_CHANNELS), count)
 
 
 class Encoder(nn.Module):
     """Images (N, C, H, W) in [0, 1] -> vectors (N, outputs), by strided convolutions.
 
-    ``wrap`` is applied to each layer with weights (spectral normalisation); ``normalise`` adds group normalisation.
+    ``wrap`` is applied to each layer with weights (spectral normalisation); ``normalise`` adds group
+    normalisation.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Encoder(nn.Module):
         width: int,
         outputs: int,
         normalise: bool = True,
-        wrap: Wrap = lambda one: one,
+        wrap: Wrap = lambda layer: layer,
     ) -> None:
         super().__init__()
         levels = channels(width, len(sides(size)) - 1)
@@ -65,7 +69,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Vectors (N, inputs) -> image logits (N, C, H, W), by nearest-neighbour upsampling and convolutions (Odena et al. 2016)."""
+    """Vectors (N, inputs) -> image logits (N, C, H, W).
+
+    Nearest-neighbour upsampling followed by convolutions (Odena et al. 2016).
+    """
 
     def __init__(self, inputs: int, image_channels: int, size: int, width: int) -> None:
         super().__init__()
@@ -86,7 +93,10 @@ class Decoder(nn.Module):
 
 
 def dropout(values: Tensor, rate: float, noise: Noise | None, name: str) -> Tensor:
-    """Drop each value with probability ``rate`` and scale the rest by 1 / (1 - rate); without noise (evaluation) do nothing."""
+    """Drop each value with probability ``rate`` and scale the rest by 1 / (1 - rate).
+
+    Without ``noise`` (evaluation) the values are returned unchanged.
+    """
     if noise is None or rate == 0:
         return values
     kept = noise.uniform(name, *values.shape[1:]) >= rate
@@ -94,10 +104,10 @@ def dropout(values: Tensor, rate: float, noise: Noise | None, name: str) -> Tens
 
 
 def jitter(images: Tensor, noise: Noise, shift: float, zoom: float = 0.0, name: str = "jitter") -> Tensor:
-    """Move and stretch each image at random: by up to ``shift`` of its side, and to a side of 1 +- ``zoom``.
+    """Shift each image at random by up to ``shift`` of its side, and scale its sides by 1 +- ``zoom``.
 
-    Each axis is resampled by a matrix of linear-interpolation weights, out = V x H^T, which is differentiable and
-    deterministic on every device (indexing is not). Outside the image lies zero.
+    Each axis is resampled by a matrix of linear-interpolation weights, out = V x H^T. This is differentiable
+    and deterministic on every device (indexing is not). Pixels outside the image are zero.
     """
     if shift == 0 and zoom == 0:
         return images
@@ -109,7 +119,7 @@ def jitter(images: Tensor, noise: Noise, shift: float, zoom: float = 0.0, name: 
 
 
 def _resampling(size: int, shift: Tensor, zoom: Tensor) -> Tensor:
-    places = torch.arange(size, device=shift.device, dtype=torch.float32)
+    pixels = torch.arange(size, device=shift.device, dtype=torch.float32)
     centre = (size - 1) / 2
-    sources = (places - centre)[None] * (1 + zoom)[:, None] + centre + (shift * size)[:, None]  # (N, size)
-    return (1 - (sources[:, :, None] - places[None, None]).abs()).clamp_min(0)  # (N, size, size)
+    sources = (pixels - centre)[None] * (1 + zoom)[:, None] + centre + (shift * size)[:, None]  # (N, size)
+    return (1 - (sources[:, :, None] - pixels[None, None]).abs()).clamp_min(0)  # (N, size, size)

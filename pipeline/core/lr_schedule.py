@@ -1,4 +1,4 @@
-"""The learning rate by step."""
+"""The learning-rate schedule."""
 
 import math
 
@@ -6,7 +6,7 @@ from pipeline.core.settings import ScheduleSettings
 
 
 def learning_rate_factor(schedule: ScheduleSettings, step: int, num_steps: int) -> float:
-    """The factor on each optimizer's own learning rate at ``step`` in 1..num_steps."""
+    """The factor on each optimizer's learning rate at ``step`` (1 to num_steps)."""
     if step <= schedule.warmup_steps:
         return step / schedule.warmup_steps
     if schedule.kind == "constant":

@@ -1,4 +1,4 @@
-"""The local truth of a training: metrics.jsonl, one line for each recorded step, written once and never changed."""
+"""metrics.jsonl: the metrics of a training, one line for each logged step. Lines are never changed."""
 
 import json
 import math
@@ -10,37 +10,35 @@ from pipeline.errors import DarkroomError
 
 
 class Diverged(DarkroomError):
-    """The training's numbers are no longer finite."""
+    """A metric is NaN or infinite."""
 
 
 def check_finite(step: int, metrics: dict[str, float]) -> None:
     """Raise ``Diverged`` for NaN and infinity. All workers have the same metrics, so all of them stop."""
-    broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-    if broken:
-        raise Diverged(
-            f"the training diverged: {broken[0]} is not finite at step {step}",
-            where="params.yaml",
-            remedy="lower the learning rate or set clip_norm in params.yaml; the last checkpoint is whole",
-        )
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            what = f"the training diverged: {name} is not finite at step {step}"
+            remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
+            raise Diverged(what, where="params.yaml", remedy=remedy)
 
 
-class Record:
-    """Appends ``{"step", "time", "metrics"}`` lines (time in ms since the epoch).
+class MetricsLog:
+    """Appends lines ``{"step", "time", "metrics"}`` (time in ms since the epoch).
 
-    A repeated training makes the same values again; the first writing of a step stands, so that a tracking server that was
-    fed from this file never sees a step twice. A line torn by a crash is cut off.
+    A resumed training repeats some steps with the same values. They are not written again, so a tracking
+    server that reads this file gets each step once. A line that a crash cut short is removed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines, whole = _whole_lines(path)
+        lines, num_bytes = _complete_lines(path)
         self.last_step = lines[-1]["step"] if lines else 0
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(path, "ab")  # noqa: SIM115 - held open for the whole training
-        self.file.truncate(whole)
+        self.file = open(path, "ab")  # noqa: SIM115 - open for the whole training
+        self.file.truncate(num_bytes)
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of ``step`` unless an earlier attempt did."""
+        """Write the metrics of ``step``, unless they were written before the training was resumed."""
         if step > self.last_step:
             line = json.dumps({"step": step, "time": time.time_ns() // 1_000_000, "metrics": metrics})
             self.file.write(line.encode() + b"\n")
@@ -49,13 +47,14 @@ class Record:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a record, in order; none where there is no file."""
-    return _whole_lines(path)[0]
+    """The complete lines of the log at ``path``, in order; empty if there is no file."""
+    return _complete_lines(path)[0]
 
 
-def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The complete lines and their length in bytes."""
     lines: list[dict[str, Any]] = []
-    whole = 0
+    num_bytes = 0
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):
             if not line.endswith(b"\n"):
@@ -64,5 +63,5 @@ def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
                 lines.append(json.loads(line))
             except ValueError:
                 break
-            whole += len(line)
-    return lines, whole
+            num_bytes += len(line)
+    return lines, num_bytes

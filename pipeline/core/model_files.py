@@ -1,7 +1,7 @@
-"""Models by name, and trained models as folders with ``model.safetensors`` and ``model.json``.
+"""Find models by name; save and load trained models as folders with ``model.safetensors`` and ``model.json``.
 
-The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. It is imported by that name when it is asked for, so
-that no code here depends on any model.
+The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. The module is imported when the
+model is used, so no code here depends on a particular model.
 """
 
 import importlib
@@ -38,7 +38,10 @@ def find(name: str) -> type[Task]:
 
 
 def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
-    """A new model whose initial weights depend on ``seed`` alone. ``config`` is the model's Config or its plain values."""
+    """A new model with initial weights from ``seed``.
+
+    ``config`` is the model's Config, or a dict of its values.
+    """
     kind = find(name)
     if not isinstance(config, kind.Config):
         config = validate(config, kind.Config, where=f"{name}.model")
@@ -47,24 +50,24 @@ def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
 
 
 def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write ``folder`` whole; return its card: name, config, data spec, the weights' SHA-256 and what ``card`` adds."""
+    """Write ``folder`` atomically. Returns its model.json: name, config, data spec, SHA-256 and ``card``."""
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()})
-    with whole_folder(folder) as beside:
-        (beside / WEIGHTS).write_bytes(weights)
+    with whole_folder(folder) as temporary:
+        (temporary / WEIGHTS).write_bytes(weights)
         full = {
             **card,
             "name": type(task).__module__.rpartition(".")[2],
             "config": json.loads(task.config.model_dump_json()),
             "spec": vars(task.spec),
-            "sha256": sha256(beside / WEIGHTS),
+            "sha256": sha256(temporary / WEIGHTS),
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
         }
-        write_json(beside / CARD, full)
+        write_json(temporary / CARD, full)
     return full
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The model's card. Raises ``BadInput`` where there is none, or half of one."""
+    """The content of model.json. Raises ``BadInput`` if it is missing or incomplete."""
     if not (folder / CARD).is_file():
         raise BadInput(
             "no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}"
@@ -75,33 +78,28 @@ def read_card(folder: Path) -> dict[str, Any]:
             return card
     except (ValueError, TypeError):
         pass
-    raise BadInput(
-        "is not a model's card", where=str(folder / CARD), remedy=f"restore it: dvc checkout {folder}"
-    )
+    remedy = f"restore it: dvc checkout {folder}"
+    raise BadInput("is not a complete model.json", where=str(folder / CARD), remedy=remedy)
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
-    """The trained model in ``folder``, verified, ready to use (evaluation mode, no gradients)."""
+    """Load and verify the trained model in ``folder``, for inference (evaluation mode, no gradients)."""
     card = read_card(folder)
     remedy = f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
     if not (folder / WEIGHTS).is_file() or sha256(folder / WEIGHTS) != card["sha256"]:
-        raise DarkroomError(
-            "the weights are not the ones its model.json names", where=str(folder / WEIGHTS), remedy=remedy
-        )
+        what = "the weights do not match the SHA-256 in model.json"
+        raise DarkroomError(what, where=str(folder / WEIGHTS), remedy=remedy)
     try:
         task = build(card["name"], card["config"], DataSpec(**card["spec"]), seed=0)
         task.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        raise DarkroomError(
-            f"the weights do not fit the code ({str(error).splitlines()[0]})",
-            where=str(folder),
-            remedy=remedy,
-        ) from None
+        what = f"the weights do not fit the code ({str(error).splitlines()[0]})"
+        raise DarkroomError(what, where=str(folder), remedy=remedy) from None
     return task.to(device).eval().requires_grad_(False)
 
 
 def digest(folder: Path) -> str:
-    """One digest for a trained model: its configuration and its weights."""
+    """A digest of a trained model's configuration and weights."""
     card = read_card(folder)
     return digest_of([card["name"], card["config"], card["spec"], card["sha256"]])
 

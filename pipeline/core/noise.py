@@ -1,8 +1,9 @@
-"""Randomness as a pure function of (seed, step, phase, name).
+"""Random numbers as a pure function of (seed, step, phase, name).
 
-Noise is drawn for the *global* batch and a worker takes its rows, so any number of workers sees the same numbers and a
-resumed training needs nothing but its step. It is drawn on the CPU, so that a GPU sees the same numbers too. No code of
-the pipeline calls a global generator; layers that PyTorch initialises from one are built inside :func:`initialisation`.
+Noise is drawn for the *global* batch and each worker takes its rows, so it does not depend on the number of
+workers, and a resumed training needs only its step. It is drawn on the CPU, so it does not depend on the
+device. The pipeline does not use PyTorch's global generator; layers that PyTorch initialises from it are
+built inside :func:`initialisation`.
 """
 
 import hashlib
@@ -15,14 +16,14 @@ from torch import Tensor
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator whose state depends on ``key`` alone."""
+    """A CPU generator whose state depends only on ``key``."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @contextmanager
 def initialisation(seed: int, name: str = "initialisation") -> Iterator[None]:
-    """Within the block PyTorch's global CPU generator is a function of (seed, name); afterwards it is as before."""
+    """Seed PyTorch's global CPU generator with (seed, name) inside the block, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.set_state(generator(seed, name).get_state())
         yield
@@ -30,7 +31,7 @@ def initialisation(seed: int, name: str = "initialisation") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of one phase of one step, for the rows ``start:stop`` of a batch of ``total`` examples."""
+    """Random numbers of one phase of one step, for the rows ``start:stop`` of a batch of ``total`` rows."""
 
     seed: int
     step: int
@@ -44,15 +45,15 @@ class Noise:
     def whole(
         cls, seed: int, count: int, phase: str = "", step: int = 0, device: torch.device | str = "cpu"
     ) -> "Noise":
-        """Noise for all ``count`` examples at once: evaluation and generation."""
+        """Noise for a whole batch of ``count`` examples, as in evaluation and generation."""
         return cls(seed, step, phase, 0, count, count, torch.device(device))
 
     def at(self, phase: str) -> "Noise":
-        """The same rows' noise for another phase."""
+        """The noise of another phase, for the same rows."""
         return replace(self, phase=phase)
 
     def rows(self, start: int, stop: int) -> "Noise":
-        """The noise of some of these rows."""
+        """The noise of the rows ``start:stop`` of these rows."""
         return replace(self, start=self.start + start, stop=self.start + stop)
 
     def normal(self, name: str, *shape: int) -> Tensor:

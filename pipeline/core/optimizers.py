@@ -1,4 +1,4 @@
-"""The optimizers a params section may name."""
+"""The optimizers that params.yaml can select."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -10,16 +10,17 @@ from pipeline.params import Section
 
 
 class OptimizerSettings(Section):
-    """One optimizer: stochastic gradient descent, with momentum, RMSprop, Adam or AdamW.
+    """Settings of one optimizer: SGD, SGD with momentum, RMSprop, Adam or AdamW.
 
-    ``weight_decay`` is decoupled (Loshchilov & Hutter 2019) for ``adamw``; for the others it is PyTorch's, added to the gradient.
+    ``weight_decay`` is decoupled for ``adamw`` (Loshchilov & Hutter 2019); for the others PyTorch adds it to
+    the gradient.
     """
 
     kind: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, le=10)
-    momentum: float = Field(0.9, ge=0, lt=1)  # of kind momentum
-    beta1: float = Field(0.9, ge=0, lt=1)  # of adam and adamw
-    beta2: float = Field(0.999, ge=0, lt=1)  # of adam and adamw; the smoothing of rmsprop
+    momentum: float = Field(0.9, ge=0, lt=1)  # for momentum
+    beta1: float = Field(0.9, ge=0, lt=1)  # for adam and adamw
+    beta2: float = Field(0.999, ge=0, lt=1)  # for adam and adamw; alpha for rmsprop
     weight_decay: float = Field(0.0, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:

@@ -1,4 +1,4 @@
-"""Which examples each step sees."""
+"""The order of the training examples."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,21 +9,22 @@ import torch
 from pipeline.core.noise import generator
 from pipeline.errors import BadInput
 
-WINDOW = 4  # shards whose rows are mixed
-BLOCKS = 64  # that a shard is taken in: 4 MB each
+WINDOW_SHARDS = 4  # size of a shuffle window, in shards
+BLOCKS_PER_SHARD = 64  # a block of a full shard has 4 MB
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The order of the examples, a pure function of (seed, epoch, sizes of the shards), whatever the number of workers.
+    """The order of the examples: a pure function of (seed, epoch, shard sizes), for any number of workers.
 
-    Up to ``WINDOW`` shards an epoch is one permutation of all rows. Of more shards, whose data may exceed the memory, an epoch
-    permutes the blocks (a shard has ``BLOCKS`` of them), takes them in windows of the size of ``WINDOW`` shards at most (1 GB) and permutes
-    the rows of each window, like the shuffle buffers of WebDataset, Petastorm and tf.data. So not every order is possible: the rows
-    of a block are always in the same window, and the share of a class varies between windows. Blocks are much smaller than shards because
-    preprocessing keeps files in the order of their classes.
+    With up to ``WINDOW_SHARDS`` shards, an epoch is one permutation of all rows. With more, the data may not
+    fit into memory: an epoch then permutes the blocks (``BLOCKS_PER_SHARD`` of each shard), groups them into
+    windows of at most ``WINDOW_SHARDS`` shards (1 GB) and permutes the rows of each window, like the shuffle
+    buffers of WebDataset, Petastorm and tf.data. So not every order is possible: the rows of a block are
+    always in the same window, and the proportion of a class varies between windows. Blocks are much smaller
+    than shards because preprocessing writes the examples sorted by class.
 
-    An epoch has as many whole batches as the split holds. The rows left over differ between epochs.
+    An epoch has as many full batches as the split holds. The rows left over differ between epochs.
     """
 
     seed: int
@@ -40,38 +41,38 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in the split."""
+        """Full batches in the split."""
         return sum(self.shard_sizes) // self.batch_size
 
     def indices(self, step: int) -> np.ndarray:
-        """The examples of the global batch at ``step`` (from 1), (batch_size,)."""
-        epoch, position = divmod(step - 1, self.steps_per_epoch)
+        """Indices of the examples of the global batch at ``step`` (1, 2, ...), (batch_size,)."""
+        epoch, batch = divmod(step - 1, self.steps_per_epoch)
         starts, windows, ends = _windows(self.seed, epoch, self.shard_sizes)
-        wanted = np.arange(position * self.batch_size, (position + 1) * self.batch_size)
-        numbers = np.searchsorted(ends, wanted, side="right")
-        found = []
+        in_epoch = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        numbers = np.searchsorted(ends, in_epoch, side="right")  # of the windows
+        indices = []
         for number in np.unique(numbers).tolist():
             blocks = windows[number]
             sizes = starts[blocks + 1] - starts[blocks]
             stops = np.cumsum(sizes)
-            positions = _permutation(self.seed, epoch, number, int(stops[-1]))[
-                wanted[numbers == number] - ends[number] + stops[-1]
-            ]
-            which = np.searchsorted(stops, positions, side="right")
-            found.append(starts[blocks[which]] + positions - (stops - sizes)[which])
-        return np.concatenate(found)
+            order = _permutation(self.seed, epoch, number, int(stops[-1]))
+            in_window = order[in_epoch[numbers == number] - ends[number] + stops[-1]]
+            block = np.searchsorted(stops, in_window, side="right")
+            indices.append(starts[blocks[block]] + in_window - (stops - sizes)[block])
+        return np.concatenate(indices)
 
 
 @lru_cache(maxsize=2)
 def _windows(
     seed: int, epoch: int, shard_sizes: tuple[int, ...]
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """Where each block starts in the data (and the last ends), the blocks of each window, and where each window ends in the epoch."""
+    """The block boundaries (rows), the blocks of each window, and the ends of the windows in the epoch."""
     firsts = np.cumsum([0, *shard_sizes])
-    within = np.outer(shard_sizes, np.arange(BLOCKS)) // BLOCKS
+    within = np.outer(shard_sizes, np.arange(BLOCKS_PER_SHARD)) // BLOCKS_PER_SHARD
     starts = np.append((firsts[:-1, None] + within).ravel(), firsts[-1])
     blocks = torch.randperm(len(starts) - 1, generator=generator(seed, epoch, "blocks")).numpy()
-    windows = [np.sort(window) for window in np.array_split(blocks, -(-len(shard_sizes) // WINDOW))]
+    num_windows = -(-len(shard_sizes) // WINDOW_SHARDS)
+    windows = [np.sort(window) for window in np.array_split(blocks, num_windows)]
     return starts, windows, np.cumsum([(starts[window + 1] - starts[window]).sum() for window in windows])
 
 

@@ -1,4 +1,4 @@
-"""How a model is trained: the ``training`` part of its section in params.yaml."""
+"""The ``training`` part of a model's section in params.yaml."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from pipeline.params import PARAMS, Section, read_section
 
 
 class ScheduleSettings(Section):
-    """The learning rate's course, as a factor on each optimizer's own rate: linear warm-up, then a curve down to ``final``."""
+    """The learning-rate schedule: a factor, with linear warm-up and then a decay to ``final``."""
 
     kind: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)
@@ -18,16 +18,16 @@ class ScheduleSettings(Section):
 
 
 class TrainingSettings(Section):
-    """One training. ``batch_size`` is global: the number of workers does not change it."""
+    """Settings of one training. ``batch_size`` is global: it is shared among the workers."""
 
     seed: int = Field(0, ge=0, lt=2**31)
     num_steps: int = Field(1000, ge=1, le=100_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
     precision: Literal["float32", "bfloat16"] = "float32"
-    clip_norm: float | None = Field(None, gt=0)  # of each phase's gradient, over all its parameters
+    clip_norm: float | None = Field(None, gt=0)  # maximum norm of a phase's gradient, over all its parameters
     l1: float = Field(0.0, ge=0)  # added to the loss: l1 * sum |w| over weights (not biases)
     l2: float = Field(0.0, ge=0)  # added to the loss: l2 * sum w^2 over weights (not biases)
-    ema_decay: float = Field(0.0, ge=0, lt=1)  # weight averaging; 0: the last weights are the model
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # of the averaged weights; 0: no averaging
     schedule: ScheduleSettings = ScheduleSettings()
     log_every: int = Field(25, ge=1)
     validate_every: int = Field(250, ge=1)
@@ -36,7 +36,7 @@ class TrainingSettings(Section):
 
 
 def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tuple[TrainingSettings, Any]:
-    """The training settings and the model configuration (a ``config``) of the section ``name``."""
+    """The training settings and the model's configuration (a ``config``) from the section ``name``."""
 
     class ModelSection(Section):
         training: TrainingSettings = TrainingSettings()
@@ -45,7 +45,7 @@ def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tupl
     section = read_section(name, ModelSection, path)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
         raise BadInput(
-            "the warm-up is as long as the training",
+            "the warm-up is not shorter than the training",
             where=f"{path}: {name}.training.schedule.warmup_steps",
             remedy="shorten it",
         )

@@ -1,4 +1,4 @@
-"""One training step: each phase in turn, one wrapped forward, one backward, one optimizer step."""
+"""One training step. Each phase takes a forward pass, a backward pass and an optimizer step."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
@@ -15,13 +15,16 @@ from pipeline.core.task import Batch, Phase, Task
 
 
 class PhaseLoss(nn.Module):
-    """One phase as a module that registers only the phase's own network, so that distribution and gradients stop there."""
+    """The loss of one phase, as a module that DistributedDataParallel can wrap.
+
+    Only the phase's own network is registered, so only its gradients are synchronised.
+    """
 
     def __init__(self, task: Task, phase: Phase, settings: TrainingSettings) -> None:
         super().__init__()
         self.network = phase.module
         self.phase, self.settings = phase.name, settings
-        self._task = [task]  # in a list, lest nn.Module registers all of its networks
+        self._task = [task]  # in a list, so that nn.Module does not register it
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         loss, values = self._task[0].loss(self.phase, batch, noise)
@@ -32,16 +35,16 @@ class PhaseLoss(nn.Module):
         if self.settings.l1 or self.settings.l2:
             for weight in self.network.parameters():
                 if weight.dim() > 1:  # not biases and gains
-                    penalty = (
-                        penalty
-                        + self.settings.l1 * weight.abs().sum()
-                        + self.settings.l2 * weight.square().sum()
-                    )
+                    l1, l2 = weight.abs().sum(), weight.square().sum()
+                    penalty = penalty + self.settings.l1 * l1 + self.settings.l2 * l2
         return penalty
 
 
 class Step:
-    """Runs the phases of a task's step. Metrics are named ``<phase>/<quantity>`` (``<quantity>`` where there is one phase)."""
+    """Runs the phases of a step.
+
+    Metrics are named ``<phase>/<quantity>``, or ``<quantity>`` if the task has only one phase.
+    """
 
     def __init__(
         self, task: Task, phases: list[Phase], settings: TrainingSettings, context: DistributedContext
@@ -51,7 +54,7 @@ class Step:
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
 
     def run(self, number: int, batch: Batch, noise: Noise) -> dict[str, Tensor]:
-        """Take step ``number`` with this worker's rows of the global batch; return detached scalars."""
+        """Run step ``number`` on this worker's rows of the global batch. Returns detached scalars."""
         metrics: dict[str, Tensor] = {}
         size = self.context.microbatch or len(batch)
         bounds = [(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
@@ -63,9 +66,8 @@ class Step:
             phase.module.requires_grad_(True)
             phase.optimizer.zero_grad(set_to_none=True)
             values = self._accumulate(index, pieces)
-            norm = nn.utils.clip_grad_norm_(
-                phase.module.parameters(), self.settings.clip_norm or float("inf")
-            )
+            max_norm = self.settings.clip_norm or float("inf")
+            norm = nn.utils.clip_grad_norm_(phase.module.parameters(), max_norm)
             self._set_rate(index, number)
             phase.optimizer.step()
             prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
@@ -74,23 +76,26 @@ class Step:
         return metrics
 
     def _accumulate(self, index: int, pieces: list[tuple[Batch, Noise]]) -> dict[str, Tensor]:
-        """Add up the gradients of the pieces, which workers sum with the last one; return the sums of what was measured."""
-        loss_of, sums = cast(Any, self.losses[index]), dict[str, Tensor]()
-        for place, (batch, noise) in enumerate(pieces):
-            if place == 1:
-                _iterate_norms(self.task, False)
-            weight = (
-                len(batch) * self.context.size / noise.total
-            )  # workers' means are averaged: uneven shares keep their weight
-            with loss_of.no_sync() if self.context.size > 1 and place < len(pieces) - 1 else nullcontext():
+        """Accumulate the gradients of the pieces, and return the weighted sums of their metrics.
+
+        Workers synchronise their gradients in the last piece's backward pass.
+        """
+        compute_loss, sums = cast(Any, self.losses[index]), dict[str, Tensor]()
+        for number, (batch, noise) in enumerate(pieces):
+            if number == 1:
+                _set_power_iteration(self.task, False)
+            # DDP averages over workers. With this weight that gives the mean over the global batch.
+            weight = len(batch) * self.context.size / noise.total
+            last = number == len(pieces) - 1
+            with nullcontext() if last or self.context.size == 1 else compute_loss.no_sync():
                 with self._precision():
-                    loss, values = loss_of(batch, noise.at(self.phases[index].name))
+                    loss, values = compute_loss(batch, noise.at(self.phases[index].name))
                 (loss * weight).backward()
             for name, value in values.items():
                 part = value.detach().float() * weight
                 sums[name] = sums[name] + part if name in sums else part
         if len(pieces) > 1:
-            _iterate_norms(self.task, True)
+            _set_power_iteration(self.task, True)
         return sums
 
     def _set_rate(self, index: int, number: int) -> None:
@@ -104,8 +109,11 @@ class Step:
         return nullcontext()
 
 
-def _iterate_norms(task: Task, on: bool) -> None:
-    """Whether spectral norms take a power iteration when they are used: with the first piece of a batch, as with a whole one."""
+def _set_power_iteration(task: Task, on: bool) -> None:
+    """Turn the power iteration of spectral norms on or off.
+
+    It must run once for each batch, not for each piece.
+    """
     for module in task.modules():
         if isinstance(module, ParametrizationList):
             module.train(on)

@@ -1,8 +1,9 @@
-"""The contract between a model and everything else.
+"""The interface between a model and the rest of the pipeline.
 
-A training step is a list of *phases*; a model with one optimizer is a list of one. The loop owns backward, clipping,
-precision, learning rate, weight averaging, logging, checkpoints and distribution; a task owns its networks, its losses
-and its optimizers, and knows nothing of Ray, MLflow or DVC.
+A training step is a list of *phases*; a model with one optimizer has one phase. The loop is responsible for
+the backward pass, clipping, precision, learning rate, weight averaging, logging, checkpoints and
+distribution. A task is responsible for its networks, losses and optimizers, and does not depend on Ray,
+MLflow or DVC.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +22,7 @@ from pipeline.params import Section
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What the data determines and no setting may contradict: square images of ``channels`` x ``size`` x ``size``."""
+    """Properties of the data: images have ``channels`` x ``size`` x ``size`` values, labels ``classes``."""
 
     channels: int
     size: int
@@ -39,7 +40,7 @@ class Batch:
     def of(
         cls, images: np.ndarray | Tensor, labels: np.ndarray | Tensor, device: torch.device | str = "cpu"
     ) -> "Batch":
-        """From uint8 images (N, C, H, W) and labels (N,) as the shards hold them."""
+        """A batch from uint8 images (N, C, H, W) and labels (N,), as stored in the shards."""
         pixels, labels = (torch.as_tensor(given).to(device, non_blocking=True) for given in (images, labels))
         return cls(pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels)
 
@@ -53,19 +54,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Phase:
-    """One optimizer's turn within a training step."""
+    """A part of the training step with its own optimizer."""
 
     name: str
-    module: nn.Module  # whose parameters this phase, and no other, updates
+    module: nn.Module  # its parameters are updated by this phase only
     optimizer: Optimizer
-    every: int = 1  # runs on the steps that are multiples of this
+    every: int = 1  # the phase runs on the steps that are multiples of this
 
 
 class Task(nn.Module, ABC):
-    """A model, its losses and its optimizers. Its children are its networks.
+    """A model, its losses and its optimizers. Its child modules are its networks.
 
-    Images go in and come out as float32 in [0, 1]; whatever a network prefers is done inside. Randomness comes from the
-    given noise only. Batch statistics are not used: they would make the result depend on the number of workers.
+    Input and output images are float32 in [0, 1]; a task rescales them inside if its networks need it. All
+    random numbers come from the ``noise`` argument. Batch statistics must not be used: with them the result
+    depends on the number of workers.
     """
 
     Config: ClassVar[type[Section]]
@@ -80,14 +82,17 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """The scalar to minimise, a mean over the batch's examples, and further scalars (means too) to log."""
+        """The loss, a mean over the batch's examples, and further scalars to log (also means)."""
 
     @abstractmethod
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
-        """Per-example values, each (N,), to be summed over a split and divided once. ``noise`` covers this batch's rows."""
+        """Per-example metrics, each (N,); the caller averages them over a split.
+
+        ``noise`` is for this batch's rows.
+        """
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
-        """``count`` new images (count, C, H, W), of the given classes (count,) or of classes drawn from ``noise``."""
+        """``count`` images (count, C, H, W), of classes ``labels`` (count,) or of random classes."""
         return None
 
     def classify(self, images: Tensor) -> Tensor | None:
@@ -95,21 +100,21 @@ class Task(nn.Module, ABC):
         return None
 
     def features(self, images: Tensor) -> Tensor | None:
-        """The feature vectors (N, D) behind a classifier's last layer: the space in which images are compared."""
+        """A classifier's features (N, D): the input of its last layer. Images are compared in this space."""
         return None
 
     def reconstruct(self, images: Tensor) -> Tensor | None:
-        """The images (N, C, H, W) that come out of the code of ``images``, for an autoencoder."""
+        """An autoencoder's reconstructions (N, C, H, W) of ``images``."""
         return None
 
     def encode(self, images: Tensor) -> Tensor | None:
-        """The code (N, D) of ``images``, for an autoencoder."""
+        """An autoencoder's codes (N, D) of ``images``."""
         return None
 
     def on_train_end(self, batches: Iterable[Batch]) -> None:
-        """Once, after the last step, with the whole training split in order: fit what gradient descent does not."""
+        """Called once after the last step, with the training split in order; may fit further parameters."""
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return next(self.parameters()).device

@@ -1,5 +1,6 @@
-"""From a source's published bytes to hashed, memory-mapped splits.
+"""Download a data source and preprocess it into hashed shards of train, validation and test.
 
-settings -> sources, folders -> transfer, download -> archives, formats, images, decoding -> collection, splits, shards -> preprocess;
-dataset reads what preprocess wrote, and is all that training and evaluation see.
+Modules: settings -> sources, folders -> transfer, download -> archives, formats, images, decoding ->
+collection, splits, shards -> preprocess. Training and evaluation read the result with
+``pipeline/core/dataset.py``.
 """

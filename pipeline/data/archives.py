@@ -1,6 +1,7 @@
-"""A strict reader of tar and zip archives: regular files, names that stay inside, a byte budget, into memory and never onto disk.
+"""Read tar and zip archives safely: regular files only, no names that lead outside, a limited size.
 
-tarfile's and zipfile's own extraction is not used: its filters have been passed by several (CVE-2025-4517, -4330, -4435).
+Members are read into memory. The extraction of tarfile and zipfile is not used: its filters have had
+vulnerabilities (CVE-2025-4517, -4330, -4435).
 """
 
 import gzip
@@ -15,12 +16,15 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import BadInput
 
-REMEDY = "get the archive again"
+REMEDY = "download the archive again"
 MAX_MEMBER_BYTES = 256_000_000
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than ``budget`` bytes, headers and skipped members included."""
+    """A stream of at most ``budget`` bytes, including headers and skipped members.
+
+    Raises ``BadInput`` beyond.
+    """
 
     def __init__(self, stream: gzip.GzipFile, budget: int, where: Path) -> None:
         self._stream, self._left, self._where = stream, budget, where
@@ -32,16 +36,15 @@ class _Bounded(io.RawIOBase):
         data = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(data)
         if self._left < 0:
-            raise BadInput(
-                "unpacks to more bytes than its data can have", where=str(self._where), remedy=REMEDY
-            )
+            what = "unpacks to more bytes than this data set can have"
+            raise BadInput(what, where=str(self._where), remedy=REMEDY)
         return data
 
 
 def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, bytes]:
-    """The members ``wanted`` of a .tar.gz that unpacks to at most ``budget`` bytes. Other regular files are skipped.
+    """Read the members ``wanted`` of a .tar.gz that unpacks to at most ``budget`` bytes.
 
-    Raises ``BadInput`` for links, devices, names that lead outside, members that are missing or there twice, and damage.
+    Raises ``BadInput`` for links, devices, names that lead outside, missing or duplicate members, and damage.
     """
     found: dict[str, bytes] = {}
     try:
@@ -52,11 +55,10 @@ def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, byte
             for member in archive:
                 _check_name(member.name, path)
                 if not (member.isreg() or member.isdir()):
-                    raise BadInput(
-                        f"holds '{member.name}', which is no regular file", where=str(path), remedy=REMEDY
-                    )
+                    what = f"contains '{member.name}', which is not a regular file"
+                    raise BadInput(what, where=str(path), remedy=REMEDY)
                 if member.name in found:
-                    raise BadInput(f"holds '{member.name}' twice", where=str(path), remedy=REMEDY)
+                    raise BadInput(f"contains '{member.name}' twice", where=str(path), remedy=REMEDY)
                 if member.isreg() and member.name in wanted:
                     content = archive.extractfile(member)
                     found[member.name] = content.read() if content else b""
@@ -69,9 +71,10 @@ def read_tar(path: Path, wanted: Collection[str], budget: int) -> dict[str, byte
 
 
 def list_zip(path: Path) -> tuple[list[str], list[str]]:
-    """The names of a zip's regular files and of its folders, sorted, without reading their content.
+    """The names of a zip's regular files and of its folders, sorted. Their content is not read.
 
-    Raises ``BadInput`` for links, encrypted or oversized members, names that lead outside or occur twice, and damage.
+    Raises ``BadInput`` for links, encrypted or oversized members, names that lead outside, duplicates, and
+    damage.
     """
     files: set[str] = set()
     folders: set[str] = set()
@@ -79,30 +82,22 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as error:
-        raise BadInput(f"is not a whole zip file ({error})", where=str(path), remedy=REMEDY) from None
+        raise BadInput(f"is not a valid zip file ({error})", where=str(path), remedy=REMEDY) from None
     for member in members:
         name = member.filename
         _check_name(name, path)
+        problem = remedy = ""
         if member.flag_bits & 0x1:
-            raise BadInput(
-                f"holds '{name}', which is encrypted",
-                where=str(path),
-                remedy="make the zip without a password",
-            )
-        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise BadInput(
-                f"holds '{name}', which is no regular file",
-                where=str(path),
-                remedy="zip the files themselves, not links",
-            )
-        if member.file_size > MAX_MEMBER_BYTES:
-            raise BadInput(
-                f"holds '{name}' of {member.file_size:,} bytes",
-                where=str(path),
-                remedy=f"keep files below {MAX_MEMBER_BYTES:,}",
-            )
-        if name in files:
-            raise BadInput(f"holds '{name}' twice", where=str(path), remedy="make the zip anew")
+            problem, remedy = "which is encrypted", "create the zip without a password"
+        elif stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+            problem, remedy = "which is not a regular file", "zip the files themselves, not links"
+        elif member.file_size > MAX_MEMBER_BYTES:
+            problem = f"which has {member.file_size:,} bytes"
+            remedy = f"keep files below {MAX_MEMBER_BYTES:,} bytes"
+        elif name in files:
+            problem, remedy = "which occurs twice", "create the zip again"
+        if problem:
+            raise BadInput(f"contains '{name}', {problem}", where=str(path), remedy=remedy)
         if member.is_dir():
             folders.add(name.rstrip("/"))
         else:
@@ -110,12 +105,13 @@ def list_zip(path: Path) -> tuple[list[str], list[str]]:
     return sorted(files), sorted(folders)
 
 
-def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManager = nullcontext()) -> bytes:  # noqa: B008 - reusable
-    """A member's bytes, at most ``MAX_MEMBER_BYTES`` whatever its header says. Raises ``ValueError`` for damage.
+def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManager | None = None) -> bytes:
+    """A member's bytes. Raises ``ValueError`` for damage and for more than ``MAX_MEMBER_BYTES``.
 
-    Threads that read one archive share a ``lock``. It is held while a member is opened and closed, which is all that zipfile does
-    not guard itself, and not while it is unpacked.
+    Threads that read the same archive share a ``lock``. It is held only while a member is opened and closed,
+    because zipfile does not lock these itself; members are unpacked in parallel.
     """
+    lock = lock or nullcontext()
     try:
         with lock:
             stream = archive.open(name)
@@ -134,6 +130,5 @@ def read_member(archive: zipfile.ZipFile, name: str, lock: AbstractContextManage
 def _check_name(name: str, path: Path) -> None:
     parts = PurePosixPath(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name:
-        raise BadInput(
-            f"holds '{name}', a name that leads outside", where=str(path), remedy="do not trust this archive"
-        )
+        what = f"contains '{name}', a name that leads outside the folder"
+        raise BadInput(what, where=str(path), remedy="do not trust this archive")

@@ -1,4 +1,4 @@
-"""What ``data/raw`` holds, verified, before it is divided: arrays or pictures, seen alike."""
+"""A common interface to the images in ``data/raw``, whether they are arrays or image files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,7 +24,10 @@ REMEDY = "run the stage 'download' again: dvc repro --force download"
 
 @dataclass(frozen=True)
 class Collection(ABC):
-    """Labelled images in the source's own splits, of which 'train' is always there. Channels and size are those after preparation."""
+    """Labelled images in the splits of their source, at least 'train'.
+
+    ``channels`` and ``size`` are those after preprocessing.
+    """
 
     class_names: tuple[str, ...]
     labels: dict[str, np.ndarray]
@@ -32,22 +35,22 @@ class Collection(ABC):
     size: int
 
     @property
-    def lasting_names(self) -> list[str]:
-        """By which the images of 'train' are known whatever joins them; none where their place is all they have."""
+    def stable_names(self) -> list[str]:
+        """Names of the images of 'train' that do not change when images are added; empty for arrays."""
         return []
 
     @abstractmethod
     def name(self, split: str, index: int) -> str:
-        """What a person finds an image by."""
+        """The name of an image in messages and in the manifest."""
 
     @abstractmethod
     def decode(self, split: str, indices: np.ndarray, decode: Decode) -> Iterator[Decoded]:
-        """The prepared images at ``indices``, in that order, in chunks."""
+        """The preprocessed images at ``indices``, in that order, in chunks."""
 
 
 @dataclass(frozen=True)
 class ArrayCollection(Collection):
-    """Images that were published as arrays."""
+    """Images that are published as arrays."""
 
     images: dict[str, np.ndarray]
 
@@ -65,75 +68,72 @@ class ArrayCollection(Collection):
 
 @dataclass(frozen=True)
 class PictureCollection(Collection):
-    """Encoded pictures in a folder or zip."""
+    """Image files in a folder or zip."""
 
-    place: Path
+    path: Path
     names: dict[str, list[str]]
 
     @property
-    def lasting_names(self) -> list[str]:
+    def stable_names(self) -> list[str]:
         return self.names["train"]
 
     def name(self, split: str, index: int) -> str:
         return self.names[split][index]
 
     def decode(self, split: str, indices: np.ndarray, decode: Decode) -> Iterator[Decoded]:
-        return decode(
-            Decoder(self.place, self.channels, self.size), [self.names[split][index] for index in indices]
-        )
+        names = [self.names[split][index] for index in indices]
+        return decode(Decoder(self.path, self.channels, self.size), names)
 
 
 def open_raw(settings: DataSettings, raw: Path) -> tuple[Collection, dict[str, str]]:
-    """The collection in ``raw``, and the SHA-256 of its files. Raises ``BadInput`` if ``raw`` is not what was downloaded."""
+    """The images in ``raw``, and the SHA-256 of its files.
+
+    Raises ``BadInput`` for missing or changed files.
+    """
     source = sources.find(settings.source)
     record = read_source(raw)
     if record["source"] != source.name:
-        what = f"holds '{record['source']}', params.yaml asks for '{source.name}'"
+        what = f"contains '{record['source']}', but params.yaml selects '{source.name}'"
         raise BadInput(what, where=str(raw), remedy=REMEDY)
     hashes = {name: entry["sha256"] for name, entry in record["files"].items()}
     for name, digest in hashes.items():
         if not (raw / name).is_file() or sha256(raw / name) != digest:
-            raise BadInput(
-                "is missing or altered since it was downloaded", where=str(raw / name), remedy=REMEDY
-            )
+            what = "is missing or has changed since it was downloaded"
+            raise BadInput(what, where=str(raw / name), remedy=REMEDY)
     channels = COLORS.get(settings.color, source.shape[0])
     if source.read is not None:
         class_names, arrays = source.read(raw)
-        labels = {split: own for split, (_, own) in arrays.items()}
-        images = {split: own for split, (own, _) in arrays.items()}
-        return ArrayCollection(
-            class_names, labels, channels, settings.image_size or source.shape[1], images
-        ), hashes
+        labels = {split: split_labels for split, (_, split_labels) in arrays.items()}
+        images = {split: split_images for split, (split_images, _) in arrays.items()}
+        size = settings.image_size or source.shape[1]
+        return ArrayCollection(class_names, labels, channels, size, images), hashes
     if not settings.image_size:
-        raise BadInput(
-            "is needed for the source 'folder'",
-            where="params.yaml: data.image_size",
-            remedy="give the side of the images, in pixels",
-        )
-    zipped = raw / f"{PICTURES}.zip"
-    place = zipped if zipped.exists() else raw / PICTURES
-    names, folders = (
-        list_zip(zipped) if zipped.exists() else ([name.removeprefix(f"{PICTURES}/") for name in hashes], [])
-    )
-    layout = arrange(names, folders, where=str(place))
-    labels = {
-        split: np.array([label for _, label in members], np.int64) for split, members in layout.splits.items()
-    }
-    members = {split: [name for name, _ in own] for split, own in layout.splits.items()}
-    return PictureCollection(
-        layout.class_names, labels, channels, settings.image_size, place.resolve(), members
-    ), hashes
+        what, remedy = "is required for the source 'folder'", "set it to the side of the images, in pixels"
+        raise BadInput(what, where="params.yaml: data.image_size", remedy=remedy)
+    path = raw / f"{PICTURES}.zip"
+    if path.exists():
+        names, folders = list_zip(path)
+    else:
+        path = raw / PICTURES
+        names, folders = [name.removeprefix(f"{PICTURES}/") for name in hashes], []
+    layout = arrange(names, folders, where=str(path))
+    labels, files = {}, {}
+    for split, members in layout.splits.items():
+        labels[split] = np.array([label for _, label in members], np.int64)
+        files[split] = [name for name, _ in members]
+    size = settings.image_size
+    return PictureCollection(layout.class_names, labels, channels, size, path.resolve(), files), hashes
 
 
 def read_source(raw: Path) -> dict[str, Any]:
-    """What ``raw/source.json`` says. Raises ``BadInput`` where there is none."""
+    """The content of ``raw/source.json``. Raises ``BadInput`` if it is missing or invalid."""
     try:
         record = read_json(raw / "source.json")
         if isinstance(record["source"], str) and isinstance(record["files"], dict):
             return record
     except (OSError, ValueError, TypeError, KeyError):
         pass
-    raise BadInput("is missing or no record of a download", where=str(raw / "source.json"), remedy=REMEDY)
+    raise BadInput("is missing or invalid", where=str(raw / "source.json"), remedy=REMEDY)
 
 
 def _picture(image: np.ndarray) -> Image.Image:

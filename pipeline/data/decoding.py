@@ -1,4 +1,7 @@
-"""Encoded pictures -> arrays, in order: by threads on one machine, by Ray Data where workers are asked for. The results are equal."""
+"""Decode image files into arrays, in order: with threads on one machine, or with Ray Data on workers.
+
+Both give the same result.
+"""
 
 import functools
 import logging
@@ -20,16 +23,16 @@ from pipeline.data.images import BrokenImage, decode
 from pipeline.environment import Environment, prepare
 from pipeline.errors import DarkroomError
 
-CHUNK = 256  # pictures decoded at a time, at most,
-CHUNK_BYTES = 16_000_000  # ... and their pixels
-Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); why each is broken, '' where it is not
+CHUNK = 256  # maximum number of images decoded at a time
+CHUNK_BYTES = 16_000_000  # maximum size of their pixels
+Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); for each the reason why it is broken, or ''
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes pictures that lie in a folder or zip to (channels, size, size)."""
+    """Decodes image files of the folder or zip ``path`` to (channels, size, size)."""
 
-    place: Path
+    path: Path
     channels: int
     size: int
 
@@ -38,45 +41,45 @@ class Decoder:
         reasons = [""] * len(names)
         for row, name in enumerate(names):
             try:
-                images[row] = decode(read(self.place, name), self.channels, self.size)
+                images[row] = decode(read_file(self.path, name), self.channels, self.size)
             except (BrokenImage, ValueError) as error:
                 reasons[row] = str(error)
         return images, reasons
 
     def decode_batch(self, batch: Any) -> Any:
-        """The same for a batch of Ray Data."""
-        if not self.place.exists():
-            raise DarkroomError(
-                "a worker does not see it",
-                where=str(self.place),
-                remedy="put the project on storage that every worker mounts",
-            )
+        """Decode a batch of Ray Data."""
+        if not self.path.exists():
+            remedy = "put the project on storage that all workers mount"
+            raise DarkroomError("is not visible to a worker", where=str(self.path), remedy=remedy)
         images, reasons = self(list(batch["name"]))
         return {"image": images, "reason": np.array(reasons, dtype=object)}
 
 
-def read(place: Path, name: str) -> bytes:
-    """The bytes of a picture that lies in a folder or zip; any thread may ask. ``ValueError`` for damage and more than 256 MB."""
-    if not place.is_dir():
+def read_file(path: Path, name: str) -> bytes:
+    """The bytes of a file in the folder or zip ``path``. Thread-safe.
+
+    Raises ``ValueError`` for damage and for more than 256 MB.
+    """
+    if not path.is_dir():
         with _lock:
-            archive = _zip(place, (place.stat().st_ino, place.stat().st_mtime_ns))
+            archive = _open_zip(path, (path.stat().st_ino, path.stat().st_mtime_ns))
         return read_member(archive, name, _lock)
-    if (place / name).stat().st_size > MAX_MEMBER_BYTES:
+    if (path / name).stat().st_size > MAX_MEMBER_BYTES:
         raise ValueError(f"is larger than {MAX_MEMBER_BYTES:,} bytes")
-    return (place / name).read_bytes()
+    return (path / name).read_bytes()
 
 
 Decode = Callable[[Decoder, list[str]], Iterator[Decoded]]
 
 
 def chunk_size(channels: int, size: int) -> int:
-    """How many pictures of (channels, size, size) are decoded at a time."""
+    """How many images of (channels, size, size) are decoded at a time."""
     return max(1, min(CHUNK, CHUNK_BYTES // (channels * size**2)))
 
 
 @contextmanager
 def workers(environment: Environment) -> Iterator[Decode]:
-    """A function that decodes pictures, given by name, in order: chunk after chunk, few of them in memory at any time."""
+    """A function that decodes files in order, in chunks, with only a few chunks in memory at a time."""
     if environment.workers == "auto" and not environment.ray_address:
         num_threads = os.cpu_count() or 1
         with ThreadPoolExecutor(num_threads) as pool:
@@ -85,32 +88,29 @@ def workers(environment: Environment) -> Iterator[Decode]:
     prepare()
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
-        local: dict[str, Any] = {} if environment.ray_address else {"include_dashboard": False}
-        if not environment.ray_address and environment.workers != "auto":
-            local["num_cpus"] = environment.workers
-        ray.init(
-            address=environment.ray_address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **local,
-        )
+    start_ray = not ray.is_initialized()
+    if start_ray:
+        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if not environment.ray_address:
+            options["include_dashboard"] = False
+            if environment.workers != "auto":
+                options["num_cpus"] = environment.workers
+        ray.init(address=environment.ray_address or "local", **options)
     try:
         yield _decode_with_ray
     finally:
-        if ours:
+        if start_ray:
             ray.shutdown()
 
 
 def _decode_with_threads(
-    pool: ThreadPoolExecutor, ahead: int, decoder: Decoder, names: list[str]
+    pool: ThreadPoolExecutor, max_pending: int, decoder: Decoder, names: list[str]
 ) -> Iterator[Decoded]:
     pending: deque[Any] = deque()
     size = chunk_size(decoder.channels, decoder.size)
     for start in range(0, len(names), size):
         pending.append(pool.submit(decoder, names[start : start + size]))
-        if len(pending) > ahead:
+        if len(pending) > max_pending:
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
@@ -133,6 +133,9 @@ _lock = threading.Lock()
 
 
 @functools.lru_cache(maxsize=1)
-def _zip(place: Path, version: tuple[int, int]) -> zipfile.ZipFile:
-    """The open archive, to be asked for under the lock: its list takes 0.6 GB for a million pictures, so threads share one."""
-    return zipfile.ZipFile(place)
+def _open_zip(path: Path, version: tuple[int, int]) -> zipfile.ZipFile:
+    """The open archive; call it with the lock held.
+
+    Threads share one, as its index takes 0.6 GB for a million files.
+    """
+    return zipfile.ZipFile(path)

@@ -1,4 +1,4 @@
-"""One encoded picture -> one uint8 array, with nothing assumed about who made the picture."""
+"""Decode an image file into a uint8 array. The file is not trusted."""
 
 import io
 
@@ -16,14 +16,15 @@ WIDE_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16 bits in one channel
 
 
 class BrokenImage(ValueError):
-    """Bytes that are not one whole picture of an accepted format and size. The text is the reason."""
+    """The bytes are not a valid image of a supported format and size. The message is the reason."""
 
 
 def decode(data: bytes, channels: int, size: int) -> np.ndarray:
-    """(channels, size, size), uint8, of an encoded picture; of an animation the first frame.
+    """Decode an image, or the first frame of an animation, to uint8 (channels, size, size).
 
-    The camera's orientation is applied, transparency lies on white, 16 bits are scaled to 8, colour profiles are ignored.
-    The number of pixels is read from the header and limited before anything is decoded. Raises ``BrokenImage``.
+    The EXIF orientation is applied, transparent images are put on white, 16 bits are scaled to 8, and colour
+    profiles are ignored. The number of pixels is checked in the header before decoding. Raises
+    ``BrokenImage``.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -31,21 +32,22 @@ def decode(data: bytes, channels: int, size: int) -> np.ndarray:
             if width < 1 or height < 1:
                 raise BrokenImage(f"has no pixels ({width} x {height})")
             if width * height > MAX_PIXELS:
-                raise BrokenImage(f"claims {width} x {height} pixels, more than {MAX_PIXELS:,}")
+                raise BrokenImage(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
             image.load()
             return fit(_flatten(ImageOps.exif_transpose(image)), channels, size)
     except (BrokenImage, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        raise BrokenImage("is not a PNG, JPEG, BMP or WebP picture") from None
-    except (
-        Exception
-    ) as error:  # on broken bytes decoders raise nearly anything: SyntaxError, struct.error, EOFError ...
+        raise BrokenImage("is not a PNG, JPEG, BMP or WebP image") from None
+    except Exception as error:  # decoders raise many types: SyntaxError, struct.error, EOFError, ...
         raise BrokenImage(f"cannot be decoded ({error})") from None
 
 
 def fit(image: Image.Image, channels: int, size: int) -> np.ndarray:
-    """(channels, size, size), uint8: the largest central square, made smaller by Lanczos or larger by bicubic interpolation."""
+    """Resize the largest central square to uint8 (channels, size, size).
+
+    Images are made smaller by Lanczos and larger by bicubic interpolation.
+    """
     image = image.convert(MODES[channels])
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -65,6 +67,6 @@ def _flatten(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.int64).clip(0, 65535)
         return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

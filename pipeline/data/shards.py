@@ -1,4 +1,4 @@
-"""The files of a processed split: ``images-00000.npy``, uint8 (N, C, H, W), and ``labels-00000.npy``, int64 (N,)."""
+"""Write shards: ``images-00000.npy``, uint8 (N, C, H, W), and ``labels-00000.npy``, int64 (N,)."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -8,11 +8,11 @@ from numpy.lib import format as npy
 
 from pipeline.files import sha256
 
-SHARD_BYTES = 256_000_000  # of pixels in one file
+SHARD_BYTES = 256_000_000  # maximum size of an images file
 
 
 class ShardWriter:
-    """Writes a split's images as they come, in files of at most ``SHARD_BYTES``, holding none of them."""
+    """Writes images to files of at most ``SHARD_BYTES``, without keeping them in memory."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
         self._folder, self._shape = folder, shape
@@ -36,7 +36,7 @@ class ShardWriter:
                 self.close()
 
     def close(self) -> list[dict[str, Any]]:
-        """Finish the open shard; returns the shards' part of the manifest."""
+        """Finish the open shard; return the manifest entries of all shards."""
         if self._file is not None:
             labels = np.concatenate(self._labels).astype(np.int64)
             self._file.seek(0)
@@ -52,8 +52,8 @@ class ShardWriter:
         return self.shards
 
     def _write_header(self, count: int) -> None:
-        """NumPy pads a header so that a larger count fits into the same bytes."""
         assert self._file is not None
+        # NumPy pads the header, so that it can be overwritten with a larger count.
         header = {
             "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
             "fortran_order": False,

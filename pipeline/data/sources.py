@@ -1,8 +1,8 @@
-"""The catalogue: what can be named as ``data.source`` in params.yaml.
+"""The catalogue of data sources, the values of ``data.source`` in params.yaml.
 
-Checksums and sizes are those in TensorFlow Datasets' ``url_checksums`` (tensorflow/datasets, one file for each set); those of
-``digits`` are in the RECORD of scikit-learn's wheel. For MNIST they were compared with files whose MD5s are the ones that
-torchvision publishes; torchvision's list is also where KMNIST's class names come from.
+Checksums and sizes are from TensorFlow Datasets (the files ``url_checksums`` of tensorflow/datasets); those
+of ``digits`` are from the RECORD of scikit-learn's wheel. For MNIST they were compared with files that have
+the MD5s published by torchvision. KMNIST's class names are also from torchvision.
 """
 
 import difflib
@@ -16,14 +16,13 @@ import numpy as np
 from pipeline.data import formats
 from pipeline.errors import BadInput
 
-Read = Callable[
-    [Path], tuple[tuple[str, ...], dict[str, formats.Arrays]]
-]  # folder of raw files -> class names, arrays by split
+# folder of raw files -> class names, arrays by split
+Read = Callable[[Path], tuple[tuple[str, ...], dict[str, formats.Arrays]]]
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A published file: its exact length in bytes and hex SHA-256."""
+    """A published file, its exact size and its hex SHA-256."""
 
     name: str
     num_bytes: int
@@ -32,7 +31,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """A published data set. ``addresses`` are folders in order of preference; 'package:' means an installed Python package."""
+    """A published data set.
+
+    ``addresses`` are URLs of folders, in order of preference; 'package:' means a folder of an installed
+    package.
+    """
 
     name: str
     description: str
@@ -40,15 +43,15 @@ class Source:
     addresses: tuple[str, ...]
     files: tuple[RemoteFile, ...]
     shape: tuple[int, int, int]  # channels, height, width
-    read: Read | None  # None: pictures in class folders
+    read: Read | None  # None: image files in class folders
 
 
 def find(name: str) -> Source:
-    """The source called ``name``. Raises ``BadInput`` that names the nearest."""
+    """The source ``name``. Raises ``BadInput`` that suggests the most similar name."""
     if name in CATALOGUE:
         return CATALOGUE[name]
     near = difflib.get_close_matches(name.lower(), CATALOGUE, 1)
-    remedy = f"did you mean '{near[0]}'?" if near else f"known are: {', '.join(CATALOGUE)}"
+    remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(CATALOGUE)}"
     raise BadInput(f"there is no source '{name}'", where="params.yaml: data.source", remedy=remedy)
 
 
@@ -76,10 +79,8 @@ def _read_cifar10(raw: Path) -> tuple[tuple[str, ...], dict[str, formats.Arrays]
 
 
 def _read_cifar100(raw: Path) -> tuple[tuple[str, ...], dict[str, formats.Arrays]]:
-    members, names = (
-        ["cifar-100-binary/train.bin", "cifar-100-binary/test.bin"],
-        "cifar-100-binary/fine_label_names.txt",
-    )
+    members = [f"cifar-100-binary/{split}.bin" for split in ("train", "test")]
+    names = "cifar-100-binary/fine_label_names.txt"
     class_names, arrays = formats.read_cifar(raw / "cifar-100-binary.tar.gz", members, 2, (3, 32, 32), names)
     return class_names, dict(zip(("train", "test"), arrays))
 
@@ -99,13 +100,17 @@ CLOTHES = (
 )
 KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 CIFAR = ("https://www.cs.toronto.edu/~kriz",)
+CIFAR_LICENCE = (
+    "none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009"
+)
 
 CATALOGUE = {
     source.name: source
     for source in (
         Source(
             name="digits",
-            description="1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn; needs no network",
+            description="1,797 handwritten digits of 8 x 8 pixels, shipped with scikit-learn; "
+            "needs no network",
             licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
             addresses=("package:sklearn/datasets/data",),
             files=(
@@ -186,7 +191,8 @@ CATALOGUE = {
         ),
         Source(
             name="kmnist",
-            description="70,000 cursive Japanese characters of 28 x 28 pixels (CODH, adapted from the Kuzushiji Dataset)",
+            description="70,000 cursive Japanese characters of 28 x 28 pixels "
+            "(CODH, adapted from the Kuzushiji Dataset)",
             licence="CC BY-SA 4.0",
             addresses=("https://codh.rois.ac.jp/kmnist/dataset/kmnist",),
             files=(
@@ -217,7 +223,7 @@ CATALOGUE = {
         Source(
             name="cifar10",
             description="60,000 colour pictures of 32 x 32 pixels in 10 classes (Krizhevsky)",
-            licence="none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009",
+            licence=CIFAR_LICENCE,
             addresses=CIFAR,
             files=(
                 RemoteFile(
@@ -232,7 +238,7 @@ CATALOGUE = {
         Source(
             name="cifar100",
             description="60,000 colour pictures of 32 x 32 pixels in 100 classes (Krizhevsky)",
-            licence="none stated; the publisher asks to cite 'Learning Multiple Layers of Features from Tiny Images', 2009",
+            licence=CIFAR_LICENCE,
             addresses=CIFAR,
             files=(
                 RemoteFile(

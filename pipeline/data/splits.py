@@ -1,6 +1,7 @@
-"""Which images train, validate and test: drawn once, by seed, each class by itself.
+"""Divide the images into train, validation and test: random by seed, stratified by class.
 
-A picture that has a name keeps its split when others join it: a model was never trained on what tests its successor.
+An image with a name keeps its split when other images are added. So no model is tested on images that an
+earlier model was trained on.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import numpy as np
 from pipeline.data.settings import DataSettings
 from pipeline.errors import BadInput
 
-MIN_IMAGES = 5  # of a class, where a split is drawn from it
+MIN_IMAGES = 5  # of a class, if it has to be divided
 
 
 def divide(
@@ -20,25 +21,22 @@ def divide(
     settings: DataSettings,
     names: Sequence[str] = (),
 ) -> dict[str, tuple[str, np.ndarray]]:
-    """For train, validation and test: the source's own split that its images come from, and their indices there, ascending.
+    """For train, validation and test: the source's split of the images, and their indices in it, ascending.
 
-    ``labels`` are those of the source's splits. One that it has is kept as it is; what it lacks is drawn from 'train', by the
-    images' ``names`` where they have some, else by their place in it.
+    ``labels`` has the labels of the source's splits. These splits are kept. Missing ones are drawn from
+    'train': by the images' ``names`` if there are any, else by their indices.
     """
     for name, count in zip(class_names, np.bincount(labels["train"], minlength=len(class_names)).tolist()):
         if count < MIN_IMAGES and len(labels) < 3:
-            what = (
-                f"the class '{name}' has {count} images, too few to draw splits from; {MIN_IMAGES} are needed"
-            )
+            what = f"the class '{name}' has {count} images; at least {MIN_IMAGES} are needed to divide it"
             raise BadInput(what, where="data", remedy="add images or remove the class")
     remaining = np.arange(len(labels["train"]))
     parts = {split: (split, np.arange(len(members))) for split, members in labels.items()}
     for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):
         if split not in labels:
-            rest = [names[index] for index in remaining.tolist()] if names else []
-            drawn = _draw(
-                labels["train"][remaining], fraction, (settings.seed, split), len(class_names), rest
-            )
+            remaining_names = [names[index] for index in remaining.tolist()] if names else []
+            key = (settings.seed, split)
+            drawn = _draw(labels["train"][remaining], fraction, key, len(class_names), remaining_names)
             parts[split] = ("train", remaining[drawn])
             remaining = np.delete(remaining, drawn)
     parts["train"] = ("train", remaining)
@@ -48,25 +46,26 @@ def divide(
 def _draw(
     labels: np.ndarray, fraction: float, key: tuple[int, str], classes: int, names: Sequence[str]
 ) -> np.ndarray:
-    """Ascending indices of about ``fraction`` of each class, at least one; a function of the key, the labels and names alone."""
+    """Ascending indices of about ``fraction`` of each class, at least one.
+
+    A pure function of the key, the labels and the names.
+    """
     chosen = []
     for label in range(classes):
         members = np.flatnonzero(labels == label)
         if names:
             ranks = np.array([_rank((*key, names[index])) for index in members.tolist()])
-            count = min(
-                max(1, int((ranks < fraction).sum())), max(1, len(members) - 2)
-            )  # two are left, of a class with hardly any
+            # At most all but two, so that a very small class still has images for the other splits.
+            count = min(max(1, int((ranks < fraction).sum())), max(1, len(members) - 2))
         else:
             digest = hashlib.sha256(repr((*key, label)).encode()).digest()
-            ranks = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(
-                len(members)
-            )  # raw: the same in every NumPy
+            generator = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
+            ranks = generator.random_raw(len(members))  # the raw values are the same in all versions of NumPy
             count = max(1, round(len(members) * fraction))
         chosen.append(members[np.argsort(ranks, kind="stable")[:count]])
     return np.sort(np.concatenate(chosen))
 
 
 def _rank(key: tuple[int, str, str]) -> float:
-    """A number in [0, 1) that the key alone decides."""
+    """A number in [0, 1) that depends only on the key."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6], "little") / 2**48

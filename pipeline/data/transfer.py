@@ -1,4 +1,4 @@
-"""One file over the network or from a folder: limited, resumed, verified, and moved into place whole."""
+"""Download a file or copy it from a folder: with a size limit, resumable, verified, written atomically."""
 
 import ipaddress
 import os
@@ -28,82 +28,82 @@ from pipeline.files import sha256, whole_file, whole_folder
 from pipeline.process import DVC, die_with_parent
 
 MAX_REDIRECTS = 3
+WEB_PAGE = "returned a web page, not the file"
 CHUNK = 1 << 16
 REPORT_SECONDS = 5.0
-SETTLED = (0, 0)  # access and change of what came whole: nobody is still writing it
+EPOCH = (0, 0)  # access and modification times for complete files: a recent file may still be being written
 
 
 class TransferFailed(Exception):
-    """Why an address did not give the file. ``passing``: another attempt may go better."""
+    """The message is the reason. ``transient`` failures may succeed when they are tried again."""
 
-    def __init__(self, why: str, passing: bool = False) -> None:
-        super().__init__(why)
-        self.passing = passing
+    def __init__(self, reason: str, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.transient = transient
 
 
 @dataclass(frozen=True)
-class Patience:
-    """When an address is given up."""
+class RetryPolicy:
+    """Attempts, time limits and pauses for one address."""
 
     num_attempts: int = 3
-    timeout_seconds: float = 30.0  # without an answer, or in which fewer than ``slowest`` bytes a second come
-    slowest: int = 1000
+    timeout_seconds: float = 30.0  # for a response, and the period over which the rate is measured
+    min_bytes_per_second: int = 1000
     pause_seconds: float = 1.0  # before the second attempt; doubled before each further one
 
 
-def fetch(file: RemoteFile, addresses: list[str], folder: Path, patience: Patience | None = None) -> Path:
-    """``folder/<name>``, verified, from the first address (an https URL, a path or 'package:path') that gives it.
+def fetch(file: RemoteFile, addresses: list[str], folder: Path, retry: RetryPolicy | None = None) -> Path:
+    """Get and verify ``folder/<name>`` from the first address that works (https URL, path or 'package:path').
 
-    What came before an interruption lies in ``<name>.part`` and is gone on from. Raises ``DarkroomError`` that names every
-    address and why it failed.
+    An interrupted download is kept in ``<name>.part`` and resumed. Raises ``DarkroomError`` with the reason
+    for each address.
     """
-    patience = patience or Patience()
-    whole, part = folder / file.name, folder / f"{file.name}.part"
+    retry = retry or RetryPolicy()
+    target, part = folder / file.name, folder / f"{file.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
-    if whole.exists() and sha256(whole) == file.sha256:
-        return whole
+    if target.exists() and sha256(target) == file.sha256:
+        return target
     failures = []
     for address in addresses:
-        for attempt in range(patience.num_attempts):
+        for attempt in range(retry.num_attempts):
             try:
-                _transfer(file, address, part, patience)
-                part.replace(whole)
-                return whole
-            except TransferFailed as failure:
-                reason = failure
-            if not reason.passing:
+                _transfer(file, address, part, retry)
+                part.replace(target)
+                return target
+            except TransferFailed as error:
+                failure = error
+            if not failure.transient:
                 break
-            if attempt + 1 < patience.num_attempts:
-                time.sleep(patience.pause_seconds * 2**attempt)
-        failures.append(f"\n  {address} {reason}")
-    raise DarkroomError(
-        "no address gives this file:" + masked("".join(failures)),
-        where=file.name,
-        remedy="go online, or set DARKROOM_MIRROR to a folder or URL that holds <source>/<file>",
-    )
+            if attempt + 1 < retry.num_attempts:
+                time.sleep(retry.pause_seconds * 2**attempt)
+        failures.append(f"\n  {address} {failure}")
+    what = "cannot be downloaded from any address:" + masked("".join(failures))
+    remedy = "connect to the network, or set DARKROOM_MIRROR to a folder or URL that contains <source>/<file>"
+    raise DarkroomError(what, where=file.name, remedy=remedy)
 
 
 def fetch_zip(
-    url: str, target: Path, max_bytes: int, timeout_seconds: float, patience: Patience | None = None
+    url: str, target: Path, max_bytes: int, timeout_seconds: float, retry: RetryPolicy | None = None
 ) -> Path:
-    """Make ``target`` the zip at an https URL whose length and digest nobody publishes, anew and whole, or leave it as it was.
+    """Download a zip of unknown size and digest from an https URL to ``target``, atomically.
 
-    It may have ``max_bytes`` and take ``timeout_seconds``. Raises ``TransferFailed``.
+    Raises ``TransferFailed``, also if it has more than ``max_bytes`` or takes longer than
+    ``timeout_seconds``.
     """
-    patience, deadline = patience or Patience(), time.monotonic() + timeout_seconds
-    for attempt in range(patience.num_attempts):
+    retry, deadline = retry or RetryPolicy(), time.monotonic() + timeout_seconds
+    for attempt in range(retry.num_attempts):
         if attempt:
-            time.sleep(patience.pause_seconds * 2 ** (attempt - 1))
+            time.sleep(retry.pause_seconds * 2 ** (attempt - 1))
         try:
-            with whole_file(target) as beside:
-                _download_zip(url, beside, max_bytes, deadline, patience)
-                os.utime(beside, SETTLED)
+            with whole_file(target) as temporary:
+                _download_zip(url, temporary, max_bytes, deadline, retry)
+                os.utime(temporary, EPOCH)
             return target
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure = TransferFailed(f"failed: {_plain(error)}", passing=True)
+            failure = TransferFailed(f"failed: {_describe(error)}", transient=True)
         except TransferFailed as error:
             failure = error
-        if not failure.passing or time.monotonic() > deadline:
+        if not failure.transient or time.monotonic() > deadline:
             break
     raise failure
 
@@ -111,47 +111,39 @@ def fetch_zip(
 def fetch_from_repository(
     repository: str, path: str, root: Path, target: Path, timeout_seconds: float
 ) -> Path:
-    """``path`` of a DVC repository (a git URL, or a path relative to ``root``) as a folder or file in the folder ``target``.
+    """Get ``path`` of a DVC repository (a git URL, or a path relative to ``root``) into ``target``.
 
-    Nobody is asked for a password. Raises ``TransferFailed``; then, and when time is over, no process is left.
+    Git does not prompt for a password. Raises ``TransferFailed``; no process is left running then.
     """
     with whole_folder(target) as folder:
         command = [*DVC, "get", "--out", str(folder / "pictures"), "--", repository, path]
-        apart: dict[str, Any] = {
-            "start_new_session": True,
-            "preexec_fn": die_with_parent,
-            "env": for_child({"GIT_TERMINAL_PROMPT": "0"}),
-        }
-        with subprocess.Popen(
-            command, cwd=root, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE, errors="replace", **apart
-        ) as child:
+        options: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": PIPE, "errors": "replace"}
+        options |= {"start_new_session": True, "preexec_fn": die_with_parent}
+        env = for_child({"GIT_TERMINAL_PROMPT": "0"})
+        with subprocess.Popen(command, cwd=root, env=env, **options) as child:
             try:
-                _, said = child.communicate(timeout=timeout_seconds)
+                _, output = child.communicate(timeout=timeout_seconds)
             except subprocess.TimeoutExpired:
-                raise TransferFailed(f"is not here after {timeout_seconds:,.0f} s", passing=True) from None
+                raise TransferFailed(f"timed out after {timeout_seconds:,.0f} s", transient=True) from None
             finally:
                 if child.returncode is None:
                     with suppress(ProcessLookupError):
                         os.killpg(child.pid, signal.SIGKILL)
         if child.returncode:
-            reasons = [
-                line.removeprefix("ERROR: ")[:300] for line in said.splitlines() if line.startswith("ERROR: ")
-            ]
-            raise TransferFailed(
-                f"cannot be had: {reasons[0] if reasons else f'dvc get ended with {child.returncode}'}",
-                passing=True,
-            )
-        for made in (folder / "pictures", *(folder / "pictures").rglob("*")):
-            os.utime(made, SETTLED, follow_symlinks=False)
+            errors = [line[7:307] for line in output.splitlines() if line.startswith("ERROR: ")]
+            reason = errors[0] if errors else f"dvc get ended with exit code {child.returncode}"
+            raise TransferFailed(f"cannot be downloaded: {reason}", transient=True)
+        for written in (folder / "pictures", *(folder / "pictures").rglob("*")):
+            os.utime(written, EPOCH, follow_symlinks=False)
     return target / "pictures"
 
 
 def masked(text: str) -> str:
-    """``text`` without the passwords, tokens and signatures that its URLs carry."""
+    """``text`` without the passwords, tokens and signatures in its URLs."""
     return re.sub(r"\?\S*=\S*", "?***", re.sub(r"//[^/@\s]*@", "//***@", text))
 
 
-def _transfer(file: RemoteFile, address: str, part: Path, patience: Patience) -> None:
+def _transfer(file: RemoteFile, address: str, part: Path, retry: RetryPolicy) -> None:
     """Complete ``part`` from ``address`` and verify it."""
     resumed = part.exists() and 0 < part.stat().st_size <= file.num_bytes
     if not resumed:
@@ -159,122 +151,122 @@ def _transfer(file: RemoteFile, address: str, part: Path, patience: Patience) ->
     local = _local_path(address)
     try:
         if local is None:
-            _download(file, address, part, patience)
+            _download(file, address, part, retry)
         elif not local.is_file():
-            raise TransferFailed("is no file")
+            raise TransferFailed("is not a file")
         elif local.stat().st_size != file.num_bytes:
             raise TransferFailed(f"has {local.stat().st_size:,} bytes, not {file.num_bytes:,}")
         else:
             shutil.copyfile(local, part)
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise TransferFailed(f"failed: {_plain(error)}", passing=True) from None
+        raise TransferFailed(f"failed: {_describe(error)}", transient=True) from None
     except OSError as error:
         raise TransferFailed(f"failed: {error.strerror or error}") from None
     if (digest := sha256(part)) != file.sha256:
         part.unlink()
-        raise TransferFailed(
-            f"gives other bytes: SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}...",
-            passing=resumed,
-        )
+        reason = f"has the SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}..."
+        raise TransferFailed(reason, transient=resumed)
 
 
-def _download(file: RemoteFile, url: str, part: Path, patience: Patience) -> None:
+def _download(file: RemoteFile, url: str, part: Path, retry: RetryPolicy) -> None:
     have = part.stat().st_size if part.exists() else 0
     if have == file.num_bytes:
         return
-    with requests.Session() as session, _open(session, url, have, patience) as response:
+    with requests.Session() as session, _open(session, url, have, retry) as response:
         if response.status_code == 416:
             part.unlink(missing_ok=True)
-            raise TransferFailed("has no such range of bytes", passing=True)
-        _check_answer(response)
-        if response.status_code == 206 and not response.headers.get("Content-Range", "").startswith(
-            f"bytes {have}-"
-        ):
+            raise TransferFailed("does not have the requested range of bytes", transient=True)
+        _check_response(response)
+        content_range = response.headers.get("Content-Range", "")
+        if response.status_code == 206 and not content_range.startswith(f"bytes {have}-"):
             part.unlink(missing_ok=True)
-            raise TransferFailed("gives another range of bytes than asked for", passing=True)
-        if response.status_code == 200:  # from the beginning: the server does not resume
+            raise TransferFailed("returned a different range of bytes than requested", transient=True)
+        if response.status_code == 200:  # the server does not resume: it sends the file from the beginning
             have = 0
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and have + int(length) != file.num_bytes:
             part.unlink(missing_ok=True)
-            raise TransferFailed(
-                f"offers {have + int(length):,} bytes, not {file.num_bytes:,}", passing=have > 0
-            )
+            reason = f"has {have + int(length):,} bytes, not {file.num_bytes:,}"
+            raise TransferFailed(reason, transient=have > 0)
         with open(part, "ab" if have else "wb") as out, _progress(file.name, file.num_bytes) as show:
-            for chunk in _chunks(response, patience):
+            for chunk in _chunks(response, retry):
                 if not have and chunk.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-                    raise TransferFailed("gives a web page, not the file")
+                    raise TransferFailed(WEB_PAGE)
                 if (have := have + len(chunk)) > file.num_bytes:
                     out.truncate(0)
-                    raise TransferFailed(f"gives more than the {file.num_bytes:,} bytes of this file")
+                    raise TransferFailed(f"sent more than the {file.num_bytes:,} bytes of this file")
                 out.write(chunk)
                 show(have)
     if have < file.num_bytes:
-        raise TransferFailed(f"stops at {have:,} of {file.num_bytes:,} bytes", passing=True)
+        raise TransferFailed(f"stopped at {have:,} of {file.num_bytes:,} bytes", transient=True)
 
 
-def _download_zip(url: str, path: Path, max_bytes: int, deadline: float, patience: Patience) -> None:
-    with requests.Session() as session, _open(session, url, 0, patience) as response, open(path, "wb") as out:
-        _check_answer(response)
+def _download_zip(url: str, path: Path, max_bytes: int, deadline: float, retry: RetryPolicy) -> None:
+    with requests.Session() as session, _open(session, url, 0, retry) as response, open(path, "wb") as out:
+        _check_response(response)
         length = response.headers.get("Content-Length", "")
         if length.isdigit() and int(length) > max_bytes:
-            raise TransferFailed(f"offers {int(length):,} bytes; {max_bytes:,} are allowed")
+            raise TransferFailed(f"has {int(length):,} bytes; at most {max_bytes:,} are allowed")
         have = 0
         with _progress(path.name, int(length) if length.isdigit() else max_bytes) as show:
-            for chunk in _chunks(response, patience):
+            for chunk in _chunks(response, retry):
                 if (have := have + len(chunk)) > max_bytes:
-                    raise TransferFailed(f"gives more than the {max_bytes:,} bytes that are allowed")
+                    raise TransferFailed(f"sent more than the allowed {max_bytes:,} bytes")
                 if time.monotonic() > deadline:
-                    raise TransferFailed(f"has given {have:,} bytes when its time was over", passing=True)
+                    raise TransferFailed(f"reached its time limit after {have:,} bytes", transient=True)
                 out.write(chunk)
                 show(have)
         if length.isdigit() and have < int(length):
-            raise TransferFailed(f"stops at {have:,} of {int(length):,} bytes", passing=True)
+            raise TransferFailed(f"stopped at {have:,} of {int(length):,} bytes", transient=True)
     if not zipfile.is_zipfile(path):
-        raise TransferFailed("gives no whole zip file", passing=not length)
+        raise TransferFailed("did not send a complete zip file", transient=not length)
 
 
-def _check_answer(response: requests.Response) -> None:
+def _check_response(response: requests.Response) -> None:
     if response.status_code not in (200, 206):
-        passing = response.status_code >= 500 or response.status_code in (408, 429)
-        raise TransferFailed(f"answers {response.status_code} {response.reason}", passing)
+        transient = response.status_code >= 500 or response.status_code in (408, 429)
+        raise TransferFailed(f"responded {response.status_code} {response.reason}", transient)
     if "text/html" in response.headers.get("Content-Type", ""):
-        raise TransferFailed("gives a web page, not the file")
+        raise TransferFailed(WEB_PAGE)
 
 
-def _open(session: requests.Session, url: str, have: int, patience: Patience) -> requests.Response:
-    """The response at the end of at most ``MAX_REDIRECTS`` redirects, each to https (from this machine's http also to itself)."""
+def _open(session: requests.Session, url: str, have: int, retry: RetryPolicy) -> requests.Response:
+    """Follow at most ``MAX_REDIRECTS`` redirects to https URLs.
+
+    An http server on this machine may redirect to itself.
+    """
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     for _ in range(MAX_REDIRECTS + 1):
         if not _is_safe(url):
-            raise TransferFailed(f"leads to {url}, which is not https")
+            raise TransferFailed(f"redirects to {url}, which is not https")
         response = session.get(
-            url, headers=headers, stream=True, timeout=patience.timeout_seconds, allow_redirects=False
+            url, headers=headers, stream=True, timeout=retry.timeout_seconds, allow_redirects=False
         )
         if not response.is_redirect:
             return response
-        further = urljoin(url, response.headers["Location"])
+        location = urljoin(url, response.headers["Location"])
         response.close()
-        if urlsplit(url).scheme == "https" and urlsplit(further).scheme != "https":
-            raise TransferFailed(f"leads to {further}, which is not https")
-        url = further
+        if urlsplit(url).scheme == "https" and urlsplit(location).scheme != "https":
+            raise TransferFailed(f"redirects to {location}, which is not https")
+        url = location
     raise TransferFailed(f"redirects more than {MAX_REDIRECTS} times")
 
 
-def _chunks(response: requests.Response, patience: Patience) -> Iterator[bytes]:
-    """The body as it was sent, never unpacked, in pieces as they come, so that a slow drip is noticed."""
-    since, received = time.monotonic(), 0
+def _chunks(response: requests.Response, retry: RetryPolicy) -> Iterator[bytes]:
+    """The body in chunks, not decompressed. Raises ``TransferFailed`` if the rate is too low."""
+    began, received = time.monotonic(), 0
     while chunk := response.raw.read1(CHUNK, decode_content=False):
         yield chunk
         received += len(chunk)
-        if (elapsed := time.monotonic() - since) > patience.timeout_seconds:
-            if received < patience.slowest * elapsed:
-                raise TransferFailed(f"gives only {received / elapsed:,.0f} bytes a second", passing=True)
-            since, received = time.monotonic(), 0
+        if (elapsed := time.monotonic() - began) > retry.timeout_seconds:
+            if received < retry.min_bytes_per_second * elapsed:
+                rate = f"{received / elapsed:,.0f} bytes a second"
+                raise TransferFailed(f"is too slow: {rate}", transient=True)
+            began, received = time.monotonic(), 0
 
 
 def _is_safe(url: str) -> bool:
-    """https, or http to this machine itself: a mirror or a test."""
+    """Whether ``url`` is https, or http on this machine (a mirror or a test)."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         return True
@@ -287,7 +279,7 @@ def _is_safe(url: str) -> bool:
 
 
 def _local_path(address: str) -> Path | None:
-    if address.startswith("package:"):  # located without importing it
+    if address.startswith("package:"):  # find_spec locates the package without importing it
         package, _, rest = address.removeprefix("package:").partition("/")
         spec = find_spec(package)
         return Path(spec.origin).parent / rest if spec and spec.origin else Path(rest)
@@ -296,49 +288,42 @@ def _local_path(address: str) -> Path | None:
     return None if "://" in address else Path(address)
 
 
-def _plain(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     text = str(getattr(error, "reason", "") or error)
-    for sign, meaning in (
-        ("NameResolution", "its name is not known here"),
-        ("timed out", "no answer in time"),
-        ("refused", "nobody answers there"),
+    for pattern, meaning in (
+        ("NameResolution", "the host name cannot be resolved"),
+        ("timed out", "timed out"),
+        ("refused", "connection refused"),
     ):
-        if sign in text or sign in str(error):
+        if pattern in text or pattern in str(error):
             return meaning
     return text.splitlines()[0][:120] if text else type(error).__name__
 
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how many bytes have come: a bar on a terminal, else a line every few seconds."""
+    """A function that shows the received bytes: as a bar on a terminal, else as a line every few seconds."""
     if sys.stderr.isatty():
+        from rich import progress
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
 
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            "{task.description}",
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
         )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
+        with progress.Progress(*columns, console=Console(stderr=True)) as bar:
             task = bar.add_task(name, total=total)
             yield lambda have: bar.update(task, completed=have)
         return
     last = time.monotonic()
 
-    def line(have: int) -> None:
+    def print_line(have: int) -> None:
         nonlocal last
         if time.monotonic() - last > REPORT_SECONDS:
             last = time.monotonic()
             print(f"{name}: {have / 1e6:,.1f} of {total / 1e6:,.1f} MB", file=sys.stderr, flush=True)
 
-    yield line
+    yield print_line

@@ -1,1 +1,1 @@
-"""One training loop for every model: the step, the schedule, the checkpoint, and Ray Train around them."""
+"""Run a training under Ray Train: in this process, on local workers, or on a cluster."""

@@ -1,4 +1,4 @@
-"""What each machine of a cluster is and sees, before anything is started there: one table, and a refusal that names what is wrong."""
+"""Check every machine of a cluster before a training starts: versions, storage, data and clock."""
 
 import os
 import platform
@@ -12,23 +12,24 @@ from typing import Any
 from pipeline.errors import DarkroomError
 from pipeline.files import digest_of, digest_of_tree, read_json
 
-SECONDS = 120
+TIMEOUT_SECONDS = 120
 MAX_SKEW_SECONDS = 30
-TOKEN = ".seen-by-all"  # a file of the driver in the storage folder
+TOKEN = ".seen-by-all"  # the driver writes this file into the storage folder; the other machines look for it
+USABLE = ("visible", "read and written")  # values of the column "storage"
 COLUMNS = ("host", "address", "CPUs", "GPUs", "python", "ray", "torch", "code", "storage", "data", "clock")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What every machine is asked: whether it sees the storage (a folder, or an address) and the data (folder and digest)."""
+class PreflightRequest:
+    """The storage and data that each machine looks for."""
 
-    storage: str
-    data: str
-    digest: str
+    storage: str  # a folder or an address
+    data: str  # the folder of the processed data
+    digest: str  # of the processed data
 
 
-def look(asked: Asked) -> dict[str, Any]:
-    """This machine, as it sees itself."""
+def probe_machine(request: PreflightRequest) -> dict[str, Any]:
+    """Versions and time of this machine, and whether it can use the storage and the data."""
     import pipeline
 
     root = Path(pipeline.__file__).parent
@@ -38,50 +39,42 @@ def look(asked: Asked) -> dict[str, Any]:
         "ray": metadata.version("ray"),
         "torch": metadata.version("torch"),
         "code": digest_of_tree([root], root)[:12],
-        "storage": _see_storage(asked.storage),
-        "data": _see_data(Path(asked.data), asked.digest),
+        "storage": _probe_storage(request.storage),
+        "data": _probe_data(Path(request.data), request.digest),
         "time": time.time(),
     }
 
 
-def examine(asked: Asked) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every living machine of the cluster, with the address and the devices that Ray names; and what is wrong.
+def check_cluster(request: PreflightRequest) -> tuple[list[dict[str, Any]], list[str]]:
+    """Probe every live machine of the cluster. Returns the results, one for each machine, and the problems.
 
-    Raises ``DarkroomError`` where a machine does not answer, or has no Darkroom.
+    Raises ``DarkroomError`` if a machine does not answer or Darkroom is not installed there.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     began = time.time()
-    remote = ray.remote(num_cpus=0, max_retries=0)(look)
-    answers = [
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            asked
-        )
-        for node in nodes
-    ]
-    found = []
-    for node, answer in zip(nodes, answers, strict=True):
+    probe = ray.remote(num_cpus=0, max_retries=0)(probe_machine)
+    on_node = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+    results = [probe.options(scheduling_strategy=strategy).remote(request) for strategy in on_node]
+    machines = []
+    for node, result in zip(nodes, results, strict=True):
         address = node["NodeManagerAddress"]
         try:
-            facts = ray.get(answer, timeout=SECONDS)
+            machine = ray.get(result, timeout=TIMEOUT_SECONDS)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1][:300]
             remedy = "install the same Darkroom there: one image for all machines (infra/docker)"
             raise DarkroomError(f"the preflight failed: {reason}", where=address, remedy=remedy) from None
-        devices = {
-            "address": address,
-            "CPUs": int(node["Resources"].get("CPU", 0)),
-            "GPUs": int(node["Resources"].get("GPU", 0)),
-        }
-        clock = max(0.0, began - facts["time"], facts["time"] - time.time())
-        found.append({**facts, **devices, "clock": round(clock, 1)})
-    return found, _wrong(found, look(asked))
+        devices = {f"{kind}s": int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU")}
+        clock = max(0.0, began - machine["time"], machine["time"] - time.time())
+        machines.append({**machine, "address": address, **devices, "clock": round(clock, 1)})
+    return machines, _find_problems(machines, probe_machine(request))
 
 
-def table(machines: list[dict[str, Any]]) -> str:
-    """The machines as a person reads them."""
+def format_table(machines: list[dict[str, Any]]) -> str:
+    """The machines as a table of text."""
     rows = [COLUMNS, *(tuple(str(machine[column]) for column in COLUMNS) for machine in machines)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join(
@@ -89,40 +82,40 @@ def table(machines: list[dict[str, Any]]) -> str:
     )
 
 
-def _wrong(machines: list[dict[str, Any]], here: dict[str, Any]) -> list[str]:
-    """What is not as on this machine, or not to be used, in words."""
-    said = []
+def _find_problems(machines: list[dict[str, Any]], local: dict[str, Any]) -> list[str]:
+    """Differences from this machine, and clocks that are off."""
+    problems = []
     for machine in machines:
         name = f"{machine['host']} ({machine['address']})"
-        python = machine["python"].rpartition(".")[0] == here["python"].rpartition(".")[0]
-        differs = [key for key in ("ray", "torch", "code") if machine[key] != here[key]] + (
-            [] if python else ["python"]
-        )
-        said += [f"{name} has {key} {machine[key]}, this machine {here[key]}" for key in differs]
+        differs = [key for key in ("ray", "torch", "code") if machine[key] != local[key]]
+        if machine["python"].rpartition(".")[0] != local["python"].rpartition(".")[0]:
+            differs.append("python")
+        problems += [f"{name} has {key} {machine[key]}, this machine {local[key]}" for key in differs]
         if machine["clock"] > MAX_SKEW_SECONDS:
-            said.append(f"the clock of {name} is {machine['clock']:.0f} s off")
-    return said
+            problems.append(f"the clock of {name} is {machine['clock']:.0f} s off")
+    return problems
 
 
-def _see_storage(storage: str) -> str:
-    """``here`` for a folder that this machine sees, ``read and written`` for an address that answers, else what is wrong."""
+def _probe_storage(storage: str) -> str:
+    """One of ``USABLE``, or what is wrong."""
     if "://" not in storage:
-        return "here" if Path(storage, TOKEN).exists() else "not seen"
+        return "visible" if Path(storage, TOKEN).exists() else "not visible"
     from pipeline.launch.storage import open_address
 
     try:
-        there, root = open_address(storage)
-        path, mark = f"{root}/preflight/{socket.gethostname()}-{os.getpid()}", os.urandom(8)
-        there.pipe_file(path, mark)
-        same = there.cat_file(path) == mark
-        there.rm_file(path)
-        return "read and written" if same else "does not keep what is written"
+        filesystem, root = open_address(storage)
+        path, content = f"{root}/preflight/{socket.gethostname()}-{os.getpid()}", os.urandom(8)
+        filesystem.pipe_file(path, content)
+        same = filesystem.cat_file(path) == content
+        filesystem.rm_file(path)
+        return "read and written" if same else "returns other bytes than were written"
     except Exception as error:
         return f"fails: {(str(error) or type(error).__name__).splitlines()[0][:80]}"
 
 
-def _see_data(folder: Path, digest: str) -> str:
+def _probe_data(folder: Path, digest: str) -> str:
+    """``visible``, ``differs``, or ``sent``: the machine does not have the data, so that it is sent there."""
     try:
-        return "here" if digest_of(read_json(folder / "manifest.json")) == digest else "other"
+        return "visible" if digest_of(read_json(folder / "manifest.json")) == digest else "differs"
     except (OSError, ValueError):
         return "sent"

@@ -1,4 +1,4 @@
-"""What a person sees while a model trains: a line now and then with step, rate, time left and losses."""
+"""Print the progress of a training: step, rate, time left and losses."""
 
 import time
 from pathlib import Path
@@ -9,14 +9,14 @@ EVERY_SECONDS = 5.0
 
 
 class Progress:
-    """A listener that prints the newest recorded step of a training."""
+    """A listener that prints the newest logged step of a training."""
 
     def __init__(self, name: str, num_steps: int, batch_size: int) -> None:
         self.name, self.num_steps, self.batch_size = name, num_steps, batch_size
         self.printed_step, self.printed_at = -1, time.monotonic()
 
     def __call__(self, folder: Path) -> None:
-        """Print a line if the last one is old enough, or if the training has reached its last step."""
+        """Print a line if there is a new step and the last line is at least five seconds old."""
         if time.monotonic() - self.printed_at < EVERY_SECONDS and self.printed_step >= 0:
             return
         lines = metrics_log.read(folder / "metrics.jsonl")
@@ -30,8 +30,8 @@ class Progress:
         for line in lines[-50:]:
             latest |= line["metrics"]
         rate = latest.get("system/images_per_second", 0.0)
-        left = (self.num_steps - step) * self.batch_size / rate if rate else 0.0
-        wanted = [name for name in latest if name.endswith("loss") or name.startswith("validation/")]
-        shown = "  ".join(f"{name.removeprefix('train/')} {latest[name]:.4g}" for name in wanted[:5])
-        width = len(str(self.num_steps))
-        return f"{self.name}  {step:>{width}}/{self.num_steps}  {rate:,.0f} images/s  {int(left) // 60}:{int(left) % 60:02d} left  {shown}"
+        minutes, seconds = divmod(int((self.num_steps - step) * self.batch_size / rate) if rate else 0, 60)
+        names = [name for name in latest if name.endswith("loss") or name.startswith("validation/")]
+        metrics = "  ".join(f"{name.removeprefix('train/')} {latest[name]:.4g}" for name in names[:5])
+        done = f"{step:>{len(str(self.num_steps))}}/{self.num_steps}"
+        return f"{self.name}  {done}  {rate:,.0f} images/s  {minutes}:{seconds:02d} left  {metrics}"

@@ -1,7 +1,7 @@
-"""Where workers meet: those of one machine on loopback, those of several on the address by which Ray knows each machine.
+"""The addresses that torch.distributed uses: loopback on one machine, the Ray node's address on a cluster.
 
-By itself PyTorch's store listens on every interface, and asks nobody who he is; and gloo takes the interface that the host's name
-leads to, which often is loopback.
+PyTorch's default does not fit: its TCPStore listens on all interfaces without authentication, and gloo uses
+the interface to which the host name resolves, which is often loopback.
 """
 
 import importlib
@@ -15,25 +15,24 @@ from torch.distributed import TCPStore
 from pipeline import environment
 
 
-def meet_on_loopback() -> None:
-    """From here on the process group of this process is arranged through 127.0.0.1 only."""
-    module = importlib.import_module(
-        "torch.distributed.rendezvous"
-    )  # an import statement finds the function of that name
-    vars(module)["_create_c10d_store"] = _store  # PyTorch has no setting for the address that it listens on
+def use_loopback() -> None:
+    """Let process groups of this process use a TCPStore on 127.0.0.1."""
+    # PyTorch has no setting for the listen address. An import statement would give the function of this name.
+    module = importlib.import_module("torch.distributed.rendezvous")
+    vars(module)["_create_c10d_store"] = _create_loopback_store
 
 
-def meet_on_own_address() -> None:
-    """From here on the process group of this process uses the interface with the address by which Ray knows this machine."""
+def use_node_address() -> None:
+    """Let process groups of this process use the network interface that has the Ray node's address."""
     import ray.util
 
     address = ray.util.get_node_ip_address()
     for name, addresses in psutil.net_if_addrs().items():
-        if address in (known.address for known in addresses):
+        if address in (entry.address for entry in addresses):
             environment.use_interface(name)
 
 
-def _store(
+def _create_loopback_store(
     host: str, port: int, rank: int, world_size: int, timeout: timedelta, *rest: Any, **more: Any
 ) -> TCPStore:
     if rank:

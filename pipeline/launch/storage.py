@@ -1,7 +1,8 @@
-"""A training's folder, kept alike on this machine and at a storage address that every machine reaches (s3://..., file://...).
+"""Synchronise a training's folder with a storage address (s3://..., file://...) that all machines can reach.
 
-Worker 0 writes its own folder and pushes what is new; whoever goes on elsewhere pulls it first. A file is pushed whole, and what
-says that another is whole (a checkpoint's .json, finished.json) after it.
+Rank 0 writes to a local folder and pushes new files. A machine that resumes the training pulls them first.
+Files are written atomically. A file that marks others as complete (a checkpoint's .json, finished.json) is
+pushed after them.
 """
 
 import contextlib
@@ -15,84 +16,80 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import whole_file
 
 PUSH_SECONDS = 2.0
-LAST = ("finished.json", "manifest.json")
-LOCAL = ("ray/", "system.jsonl", "run.json")  # of the driver alone
+PUSHED_LAST = ("finished.json", "manifest.json")
+NOT_PUSHED = ("ray/", "system.jsonl", "run.json")  # only the driver uses these
 
 
 class Mirror:
-    """One folder here and the same at ``address``. One side writes at a time. Raises ``DarkroomError`` where the address fails."""
+    """A local folder and its copy at ``address``. Only one machine may write at a time.
+
+    Raises ``DarkroomError`` if the address fails.
+    """
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
-        self._there, self._root = open_address(address)
-        self._pushed: dict[str, tuple[int, int]] = {}
-        self._pulled: dict[str, Any] = {}
+        self._filesystem, self._root = open_address(address)
+        self._pushed: dict[str, tuple[int, int]] = {}  # name -> size and time of the pushed local file
+        self._pulled: dict[str, Any] = {}  # name -> version of the pulled remote file
 
     def push(self) -> None:
-        """Send what is new or changed here; forget there the checkpoints that were forgotten here."""
-        files = {
-            path.relative_to(self.folder).as_posix(): path
-            for path in self.folder.rglob("*")
-            if path.is_file()
-        }
-        wanted = {
-            name: path for name, path in files.items() if not _is_hidden(name) and not name.startswith(LOCAL)
-        }
-        for name in sorted(wanted, key=lambda name: (name in LAST, name.endswith(".json"), name)):
-            try:
-                found = wanted[name].stat()
-                data = (
-                    wanted[name].read_bytes()
-                    if self._pushed.get(name) != (found.st_size, found.st_mtime_ns)
-                    else None
-                )
-            except FileNotFoundError:  # forgotten by now
+        """Upload new and changed files, and delete the remote copies of checkpoints deleted here."""
+        paths = [path for path in self.folder.rglob("*") if path.is_file()]
+        files = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        for name in sorted(files, key=_transfer_order):
+            if _is_hidden(name) or name.startswith(NOT_PUSHED):
                 continue
-            if data is not None:
-                with self._said():
-                    self._there.pipe_file(f"{self._root}/{name}", data)
-                self._pushed[name] = (found.st_size, found.st_mtime_ns)
+            try:
+                stat = files[name].stat()
+                version = (stat.st_size, stat.st_mtime_ns)
+                if self._pushed.get(name) == version:
+                    continue
+                data = files[name].read_bytes()
+            except FileNotFoundError:  # deleted in the meantime
+                continue
+            with self._storage_errors():
+                self._filesystem.pipe_file(f"{self._root}/{name}", data)
+            self._pushed[name] = version
         for name in [name for name in self._pushed if name.startswith("checkpoints/") and name not in files]:
-            with self._said():
-                self._there.rm_file(f"{self._root}/{name}")
+            with self._storage_errors():
+                self._filesystem.rm_file(f"{self._root}/{name}")
             del self._pushed[name]
 
     def pull(self, *prefixes: str) -> None:
-        """Bring what begins with one of ``prefixes`` (everything without them) and is not here as it is there."""
-        with self._said():
-            self._there.invalidate_cache()
-            found = self._there.find(self._root, detail=True) if self._there.exists(self._root) else {}
-        names = {path[len(self._root) + 1 :]: facts for path, facts in found.items()}
-        for name in sorted(names, key=lambda name: (name in LAST, name.endswith(".json"), name)):
-            mark = [names[name].get(key) for key in ("size", "ETag", "mtime")]
-            if (
-                (prefixes and not name.startswith(prefixes))
-                or self._pulled.get(name) == mark
-                or _is_hidden(name)
-            ):
+        """Download the new and changed files, or only those whose names start with one of ``prefixes``."""
+        with self._storage_errors():
+            self._filesystem.invalidate_cache()
+            exists = self._filesystem.exists(self._root)
+            found = self._filesystem.find(self._root, detail=True) if exists else {}
+        files = {path[len(self._root) + 1 :]: info for path, info in found.items()}
+        for name in sorted(files, key=_transfer_order):
+            if _is_hidden(name) or (prefixes and not name.startswith(prefixes)):
                 continue
-            with self._said():
-                data = self._there.cat_file(f"{self._root}/{name}")
+            version = [files[name].get(key) for key in ("size", "ETag", "mtime")]
+            if self._pulled.get(name) == version:
+                continue
+            with self._storage_errors():
+                data = self._filesystem.cat_file(f"{self._root}/{name}")
             if name == "metrics.jsonl":
                 _append_lines(self.folder / name, data)
             else:
-                with whole_file(self.folder / name) as beside:
-                    beside.write_bytes(data)
-            self._pulled[name] = mark
-            here = (self.folder / name).stat()
-            self._pushed[name] = (here.st_size, here.st_mtime_ns)
+                with whole_file(self.folder / name) as temporary:
+                    temporary.write_bytes(data)
+            self._pulled[name] = version
+            stat = (self.folder / name).stat()
+            self._pushed[name] = (stat.st_size, stat.st_mtime_ns)
 
     @contextlib.contextmanager
-    def pushing(self) -> Iterator[None]:
-        """Push every two seconds beside the block, and all of it at its end, whether it succeeds or not."""
+    def push_periodically(self) -> Iterator[None]:
+        """Push every two seconds during the block, and once more at its end, also if it fails."""
         stop = threading.Event()
 
-        def work() -> None:
+        def push_until_stopped() -> None:
             while not stop.wait(PUSH_SECONDS):
-                with contextlib.suppress(DarkroomError):  # the last push says what is wrong
+                with contextlib.suppress(DarkroomError):  # the last push raises the error
                     self.push()
 
-        thread = threading.Thread(target=work, name="storage", daemon=True)
+        thread = threading.Thread(target=push_until_stopped, name="storage", daemon=True)
         thread.start()
         try:
             yield
@@ -102,41 +99,45 @@ class Mirror:
             self.push()
 
     @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
+    def _storage_errors(self) -> Iterator[None]:
+        """Turn errors of the file system into ``DarkroomError``."""
         try:
             yield
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-            raise DarkroomError(
-                f"the storage does not answer: {reason}",
-                where=self.address,
-                remedy="check the address and its keys",
-            ) from error
+            what, remedy = f"the storage does not answer: {reason}", "check the address and its credentials"
+            raise DarkroomError(what, where=self.address, remedy=remedy) from error
 
 
 def open_address(address: str) -> tuple[Any, str]:
-    """The file system of ``address`` and the path within it. Raises ``BadInput`` for one that cannot be used."""
+    """The fsspec file system of ``address`` and the path in it.
+
+    Raises ``BadInput`` if the address cannot be used.
+    """
     import fsspec
 
     try:
-        there, root = fsspec.core.url_to_fs(
-            address, **({"auto_mkdir": True} if address.startswith("file:") else {})
-        )
+        options = {"auto_mkdir": True} if address.startswith("file:") else {}
+        filesystem, root = fsspec.core.url_to_fs(address, **options)
     except (ImportError, ValueError) as error:
-        raise BadInput(
-            f"cannot be used: {error}",
-            where="DARKROOM_STORAGE",
-            remedy="pip install 's3fs' for s3://, or name a folder",
-        ) from None
-    return there, root.rstrip("/")
+        remedy = "for s3:// run pip install s3fs, or use a folder"
+        raise BadInput(f"cannot be used: {error}", where="DARKROOM_STORAGE", remedy=remedy) from None
+    return filesystem, root.rstrip("/")
+
+
+def _transfer_order(name: str) -> tuple[bool, bool, str]:
+    return name in PUSHED_LAST, name.endswith(".json"), name
 
 
 def _append_lines(path: Path, data: bytes) -> None:
-    """Add the lines of later steps than are here: the first writing of a step stands, since it may have been told already."""
+    """Append the lines of steps after the last one in ``path``.
+
+    Existing lines stay: MLflow may already have them.
+    """
     from pipeline.core import metrics_log
 
-    known = metrics_log.read(path)
-    last = known[-1]["step"] if known else 0
+    lines = metrics_log.read(path)
+    last = lines[-1]["step"] if lines else 0
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         for line in data.splitlines(keepends=True):

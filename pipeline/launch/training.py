@@ -1,4 +1,4 @@
-"""One training: started, resumed, or found finished, and its result written to models/ and history/."""
+"""Start or resume a training, and write its result to models/ and history/."""
 
 import importlib.metadata
 import json
@@ -20,12 +20,12 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
-from pipeline.launch.plan import planned
-from pipeline.launch.ray_train import fit, mirrored
+from pipeline.launch.plan import plan_resources
+from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
 from pipeline.launch.worker import FINISHED
 
-CODE = "core"  # with the model's own file, all code that the bits of a model depend on
+CODE = "core"  # besides the model's own file, the only code that determines the weights
 POLL_SECONDS = 2.0
 KEEP_FINISHED = 3
 
@@ -34,7 +34,10 @@ Listener = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Training:
-    """One training, as its result depends on it. ``fingerprint`` names params, code, data, seed and PyTorch, nothing else."""
+    """All that determines the result of a training.
+
+    ``fingerprint`` is a digest of params, code, data, seed and the version of PyTorch.
+    """
 
     name: str
     settings: TrainingSettings
@@ -55,13 +58,13 @@ class Training:
         object.__setattr__(self, "fingerprint", digest_of(parts))
 
     def folder(self, storage: Path) -> Path:
-        """Where its checkpoints, record and result lie until they are handed on."""
+        """The folder of its checkpoints, metrics and result."""
         return storage / "trainings" / f"{self.name}-{self.fingerprint[:16]}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training left: its own folder (with ``model/``), and where the time went (seconds)."""
+    """The result of a training: its folder, which contains ``model/``, and the seconds of each part."""
 
     folder: Path
     times: dict[str, Any]
@@ -70,28 +73,26 @@ class Outcome:
 def train(
     training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]
 ) -> Outcome:
-    """Run ``training`` to its end and write ``model`` (the trained model) and ``history`` (metrics, samples, times), whole.
+    """Run ``training`` to its end. Writes ``model`` and ``history`` (metrics, samples, times) atomically.
 
-    To be called within ``alone``. While it runs each listener is called every two seconds with the training's folder. Raises
-    ``DarkroomError`` when the cluster is too small or when the training fails for good.
+    Call it inside :func:`training_lock`. During the training each listener is called every two seconds with
+    the training's folder. Raises ``DarkroomError`` if the cluster is too small or the training fails.
     """
     began = time.time()
     folder = training.folder(environment.storage)
-    mirror = mirrored(environment, folder)
+    mirror = open_mirror(environment, folder)
     if mirror and not _is_finished(folder):
-        mirror.pull()  # what another machine left
+        mirror.pull()  # it may have been started on another machine
     if _is_finished(folder):
-        print(
-            f"{training.name}: this very training is finished already; handing it on (to train anew, delete {folder})",
-            flush=True,
-        )
+        message = f"this training is already finished; using its result (to train again, delete {folder})"
+        print(f"{training.name}: {message}", flush=True)
     else:
-        with planned(environment) as plan:
+        with plan_resources(environment) as plan:
             if plan.workers > training.settings.batch_size:
-                said = f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}"
-                remedy = f"ask for at most {training.settings.batch_size}, or raise batch_size"
-                raise BadInput(said, where="DARKROOM_WORKERS", remedy=remedy)
-            with _following(folder, listeners, mirror):
+                what = f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}"
+                remedy = f"use at most {training.settings.batch_size} workers, or raise batch_size"
+                raise BadInput(what, where="DARKROOM_WORKERS", remedy=remedy)
+            with _call_listeners(folder, listeners, mirror):
                 marks = fit(training, environment, plan, folder)
         if mirror:
             mirror.pull()
@@ -102,14 +103,18 @@ def train(
             cost = times["total"] / 3600 * times["workers"] * environment.price_per_hour
             times |= {"price_per_hour": environment.price_per_hour, "cost": cost}
         write_json(folder / FINISHED, {**finished, "times": times})
-    # a process that was killed before it could tell, or one elsewhere, leaves the worker's times alone
-    times = {"mode": "handed on", "total": time.time() - began, **read_json(folder / FINISHED)["times"]}
-    _hand_on(folder, model, history, times)
+    # If the driver was killed before it added its times, only the worker's are there.
+    times = {
+        "mode": "already finished",
+        "total": time.time() - began,
+        **read_json(folder / FINISHED)["times"],
+    }
+    _write_outputs(folder, model, history, times)
     return Outcome(folder, times)
 
 
 def _is_finished(folder: Path) -> bool:
-    """Whether the training's result lies there, whole. A damaged one is forgotten: the last checkpoint makes it again."""
+    """Whether ``folder`` has a valid result. A damaged one is discarded; the last checkpoint restores it."""
     try:
         if read_json(folder / FINISHED)["sha256"] == sha256(folder / "model" / WEIGHTS):
             return True
@@ -120,17 +125,16 @@ def _is_finished(folder: Path) -> bool:
 
 
 @contextmanager
-def alone(training: Training, environment: Environment) -> Iterator[None]:
-    """Hold ``training`` for this process. Raises ``DarkroomError`` with exit code 75 where another process runs it."""
+def training_lock(training: Training, environment: Environment) -> Iterator[None]:
+    """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it."""
     folder = training.folder(environment.storage)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        error = DarkroomError(
-            "another process runs this very training", where=str(folder), remedy="wait for it, or end it"
-        )
+        remedy = "wait for it, or stop it"
+        error = DarkroomError("another process runs this training", where=str(folder), remedy=remedy)
         error.exit_code = EXIT_BUSY
         raise error from None
     try:
@@ -140,19 +144,22 @@ def alone(training: Training, environment: Environment) -> Iterator[None]:
 
 
 @contextmanager
-def _following(folder: Path, listeners: list[Listener], mirror: Mirror | None) -> Iterator[None]:
-    """Call the listeners with ``folder`` every two seconds from a thread, and once more at the end; it is brought up to date before."""
+def _call_listeners(folder: Path, listeners: list[Listener], mirror: Mirror | None) -> Iterator[None]:
+    """Call the listeners every two seconds from a thread during the block, and once more at its end.
+
+    Before each call new metrics and samples are pulled from ``mirror``.
+    """
     stop = threading.Event()
 
-    def follow() -> None:
+    def poll() -> None:
         while not stop.wait(POLL_SECONDS):
             if mirror:
-                with suppress(DarkroomError):  # the last pull says what is wrong
+                with suppress(DarkroomError):  # the last pull raises the error
                     mirror.pull("metrics.jsonl", "samples/")
             for listener in listeners:
                 listener(folder)
 
-    thread = threading.Thread(target=follow, name="follow", daemon=True)
+    thread = threading.Thread(target=poll, name="listeners", daemon=True)
     thread.start()
     try:
         yield
@@ -165,24 +172,24 @@ def _following(folder: Path, listeners: list[Listener], mirror: Mirror | None) -
             listener(folder)
 
 
-def _hand_on(folder: Path, model: Path, history: Path, times: dict[str, Any]) -> None:
-    with whole_folder(model) as beside:
-        shutil.copytree(folder / "model", beside, dirs_exist_ok=True)
-    with whole_folder(history) as beside:
-        for name in ("metrics.jsonl", "system.jsonl", "run.json"):  # the last two are tracking's
+def _write_outputs(folder: Path, model: Path, history: Path, times: dict[str, Any]) -> None:
+    with whole_folder(model) as temporary:
+        shutil.copytree(folder / "model", temporary, dirs_exist_ok=True)
+    with whole_folder(history) as temporary:
+        for name in ("metrics.jsonl", "system.jsonl", "run.json"):  # tracking writes the last two
             if (folder / name).is_file():
-                shutil.copy(folder / name, beside)
+                shutil.copy(folder / name, temporary)
         if (folder / "samples").is_dir():
-            shutil.copytree(folder / "samples", beside / "samples", ignore=shutil.ignore_patterns(".*"))
-        write_json(beside / "times.json", times)
+            shutil.copytree(folder / "samples", temporary / "samples", ignore=shutil.ignore_patterns(".*"))
+        write_json(temporary / "times.json", times)
 
 
-def forget_older(environment: Environment, name: str, besides: Collection[Path]) -> None:
-    """Keep the newest finished trainings of this model, those ``besides``, and unfinished ones, to be gone on with."""
-    finished = sorted(
-        (environment.storage / "trainings").glob(f"{name}-*/{FINISHED}"),
-        key=lambda file: file.stat().st_mtime,
-    )
-    for file in finished[:-KEEP_FINISHED]:
-        if file.parent not in besides:
+def remove_old_trainings(environment: Environment, name: str, keep: Collection[Path]) -> None:
+    """Remove all finished trainings of the model except the newest and those in ``keep``.
+
+    Unfinished ones stay.
+    """
+    files = (environment.storage / "trainings").glob(f"{name}-*/{FINISHED}")
+    for file in sorted(files, key=lambda file: file.stat().st_mtime)[:-KEEP_FINISHED]:
+        if file.parent not in keep:
             shutil.rmtree(file.parent, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What runs in a Ray Train worker: the loop, given its place among the workers. The same code in every mode."""
+"""The function that each Ray Train worker runs. It is the same in every mode."""
 
 import getpass
 import json
@@ -23,7 +23,7 @@ from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import Diverged
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
-from pipeline.errors import BadInput, DarkroomError
+from pipeline.errors import EXIT_BAD_INPUT, BadInput, DarkroomError
 from pipeline.files import digest_of, read_json, whole_folder, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.process import keep_freed_memory
@@ -33,9 +33,10 @@ COPY_SECONDS = 1800
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Train as one of Ray Train's workers; worker 0 leaves ``model/`` and finished.json in the job's folder.
+    """Train as one of Ray Train's workers. Rank 0 writes ``model/`` and finished.json into the job's folder.
 
-    A refusal of ours is returned by a single worker, not raised: Ray would repeat it three times.
+    Returns ``entered`` and ``left`` (seconds since the epoch), or ``error``. Errors that a retry cannot fix
+    are returned and not raised, because Ray would retry three times.
     """
     import ray.train
     import ray.train.collective
@@ -43,7 +44,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     import ray.train.v2._internal.execution.context as ray_context
 
     environment.prepare_device()
-    logging.getLogger(ray_context.__file__).setLevel(logging.WARNING)  # names each report otherwise
+    logging.getLogger(ray_context.__file__).setLevel(logging.WARNING)  # at INFO it logs each report
     entered = time.time()
     make_deterministic(job["threads"])
     keep_freed_memory()
@@ -55,88 +56,77 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         ray.train.report(metrics)
 
     try:
-        data = _data(job)
-        with _stored(job, context) as folder:
-            loop = _loop(job, data, folder, context, report)
+        data = _open_data(job)
+        with _training_folder(job, context) as folder:
+            loop = _build_loop(job, data, folder, context, report)
             built = time.time()
             model = loop.run()
             trained = time.time()
             if context.rank == 0:
                 card = model_files.write(model, folder / "model", job["card"])
+                num_images = loop.num_steps_taken * loop.settings.batch_size
                 times: dict[str, Any] = {
                     "build": built - entered,
                     "loop": trained - built,
                     "write": time.time() - trained,
                     **loop.seconds,
-                }
-                times["images_per_second"] = (
-                    loop.num_taken * loop.settings.batch_size / max(1e-9, trained - built)
-                )
-                times |= {
-                    "workers": context.size,
+                    "images_per_second": num_images / max(1e-9, trained - built),
+                    "workers": context.size,  # at the end: an elastic training may have lost some
                     "device": str(context.device),
-                }  # those that ended it: a cluster may have lost some
+                }
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
     except (DarkroomError, torch.OutOfMemoryError) as failure:
-        error = failure if isinstance(failure, DarkroomError) else _too_large(job, context)
-        if context.size > 1 and not isinstance(
-            error, Diverged
-        ):  # the others wait for this one: let Ray end them
+        error = failure if isinstance(failure, DarkroomError) else _out_of_memory(job, context)
+        # The other workers may wait for this one: raise, so that Ray stops them. All workers diverge at once.
+        if context.size > 1 and not isinstance(error, Diverged):
             raise error from failure
-        return {
-            "refusal": {
-                "what": error.what,
-                "where": error.where,
-                "remedy": error.remedy,
-                "bad_input": error.exit_code == 2,
-            }
-        }
+        texts = {"what": error.what, "where": error.where, "remedy": error.remedy}
+        return {"error": {**texts, "bad_input": error.exit_code == EXIT_BAD_INPUT}}
     if context.size > 1:
         ray.train.collective.barrier()
     return {"entered": entered, "left": time.time()}
 
 
-def _too_large(job: dict[str, Any], context: DistributedContext) -> BadInput:
+def _out_of_memory(job: dict[str, Any], context: DistributedContext) -> BadInput:
     start, stop = context.rows(json.loads(job["settings"])["batch_size"])
     rows = min(context.microbatch or stop - start, stop - start)
-    remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the same batch"
-    return BadInput(
-        f"{rows} examples at once are too many for the memory of {context.device}",
-        where=f"train-{job['name']}",
-        remedy=remedy,
-    )
+    what = f"{rows} examples at once do not fit into the memory of {context.device}"
+    remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the batch"
+    return BadInput(what, where=f"train-{job['name']}", remedy=remedy)
 
 
-def _loop(job: dict[str, Any], data: Dataset, folder: Path, context: DistributedContext, report: Any) -> Loop:
+def _build_loop(
+    job: dict[str, Any], data: Dataset, folder: Path, context: DistributedContext, report: Any
+) -> Loop:
     settings = TrainingSettings.model_validate_json(job["settings"])
     spec = DataSpec(channels=data.channels, size=data.size, classes=len(data.class_names))
     task = model_files.build(job["name"], json.loads(job["config"]), spec, settings.seed)
     return Loop(task, data, settings, folder, context, report)
 
 
-def _data(job: dict[str, Any]) -> Dataset:
-    """The processed data: the driver's folder where this machine sees it, else a copy of what was sent, once for each machine."""
+def _open_data(job: dict[str, Any]) -> Dataset:
+    """The processed data: in the driver's folder if it is visible here, else in a copy for this machine."""
     folder = Path(job["data"])
-    if not ("sent" in job or "stored" in job) or _digest(folder) == job["digest"]:
+    if not ("data_refs" in job or "data_address" in job) or _digest(folder) == job["digest"]:
         return Dataset.open(folder)
-    folder = _scratch() / "data" / job["digest"]
+    folder = _cache_folder() / "data" / job["digest"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
         if _digest(folder) != job["digest"]:
-            with whole_folder(folder) as beside:
-                if "stored" in job:
-                    Mirror(beside, job["stored"]).pull()
+            with whole_folder(folder) as temporary:
+                if "data_address" in job:
+                    Mirror(temporary, job["data_address"]).pull()
                 else:
-                    _unpack(job["sent"], beside)
+                    _write_files(job["data_refs"], temporary)
     return Dataset.open(folder)
 
 
-def _unpack(sent: dict[str, Any], folder: Path) -> None:
+def _write_files(refs: dict[str, Any], folder: Path) -> None:
     import ray
 
-    for name, data in sent.items():
+    for name, ref in refs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(ray.get(data, timeout=COPY_SECONDS))
+        (folder / name).write_bytes(ray.get(ref, timeout=COPY_SECONDS))
 
 
 def _digest(folder: Path) -> str:
@@ -147,23 +137,23 @@ def _digest(folder: Path) -> str:
 
 
 @contextmanager
-def _stored(job: dict[str, Any], context: DistributedContext) -> Iterator[Path]:
-    """The training's folder: the one that all machines see, or worker 0's own, kept alike with the storage address."""
+def _training_folder(job: dict[str, Any], context: DistributedContext) -> Iterator[Path]:
+    """The training's folder: a shared one, or a temporary one that rank 0 synchronises with the storage."""
     if "storage" not in job:
         yield Path(job["folder"])
         return
-    with tempfile.TemporaryDirectory(dir=_scratch()) as own:
+    with tempfile.TemporaryDirectory(dir=_cache_folder()) as folder:
         if context.rank:
-            yield Path(own)
+            yield Path(folder)
             return
-        mirror = Mirror(Path(own), job["storage"])
+        mirror = Mirror(Path(folder), job["storage"])
         mirror.pull("checkpoints/", "metrics.jsonl", "samples/")
-        with mirror.pushing():
-            yield Path(own)
+        with mirror.push_periodically():
+            yield Path(folder)
 
 
-def _scratch() -> Path:
-    """This machine's own folder for what can be brought again."""
+def _cache_folder() -> Path:
+    """A folder on this machine for files that can be fetched again."""
     folder = Path(tempfile.gettempdir()) / f"darkroom-{getpass.getuser()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -178,7 +168,7 @@ def _wrap(module: nn.Module) -> nn.Module:
     return ray.train.torch.prepare_model(module, move_to_device=False, parallel_strategy_kwargs=DDP_ARGUMENTS)
 
 
-def _device(asked: str) -> torch.device:
+def _device(name: str) -> torch.device:
     import ray.train.torch
 
-    return torch.device("cpu") if asked == "cpu" else ray.train.torch.get_device()
+    return torch.device("cpu") if name == "cpu" else ray.train.torch.get_device()

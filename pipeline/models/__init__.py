@@ -1,1 +1,1 @@
-"""The models: ``task.py`` is the contract, each further file that defines a Task is a model of that name."""
+"""The models. Each file defines one Task (see ``pipeline/core/task.py``) and gives the model its name."""

@@ -1,7 +1,8 @@
-"""An autoencoder: dense (the articles' 64-32-d) or convolutional (Hinton & Salakhutdinov 2006).
+"""An autoencoder (Hinton & Salakhutdinov 2006), dense (hidden layers of 64 and 32) or convolutional.
 
-With ``input_noise`` it learns to clean what it is shown (Vincent et al. 2008). Once trained, a normal distribution is fitted
-to the codes of each class, with one covariance for all of them, so that it can generate too (Ghosh et al. 2020).
+With ``input_noise`` it is a denoising autoencoder (Vincent et al. 2008). After training, a normal
+distribution is fitted to the codes of each class, with one covariance for all classes, to generate images
+(Ghosh et al. 2020).
 """
 
 import itertools
@@ -19,11 +20,11 @@ from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.params import Section
 
-RIDGE = 1e-4  # added to the variances, lest a flat code dimension makes the covariance singular
+RIDGE = 1e-4  # added to the variances, so that the covariance is not singular
 
 
 class AeConfig(Section):
-    """``dense`` lists the hidden layers of the dense architecture, ``width`` the channels of the convolutional one."""
+    """``dense``: the hidden layers of the dense network. ``width``: channels of the convolutional network."""
 
     architecture: Literal["dense", "convolutional"] = "convolutional"
     code_size: int = Field(16, ge=1, le=4096)
@@ -36,21 +37,18 @@ class AeConfig(Section):
 
 
 class Ae(Task):
-    """Encodes and reconstructs images, and generates them once it is concluded."""
+    """Encodes and reconstructs images; after training it also generates them."""
 
     Config = AeConfig
     network: "Pair"
     code_means: Tensor  # (classes, D)
     code_factor: Tensor  # (D, D), lower Cholesky factor of the covariance
-    concluded: Tensor  # (), bool
+    concluded: Tensor  # (), bool: whether the code distribution is fitted
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        self.network = (
-            dense_network(config, spec)
-            if config.architecture == "dense"
-            else convolutional_network(config, spec)
-        )
+        build_network = dense_network if config.architecture == "dense" else convolutional_network
+        self.network = build_network(config, spec)
         self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
         self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
         self.register_buffer("concluded", torch.zeros((), dtype=torch.bool))
@@ -59,10 +57,10 @@ class Ae(Task):
         return [Phase("autoencoder", self.network, self.config.optimizer.build(self.network.parameters()))]
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
-        shown = batch.images
+        inputs = batch.images
         if self.config.input_noise:
-            shown = shown + self.config.input_noise * noise.normal("input", *shown.shape[1:])
-        restored = torch.sigmoid(self.network(shown)).float()
+            inputs = inputs + self.config.input_noise * noise.normal("input", *inputs.shape[1:])
+        restored = torch.sigmoid(self.network(inputs)).float()
         squares = (restored - batch.images).square().mean()
         if self.config.reconstruction_loss == "mse":
             return squares, {}
@@ -100,7 +98,7 @@ class Ae(Task):
 
 
 class Pair(nn.Module):
-    """An encoder and a decoder; the decoder's output is logits."""
+    """An encoder and a decoder. The output is image logits."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -111,13 +109,13 @@ class Pair(nn.Module):
 
 
 def convolutional_network(config: AeConfig, spec: DataSpec) -> Pair:
-    """Strided convolutions down, upsampling convolutions up."""
+    """Strided convolutions, a code, and a decoder of upsampling and convolutions."""
     encoder = Encoder(spec.channels, spec.size, config.width, config.code_size)
     return Pair(encoder, Decoder(config.code_size, spec.channels, spec.size, config.width))
 
 
 def dense_network(config: AeConfig, spec: DataSpec) -> Pair:
-    """Pixels - dense layers - code - the same layers in reverse - pixels."""
+    """Pixels, dense layers, code, the same layers in reverse, pixels."""
     sizes = [spec.channels * spec.size**2, *config.dense, config.code_size]
     decoder = nn.Sequential(*_dense(sizes[::-1]), nn.Unflatten(1, (spec.channels, spec.size, spec.size)))
     return Pair(nn.Sequential(nn.Flatten(), *_dense(sizes)), decoder)

@@ -1,6 +1,6 @@
-"""A convolutional classifier: convolutions with pooling between them, dense layers, softmax (LeCun et al. 1998).
+"""A convolutional classifier (LeCun et al. 1998): convolutions and pooling, dense layers, softmax.
 
-The default is the net of many a first article: convolutions of 32, 64 and 64 channels, a dense layer of 64.
+The default is a common tutorial network: convolutions with 32, 64 and 64 channels and a dense layer of 64.
 """
 
 import itertools
@@ -19,20 +19,23 @@ from pipeline.params import Section
 
 
 class CnnConfig(Section):
-    """The net: one convolution and pooling for each of ``channels`` (no pooling behind the last), one dense layer for each of ``dense``."""
+    """``channels``: one convolution each, with pooling between them. ``dense``: one dense layer each."""
 
     channels: tuple[int, ...] = Field((32, 64, 64), min_length=1)
     dense: tuple[int, ...] = Field((64,), min_length=1)
     normalisation: Literal["none", "group"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each dense layer
-    shift: float = Field(0.0, ge=0, le=0.5)  # augmentation: share of the side
-    zoom: float = Field(0.0, ge=0, le=0.5)
+    shift: float = Field(0.0, ge=0, le=0.5)  # augmentation: largest shift, as a fraction of the side
+    zoom: float = Field(0.0, ge=0, le=0.5)  # augmentation: sides are scaled by 1 +- zoom
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     optimizer: OptimizerSettings = OptimizerSettings()
 
 
 class Cnn(Task):
-    """Classifies images; its last dense layer is the feature space in which images are compared."""
+    """Classifies images.
+
+    The output of its last dense layer is the feature space in which images are compared.
+    """
 
     Config = CnnConfig
 
@@ -46,9 +49,8 @@ class Cnn(Task):
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         images = jitter(batch.images, noise, self.config.shift, self.config.zoom)
         logits = self.network(images, noise).float()
-        loss = F.cross_entropy(
-            logits, batch.labels, label_smoothing=self.config.label_smoothing
-        )  # -log p(y | x)
+        # -log p(y | x)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
         return loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:

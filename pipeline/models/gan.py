@@ -1,8 +1,9 @@
 """A convolutional generative adversarial network, conditional on the class.
 
-Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (projection discriminator;
-spectral normalisation, here of all but its last layer), Zhao et al. 2020 (differentiable augmentation, here translation),
-Heusel et al. 2017 (two learning rates). The weight averaging is the loop's (training.ema_decay).
+Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (projection
+discriminator; spectral normalisation, here of all layers but the last), Zhao et al. 2020 (differentiable
+augmentation, here translation), Heusel et al. 2017 (two learning rates). Weight averaging is set by
+training.ema_decay.
 """
 
 from collections.abc import Mapping
@@ -25,13 +26,13 @@ FAST = SLOW.model_copy(update={"learning_rate": 16e-4})
 
 
 class GanConfig(Section):
-    """Two networks of ``width`` channels at full resolution, a latent of ``latent_size`` normal numbers."""
+    """Both networks have ``width`` channels at full resolution; latents have ``latent_size`` values."""
 
     latent_size: int = Field(64, ge=1, le=4096)
     width: int = Field(32, ge=8, le=1024)
     adversarial_loss: Literal["non_saturating", "hinge"] = "non_saturating"
     spectral_normalisation: bool = True
-    shift: float = Field(0.06, ge=0, le=0.5)  # augmentation of what the discriminator sees, share of the side
+    shift: float = Field(0.06, ge=0, le=0.5)  # augmentation: largest shift, as a fraction of the side
     discriminator_every: int = Field(1, ge=1)  # steps
     generator_every: int = Field(1, ge=1)  # steps
     generator_optimizer: OptimizerSettings = SLOW
@@ -39,7 +40,7 @@ class GanConfig(Section):
 
 
 class Gan(Task):
-    """Generates images of a class from normal numbers."""
+    """Generates images of a given class from normally distributed latents."""
 
     Config = GanConfig
 
@@ -50,24 +51,22 @@ class Gan(Task):
 
     def phases(self) -> list[Phase]:
         config = self.config
-        discriminates = config.discriminator_optimizer.build(self.discriminator.parameters())
-        generates = config.generator_optimizer.build(self.generator.parameters())
+        discriminator_optimizer = config.discriminator_optimizer.build(self.discriminator.parameters())
+        generator_optimizer = config.generator_optimizer.build(self.generator.parameters())
         return [
-            Phase("discriminator", self.discriminator, discriminates, config.discriminator_every),
-            Phase("generator", self.generator, generates, config.generator_every),
+            Phase("discriminator", self.discriminator, discriminator_optimizer, config.discriminator_every),
+            Phase("generator", self.generator, generator_optimizer, config.generator_every),
         ]
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         generated = self.generator(noise.normal("latent", self.config.latent_size), batch.labels)
         if phase == "generator":
-            logits = self._scores(generated, batch.labels, noise)
-            saturates_not = self.config.adversarial_loss == "non_saturating"
-            loss = (
-                F.softplus(-logits).mean() if saturates_not else -logits.mean()
-            )  # -log D(G(z)), or -D(G(z))
-            return loss, {}
+            logits = self._logits(generated, batch.labels, noise)
+            if self.config.adversarial_loss == "non_saturating":
+                return F.softplus(-logits).mean(), {}  # -log D(G(z))
+            return -logits.mean(), {}  # -D(G(z))
         images = torch.cat([batch.images, generated.detach()])
-        real, fake = self._scores(images, batch.labels.repeat(2), noise, repeats=2).chunk(2)
+        real, fake = self._logits(images, batch.labels.repeat(2), noise, repeats=2).chunk(2)
         if self.config.adversarial_loss == "non_saturating":
             loss = (F.softplus(-real) + F.softplus(fake)).mean()  # -log D(x) - log(1 - D(G(z)))
         else:
@@ -77,7 +76,11 @@ class Gan(Task):
             "generated_accuracy": (fake < 0).float().mean(),
         }
 
-    def _scores(self, images: Tensor, labels: Tensor, noise: Noise, repeats: int = 1) -> Tensor:
+    def _logits(self, images: Tensor, labels: Tensor, noise: Noise, repeats: int = 1) -> Tensor:
+        """The discriminator's logits of augmented images.
+
+        ``images`` are ``repeats`` batches of the noise's size.
+        """
         parts = [
             jitter(part, noise, self.config.shift, name=f"jitter {index}")
             for index, part in enumerate(images.chunk(repeats))
@@ -116,9 +119,8 @@ class Discriminator(nn.Module):
         wrap = spectral_norm if config.spectral_normalisation else lambda layer: layer
         features = 4 * config.width
         self.encoder = Encoder(spec.channels, spec.size, config.width, features, normalise=False, wrap=wrap)
-        self.realness = nn.Linear(
-            features, 1
-        )  # not normalised: it finds the scale of the logits, without which classes collapse
+        # Without spectral normalisation the scale of the logits is learned; with it classes collapse.
+        self.realness = nn.Linear(features, 1)
         self.classes = nn.Embedding(spec.classes, features)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """A convolutional variational autoencoder with a prior for each class.
 
-Kingma & Welling 2014; Higgins et al. 2017 (beta). The prior of class y is a normal distribution around a learned mean, as in
-Sohn et al. 2015's conditional prior: images of a class can be drawn, and an image without a label can still be encoded.
-Losses are in nats per image.
+Kingma & Welling 2014; Higgins et al. 2017 (beta). The prior of class y is a normal distribution with a
+learned mean, like the conditional prior of Sohn et al. 2015. So images of a given class can be generated, and
+images can be encoded without their labels. Losses are in nats per image.
 """
 
 import math
@@ -22,7 +22,7 @@ from pipeline.params import Section
 
 
 class VaeConfig(Section):
-    """Encoder and decoder of ``width`` channels at full resolution, ``latent_size`` latents."""
+    """Encoder and decoder have ``width`` channels at full resolution; latents have ``latent_size`` values."""
 
     latent_size: int = Field(16, ge=1, le=4096)
     width: int = Field(32, ge=8, le=1024)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from pipeline.data.archives import list_zip
-from pipeline.data.decoding import read
+from pipeline.data.decoding import read_file
 from pipeline.data.folders import SPLIT_NAMES, list_folder
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
 from pipeline.data.transfer import TransferFailed, fetch_from_repository, fetch_zip, masked
@@ -92,7 +92,7 @@ def fetch(
     except TransferFailed as failure:
         kind, remedy = (
             (DarkroomError, "run it again later")
-            if failure.passing
+            if failure.transient
             else (BadInput, "correct the setting, or grant access")
         )
         raise kind(
@@ -172,7 +172,7 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
                 where=str(path),
                 remedy="give one of them another name",
             )
-        data = read(place, picture.name)
+        data = read_file(place, picture.name)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             raise DarkroomError(
                 "has changed since it was checked", where=f"{place}: {picture.name}", remedy="run it again"
@@ -214,7 +214,7 @@ def _survey(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], li
                 < settle_seconds
             ):
                 return None
-            digest = hashlib.sha256(read(place, name)).hexdigest()
+            digest = hashlib.sha256(read_file(place, name)).hexdigest()
         except ValueError:
             digest = digest_of(
                 {"damaged": name}

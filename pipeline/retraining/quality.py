@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.task import DataSpec
-from pipeline.data.decoding import chunk_size, read
+from pipeline.data.decoding import chunk_size, read_file
 from pipeline.data.folders import arrange
 from pipeline.data.images import FORMATS, decode
 from pipeline.data.splits import MIN_IMAGES
@@ -174,7 +174,7 @@ def _decode(
 
     def prepare(picture: Picture) -> np.ndarray | tuple[str, str]:
         try:
-            data = read(arrival.place, picture.name)
+            data = read_file(arrival.place, picture.name)
             image = decode(data, spec.channels, spec.size)
         except ValueError as error:
             return "readable", str(error)

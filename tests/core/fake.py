@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pipeline.core.task import Phase, Task
+from pipeline.core.task import DataSpec, Phase, Task
 from pipeline.params import Section
 
 
@@ -14,7 +14,7 @@ class Scalar(nn.Module):
 
 
 class TwoScalars(Task):
-    """Phase `up` minimises up * mean(image); phase `down`, every second step, (down - up)^2 / 2. Plain SGD, rate 0.1."""
+    """Phase `up` minimises up * mean(image); phase `down`, every second step, (down - up)^2 / 2."""
 
     class Config(Section):
         pass
@@ -22,9 +22,6 @@ class TwoScalars(Task):
     def __init__(self, up=1.0, down=5.0, classes=2):
         super().__init__(self.Config(), None)
         self.up, self.down = Scalar(up), Scalar(down)
-        self.seen = []
-        from pipeline.core.task import DataSpec
-
         self.spec = DataSpec(1, 8, classes)
 
     def phases(self):

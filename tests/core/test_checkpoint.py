@@ -1,4 +1,4 @@
-"""A checkpoint is whole or it is not there."""
+"""Checkpoints and the metrics log are complete or absent."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core.checkpoint import CheckpointStore
-from pipeline.core.metrics_log import Record, check_finite, read
+from pipeline.core.metrics_log import MetricsLog, check_finite, read
 from pipeline.errors import DarkroomError
 
 
@@ -14,7 +14,7 @@ def state(value):
     return {"a": torch.full((50,), float(value)), "b/c": torch.tensor(value)}
 
 
-def test_the_newest_checkpoint_comes_back_and_only_two_are_kept(tmp_path):
+def test_the_newest_checkpoint_is_loaded_and_only_two_are_kept(tmp_path):
     store = CheckpointStore(tmp_path)
     for step in (1, 2, 3):
         store.save(step, state(step))
@@ -54,7 +54,7 @@ def test_no_checkpoint_is_none(tmp_path):
     assert CheckpointStore(tmp_path / "absent").latest() is None
 
 
-def test_a_writing_that_fails_leaves_the_last_checkpoint_and_no_scrap(tmp_path, monkeypatch):
+def test_a_write_that_fails_keeps_the_last_checkpoint_and_leaves_no_temporary_file(tmp_path, monkeypatch):
     store = CheckpointStore(tmp_path)
     store.save(1, state(1))
 
@@ -67,13 +67,13 @@ def test_a_writing_that_fails_leaves_the_last_checkpoint_and_no_scrap(tmp_path, 
     assert store.latest()[0] == 1 and len(list(tmp_path.iterdir())) == 2
 
 
-def test_the_first_writing_of_a_step_stands(tmp_path):
+def test_a_step_is_logged_only_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    first = Record(path)
+    first = MetricsLog(path)
     first.add(10, {"loss": 1.0})
     first.add(20, {"loss": 0.5})
     before = path.read_bytes()
-    again = Record(path)
+    again = MetricsLog(path)
     again.add(10, {"loss": 1.0})
     again.add(20, {"loss": 0.5})
     assert path.read_bytes() == before
@@ -81,13 +81,13 @@ def test_the_first_writing_of_a_step_stands(tmp_path):
     assert [line["step"] for line in read(path)] == [10, 20, 30]
 
 
-def test_a_torn_line_is_cut_off_and_written_again(tmp_path):
+def test_an_incomplete_line_is_removed_and_written_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    Record(path).add(10, {"loss": 1.0})
+    MetricsLog(path).add(10, {"loss": 1.0})
     with open(path, "a") as file:
         file.write('{"step": 20, "ti')
     assert [line["step"] for line in read(path)] == [10]
-    Record(path).add(20, {"loss": 0.5})
+    MetricsLog(path).add(20, {"loss": 0.5})
     assert [line["step"] for line in read(path)] == [10, 20]
 
 

@@ -1,4 +1,4 @@
-"""The loop, on a fake task, and what holds for any number of processes."""
+"""The training loop: on a fake task, and with several processes."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ SETTINGS = TrainingSettings(
 )
 
 
-def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
+def test_the_loop_takes_each_step_once_and_logs_at_the_set_intervals(tmp_path):
     task = TwoScalars()
     Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
     lines = {line["step"]: line["metrics"] for line in read(tmp_path / "metrics.jsonl")}
@@ -38,7 +38,7 @@ def test_the_loop_takes_each_step_once_and_records_what_is_due(tmp_path):
     assert lines[12]["validation/label"] == 0.5  # a mean over the split, not of batch means
 
 
-def test_the_recorded_means_cover_the_steps_since_the_last_record(tmp_path):
+def test_the_logged_means_cover_the_steps_since_the_last_entry(tmp_path):
     task, data = TwoScalars(), ArrayDataset()
     loop = Loop(task, data, SETTINGS, tmp_path)
     loop.run()
@@ -121,7 +121,7 @@ def test_a_training_that_died_ends_like_an_uninterrupted_one_with_the_same_recor
     assert plain[0] == plain[1]
 
 
-def test_a_step_at_which_no_phase_is_due_is_recorded_all_the_same(tmp_path):
+def test_a_step_at_which_no_phase_runs_is_logged_too(tmp_path):
     task = TwoScalars()
     phases = task.phases()
     task.phases = lambda: [replace(phase, every=2) for phase in phases]
@@ -139,7 +139,7 @@ def test_a_finished_training_trains_no_further(tmp_path):
 
 
 @pytest.mark.parametrize("died_at", [None, 3, 8])
-def test_pictures_are_drawn_of_the_initial_weights_and_at_each_interval(tmp_path, died_at):
+def test_samples_are_written_for_the_initial_weights_and_at_each_interval(tmp_path, died_at):
     task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
     loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
     take = loop.step.run
@@ -167,14 +167,8 @@ def test_the_parts_of_the_loops_time_are_disjoint_and_reporting_is_logging(tmp_p
     loop = Loop(TwoScalars(), ArrayDataset(), SETTINGS, tmp_path, report=lambda metrics: time.sleep(0.1))
     began = time.perf_counter()
     loop.run()
-    assert set(loop.seconds) == {
-        "data",
-        "compute",
-        "validation",
-        "samples",
-        "checkpoint",
-        "logging",
-    }  # alone one communicates with nobody
+    parts = {"data", "compute", "validation", "samples", "checkpoint", "logging"}
+    assert set(loop.seconds) == parts  # no "communication" with one process
     assert loop.seconds["logging"] >= 3 * 0.1  # once for each checkpoint
     assert sum(loop.seconds.values()) <= time.perf_counter() - began
 
@@ -224,29 +218,24 @@ def _one_of(rank, size, port, names, folder):
     )
     wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
     for name in names:
-        context, own = (
-            DistributedContext(rank, size, torch.device("cpu"), wrap),
-            folder / name / f"of {size}" / str(rank),
-        )  # they share no disk
+        context = DistributedContext(rank, size, torch.device("cpu"), wrap)
+        own = folder / name / f"of {size}" / str(rank)  # no folder is shared
         _train(name, own, context, steps=2)
-        # goes on from what worker 0 alone has kept, in pieces, of which the last worker has one more
+        # Resumes from rank 0's checkpoint, with microbatches; the last worker has one more than the others.
         final = _train(name, own, replace(context, microbatch=13 // size))
         torch.save(final, folder / name / f"{rank} of {size}.pt")
-    for steps, seconds in (
-        (5, 5 + 20),
-        (6, 1 + 10),
-        (6, None),
-    ):  # a phase of every step, one of every second; the rest of a training
+    # One phase runs at every step, the other at every second; the later trainings resume the first.
+    for steps, seconds in ((5, 5 + 20), (6, 1 + 10), (6, None)):
         loop = Loop(
             TwoScalars(), ArrayDataset(), _settings(steps), folder / f"times of {size}" / str(rank), context
         )
-        loop._all_reduce = lambda phase: {"up": 1.0, "down": 10.0}[phase.name]
+        loop._all_reduce_seconds = lambda phase: {"up": 1.0, "down": 10.0}[phase.name]
         loop.run()
         assert loop.seconds.get("communication") == seconds
     torch.distributed.destroy_process_group()
 
 
-# Measured after these four steps: 5e-8 (cnn) to 2.3e-6 (vae). The halves of a batch are summed in another order.
+# Measured after these four steps: 5e-8 (cnn) to 2.3e-6 (vae). Workers sum the examples in another order.
 TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of three kinds of processors
 
 
@@ -261,19 +250,19 @@ def test_several_processes_train_the_same_model_as_one(tmp_path, size):
         (tmp_path / name).mkdir()
     torch.multiprocessing.spawn(_one_of, (size, port, names, tmp_path), nprocs=size)
     for name in names:
-        _train(name, tmp_path / name / "alone", steps=2)
-        alone = _train(name, tmp_path / name / "alone")
+        _train(name, tmp_path / name / "single", steps=2)
+        single = _train(name, tmp_path / name / "single")
         parts = [
             torch.load(tmp_path / name / f"{rank} of {size}.pt", weights_only=True) for rank in range(size)
         ]
-        for key, value in alone.items():
+        for key, value in single.items():
             assert all(torch.equal(parts[0][key], part[key]) for part in parts), (
                 f"{name}: workers differ in {key}"
             )
             assert torch.allclose(value.float(), parts[0][key].float(), atol=TOLERANCE, rtol=0), (
                 f"{name}: {key}"
             )
-        lines = [read(tmp_path / name / folder / "metrics.jsonl") for folder in ("alone", f"of {size}/0")]
+        lines = [read(tmp_path / name / folder / "metrics.jsonl") for folder in ("single", f"of {size}/0")]
         for one, several in zip(*lines, strict=True):
             close = {
                 k: pytest.approx(v, rel=2e-3, abs=2e-3)

@@ -1,4 +1,4 @@
-"""Randomness is a pure function of (seed, step, phase, name), whoever draws it."""
+"""Noise is a pure function of (seed, step, phase, name)."""
 
 import pytest
 import torch

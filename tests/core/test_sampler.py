@@ -1,11 +1,11 @@
-"""Which examples a step sees, and at what share of the learning rate."""
+"""The order of the examples, and the learning-rate schedule."""
 
 import numpy as np
 import pytest
 
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.lr_schedule import learning_rate_factor
-from pipeline.core.sampler import BLOCKS, WINDOW, Sampler
+from pipeline.core.sampler import BLOCKS_PER_SHARD, WINDOW_SHARDS, Sampler
 from pipeline.core.settings import ScheduleSettings
 from pipeline.errors import BadInput
 
@@ -48,7 +48,7 @@ def epoch_of(order, epoch=0):
     )
 
 
-def test_the_order_of_one_shard_is_the_one_it_always_was():
+def test_the_order_of_one_shard_does_not_change_between_versions():
     order = Sampler(3, (12,), 5)
     assert [order.indices(step).tolist() for step in (1, 2, 3, 100)] == [
         [10, 3, 7, 4, 11],
@@ -58,41 +58,38 @@ def test_the_order_of_one_shard_is_the_one_it_always_was():
     ]
 
 
-@pytest.mark.parametrize("sizes", [(12,) * WINDOW, (1, 40, 2, 5)])
+@pytest.mark.parametrize("sizes", [(12,) * WINDOW_SHARDS, (1, 40, 2, 5)])
 def test_shards_that_fill_one_window_are_permuted_as_a_whole(sizes):
     assert epoch_of(Sampler(3, sizes, 1)).tolist() == epoch_of(Sampler(3, (sum(sizes),), 1)).tolist()
 
 
 @pytest.mark.parametrize("sizes", [LARGE, (1,) * 9, (3, 1000, 1, 1, 1, 1, 1)])
-def test_of_several_windows_too_each_row_comes_once_an_epoch(sizes):
+def test_with_several_windows_each_row_also_comes_once_an_epoch(sizes):
     for epoch in (0, 1, 5):
         assert sorted(epoch_of(Sampler(2, sizes, 1), epoch)) == list(range(sum(sizes)))
 
 
 def test_an_epoch_reads_one_window_after_the_other_and_mixes_the_rows_of_each():
     sizes = (128,) * 9
-    blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS)
+    blocks = epoch_of(Sampler(4, sizes, 1)).reshape(3, -1) // (128 // BLOCKS_PER_SHARD)
     windows = [set(window.tolist()) for window in blocks]
-    assert [len(window) for window in windows] == [
-        3 * BLOCKS
-    ] * 3  # at most WINDOW shards' worth; no block lies in two windows
-    assert len(set.union(*windows)) == 9 * BLOCKS
+    # Each window has the size of at most WINDOW_SHARDS shards, and no block is in two windows.
+    assert [len(window) for window in windows] == [3 * BLOCKS_PER_SHARD] * 3
+    assert len(set.union(*windows)) == 9 * BLOCKS_PER_SHARD
     for window in blocks:
         assert np.count_nonzero(np.diff(window) < 0) > 100  # neither sorted nor block by block
         assert np.count_nonzero(np.diff(window) == 0) < 30
-        assert (
-            len({block // BLOCKS for block in window.tolist()}) == 9
-        )  # from all shards, which lie sorted by class
+        assert len({block // BLOCKS_PER_SHARD for block in window.tolist()}) == 9  # from all shards
 
 
-def test_batches_run_on_from_window_to_window():
+def test_batches_may_cross_from_one_window_to_the_next():
     rows = epoch_of(Sampler(2, LARGE, 1))
     batches = Sampler(2, LARGE, 50)
     assert epoch_of(batches).tolist() == rows[: batches.steps_per_epoch * 50].tolist()
     assert Sampler(2, LARGE, 600).indices(1).tolist() == rows[:600].tolist()
 
 
-def test_any_step_can_be_asked_for_first_and_any_number_of_workers_share_its_rows():
+def test_steps_can_be_read_in_any_order_and_any_number_of_workers_share_their_rows():
     order = Sampler(2, LARGE, 32)
     steps = range(1, 3 * order.steps_per_epoch)
     in_turn = [order.indices(step).tolist() for step in steps]

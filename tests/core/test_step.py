@@ -1,4 +1,4 @@
-"""The step, by hand, on a task of two scalars."""
+"""One training step, compared with a calculation by hand on a task of two scalars."""
 
 import itertools
 
@@ -26,7 +26,7 @@ def take(settings, numbers=(1,), task=None):
 def test_each_phase_moves_its_own_scalar_and_no_other():
     task, _ = take(TrainingSettings(), (2,))
     assert task.up.value.item() == pytest.approx(1 - 0.1 * 0.5)
-    assert task.down.value.item() == pytest.approx(5 - 0.1 * (5 - 0.95))  # it sees the up that has moved
+    assert task.down.value.item() == pytest.approx(5 - 0.1 * (5 - 0.95))  # with the updated `up`
 
 
 def test_a_phase_runs_on_the_steps_that_are_its_multiples():

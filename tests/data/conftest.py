@@ -1,4 +1,4 @@
-"""Small pictures in class folders, and a server on this machine that misbehaves on request."""
+"""Small images in class folders, and a local server that can simulate failures."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ from pipeline.environment import Environment
 
 
 def encoded(seed: int, size: tuple[int, int] = (12, 10), kind: str = "PNG", mode: str = "RGB") -> bytes:
-    """A picture of noise that depends on ``seed`` alone."""
+    """An image of random pixels that depend only on ``seed``."""
     channels = len(Image.new(mode, (1, 1)).getbands())
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], channels), dtype=np.uint8)
     stream = io.BytesIO()
@@ -42,7 +42,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Server:
-    """Paths and what to do when they are asked for; ``requests`` holds (path, Range header) in order."""
+    """``answers`` maps paths to handlers; ``requests`` lists (path, Range header) in order."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -73,7 +73,7 @@ def server() -> Iterator[Server]:
 
 
 def status(code: int, **headers: str) -> Answer:
-    """An empty answer."""
+    """An empty response."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         request.send_response(code)
@@ -89,7 +89,7 @@ def status(code: int, **headers: str) -> Answer:
 def body(
     content: bytes, *, length: int | None = -1, ranges: bool = True, kind: str = "application/octet-stream"
 ) -> Answer:
-    """``content``, or the part asked for; ``length`` None: unannounced, else what is announced."""
+    """``content``, or the requested range. ``length``: the Content-Length; None: no header, -1: correct."""
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         wanted = request.headers.get("Range", "")

@@ -1,4 +1,4 @@
-"""The stage ``download``: what lies in data/raw afterwards, and what does not after a failure."""
+"""The stage ``download``: the content of data/raw after a success and after a failure."""
 
 import gzip
 import hashlib
@@ -11,14 +11,14 @@ import pytest
 from pipeline.data import sources
 from pipeline.data.download import download
 from pipeline.data.settings import DataSettings
-from pipeline.data.transfer import Patience
+from pipeline.data.transfer import RetryPolicy
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import read_json, sha256
 
 from .conftest import body, fill
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-QUICK = Patience(num_attempts=1, timeout_seconds=0.5, pause_seconds=0)
+QUICK = RetryPolicy(num_attempts=1, timeout_seconds=0.5, pause_seconds=0)
 
 
 def folder_settings(folder: object) -> DataSettings:
@@ -34,9 +34,9 @@ def test_digits_need_no_network(environment, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "remedy"),
-    [("fashion_mnist", "fashion-mnist"), ("MNIST", "mnist"), ("imagenet-22k", "known are: digits")],
+    [("fashion_mnist", "fashion-mnist"), ("MNIST", "mnist"), ("imagenet-22k", "choose one of: digits")],
 )
-def test_an_unknown_source_is_refused_with_the_nearest(environment, tmp_path, name, remedy):
+def test_an_unknown_source_is_refused_with_the_most_similar_name(environment, tmp_path, name, remedy):
     with pytest.raises(BadInput, match=remedy):
         download(DataSettings(source=name), environment, tmp_path / "raw")
 
@@ -65,7 +65,7 @@ def tiny(monkeypatch, server):
     return contents
 
 
-def test_a_download_that_fails_leaves_the_earlier_data_and_keeps_what_came(
+def test_a_failed_download_keeps_the_earlier_data_and_the_files_that_were_complete(
     environment, tmp_path, tiny, server
 ):
     raw = tmp_path / "raw"
@@ -84,7 +84,7 @@ def test_a_download_that_fails_leaves_the_earlier_data_and_keeps_what_came(
 
 
 @pytest.mark.parametrize("form", ["folder", "relative", "url"])
-def test_a_mirror_is_tried_first_and_leaves_no_trace_in_the_record(environment, tmp_path, tiny, server, form):
+def test_a_mirror_is_tried_first_and_is_not_in_the_record(environment, tmp_path, tiny, server, form):
     (tmp_path / "mirror" / "tiny").mkdir(parents=True)
     for name, data in tiny.items():
         (tmp_path / "mirror" / "tiny" / name).write_bytes(data)
@@ -124,7 +124,7 @@ def test_a_folder_that_is_not_named_or_not_there_is_refused(environment, tmp_pat
 
 def test_a_folder_that_cannot_be_used_leaves_nothing(environment, tmp_path):
     fill(tmp_path / "pets", {"cat": 5})
-    with pytest.raises(BadInput, match="one class only"):
+    with pytest.raises(BadInput, match="only one class"):
         download(folder_settings("pets"), environment, tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 

@@ -1,4 +1,4 @@
-"""Folders of classes: what is accepted, and a named refusal for what is not."""
+"""Class folders: which layouts are accepted, and the errors for the others."""
 
 import os
 import zipfile
@@ -34,14 +34,14 @@ def test_train_test_and_val_folders_are_splits():
 
 
 @pytest.mark.parametrize("wrapper", ["pets/", "a/b/", "train/"])
-def test_a_folder_around_everything_is_passed_over(wrapper):
+def test_an_enclosing_folder_is_ignored(wrapper):
     layout = arrange(
         [f"{wrapper}cat/1.png", f"{wrapper}dog/1.png"], [f"{wrapper}cat", f"{wrapper}dog"], "here"
     )
     assert layout.class_names == ("cat", "dog") and set(layout.splits) == {"train"}
 
 
-def test_hidden_files_and_files_that_are_no_pictures_are_passed_over():
+def test_hidden_files_and_files_that_are_not_images_are_ignored():
     files = [
         "cat/1.png",
         "dog/1.JPEG",
@@ -67,38 +67,38 @@ def test_a_folder_and_its_zip_are_arranged_alike(tmp_path):
 @pytest.mark.parametrize(
     ("files", "folders", "reason"),
     [
-        ([], [], "holds no pictures"),
-        (["cat/notes.txt"], ["cat"], "holds no pictures"),
-        (["1.png", "2.png"], [], "lies in no class's folder"),
-        (["cat/1.png", "dog/1.png", "3.png"], [], "'3.png' lies in no class's folder"),
-        (["cat/1.png"], ["cat"], "one class only, 'cat'"),
-        (["pets/cat/1.png"], [], "one class only, 'cat'"),
-        (["cat/1.png", "dog/1.png"], ["cat", "dog", "bird"], "class folder 'bird' holds no pictures"),
+        ([], [], "contains no images"),
+        (["cat/notes.txt"], ["cat"], "contains no images"),
+        (["1.png", "2.png"], [], "is not in a class folder"),
+        (["cat/1.png", "dog/1.png", "3.png"], [], "'3.png' is not in a class folder"),
+        (["cat/1.png"], ["cat"], "only one class, 'cat'"),
+        (["pets/cat/1.png"], [], "only one class, 'cat'"),
+        (["cat/1.png", "dog/1.png"], ["cat", "dog", "bird"], "class folder 'bird' contains no images"),
         (
             ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dog/1.png"],
             ["test/bird"],
-            "'test/bird' holds no pictures",
+            "'test/bird' contains no images",
         ),
-        (["cat/1.png", "dog/1.gif"], [], "'dog/1.gif' is of a format that is not read"),
-        (["cat/1.png", "Cat/1.png"], [], "differ in case only"),
+        (["cat/1.png", "dog/1.gif"], [], "'dog/1.gif' has a format that is not supported"),
+        (["cat/1.png", "Cat/1.png"], [], "differ only in case"),
         (
             ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"],
             [],
-            "'test' has no pictures of the class 'dog'",
+            "'test' has no images of the class 'dog'",
         ),
         (
             ["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"],
             [],
-            "'train' has no pictures of the class 'dog'",
+            "'train' has no images of the class 'dog'",
         ),
         (["train/cat/1.png", "birds/1.png"], [], "some look like splits"),
         (["test/cat/1.png", "val/cat/1.png"], [], "some look like splits"),
         (["train/a/1.png", "val/a/1.png", "validation/a/1.png"], [], "some look like splits"),
-        (["train/1.png", "test/cat/1.png"], [], "lies in no class's folder"),
-        (["cat/\udcff.png", "dog/1.png"], [], "not a UTF-8 name"),
+        (["train/1.png", "test/cat/1.png"], [], "is not in a class folder"),
+        (["cat/\udcff.png", "dog/1.png"], [], "is not UTF-8"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_named_with_its_fault(files, folders, reason):
+def test_a_folder_that_cannot_be_used_is_refused_with_the_reason(files, folders, reason):
     with pytest.raises(BadInput, match=reason) as caught:
         arrange(files, folders, "my/pictures")
     assert "my/pictures" in str(caught.value) and "->" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Pictures of every kind and every fault."""
+"""Image files of many kinds, valid and broken."""
 
 import io
 import struct
@@ -41,7 +41,7 @@ def test_the_central_square_is_taken():
     assert (decode(saved(Image.fromarray(wide.transpose(1, 0, 2))), 3, 4) == 200).all()
 
 
-def test_pictures_are_made_smaller_without_aliasing():
+def test_images_are_made_smaller_without_aliasing():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     assert abs(decode(saved(Image.fromarray(stripes)), 1, 16).astype(int) - 127)[:, 2:-2, 2:-2].max() <= 2
 
@@ -64,7 +64,7 @@ def test_every_mode_of_png_becomes_rgb_with_transparency_on_white(image, expecte
     assert decode(saved(image), 3, 4)[:, 0, 0].tolist() == list(expected)
 
 
-def test_a_transparent_palette_colour_lies_on_white():
+def test_a_transparent_palette_colour_becomes_white():
     image = Image.new("P", (4, 4), 0)
     image.putpalette([9, 9, 9])
     assert decode(saved(image, transparency=0), 3, 4)[:, 0, 0].tolist() == [255, 255, 255]
@@ -103,25 +103,25 @@ def test_a_grey_picture_of_one_pixel_can_be_enlarged():
             encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:],
             "cannot be decoded",
         ),
-        (png_header(8192, 8192), "claims 8192 x 8192 pixels"),
-        (png_header(60_000, 60_000), "claims|cannot be decoded|exceeds"),
+        (png_header(8192, 8192), "has 8192 x 8192 pixels"),
+        (png_header(60_000, 60_000), "pixels, more than|cannot be decoded|exceeds"),
         (png_header(4, 4), "cannot be decoded"),
         (png_header(0, 4), "no pixels|cannot be decoded|not a PNG"),
     ],
 )
-def test_a_broken_picture_is_refused_with_its_reason(data, reason):
+def test_a_broken_image_is_refused_with_its_reason(data, reason):
     with pytest.raises(BrokenImage, match=reason):
         decode(data, 3, 8)
 
 
-def test_a_picture_at_the_pixel_limit_is_read_and_one_beyond_is_not(monkeypatch):
+def test_an_image_at_the_pixel_limit_is_read_and_a_larger_one_is_not(monkeypatch):
     monkeypatch.setattr("pipeline.data.images.MAX_PIXELS", 64)
     assert decode(encoded(1, (8, 8)), 3, 8).shape == (3, 8, 8)
-    with pytest.raises(BrokenImage, match="claims 13 x 5"):
+    with pytest.raises(BrokenImage, match="has 13 x 5"):
         decode(encoded(1, (13, 5)), 3, 8)
 
 
-def test_cutting_a_jpeg_anywhere_never_passes_unnoticed():
+def test_a_jpeg_truncated_anywhere_is_refused():
     data = encoded(3, (24, 24), "JPEG")
     for keep in range(0, len(data) - 2, 37):
         with pytest.raises(BrokenImage):

@@ -1,4 +1,4 @@
-"""The stage ``preprocess`` and the data that training sees."""
+"""The stage ``preprocess`` and the data that it writes."""
 
 import json
 import zipfile
@@ -23,7 +23,8 @@ from .conftest import encoded, fill
 from .test_download import SHARED
 
 
-def made(environment, settings: DataSettings = DataSettings(), name: str = "processed") -> Dataset:  # noqa: B008 - frozen
+def made(environment, settings: DataSettings | None = None, name: str = "processed") -> Dataset:
+    settings = settings or DataSettings()
     download(settings, environment, environment.root / "raw")
     preprocess(settings, environment, environment.root / "raw", environment.root / name)
     return Dataset.open(environment.root / name)
@@ -69,7 +70,7 @@ def test_an_official_test_split_is_kept_and_validation_comes_from_training():
     assert np.bincount(labels["train"][parts["validation"][1]]).tolist() == [5, 5]
 
 
-def test_the_draw_is_the_one_it_always_was():
+def test_the_random_splits_do_not_change_between_versions():
     parts = divide({"train": np.repeat([0, 1], 10)}, ("a", "b"), DataSettings())
     assert {split: indices.tolist() for split, (_, indices) in parts.items() if split != "train"} == {
         "test": [3, 7, 12, 18],
@@ -77,7 +78,7 @@ def test_the_draw_is_the_one_it_always_was():
     }
 
 
-def test_a_picture_keeps_its_split_when_others_join():
+def test_an_image_keeps_its_split_when_others_are_added():
     def drawn(count: int) -> dict[str, set[str]]:
         names = [f"{label}/{number}.png" for label in "ab" for number in range(count)]
         parts = divide({"train": np.repeat([0, 1], count)}, ("a", "b"), DataSettings(), names)
@@ -113,7 +114,7 @@ def test_pixels_and_labels_belong_together(environment):
 @pytest.mark.parametrize(
     ("color", "source", "channels"), [("rgb", "digits", 3), ("grey", "folder", 1), ("source", "folder", 3)]
 )
-def test_colour_and_size_are_as_asked(environment, color, source, channels):
+def test_colour_and_size_are_those_of_the_settings(environment, color, source, channels):
     fill(environment.root / "pets", {"cat": 6, "dog": 6})
     data = made(environment, pets(source=source, color=color, image_size=16))
     assert data.train.rows(np.arange(2))[0].shape == (2, channels, 16, 16)
@@ -168,7 +169,7 @@ def test_exact_duplicates_are_found_within_and_across_splits(environment):
     assert ["train: train/cat/000.png", "validation: val/cat/zz.png"] in found["examples"]
 
 
-def test_a_broken_picture_is_refused_by_name_and_nothing_is_left(environment):
+def test_a_broken_image_is_refused_by_name_and_no_output_is_left(environment):
     root = fill(environment.root / "pets", {"cat": 9, "dog": 9})
     (root / "dog" / "004.png").write_bytes(encoded(4)[:-40])
     with pytest.raises(BadInput, match=r"dog/004\.png: cannot be decoded") as caught:
@@ -177,7 +178,7 @@ def test_a_broken_picture_is_refused_by_name_and_nothing_is_left(environment):
     assert not [path for path in environment.root.iterdir() if "processed" in path.name]
 
 
-def test_a_share_of_broken_pictures_is_left_out_and_listed_and_one_more_is_refused(environment):
+def test_an_allowed_fraction_of_broken_images_is_left_out_and_listed_and_one_more_is_refused(environment):
     root = fill(environment.root / "pets", {"cat": 10, "dog": 10})
     (root / "dog" / "004.png").write_bytes(b"no picture")
     (root / "cat" / "007.png").write_bytes(b"")
@@ -190,17 +191,17 @@ def test_a_share_of_broken_pictures_is_left_out_and_listed_and_one_more_is_refus
         made(environment, pets(max_bad_fraction=0.1))
 
 
-def test_a_class_of_broken_pictures_alone_is_refused_even_when_broken_ones_are_allowed(environment):
+def test_a_class_with_only_broken_images_is_refused_even_when_broken_ones_are_allowed(environment):
     root = fill(environment.root / "pets", {"cat": 20, "dog": 5})
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(BadInput, match="no image of the class 'dog' left"):
+    with pytest.raises(BadInput, match="no valid image of the class 'dog'"):
         made(environment, pets(max_bad_fraction=0.5))
 
 
 def test_a_folder_needs_an_image_size(environment):
     fill(environment.root / "pets", {"cat": 5, "dog": 5})
-    with pytest.raises(BadInput, match=r"data\.image_size: is needed"):
+    with pytest.raises(BadInput, match=r"data\.image_size: is required"):
         made(environment, pets(image_size=0))
 
 
@@ -276,9 +277,9 @@ def test_the_digest_changes_with_the_data(environment):
 def test_ray_workers_and_threads_give_the_same_manifest(environment):
     root = fill(environment.root / "pets", {"cat": 300, "dog": 40})
     (root / "dog" / "004.png").write_bytes(b"no picture")
-    alone = made(environment, pets(max_bad_fraction=0.1))
-    spread = made(replace(environment, workers=2), pets(max_bad_fraction=0.1), "spread")
-    assert alone.digest == spread.digest and tree(alone.folder) == tree(spread.folder)
+    threads = made(environment, pets(max_bad_fraction=0.1))
+    workers = made(replace(environment, workers=2), pets(max_bad_fraction=0.1), "workers")
+    assert threads.digest == workers.digest and tree(threads.folder) == tree(workers.folder)
 
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason="the mirror ../shared/data is not here")

@@ -1,10 +1,11 @@
-"""Several hosts on one machine: addresses, processes, names and disks of their own, joined by cables that can be cut.
+"""Simulate several hosts on one machine with Linux namespaces (needs root).
 
-A host is an init process in namespaces of its own (Linux, root). All that it holds ends with it: processes, mounts, network;
-and it ends with the process that made it. The machine's own network is not touched, and no host has a way out.
+Each host has its own addresses, processes, host name and disk, and a network connection that can be cut. A
+host is an init process in new namespaces; when it ends, so do its processes, mounts and network, and it ends
+with the process that created it. The machine's network is not changed, and the hosts cannot reach it.
 
-What a host sees of the disk is the machine's, read-only; the project is as checked out, without data and results, and what the
-host writes there, in /tmp and in /dev/shm is its own.
+A host sees the machine's disk read-only. It sees the project without data and results. What it writes to the
+project, /tmp and /dev/shm is not visible to other hosts.
 """
 
 import os
@@ -37,8 +38,11 @@ RESULTS = (
 NAMESPACES = ("--mount", "--net", "--uts", "--ipc", "--pid")
 UNSHARE = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "--kill-child"]
 END_SECONDS = 30
-# reaps orphans by ignoring their end; leaves when the maker's end of the pipe is closed, by death too
-INIT = "import signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); print('ready', flush=True); sys.stdin.read()"
+# Ignoring SIGCHLD reaps orphans. The process ends when the other end of its stdin is closed, also by a crash.
+INIT = """import signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print('ready', flush=True)
+sys.stdin.read()"""
 DISK = """set -e
 mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$1"
 mount -t tmpfs tmpfs /dev/shm
@@ -53,14 +57,14 @@ exec "$@"
 
 
 class Host:
-    """One host. ``folder`` is its /tmp, seen from outside; ``address`` its only one besides loopback."""
+    """One host. ``folder`` on the machine is its /tmp; ``address`` is its only one besides loopback."""
 
     def __init__(self, name: str, address: str, folder: Path, shared: Path | None):
         self.name, self.address, self.folder = name, address, folder
         project = folder.with_name(f"{folder.name}.project")
         for path in (folder / "shared", project / "upper", project / "work"):
             path.mkdir(parents=True)
-        for result in RESULTS:  # an overlay's way to say that something is not there
+        for result in RESULTS:  # in an overlay such a device hides the file below
             (project / "upper" / result).parent.mkdir(exist_ok=True)
             os.mknod(project / "upper" / result, stat.S_IFCHR)
         self.init, self.pid = _init(
@@ -69,7 +73,7 @@ class Host:
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, command, cwd=ROOT, **environment):
-        """Start a command here, in a process group of its own, with nothing of the tests' own environment."""
+        """Start a command on this host, in a new process group, without the tests' environment variables."""
         known = {
             "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
             "HOME": "/tmp",
@@ -90,7 +94,7 @@ class Host:
         return process
 
     def run(self, command, timeout=60.0, cwd=ROOT, **environment):
-        """Run a command here to its end: (exit code, output)."""
+        """Run a command on this host; return its exit code and output."""
         process = self.start(command, cwd, **environment)
         try:
             output, _ = process.communicate(timeout=timeout)
@@ -100,7 +104,7 @@ class Host:
         return process.returncode, output
 
     def processes(self):
-        """The processes of this host, as the machine numbers them, without its init."""
+        """The processes of this host without its init, with the machine's process ids."""
         own, found = os.readlink(f"/proc/{self.pid}/ns/pid"), []
         for process in psutil.process_iter():
             try:
@@ -111,7 +115,7 @@ class Host:
         return found
 
     def close(self):
-        """End the host with all that runs there."""
+        """End the host and all its processes."""
         _end(self.init)
         for process in self.started:
             process.wait(timeout=END_SECONDS)
@@ -119,7 +123,10 @@ class Host:
 
 
 class Hosts:
-    """``count`` hosts in ``folder``, as a context; with ``shared``, a folder that each of them sees as /tmp/shared."""
+    """A context with ``count`` hosts in ``folder``.
+
+    All see the folder ``shared``, if given, as /tmp/shared.
+    """
 
     def __init__(self, count: int, folder: Path, shared: Path | None = None):
         self.count, self.folder, self.shared = count, folder, shared
@@ -154,15 +161,15 @@ class Hosts:
         return self.hosts[number]
 
     def cut(self, number):
-        """Pull the cable of a host; its processes and its address stay."""
+        """Disconnect a host from the network. Its processes continue."""
         _ip(self.switch, f"link set port{number} down")
 
-    def mend(self, number):
-        """Plug the cable in again."""
+    def reconnect(self, number):
+        """Connect a host again."""
         _ip(self.switch, f"link set port{number} up")
 
     def kill(self, number):
-        """End every process of a host with -9; the host stays and can start others."""
+        """Kill every process of a host. The host can start new ones."""
         deadline = time.monotonic() + END_SECONDS
         while processes := self.hosts[number].processes():
             assert time.monotonic() < deadline, processes
@@ -172,26 +179,26 @@ class Hosts:
 
 
 def _init(*before: str):
-    """An init in namespaces of its own, after what ``before`` does there: the process that waits for it, and its own number."""
+    """Start an init in new namespaces through the command ``before``; return its parent and its pid."""
     command = [*UNSHARE, *before, sys.executable, "-c", INIT]
     outer = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with outer.stdout:
-        assert (said := outer.stdout.readline()) == "ready\n", said + outer.stdout.read()
+        assert (line := outer.stdout.readline()) == "ready\n", line + outer.stdout.read()
     return outer, psutil.Process(outer.pid).children()[0].pid
 
 
 def _end(init):
     init.stdin.close()
     try:
-        init.wait(timeout=END_SECONDS)  # which is over when the kernel has ended the last process in there
+        init.wait(timeout=END_SECONDS)  # until the kernel has ended the last process in the namespaces
     finally:
         init.kill()
 
 
 def _ip(pid, *commands):
-    """Change the network of a process, never the machine's."""
+    """Run ``ip`` commands in the network namespace of a process."""
     enter = ["nsenter", f"--target={pid}", "--net", "ip", "-batch", "-"]
     done = subprocess.run(
         enter, input="\n".join(commands), capture_output=True, text=True, timeout=END_SECONDS, check=False

@@ -1,4 +1,4 @@
-"""Trainings, and a whole `darkroom repro`, on a Ray cluster that was started by hand, as infra/ray/README.md says."""
+"""Trainings, and a whole `darkroom repro`, on a Ray cluster that is started as in infra/ray/README.md."""
 
 import json
 import os
@@ -23,9 +23,8 @@ from tests.repository import CLEAN, create, shell
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-SUBMIT = re.compile(
-    r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE
-)  # in infra/ray/README.md, with its continued lines
+# The command in infra/ray/README.md, with its continuation lines.
+SUBMIT = re.compile(r"^ray job submit (?:.*\\\n)*.*$", re.MULTILINE)
 OTHER_WORK = """import ray, sys
 ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
 actor = ray.remote(num_cpus=2)(type("Other", (), {"ready": lambda self: "it has the CPUs"})).remote()
@@ -42,7 +41,7 @@ def free_port() -> str:
 
 @contextmanager
 def head(folder: Path, *options: str) -> Iterator[dict[str, str]]:
-    """The environment that reaches a head node with two CPUs on loopback; at the end no process of it, or of its jobs, is left."""
+    """Start a head node with two CPUs on loopback; yield the environment for it; kill it and its jobs."""
     port, token = free_port(), secrets.token_hex(32)
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0"}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or Ray takes the machine's outer address for 127.0.0.1
@@ -67,9 +66,8 @@ def head(folder: Path, *options: str) -> Iterator[dict[str, str]]:
         yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         left = set()
-        for one in psutil.process_iter(
-            ["cmdline", "environ"]
-        ):  # Ray's own name the folder, a job's have the token
+        # Ray's processes have the folder on their command line, a job's have the token in their environment.
+        for one in psutil.process_iter(["cmdline", "environ"]):
             if (
                 str(folder) in " ".join(one.info["cmdline"] or [])
                 or (one.info["environ"] or {}).get("RAY_AUTH_TOKEN") == token
@@ -101,7 +99,7 @@ def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits
     code, output = there.run("stages.train", "ae", DARKROOM_WORKERS="3", **cluster)
     assert (
         code == 2
-        and "3 workers were asked for, the cluster has 2 CPUs" in output
+        and "3 workers were requested, but the cluster has 2 CPUs" in output
         and len(output.splitlines()) <= 5
     )
 
@@ -126,9 +124,8 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
     while not first.steps("cnn"):
         assert has_it.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    waits = second.start(
-        "stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2"
-    )  # four attempts to start, else
+    # Without waiting, the start of the workers would fail after four attempts of two seconds.
+    waits = second.start("stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2")
     output, _ = has_it.communicate(timeout=120)
     assert has_it.returncode == 0, output
     assert waits.poll() is None and not second.steps("ae")
@@ -137,7 +134,9 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
 
 
 @pytest.mark.nightly
-def test_a_training_for_which_other_work_leaves_no_place_says_so(tmp_path, processed_digits, cluster):
+def test_a_training_fails_with_a_remedy_when_other_jobs_keep_the_resources(
+    tmp_path, processed_digits, cluster
+):
     project = Project(tmp_path / "project", processed_digits)
     takes = [sys.executable, "-c", OTHER_WORK, cluster["RAY_ADDRESS"]]
     with subprocess.Popen(
@@ -150,7 +149,7 @@ def test_a_training_for_which_other_work_leaves_no_place_says_so(tmp_path, proce
         other.stdin.close()
     assert (
         code == 1
-        and "error: train-cnn: other work on the cluster keeps the place" in output
+        and "error: train-cnn: other jobs use the resources of the cluster" in output
         and "Traceback" not in output
     ), output
 
@@ -161,13 +160,10 @@ def test_the_whole_pipeline_runs_as_the_documented_job_and_only_with_the_token(t
     project, storage, port = create(tmp_path / "project"), tmp_path / "storage", free_port()
     (project / ".venv").symlink_to(sys.prefix)
     command = SUBMIT.search((ROOT / "infra/ray/README.md").read_text())[0].replace("\\\n", " ")
-    for said, meant in (
-        ("8265", port),
-        ("/shared/darkroom", str(project)),
-        ("/shared/storage", str(storage)),
-    ):
-        assert said in command
-        command = command.replace(said, meant)
+    paths = {"/shared/darkroom": str(project), "/shared/storage": str(storage)}
+    for documented, actual in {"8265": port, **paths}.items():
+        assert documented in command
+        command = command.replace(documented, actual)
     dashboard = [
         "--include-dashboard",
         "true",
@@ -179,10 +175,12 @@ def test_the_whole_pipeline_runs_as_the_documented_job_and_only_with_the_token(t
     with head(tmp_path_factory.mktemp("ray"), *dashboard) as environment:
         token = environment["RAY_AUTH_TOKEN"]
         wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        for said, stranger in (("Missing authentication token", {}), ("Invalid authentication token", wrong)):
-            assert said in shell(
-                tmp_path, *shlex.split(command), code=1, HOME=str(tmp_path), **stranger
-            )  # no token at home either
+        for error, variables in (
+            ("Missing authentication token", {}),
+            ("Invalid authentication token", wrong),
+        ):
+            variables = {"HOME": str(tmp_path), **variables}  # a home folder without a token
+            assert error in shell(tmp_path, *shlex.split(command), code=1, **variables)
         shell(tmp_path, *shlex.split(command), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
         rights = {"Authorization": f"Bearer {token}"}
         jobs = requests.get(f"http://127.0.0.1:{port}/api/jobs/", headers=rights, timeout=30).json()

@@ -1,4 +1,4 @@
-"""A Ray cluster of three hosts that share no disk: who is in it, who is let in, and what a pulled cable does."""
+"""A Ray cluster of three hosts without a shared disk: membership, authentication, and lost hosts."""
 
 import json
 import secrets
@@ -23,22 +23,25 @@ HEALTH = {f"RAY_health_check_{name}_ms": "1000" for name in ("initial_delay", "p
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 KEYS["AWS_ENDPOINT_URL"] = f"http://{NETWORK}.1:5555"
 SMALL = ["--num-cpus", 1, "--object-store-memory", 200_000_000, "--temp-dir", "/tmp/ray"]
-TOLERANCE = 5e-3  # on every weight after 400 steps of three workers, then two, then three where it grows; measured: 1.2e-3 at most
+# On every weight, after 400 steps with three workers, then two, then perhaps three; measured: 1.2e-3.
+TOLERANCE = 5e-3
 HEAD = f"{NETWORK}.1:26379"
 DRIVER = f"""import json, os, socket, time, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Node
 ray.init(address="{HEAD}", logging_level="ERROR", log_to_driver=False)
-tell = lambda answer: print(json.dumps(answer))
+report = lambda value: print(json.dumps(value))
 alive = lambda: [node for node in ray.nodes() if node["Alive"]]
 def on_each(function):
     task = ray.remote(num_cpus=0)(function)
-    return ray.get([task.options(scheduling_strategy=Node(node["NodeID"], soft=False)).remote() for node in alive()], timeout=60)
+    strategies = [Node(node["NodeID"], soft=False) for node in alive()]
+    return ray.get([task.options(scheduling_strategy=each).remote() for each in strategies], timeout=60)
 def wait_for(count, deadline=time.monotonic() + 90):
     while len(alive()) != count and time.monotonic() < deadline: time.sleep(0.2)
 """
-NAMES = "tell(sorted(on_each(lambda: socket.gethostname())))"
+NAMES = "report(sorted(on_each(lambda: socket.gethostname())))"
 REQUESTS = """import requests, sys
-for token in sys.argv[2:]: print(requests.get(sys.argv[1], headers={"Authorization": token or None}, timeout=30).status_code)
+for token in sys.argv[2:]:
+    print(requests.get(sys.argv[1], headers={"Authorization": token or None}, timeout=30).status_code)
 """
 
 
@@ -53,7 +56,7 @@ def join(hosts, number):
 
 
 def drive(host, code):
-    """What a driver on ``host`` told last."""
+    """The last value that a driver on ``host`` reported."""
     status, output = host.run(["python", "-c", DRIVER + code], timeout=180, **RAY)
     assert status == 0, output
     return json.loads(output.splitlines()[-1])
@@ -70,7 +73,7 @@ def cluster(tmp_path_factory):
 def test_three_hosts_are_one_cluster(cluster):
     nodes = drive(
         cluster[0],
-        "tell(sorted([node['NodeManagerHostname'], node['NodeManagerAddress']] for node in alive()))",
+        "report(sorted([node['NodeManagerHostname'], node['NodeManagerAddress']] for node in alive()))",
     )
     assert nodes == [["host-0", "10.77.0.1"], ["host-1", "10.77.0.2"], ["host-2", "10.77.0.3"]]
 
@@ -104,7 +107,7 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
     look = f"ls -1 -d {' '.join(f'{shlex.quote(folder)}/by-*' for folder in own)}"
     seen = drive(
         cluster[0],
-        f"on_each(lambda: os.system({write!r}))\ntell(on_each(lambda: os.popen({look!r}).read().splitlines()))",
+        f"on_each(lambda: os.system({write!r}))\nreport(on_each(lambda: os.popen({look!r}).read().splitlines()))",
     )
     expected = [sorted(f"{folder}/by-host-{number}" for folder in own) for number in range(3)]
     assert sorted(sorted(names) for names in seen) == expected
@@ -114,7 +117,7 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
 def test_a_host_that_is_cut_off_is_noticed_and_joins_again(cluster):
     cluster.cut(2)
     assert drive(cluster[0], f"wait_for(2)\n{NAMES}") == ["host-0", "host-1"]
-    cluster.mend(2)
+    cluster.reconnect(2)
     cluster.kill(2)
     join(cluster, 2)
     assert drive(cluster[0], f"wait_for(3)\n{NAMES}") == ["host-0", "host-1", "host-2"]
@@ -122,8 +125,9 @@ def test_a_host_that_is_cut_off_is_noticed_and_joins_again(cluster):
 
 @pytest.fixture(scope="module")
 def store(cluster):
-    """The variables by which s3://darkroom on the first host is reached from all of them; nothing else is shared."""
-    serve = f"exec python -m moto.server -H {cluster[0].address} -p 5555 > /tmp/s3.log 2>&1"  # in an unread pipe it would stop at 64 KiB
+    """The variables to use s3://darkroom, a bucket on the first host. Nothing else is shared."""
+    # The log goes to a file, because the server would block on a pipe that is not read.
+    serve = f"exec python -m moto.server -H {cluster[0].address} -p 5555 > /tmp/s3.log 2>&1"
     server = cluster[0].start(["sh", "-c", serve])
     make = "import boto3; boto3.client('s3').create_bucket(Bucket='darkroom')"
     deadline = time.monotonic() + 60
@@ -133,7 +137,7 @@ def store(cluster):
 
 
 def holds_worker(host):
-    """Whether a worker of a training runs on a host, as its process's title says."""
+    """Whether a training's worker runs on a host, according to the process titles."""
     titles = []
     for process in host.processes():
         with suppress(psutil.NoSuchProcess):
@@ -142,7 +146,7 @@ def holds_worker(host):
 
 
 def wait_past(project, training, step):
-    """Wait until the training has recorded more than ``step``; it must not end before."""
+    """Wait until the training has logged a step after ``step``. It must not end before."""
     deadline = time.monotonic() + 240
     while (project.steps("ae") or [0])[-1] <= step:
         assert training.poll() is None, training.stdout.read()
@@ -151,7 +155,7 @@ def wait_past(project, training, step):
 
 
 def wait_for_workers(hosts, training):
-    """Wait until each of the three holds a worker of a training at the same time; it must not end before."""
+    """Wait until each of the three hosts runs a worker of the training. It must not end before."""
     deadline = time.monotonic() + 240
     while not all(holds_worker(hosts[number]) for number in range(3)):
         assert training.poll() is None, training.stdout.read()
@@ -169,9 +173,8 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
         (project / name).mkdir(parents=True)
     for name in (".gitignore", ".dvcignore", ".dvc/.gitignore", "data/own/README.md", "dvc.yaml"):
         shutil.copy(ROOT / name, project / name)
-    (project / ".dvc/config").write_text(
-        "[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n"
-    )  # by itself in /var/tmp, read-only here
+    # The default of site_cache_dir is in /var/tmp, which is read-only here.
+    (project / ".dvc/config").write_text("[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n")
     (project / "params.yaml").write_text(json.dumps({**PARAMS, "data": {**PARAMS["data"], "folder": ""}}))
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -q -m code"
     code, output = cluster[0].run(["sh", "-c", commit], cwd="/tmp/whole")
@@ -181,9 +184,8 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
     wait_for_workers(cluster, repro)
     output, _ = repro.communicate(timeout=480)
     assert repro.returncode == 0, output
-    assert (
-        output.count("sent") == 8 and output.count("read and written") == 12
-    )  # the preflight's tables: 4 trainings, 3 hosts
+    # The preflight's tables of 4 trainings on 3 hosts. Two hosts do not have the data.
+    assert output.count("sent") == 8 and output.count("read and written") == 12
     for name in ("ae", "cnn", "gan", "vae"):
         times = json.loads((project / f"history/{name}/times.json").read_text())
         assert (times["mode"], times["workers"]) == (f"cluster {HEAD}", 3)
@@ -212,42 +214,38 @@ def test_a_training_over_three_hosts_survives_the_loss_of_one(
         one.write()
     code, output = alone.run("stages.train", "ae")
     assert code == 0, output
-    store = {
-        **store,
-        "DARKROOM_STORAGE": f"s3://darkroom/{name}",
-    }  # or the second would find the first one's result
-    if grows:  # Ray Train looks for new hosts once a minute; as it takes a report in each health check, 40 checkpoints last for two
+    # Each case has its own storage; otherwise the second would find the result of the first.
+    store = {**store, "DARKROOM_STORAGE": f"s3://darkroom/{name}"}
+    if grows:
+        # Ray Train looks for new hosts once a minute. One report per health check makes the training longer.
         store["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "4"
     training = cluster[0].start(["python", "-m", "stages.train", "ae"], cwd=f"/tmp/{name}", **store)
     wait_past(project, training, 40)
     assert holds_worker(cluster[2])
     lose(cluster, 2)
     lost_at = time.monotonic()
-    time.sleep(5)  # what was on its way to the record arrives
+    time.sleep(5)  # let the last metrics be written
     reached = project.steps("ae")[-1]
     assert reached < 400 - TRAINING["checkpoint_every"], "the host was lost too late"
     wait_past(project, training, reached + TRAINING["checkpoint_every"])
-    print(f"{name}: it went on {time.monotonic() - lost_at:.0f} s after the loss, from step {reached}")
-    cluster.mend(2)
+    print(f"{name}: it continued {time.monotonic() - lost_at:.0f} s after the loss, from step {reached}")
+    cluster.reconnect(2)
     cluster.kill(2)
-    join(cluster, 2)  # beside the training, which is not disturbed
+    join(cluster, 2)  # while the training runs
     if grows:
         wait_for_workers(cluster, training)
-        print(
-            f"{name}: it grew {time.monotonic() - lost_at:.0f} s after the loss, at step {project.steps('ae')[-1]}"
-        )
+        step = project.steps("ae")[-1]
+        print(f"{name}: it grew {time.monotonic() - lost_at:.0f} s after the loss, at step {step}")
     output, _ = training.communicate(timeout=240)
     assert training.returncode == 0, output
-    assert (
-        all(f"host-{number}" in output for number in range(3)) and "read and written" in output
-    )  # the preflight's table
+    # The preflight's table.
+    assert all(f"host-{number}" in output for number in range(3)) and "read and written" in output
     if grows:
-        times = json.loads((project.folder / "history/ae/times.json").read_text())  # the last workers' alone
+        times = json.loads((project.folder / "history/ae/times.json").read_text())  # of the last workers only
         taken = round(times["images_per_second"] * times["loop"] / TRAINING["batch_size"])
         print(f"the last workers took {taken} steps")
-        assert (
-            taken % TRAINING["checkpoint_every"] == 0 and 0 < taken < 400 - reached
-        )  # so they began at a checkpoint after the loss
+        # They started at a checkpoint after the loss.
+        assert taken % TRAINING["checkpoint_every"] == 0 and 0 < taken < 400 - reached
     one, other = (load_file(where.folder / "models/ae/model.safetensors") for where in (alone, project))
     apart = {weight: float((one[weight].double() - other[weight].double()).abs().max()) for weight in one}
     print(f"weights are at most {max(apart.values()):.1e} apart")

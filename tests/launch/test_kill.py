@@ -50,7 +50,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
     train(whole, name)
     died = cut.kill_at(cut.start("stages.train", name), name, step)
-    assert not (cut.folder / "models" / name).exists(), "a half-trained model was handed on"
+    assert not (cut.folder / "models" / name).exists(), "an unfinished model was written"
     kept = [
         int(path.stem.removeprefix("step-")) for path in cut.trainings(name)[0].glob("checkpoints/*.json")
     ]
@@ -61,7 +61,7 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
 
 
 @pytest.mark.cluster
-def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_ends_alike_and_only_loopback_hears_it(
+def test_a_lost_worker_and_a_killed_training_give_the_same_model_and_ray_listens_only_on_loopback(
     tmp_path, processed_digits
 ):
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
@@ -75,14 +75,13 @@ def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_end
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    heard = {
-        each.laddr.ip for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN
-    }
-    assert heard and all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in heard), (
+    sockets = [each for one in family for each in one.net_connections() if each.status == psutil.CONN_LISTEN]
+    addresses = {each.laddr.ip.removeprefix("::ffff:") for each in sockets}
+    assert addresses and all(ip.startswith("127.") or ip == "::1" for ip in addresses), (
         "Ray listens beyond loopback"
     )
     next(one for one in family if "TrainWorker" in " ".join(one.cmdline())).kill()
-    time.sleep(1)  # what was on its way to the record arrives
+    time.sleep(1)  # let the last metrics be written
     died = cut.steps("vae")[-1]
     assert died < 300 and not (cut.folder / "models/vae").exists()
     cut.kill_at(process, "vae", died + 30)
@@ -92,7 +91,7 @@ def test_on_real_workers_one_dies_and_is_replaced_then_all_are_killed_and_it_end
     assert measured(whole, "vae") == measured(cut, "vae")
 
 
-def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_same_weights(
+def test_a_finished_training_is_not_repeated_and_one_from_scratch_gives_the_same_weights(
     tmp_path, processed_digits
 ):
     project = Project(tmp_path / "project", processed_digits)
@@ -100,14 +99,14 @@ def test_a_finished_training_is_only_handed_on_and_one_from_scratch_gives_the_sa
     before, card = weights(project, "gan"), (project.folder / "models/gan/model.json").read_bytes()
     (folder,) = project.trainings("gan")
     note, damaged = folder / "finished.json", folder / "model/model.safetensors"
-    told = json.loads(note.read_text())
-    told["times"] = {"loop": 1.0}  # as the worker leaves it, if the driver dies before it adds the rest
-    note.write_text(json.dumps(told))
-    assert "finished already" in train(project, "gan") and weights(project, "gan") == before
+    content = json.loads(note.read_text())
+    content["times"] = {"loop": 1.0}  # as the worker writes it, if the driver dies before it adds the rest
+    note.write_text(json.dumps(content))
+    assert "already finished" in train(project, "gan") and weights(project, "gan") == before
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert "already finished" not in train(project, "gan") and weights(project, "gan") == before
     shutil.rmtree(folder)
-    assert "finished already" not in train(project, "gan") and weights(project, "gan") == before
+    assert "already finished" not in train(project, "gan") and weights(project, "gan") == before
     assert (project.folder / "models/gan/model.json").read_bytes() == card
 
 
@@ -160,9 +159,9 @@ def test_ctrl_c_ends_real_workers_too(tmp_path, processed_digits):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in output and "Traceback" not in output, (
-        output
-    )
+    assert (
+        process.returncode == 130 and "the same command continues" in output and "Traceback" not in output
+    ), output
     wait_until_nothing_runs_in(project.folder)
 
 

@@ -1,4 +1,4 @@
-"""A training whose storage is an address: what one machine left, another goes on with."""
+"""A training whose storage is an address: another machine can resume it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def names(folder) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_was_pushed_is_pulled_elsewhere_and_what_was_forgotten_is_forgotten(tmp_path):
+def test_pushed_files_are_pulled_elsewhere_and_deleted_checkpoints_are_deleted_there(tmp_path):
     here, there, elsewhere = tmp_path / "here", f"file://{tmp_path}/there", tmp_path / "elsewhere"
     write(here, checkpoints__a="1", checkpoints__a_json="{}", samples__p="picture", run_json="of the driver")
     write(here / "checkpoints", **{".half": "not whole"})
@@ -40,7 +40,7 @@ def test_what_was_pushed_is_pulled_elsewhere_and_what_was_forgotten_is_forgotten
     assert (elsewhere / "checkpoints/b").read_text() == "2"
 
 
-def test_what_says_that_another_is_whole_is_pushed_last(tmp_path, monkeypatch):
+def test_a_file_that_marks_others_as_complete_is_pushed_after_them(tmp_path, monkeypatch):
     write(
         tmp_path / "here",
         finished_json="{}",
@@ -51,14 +51,16 @@ def test_what_says_that_another_is_whole_is_pushed_last(tmp_path, monkeypatch):
     )
     mirror, sent = Mirror(tmp_path / "here", f"file://{tmp_path}/there"), []
     monkeypatch.setattr(
-        type(mirror._there), "pipe_file", lambda self, path, data: sent.append(path.rpartition("/there/")[2])
+        type(mirror._filesystem),
+        "pipe_file",
+        lambda self, path, data: sent.append(path.rpartition("/there/")[2]),
     )
     mirror.push()
     assert sent[-1] == "finished.json" and sent.index("checkpoints/a") < sent.index("checkpoints/a.json")
     assert sent.index("model/weights") < sent.index("model/model.json")
 
 
-def test_the_first_writing_of_a_step_stands_whatever_another_machine_wrote_later(tmp_path):
+def test_logged_steps_are_not_replaced_by_those_of_another_machine(tmp_path):
     line = lambda step, time: json.dumps({"step": step, "time": time, "metrics": {"train/loss": 1.0}}) + "\n"
     mine, theirs = tmp_path / "mine", tmp_path / "theirs"
     mine.mkdir(), theirs.mkdir()
@@ -73,7 +75,7 @@ def test_the_first_writing_of_a_step_stands_whatever_another_machine_wrote_later
     ]
 
 
-def test_an_address_that_cannot_be_used_or_does_not_answer_is_said(tmp_path):
+def test_an_address_that_cannot_be_used_or_does_not_answer_is_reported(tmp_path):
     with pytest.raises(BadInput, match="DARKROOM_STORAGE"):
         Mirror(tmp_path, "nonsense://bucket")
     write(tmp_path / "here", a="1")
@@ -89,7 +91,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
     there = {**bucket[1], "DARKROOM_STORAGE": "s3://darkroom/store"}
     killed = cut.start("stages.train", "vae", **there)
     cut.kill_at(killed, "vae", 31)
-    shutil.rmtree(cut.folder / ".darkroom")  # another machine has the bucket and the data alone
+    shutil.rmtree(cut.folder / ".darkroom")  # another machine has only the bucket and the data
     code, output = cut.run("stages.train", "vae", **there)
     assert code == 0, output
     weights = [sha256(project.folder / "models/vae/model.safetensors") for project in (whole, cut)]
@@ -101,7 +103,7 @@ def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, p
     assert steps[0] == steps[1]
     shutil.rmtree(cut.folder / ".darkroom")
     code, output = cut.run("stages.train", "vae", **there)
-    assert code == 0 and "finished already" in output  # a third machine is handed the result
+    assert code == 0 and "already finished" in output  # a third machine downloads the result
 
 
 @pytest.mark.slow

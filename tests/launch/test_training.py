@@ -1,4 +1,4 @@
-"""What a training says of its time, when all of it is Ray Train's and ours."""
+"""Trainings in process: their times, memory errors, GPUs and plans."""
 
 from contextlib import nullcontext
 from dataclasses import replace
@@ -76,15 +76,15 @@ def test_the_times_of_a_training_add_up_to_its_total_and_a_price_makes_them_a_co
 def test_a_training_runs_on_a_machine_with_one_gpu(tmp_path, processed_digits, monkeypatch):
     """The whole path through Ray Train's in-process mode; only the computation itself stays on the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    asked = []
-    monkeypatch.setattr(worker, "_device", lambda device: asked.append(device) or torch.device("cpu"))
+    devices = []
+    monkeypatch.setattr(worker, "_device", lambda device: devices.append(device) or torch.device("cpu"))
     settings = TrainingSettings(num_steps=2, batch_size=16)
     training = Training(
         "ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits)
     )
     where = Environment(tmp_path, storage=tmp_path / "storage", threads=1)
     train(training, where, tmp_path / "model", tmp_path / "history", [])
-    assert asked == ["auto"] and (tmp_path / "model/model.safetensors").is_file()
+    assert devices == ["auto"] and (tmp_path / "model/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("elastic", [False, True])
@@ -101,7 +101,7 @@ def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elasti
     used = 0 if device == "cpu" else gpus
     automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
     refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
-    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.planned(where) as plan:
+    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.plan_resources(where) as plan:
         scaling = ScalingConfig(**plan.scaling(elastic))
         assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
         assert plan.workers == (automatic if workers == "auto" else workers)

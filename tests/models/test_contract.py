@@ -1,4 +1,4 @@
-"""What every model keeps, found by itself: a new file in pipeline/models is tested here without a further line."""
+"""What every model must do. A new file in pipeline/models is tested here automatically."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.core import model_files
-from pipeline.core.checkpoint import restore, state_of
+from pipeline.core.checkpoint import load_state_dict, state_dict
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.noise import Noise
@@ -85,17 +85,17 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)
 
 
-def test_a_batch_in_pieces_takes_the_step_of_the_whole(name):
-    """The rounding differs, and nothing else: spectral norms iterate once, the last piece is smaller, penalties count once."""
+def test_microbatches_give_the_same_step_as_the_whole_batch(name):
+    """Only the rounding differs, also with spectral norms, penalties and a smaller last piece."""
     ended = []
     for microbatch in (0, 4):
         task = build(name)
         step = Step(task, task.phases(), TrainingSettings(l2=1e-3), DistributedContext(microbatch=microbatch))
         metrics = [step.run(number, batch(SPECS[0]), Noise.whole(0, 6, step=number)) for number in (1, 2)]
         ended.append((weights(task), metrics))
-    (whole, said), (pieces, again) = ended
+    (whole, whole_metrics), (pieces, pieces_metrics) = ended
     assert all(torch.allclose(whole[key], pieces[key], atol=5e-5, rtol=0) for key in whole)
-    for one, two in zip(said, again, strict=True):
+    for one, two in zip(whole_metrics, pieces_metrics, strict=True):
         assert all(torch.allclose(value, two[key], atol=1e-4, rtol=1e-4) for key, value in one.items())
 
 
@@ -129,7 +129,7 @@ def test_evaluation_gives_a_finite_value_for_each_example_and_changes_nothing(na
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_images_come_out_as_they_go_in(name, spec):
+def test_output_images_have_the_shape_and_range_of_the_input(name, spec):
     task = build(name, spec).eval()
     shown = batch(spec)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_images_come_out_as_they_go_in(name, spec):
             assert logits.shape == (6, spec.classes) and features.shape[0] == 6 and features.dim() == 2
 
 
-def test_a_model_can_do_something(name):
+def test_a_model_classifies_generates_or_reconstructs(name):
     task = build(name).eval()
     shown = batch(SPECS[0])
     assert any(
@@ -158,7 +158,7 @@ def test_a_model_can_do_something(name):
     )
 
 
-def test_what_is_drawn_depends_on_the_noise_alone(name):
+def test_generated_images_depend_only_on_the_noise(name):
     task = build(name).eval()
     drawn = task.generate(None, 4, Noise.whole(3, 4))
     if drawn is not None:
@@ -166,7 +166,7 @@ def test_what_is_drawn_depends_on_the_noise_alone(name):
         assert not torch.equal(drawn, task.generate(None, 4, Noise.whole(4, 4)))
 
 
-def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
+def test_training_resumes_from_a_checkpoint_bit_for_bit(name):
     settings, shown = TrainingSettings(ema_decay=0.9), batch(SPECS[0])
 
     def run(task, phases, average, steps):
@@ -178,14 +178,14 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(name):
     task = build(name)
     phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
     run(task, phases, average, (1, 2))
-    state = {key: value.clone() for key, value in state_of(average, phases).items()}
+    state = {key: value.clone() for key, value in state_dict(average, phases).items()}
     run(task, phases, average, (3, 4))
 
     resumed = build(name, seed=5)
     phases_again, average_again = resumed.phases(), ExponentialMovingAverage(resumed, 0.9)
-    restore(state, average_again, phases_again)
+    load_state_dict(state, average_again, phases_again)
     run(resumed, phases_again, average_again, (3, 4))
-    first, second = state_of(average, phases), state_of(average_again, phases_again)
+    first, second = state_dict(average, phases), state_dict(average_again, phases_again)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 

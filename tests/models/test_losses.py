@@ -1,4 +1,4 @@
-"""The models' mathematics, by closed form."""
+"""The models' losses and layers, compared with closed forms."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_beta_weighs_the_divergence():
 
 
 @pytest.mark.parametrize("kind", ["non_saturating", "hinge"])
-def test_the_adversarial_losses_are_the_papers(kind):
+def test_the_adversarial_losses_are_those_of_the_papers(kind):
     task = model_files.build("gan", GanConfig(width=8, shift=0.0, adversarial_loss=kind), SPEC, 0).eval()
     shown, noise = batch(), Noise.whole(0, 5, "discriminator")
     drawn = task.generator(noise.normal("latent", task.config.latent_size), shown.labels)
@@ -75,19 +75,19 @@ def test_spectral_normalisation_bounds_each_layers_gain_and_can_be_left_out():
     assert not any("parametrizations" in name for name, _ in without.named_parameters())
 
 
-def test_the_articles_autoencoder_has_layers_of_64_and_32():
+def test_the_dense_autoencoder_has_layers_of_64_and_32():
     task = model_files.build("ae", AeConfig(architecture="dense", code_size=5), SPEC, 0)
     shapes = [tuple(layer.weight.shape) for layer in task.modules() if isinstance(layer, torch.nn.Linear)]
     assert shapes == [(64, 64), (32, 64), (5, 32), (32, 5), (64, 32), (64, 64)]
 
 
-def test_the_articles_classifier_has_its_layers():
+def test_the_default_classifier_has_the_layers_of_the_tutorials():
     task = model_files.build("cnn", CnnConfig(), DataSpec(1, 28, 10), 0)
     shapes = [tuple(p.shape) for p in task.parameters() if p.dim() > 1]
     assert shapes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (64, 64 * 7 * 7), (10, 64)]
 
 
-def test_an_autoencoder_that_is_concluded_draws_codes_of_each_classs_mean_and_the_pooled_covariance():
+def test_a_trained_autoencoder_fits_each_classs_mean_code_and_the_pooled_covariance():
     task = model_files.build("ae", AeConfig(architecture="dense", code_size=2), SPEC, 0)
     shown = batch(300)
     task.on_train_end(

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.data.transfer import Patience, TransferFailed, fetch_from_repository, fetch_zip
+from pipeline.data.transfer import RetryPolicy, TransferFailed, fetch_from_repository, fetch_zip
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import sha256
 from pipeline.retraining import incoming
@@ -20,7 +20,7 @@ from tests.data import conftest
 from tests.data.conftest import body, encoded, fill, status
 
 server = conftest.server
-QUICK = Patience(num_attempts=2, timeout_seconds=0.4, pause_seconds=0.0)
+QUICK = RetryPolicy(num_attempts=2, timeout_seconds=0.4, pause_seconds=0.0)
 
 
 def put(root: Path, name: str, seed: int) -> Path:
@@ -255,16 +255,16 @@ def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places,
 @pytest.mark.parametrize(
     ("answer", "reason", "passing", "num_requests"),
     [
-        (status(404), "answers 404", False, 1),
-        (status(503), "answers 503", True, 2),
-        (body(b"PK" * 9), "no whole zip file", False, 1),
+        (status(404), "responded 404", False, 1),
+        (status(503), "responded 503", True, 2),
+        (body(b"PK" * 9), "complete zip file", False, 1),
         (body(b"<html>", kind="text/html"), "a web page", False, 1),
-        (body(b"x" * 2000), "offers 2,000 bytes; 1,000 are allowed", False, 1),
-        (body(b"x" * 2000, length=None), "more than the 1,000 bytes", False, 1),
-        (body(b"x" * 20, length=200), "failed: |stops at 20 of 200", True, 2),
-        (body(b"x" * 20, length=None), "no whole zip file", True, 2),
+        (body(b"x" * 2000), "has 2,000 bytes; at most 1,000 are allowed", False, 1),
+        (body(b"x" * 2000, length=None), "more than the allowed 1,000 bytes", False, 1),
+        (body(b"x" * 20, length=200), "failed: |stopped at 20 of 200", True, 2),
+        (body(b"x" * 20, length=None), "complete zip file", True, 2),
         (status(302, Location="http://example.org/f?key=secret"), "not https", False, 1),
-        (lambda request: time.sleep(0.6), "no answer in time", True, 2),
+        (lambda request: time.sleep(0.6), "timed out", True, 2),
     ],
 )
 def test_a_bad_address_is_named_and_leaves_what_was_there(
@@ -274,7 +274,7 @@ def test_a_bad_address_is_named_and_leaves_what_was_there(
     (tmp_path / "f.zip").write_bytes(b"before")
     with pytest.raises(TransferFailed, match=reason) as caught:
         fetch_zip(f"{server.url}/f", tmp_path / "f.zip", 1000, 60, QUICK)
-    assert caught.value.passing == passing and len(server.requests) == num_requests
+    assert caught.value.transient == passing and len(server.requests) == num_requests
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
 
 
@@ -286,7 +286,7 @@ def test_a_download_ends_when_its_time_is_over(server, tmp_path):
             time.sleep(0.02)
 
     server.answers["/f"] = drip
-    with pytest.raises(TransferFailed, match="when its time was over"):
+    with pytest.raises(TransferFailed, match="reached its time limit"):
         fetch_zip(f"{server.url}/f", tmp_path / "f.zip", 10**6, 0.2, QUICK)
     assert len(server.requests) == 1 and not list(tmp_path.iterdir())
 
@@ -323,7 +323,7 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     ]
     assert (place / "cat/001.png").read_bytes() == (there / "new/cat/001.png").read_bytes()
     with pytest.raises(
-        DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be had: .*nothere"
+        DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be downloaded: .*nothere"
     ):
         incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "beside")
 
@@ -333,7 +333,7 @@ def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server
     server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: asked.append(
         threading.Event().wait(20)
     )
-    with pytest.raises(TransferFailed, match="not here after 0 s"):
+    with pytest.raises(TransferFailed, match="timed out after 0 s"):
         fetch_from_repository(f"{server.url}/there", "new", tmp_path, tmp_path / "got", 0.05)
     assert not asked and not list(tmp_path.iterdir())
     assert not [

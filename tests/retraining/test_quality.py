@@ -327,7 +327,7 @@ def test_a_delivery_that_would_spoil_the_accepted_folder_is_refused(places):
     for number in range(6):
         put(places[0], f"Cat/{number}.png", 200 + number)
     quality = examined(places, {"new_classes": True})
-    assert "differ in case only" in quality.refused and finding(quality, "layout").level == "refuse"
+    assert "differ only in case" in quality.refused and finding(quality, "layout").level == "refuse"
 
 
 def test_pictures_are_opened_in_chunks_and_seen_as_they_will_be_trained_on(places, monkeypatch):

@@ -348,7 +348,7 @@ def test_a_folder_without_a_model_is_refused_at_once(environment, description, t
 def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(
     environment, description, tmp_path
 ):
-    from pipeline.launch.training import FINISHED, KEEP_FINISHED, forget_older
+    from pipeline.launch.training import FINISHED, KEEP_FINISHED, remove_old_trainings
 
     trainings = [environment.storage / "trainings" / f"gan-{number}" for number in range(KEEP_FINISHED + 2)]
     for number, folder in enumerate(trainings):
@@ -358,7 +358,7 @@ def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(
     with open_run(replace(environment, tracking_uri=DEAD), description) as run:
         run.follow(trainings[0])
     assert outbox.awaited(environment) == {trainings[0]}
-    forget_older(environment, "gan", outbox.awaited(environment))
+    remove_old_trainings(environment, "gan", outbox.awaited(environment))
     assert [folder.name for folder in trainings if folder.exists()] == ["gan-0", "gan-2", "gan-3", "gan-4"]
 
 

@@ -1,4 +1,4 @@
-"""For benchmarks that start many processes: projects, runs with a limit, a head node, taking turns. Nothing of them stays."""
+"""For the benchmarks: create projects, run commands with a limit, start a cluster, compare alternatives."""
 
 import os
 import secrets
@@ -18,26 +18,24 @@ import psutil
 import yaml
 
 ROOT, BIN, LIMIT_SECONDS = Path(__file__).parents[1], Path(sys.executable).parent, 600
-OWN = (
-    "DARKROOM_",
-    "MLFLOW_",
-    "DVC_",
-    "RAY_",
-    "GIT_",
-)  # what the caller's environment says is no part of a measurement
+# Variables of the caller that would affect a measurement.
+REMOVED = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 Figures = dict[str, float]
 
 
 def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, **more: str) -> float:
-    """Run Python in ``folder`` to its end, or until ``until`` holds and then kill -9 its process group. Wall seconds."""
-    with tempfile.TemporaryFile("w+") as said:
+    """Run Python in ``folder``; return the wall seconds.
+
+    Kill its process group when ``until`` returns true.
+    """
+    with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [sys.executable, *command],
             cwd=folder,
             env=environment(more),
             start_new_session=True,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
         )
         began, cut = time.monotonic(), False
         try:
@@ -48,7 +46,7 @@ def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, 
             seconds = time.monotonic() - began
         finally:
             ended = process.poll()
-            if ended is None and not cut:  # ours end their children when they are asked to, within a minute
+            if ended is None and not cut:  # on SIGTERM Darkroom ends its child processes within a minute
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=70)
@@ -57,14 +55,14 @@ def run(folder: Path, *command: str, until: Callable[[], bool] = lambda: False, 
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait(timeout=30)
         if not cut and ended != 0:
-            said.seek(0)
-            sys.exit(f"{' '.join(command)}: exit code {ended} after {seconds:.0f} s\n{said.read()}")
+            output.seek(0)
+            sys.exit(f"{' '.join(command)}: exit code {ended} after {seconds:.0f} s\n{output.read()}")
     return seconds
 
 
 def environment(more: dict[str, str]) -> dict[str, str]:
-    """The variables of a measured process."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(OWN)}
+    """The environment variables of a measured process."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(REMOVED)}
     return {
         **kept,
         "PATH": f"{BIN}{os.pathsep}{kept['PATH']}",
@@ -75,7 +73,7 @@ def environment(more: dict[str, str]) -> dict[str, str]:
 
 
 def digits(folder: Path, num_steps: int | None) -> Path:
-    """A project in ``folder`` whose digits are processed already, by this project's params; each training of ``num_steps``, if given."""
+    """Create a project with processed digits and this project's params (``num_steps`` if given)."""
     params = {**yaml.safe_load((ROOT / "params.yaml").read_text())}
     params["data"] |= {"source": "digits", "folder": ""}
     for section in params.values():
@@ -96,7 +94,7 @@ def digits(folder: Path, num_steps: int | None) -> Path:
 
 
 def project(base: Path) -> Path:
-    """A new project beside ``base``, with its params and its processed data."""
+    """Create a project next to ``base``, with its params and its processed data."""
     folder = Path(tempfile.mkdtemp(dir=base.parent))
     shutil.copy(base / "params.yaml", folder)
     (folder / "data").mkdir()
@@ -105,7 +103,7 @@ def project(base: Path) -> Path:
 
 
 def dvc_project(base: Path) -> Path:
-    """A new project beside ``base`` under git and DVC, with its params and this project's code, in which no stage has run."""
+    """Create a git and DVC project next to ``base``, with its params and this project's code."""
     folder = Path(tempfile.mkdtemp(dir=base.parent))
     for path in ("pipeline", "stages", "data/own"):
         shutil.copytree(ROOT / path, folder / path, ignore=shutil.ignore_patterns("__pycache__"))
@@ -121,13 +119,14 @@ def dvc_project(base: Path) -> Path:
 
 @contextmanager
 def cluster(folder: Path, cpus: int = 8) -> Iterator[dict[str, str]]:
-    """The variables that lead to a new head node on loopback, which keeps its files in ``folder``."""
+    """Start a head node on loopback with its files in ``folder``; yield the variables to connect to it."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray listens on the machine's outer address
-    command = f"{BIN}/ray start --head --port {port} --num-cpus {cpus} --node-ip-address 127.0.0.1 --temp-dir {folder}"
+    command = f"{BIN}/ray start --head --port {port} --num-cpus {cpus} --temp-dir {folder}"
+    command += " --node-ip-address 127.0.0.1"
     try:
         run(ROOT, *command.split(), "--include-dashboard", "false", "--disable-usage-stats", **own)
         yield own | {"RAY_ADDRESS": f"127.0.0.1:{port}", "DARKROOM_THREADS": "1"}
@@ -138,7 +137,7 @@ def cluster(folder: Path, cpus: int = 8) -> Iterator[dict[str, str]]:
 
 
 def kill_workers(folder: Path) -> None:
-    """Kill -9 what workers the head node of ``folder`` still has of a driver that was killed; left alone they go on for seconds."""
+    """Kill the workers of a killed driver. They would end by themselves only after some seconds."""
     deadline, parents = time.monotonic() + 60, {one.pid for one in nodes(folder)}
     while left := [
         one
@@ -155,14 +154,17 @@ def kill_workers(folder: Path) -> None:
 
 
 def nodes(folder: Path) -> list[psutil.Process]:
-    """Ray's own processes that keep their files in ``folder``; their children are the workers."""
+    """Ray's processes with files in ``folder``. Their children are the workers."""
     return [
         one for one in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(one.info["cmdline"] or [])
     ]
 
 
 def compare(title: str, ways: dict[str, Callable[[], Figures]], rounds: int) -> None:
-    """Go all ways in turns, backwards in every second round; print the medians, and the ratios of the first figure to the first way's."""
+    """Run the alternatives in turn, in reverse order in every second round, and print the medians.
+
+    Also prints the ratio of the first figure to that of the first alternative.
+    """
     found: dict[str, list[Figures]] = {label: [] for label in ways}
     for number in range(rounds):
         for label in list(ways)[:: -1 if number % 2 else 1]:
