@@ -16,7 +16,7 @@ def main(name: str = "") -> None:
     from pipeline.launch.progress import Progress
     from pipeline.launch.training import Training, alone, forget_older, train
     from pipeline.settings_check import require_valid_params
-    from pipeline.tracking import outbox, runs
+    from pipeline.tracking import delivery_queue, runs
     from pipeline.tracking.system import SystemMetrics
 
     kind = model_files.find(name)
@@ -44,7 +44,7 @@ def main(name: str = "") -> None:
             run.follow(outcome.folder)  # for a training that had finished before: MLflow may not have it yet
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
-        forget_older(where, name, outbox.awaited(where))
+        forget_older(where, name, delivery_queue.undelivered_folders(where))
     sha256 = model_files.read_card(model)["sha256"]
     print(
         f"{name}: {outcome.times['total']:.1f} s ({outcome.times['mode']}) -> {model}, weights {sha256[:16]}"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environment as surroundings
 from pipeline.core import model_files
 from pipeline.core.task import DataSpec
-from pipeline.environment import Environment
+from pipeline.environment import Environment, prepare
 from pipeline.tracking.runs import Description
 
-surroundings.prepare()  # before anything imports mlflow
+prepare()  # before mlflow is imported
 
 SPEC = DataSpec(channels=1, size=16, classes=4)
 SMALL = {
@@ -24,7 +23,7 @@ SMALL["cnn"] = {"channels": [4], "dense": [8]}
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
-    """A project of its own."""
+    """An empty project."""
     return Environment(
         root=tmp_path,
         storage=tmp_path / "storage",
@@ -50,14 +49,14 @@ def description() -> Description:
 
 @pytest.fixture
 def client(environment: Environment):
-    """A second pair of eyes on the database."""
+    """Makes a client of its own for the same database."""
     from mlflow import MlflowClient
 
     return lambda: MlflowClient(environment.tracking_uri)
 
 
 def write_lines(folder: Path, steps: range, **metrics: float) -> None:
-    """Append a line for each step, as a training does."""
+    """Append a line for each step to metrics.jsonl, as a training does."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "a") as file:
         for step in steps:
@@ -66,7 +65,7 @@ def write_lines(folder: Path, steps: range, **metrics: float) -> None:
 
 
 def write_picture(folder: Path, step: int) -> None:
-    """A sample grid, as a training leaves it."""
+    """Write a sample grid, as a training does."""
     from PIL import Image
 
     (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -74,7 +73,7 @@ def write_picture(folder: Path, step: int) -> None:
 
 
 def write_model(folder: Path, name: str, seed: int = 0) -> Path:
-    """A small model with its initial weights."""
+    """Write a small model with its initial weights; its folder."""
     task = model_files.build(name, SMALL[name], SPEC, seed)
     model_files.write(task, folder, {})
     return folder

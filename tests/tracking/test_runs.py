@@ -1,4 +1,4 @@
-"""A run tells the truth: one for a training, each metric once, the right end, and no price for a dead server."""
+"""One run for one training: each metric once, the right status, and little delay from a dead server."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.tracking import outbox, registry, runs
+from pipeline.tracking import connection, delivery, delivery_queue, registry, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_lines, write_model, write_picture
 
@@ -22,13 +22,13 @@ DEAD = "http://user:hunter2@127.0.0.1:9"
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from pipeline import environment
-environment.prepare()
-from pipeline.environment import Environment
+from pipeline.environment import Environment, prepare
+prepare()
 from pipeline.tracking.runs import Description, open_run
 root = Path(sys.argv[1])
-place = Environment(root=root, storage=root / "storage", tracking_uri=sys.argv[2], artifacts=str(root / "mlartifacts"))
-with open_run(place, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
+artifacts = str(root / "mlartifacts")
+environment = Environment(root=root, storage=root / "storage", tracking_uri=sys.argv[2], artifacts=artifacts)
+with open_run(environment, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
     run.follow(root / "training")
     if sys.argv[4] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -41,7 +41,7 @@ def child(environment: Environment, stage: str = "train-gan", end: str = "kill")
 
 
 def all_runs(client) -> list:
-    """All but the parents, which only group them."""
+    """All runs except the parents."""
     found = client.search_runs([client.get_experiment_by_name("darkroom").experiment_id])
     return [run for run in found if run.data.tags["darkroom.stage"] != "repro"]
 
@@ -68,9 +68,8 @@ def test_a_killed_and_resumed_training_is_one_run_with_each_step_once(environmen
         entry.path for entry in client().list_artifacts(run.id, "images") if entry.path.endswith(".png")
     ]
     assert sorted(path.split("+")[2] for path in pictures) == ["0", "10"]
-    assert all(
-        path.startswith("images/train~samples+") for path in pictures
-    )  # which MLflow shows with the curves of train
+    # MLflow shows these with the curves of train
+    assert all(path.startswith("images/train~samples+") for path in pictures)
     assert not list((environment.storage / "tracking").glob("*.json"))
 
 
@@ -83,9 +82,9 @@ def test_a_replay_without_the_local_record_adds_nothing(environment, client, des
             with open_run(environment, description) as run:
                 run.follow(folder)
                 if failing:
-                    raise RuntimeError("the GPU fell off")
+                    raise RuntimeError("out of memory")
         except RuntimeError:
-            assert client().get_run(run.id).data.tags["darkroom.failure"] == "RuntimeError: the GPU fell off"
+            assert client().get_run(run.id).data.tags["darkroom.failure"] == "RuntimeError: out of memory"
     (only,) = all_runs(client())
     assert [
         point.step for point in client().get_metric_history(only.info.run_id, "validation/accuracy")
@@ -94,12 +93,10 @@ def test_a_replay_without_the_local_record_adds_nothing(environment, client, des
     assert "darkroom.failure" not in only.data.tags
 
 
-def test_a_finished_training_that_is_repeated_stays_the_run_it_was(
-    environment, client, description, tmp_path
-):
+def test_repeating_a_finished_training_does_not_change_its_run(environment, client, description, tmp_path):
     ends = set()
-    for attempt, raised in enumerate((None, None, ValueError("a failing repetition takes nothing back"))):
-        folder = tmp_path / str(attempt)  # trained anew: the same steps at another time
+    for attempt, raised in enumerate((None, None, ValueError("a failing repetition"))):
+        folder = tmp_path / str(attempt)  # trained again: the same steps at another time
         folder.mkdir()
         for step in range(5):
             with open(folder / "metrics.jsonl", "a") as file:
@@ -132,7 +129,7 @@ def test_a_finished_training_that_is_repeated_stays_the_run_it_was(
         (None, "FINISHED"),
     ],
 )
-def test_the_final_status_is_true(environment, client, description, raised, status):
+def test_the_final_status_is_correct(environment, client, description, raised, status):
     with pytest.raises(type(raised)) if raised else nullcontext(), open_run(environment, description):
         if raised:
             raise raised
@@ -141,9 +138,7 @@ def test_the_final_status_is_true(environment, client, description, raised, stat
     assert only.info.end_time >= only.info.start_time
 
 
-def test_a_run_whose_process_was_killed_is_settled_at_the_next_start(
-    environment, client, description, tmp_path
-):
+def test_a_run_whose_process_was_killed_is_ended_by_the_next_run(environment, client, description, tmp_path):
     write_lines(tmp_path / "training", range(3))
     child(environment, "train-vae").wait()
     with open_run(environment, description):
@@ -154,7 +149,7 @@ def test_a_run_whose_process_was_killed_is_settled_at_the_next_start(
     }
 
 
-def test_a_killed_run_is_settled_without_its_local_record(environment, client, tmp_path):
+def test_a_killed_run_is_ended_without_its_local_record(environment, client, tmp_path):
     child(environment).wait()
     for record in (environment.storage / "tracking").glob("*.json"):
         record.unlink()
@@ -162,7 +157,9 @@ def test_a_killed_run_is_settled_without_its_local_record(environment, client, t
     assert [run.info.status for run in all_runs(client())] == ["KILLED"]
 
 
-def test_a_dead_server_costs_little_and_loses_nothing(environment, client, description, tmp_path, capsys):
+def test_a_dead_server_causes_little_delay_and_loses_nothing(
+    environment, client, description, tmp_path, capsys
+):
     folder, model = tmp_path / "training", write_model(tmp_path / "models" / "gan", "gan")
     away = replace(environment, tracking_uri=DEAD)
     begun = time.monotonic()
@@ -179,8 +176,10 @@ def test_a_dead_server_costs_little_and_loses_nothing(environment, client, descr
     assert "hunter2" not in warning
     (kept,) = (environment.storage / "tracking").glob("*.json")
     assert "hunter2" not in kept.read_text()
-    # the server is back, at the address of the record
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    # the server is available again, at the address of the record
+    kept.write_text(
+        json.dumps(json.loads(kept.read_text()) | {"address": delivery_queue.address(environment)})
+    )
     assert runs.sync(environment) == (1, 0)
     (sent,) = all_runs(client())
     assert sent.info.status == "FINISHED" and sent.data.params["training.seed"] == "7"
@@ -193,14 +192,16 @@ def test_a_training_killed_while_the_server_is_dead_is_sent_later(environment, c
     write_lines(tmp_path / "training", range(5))
     child(replace(environment, tracking_uri=DEAD)).wait()
     (kept,) = (environment.storage / "tracking").glob("*.json")
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    kept.write_text(
+        json.dumps(json.loads(kept.read_text()) | {"address": delivery_queue.address(environment)})
+    )
     assert runs.sync(environment) == (1, 0)
     (sent,) = all_runs(client())
     assert sent.info.status == "KILLED"
     assert len(client().get_metric_history(sent.info.run_id, "validation/accuracy")) == 5
 
 
-def test_a_silent_server_costs_little(environment, description, tmp_path):
+def test_a_server_that_does_not_answer_causes_little_delay(environment, description, tmp_path):
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -219,13 +220,15 @@ def test_kept_weights_that_were_replaced_are_not_registered(environment, client,
         run.register(model, "gan")
     write_model(model, "gan", seed=1)
     (kept,) = (environment.storage / "tracking").glob("*.json")
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    kept.write_text(
+        json.dumps(json.loads(kept.read_text()) | {"address": delivery_queue.address(environment)})
+    )
     assert runs.sync(environment) == (1, 0)
     assert client().search_model_versions("name = 'gan'") == []
     assert all_runs(client())[0].data.tags["darkroom.version"].startswith("none")
 
 
-def test_processes_may_race_for_a_fresh_database(environment, client):
+def test_several_processes_can_create_the_database_at_the_same_time(environment, client):
     racers = [child(environment, f"train-{index}", "finish") for index in range(4)]
     outputs = [racer.communicate()[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, outputs
@@ -258,7 +261,7 @@ def test_values_that_are_not_finite_are_dropped_and_named(environment, client, d
     assert found.data.tags["darkroom.not_finite"] == "broken from step 4, endless from step 4"
 
 
-def test_half_a_line_waits_for_its_other_half(environment, client, description, tmp_path):
+def test_an_incomplete_line_is_sent_when_it_is_complete(environment, client, description, tmp_path):
     line = json.dumps({"step": 1, "time": 5, "metrics": {"a": 1.0}}) + "\n"
     with open_run(environment, description) as run:
         (tmp_path / "metrics.jsonl").write_text(line + line[:9])
@@ -268,7 +271,7 @@ def test_half_a_line_waits_for_its_other_half(environment, client, description, 
     assert [point.step for point in client().get_metric_history(run.id, "a")] == [1, 2]
 
 
-def test_a_run_tells_where_it_comes_from(environment, client, description):
+def test_a_run_has_the_tags_of_its_origin(environment, client, description):
     with open_run(environment, description) as run:
         pass
     found = client().get_run(run.id)
@@ -310,17 +313,14 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
 
 
-def test_a_run_that_is_not_told_at_once_leaves_the_start_alone_and_is_whole_at_the_end(
-    environment, description, client, tmp_path
-):
+def test_a_run_that_is_not_opened_at_once_is_complete_at_the_end(environment, description, client, tmp_path):
     folder = tmp_path / "training"
     with open_run(environment, description, at_once=False) as run:
         write_lines(folder, range(5))
         run.follow(folder)
         assert run.id == "" and not (tmp_path / "mlflow.db").exists()
-        assert outbox.load_all(environment)[0].folder == str(
-            folder
-        )  # a kill -9 here is settled by the next command
+        (record,) = delivery_queue.load_all(environment)  # the next command sends it after a kill -9 here
+        assert record.folder == str(folder)
     found = client().get_run(run.id)
     assert found.info.status == "FINISHED" and found.data.params["model.kind"] == "hinge"
     assert [point.step for point in client().get_metric_history(run.id, "train/discriminator/loss")] == list(
@@ -333,9 +333,7 @@ def test_a_folder_without_a_model_is_refused_at_once(environment, description, t
         run.register(tmp_path, "gan")
 
 
-def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(
-    environment, description, tmp_path
-):
+def test_the_folder_of_an_undelivered_training_is_kept(environment, description, tmp_path):
     from pipeline.launch.training import FINISHED, KEEP_FINISHED, forget_older
 
     trainings = [environment.storage / "trainings" / f"gan-{number}" for number in range(KEEP_FINISHED + 2)]
@@ -345,21 +343,21 @@ def test_the_folder_of_a_training_that_no_server_was_told_of_is_not_forgotten(
         os.utime(folder / FINISHED, (number, number))
     with open_run(replace(environment, tracking_uri=DEAD), description) as run:
         run.follow(trainings[0])
-    assert outbox.awaited(environment) == {trainings[0]}
-    forget_older(environment, "gan", outbox.awaited(environment))
+    assert delivery_queue.undelivered_folders(environment) == {trainings[0]}
+    forget_older(environment, "gan", delivery_queue.undelivered_folders(environment))
     assert [folder.name for folder in trainings if folder.exists()] == ["gan-0", "gan-2", "gan-3", "gan-4"]
 
 
-def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(
+def test_system_metrics_are_logged_and_a_repeated_training_continues_counting(
     environment, client, description, tmp_path, monkeypatch
 ):
     from pipeline.tracking import system
 
-    monkeypatch.setattr(system, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(system, "INTERVAL_SECONDS", 0.0)
     with open_run(environment, description) as run:
         for _ in range(2):  # a repeated training is another process
             sample = system.SystemMetrics()
-            for _ in range(3):  # the first call only makes ready
+            for _ in range(3):  # the first call only prepares
                 sample(tmp_path)
         run.follow(tmp_path)
     points = client().get_metric_history(run.id, "system/system_memory_usage_megabytes")
@@ -368,19 +366,19 @@ def test_the_machine_is_sampled_into_the_run_and_goes_on_counting(
 
 
 @pytest.mark.parametrize(("hours", "status"), [(1, "RUNNING"), (25, "KILLED")])
-def test_a_run_of_another_machine_counts_as_dead_after_a_silent_day(
+def test_a_run_of_another_host_counts_as_dead_after_a_day_without_heartbeat(
     environment, client, description, hours, status
 ):
     with open_run(environment, description) as run:
-        begun = runs.now() - hours * 3600 * 1000
+        started = runs.now() - hours * 3600 * 1000
         tags = {
             "darkroom.stage": "train-vae",
             "darkroom.host": "elsewhere",
             "darkroom.pid": "1",
             "darkroom.process_started": "1.0",
         }
-        other = client().create_run("1", begun, tags)
-    runs.settle(client(), "1")
+        other = client().create_run("1", started, tags)
+    runs.end_dead_runs(client(), "1")
     assert (
         client().get_run(other.info.run_id).info.status == status
         and client().get_run(run.id).info.status == "FINISHED"
@@ -416,7 +414,7 @@ def test_runs_of_one_commit_and_params_are_children_of_one_parent_with_their_sta
     assert sorted(run.info.status for run in parents.values()) == ["FAILED", "FINISHED"]
 
 
-def test_a_parent_shows_all_params_and_is_named_by_those_that_differ_from_the_commit(
+def test_a_parent_has_all_params_and_is_named_by_those_that_differ_from_the_commit(
     environment, client, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -450,7 +448,7 @@ def test_a_parent_shows_all_params_and_is_named_by_those_that_differ_from_the_co
     )
 
 
-def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(
+def test_an_old_record_does_not_change_a_run_that_was_finished_elsewhere(
     environment, client, description, tmp_path
 ):
     write_lines(tmp_path / "training", range(8))
@@ -465,7 +463,7 @@ def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(
     (later / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with open_run(away, Description("train-gan", "f" * 64, {"seed": 1})) as run:
         run.follow(later)
-        run._followed = float("-inf")
+        run._followed_at = float("-inf")
         with open(later / "metrics.jsonl", "a") as file:
             file.write(lines[-1].replace('"step": 9', '"step": 10') + "\n")
         run.follow(later)
@@ -477,9 +475,7 @@ def test_a_run_that_was_finished_elsewhere_is_left_as_it_is_by_an_old_record(
     )
 
 
-def test_a_deleted_run_and_a_lost_parent_do_not_hold_up_the_others(
-    environment, client, description, tmp_path
-):
+def test_a_deleted_run_does_not_stop_the_delivery_of_others(environment, client, description, tmp_path):
     for stage in ("train-gan", "train-vae"):
         child(environment, stage).wait()
     gone = next(run for run in all_runs(client()) if run.data.tags["darkroom.stage"] == "train-gan")
@@ -489,13 +485,15 @@ def test_a_deleted_run_and_a_lost_parent_do_not_hold_up_the_others(
     assert {run.info.status for run in all_runs(client())} == {"KILLED"}
 
 
-def test_artifacts_are_those_of_their_moment(environment, client, tmp_path):
+def test_artifacts_are_copied_when_they_are_logged(environment, client, tmp_path):
     (tmp_path / "report.html").write_text("first")
     with open_run(replace(environment, tracking_uri=DEAD), Description("evaluate", "e" * 64)) as run:
         run.log_artifact(tmp_path / "report.html")
     (tmp_path / "report.html").write_text("second")
     (kept,) = (environment.storage / "tracking").glob("*.json")
-    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"address": outbox.address(environment)}))
+    kept.write_text(
+        json.dumps(json.loads(kept.read_text()) | {"address": delivery_queue.address(environment)})
+    )
     assert runs.sync(environment) == (1, 0)
     (tmp_path / "own").mkdir()
     path = client().download_artifacts(
@@ -505,13 +503,13 @@ def test_artifacts_are_those_of_their_moment(environment, client, tmp_path):
     assert not [entry for entry in (environment.storage / "tracking").iterdir() if entry.name != "sync.lock"]
 
 
-def test_a_server_that_falls_silent_after_the_start_costs_little(
+def test_a_server_that_stops_answering_after_the_start_causes_little_delay(
     environment, description, tmp_path, monkeypatch
 ):
     model = write_model(tmp_path / "gan", "gan")
     away = replace(environment, tracking_uri="http://127.0.0.1:1")
-    monkeypatch.setattr(outbox, "connect", lambda environment: (None, "1"))
-    monkeypatch.setattr(outbox, "deliver", lambda *_, announce, **__: None if announce else time.sleep(60))
+    monkeypatch.setattr(connection, "connect", lambda environment: (None, "1"))
+    monkeypatch.setattr(delivery, "deliver", lambda *_, announce, **__: None if announce else time.sleep(60))
     monkeypatch.setattr(runs, "sync", lambda *_: (0, 0))
     begun = time.monotonic()
     with open_run(away, description) as run:
