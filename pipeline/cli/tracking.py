@@ -193,13 +193,14 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     from pipeline.core.dataset import Dataset
     from pipeline.core.settings import read_training
     from pipeline.evaluation.compare import seed_table
-    from pipeline.tracking import connection, run_comparison, runs
+    from pipeline.tracking import connection, run_comparison
+    from pipeline.tracking.run_description import flatten
 
     environment = read_environment()
     client, experiment = connection.connect(environment)
     settings, config = read_training(name, model_files.find(name).Config)
     sections = {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
-    params, data = runs.flatten(sections), Dataset.open(Path("data/processed")).digest
+    params, data = flatten(sections), Dataset.open(Path("data/processed")).digest
 
     def trained() -> dict[int, run_comparison.Compared]:
         return run_comparison.by_seed(client, experiment, name, params, data)

@@ -8,12 +8,12 @@ from filelock import FileLock
 
 from pipeline.environment import Environment
 from pipeline.tracking import moved
+from pipeline.tracking.moved import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-EXPERIMENT = moved.EXPERIMENT
 SQLITE = "sqlite:///"
 PARENT = "repro"  # the ``darkroom.stage`` of parent runs
 LIMITS = {"metrics": 1000, "params": 100, "tags": 100}  # in one call; MLflow's own

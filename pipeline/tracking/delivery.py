@@ -1,9 +1,8 @@
 """Sending a run record to MLflow. It can stop at any point and be repeated.
 
-A repetition adds nothing twice: MLflow identifies a metric by (key, step, timestamp, value), and other things
-are compared with what MLflow has. One training (a stage and a fingerprint) is one run: repeating the training
-adds to that run what it lacks. Runs of one commit and one params.yaml, or of one DVC experiment, are children
-of one parent run, which the UI shows as a group.
+A repetition adds nothing twice: MLflow identifies a metric by (key, step, timestamp, value), and the rest is
+compared with what MLflow has. One training (a stage and a fingerprint) is one run; repeating it adds what the
+run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are children of one parent run.
 """
 
 import json
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-PARENT_TAG = "mlflow.parentRunId"
 EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
 LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last announced the run, in ms since the epoch
@@ -115,7 +113,7 @@ def _parent_tag(client: "MlflowClient", experiment: str, record: RunRecord) -> d
         _add_params(client, parents[-1], record.parent.get("params", {}))
         set_tags(client, record.parent_id, tags)
         client.update_run(record.parent_id, status="RUNNING")
-    return {PARENT_TAG: record.parent_id}
+    return {"mlflow.parentRunId": record.parent_id}
 
 
 def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:
@@ -177,7 +175,7 @@ def _send_samples(client: "MlflowClient", record: RunRecord) -> None:
 def _send_results(
     client: "MlflowClient", experiment: str, record: RunRecord, name: str, result: dict[str, Any]
 ) -> None:
-    """Log the results of a model to this run, its parent, the model's version and the run that trained it.
+    """Log the results of a model to this run, its parent, the model's version and its training run.
 
     This run and its parent get ``test/<model>/<metric>``. The training run gets ``test_<metric>`` without
     intervals and floors: MLflow shows metrics without a prefix last, so the curves come first. A DVC

@@ -1,8 +1,4 @@
-"""The queue of run records on disk: what MLflow should show of each run, kept until it is delivered.
-
-A record is deleted after its final status is delivered. What could not be sent is sent by a later stage or
-``darkroom sync``.
-"""
+"""The run records on disk. A record is deleted when the final status of its run is delivered to MLflow."""
 
 import json
 import time
@@ -22,13 +18,10 @@ TAGS_LOCK = Lock()
 
 @dataclass
 class RunRecord:
-    """What MLflow should show of one run. The fields are the keys of the JSON file.
+    """What MLflow should show of one run. Times are ms since the epoch."""
 
-    Times are ms since the epoch. ``stage`` and ``fingerprint`` identify the training.
-    """
-
-    address: str  # digest of the tracking address: a record is only delivered to the server it was made for
-    stage: str
+    address: str  # digest of the tracking address that the record is for
+    stage: str  # stage and fingerprint identify the training
     fingerprint: str
     started: int
     owner: dict[str, Any]  # lineage.Process
@@ -37,24 +30,20 @@ class RunRecord:
     dataset: dict[str, str] = field(default_factory=dict)  # name, digest, source
     name: str = ""  # of the run
     group: str = ""  # identifies the parent run
-    parent: dict[str, Any] = field(default_factory=dict)  # name, params and note of the parent run
+    parent: dict[str, Any] = field(default_factory=dict)  # its name, params and note
     folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
-    model: dict[str, str] = field(
-        default_factory=dict
-    )  # folder, name, sha256, waits; version once registered
-    results: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # by model: sha256, protocol, metrics, time
+    model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256, waits, version if registered
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: as restored.results_of
     artifacts: list[list[str]] = field(default_factory=list)  # file or folder, folder within the run
-    num_artifacts: int = 0  # number of artifacts that were sent
+    num_artifacts: int = 0  # that were sent
     status: str = "RUNNING"
     ended: int = 0
     run_id: str = ""
     parent_id: str = ""
-    repeated: bool = False  # the run is FINISHED or belongs to another process: only add what it lacks
+    repeated: bool = False  # the run is FINISHED or of another process: only add what it lacks
     adopted: bool = False  # another process has written to the run: compare before sending
-    offsets: dict[str, int] = field(default_factory=dict)  # number of bytes that were sent, by file
-    dropped: dict[str, int] = field(default_factory=dict)  # metrics that were not finite: first such step
+    offsets: dict[str, int] = field(default_factory=dict)  # bytes that were sent, by file
+    dropped: dict[str, int] = field(default_factory=dict)  # the first step of metrics that were not finite
 
     def path(self, environment: Environment) -> Path:
         """The JSON file of the record."""

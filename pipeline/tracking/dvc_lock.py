@@ -83,7 +83,7 @@ class DvcLock:
             self.stages.append(stage)
 
     def producer(self, path: str, md5: str) -> StageEntry | None:
-        """The entry that made this content, preferably the current one; None if there is none."""
+        """The entry that made this content, preferably the current one, or None."""
         return next((stage for stage in self.stages if stage.outs.get(path) == md5), None)
 
     def consumers(self, path: str, md5: str) -> list[StageEntry]:
@@ -134,7 +134,7 @@ class DvcLock:
         return next((json.loads(copy.read_bytes()) for copy in copies if md5_of(copy) == digest), {})
 
     def recorded_sha256(self, path: str, md5: str) -> dict[str, str]:
-        """The SHA-256 of weights, shards or raw files, by name, from the JSON files in a recorded folder."""
+        """The SHA-256 of weights, shards or raw files, by name, as the JSON files in a folder record them."""
         card, manifest, source = (self.read_json(path, md5, name) for name in (CARD, MANIFEST, SOURCE))
         shards = [shard for split in manifest.get("splits", {}).values() for shard in split["shards"]]
         entries = [shard[kind] for shard in shards for kind in ("images", "labels")]
@@ -156,11 +156,9 @@ class DvcLock:
         names = dict.fromkeys([*listing, *self._files(path)])
         found = {name: self.md5(f"{path}/{name}") for name in names}
         return [
-            Problem(
-                f"{path}/{name}", "differs" if digest else "absent", listing.get(name, ""), digest, remedy
-            )
-            for name, digest in found.items()
-            if digest != listing.get(name)
+            Problem(f"{path}/{name}", "differs" if now else "absent", listing.get(name, ""), now, remedy)
+            for name, now in found.items()
+            if now != listing.get(name)
         ]
 
     def check_cache(self, path: str, md5: str) -> list[Problem]:
@@ -186,7 +184,7 @@ class DvcLock:
     def check_all(
         self, params: Any, progress: Callable[[int, int], None]
     ) -> tuple[list[Problem], dict[str, int]]:
-        """Check outputs, dependencies, params and cache: the problems, and how many of each were checked.
+        """The problems of outputs, dependencies, params and cache; how many of each were checked.
 
         ``params``: the content of params.yaml. ``progress``: called with (done, total) objects of the cache.
         """
@@ -227,9 +225,9 @@ class DvcLock:
 
     def _read(self) -> None:
         lock = self.root / CURRENT
-        texts = (
-            {lock.read_text(encoding="utf-8", errors="replace").strip(): CURRENT} if lock.is_file() else {}
-        )
+        texts = {}
+        if lock.is_file():
+            texts[lock.read_text(encoding="utf-8", errors="replace").strip()] = CURRENT
         log = run_git(self.root, "log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT) or ""
         for commit in log.split():
             text = run_git(self.root, "show", f"{commit}:./{CURRENT}") or ""

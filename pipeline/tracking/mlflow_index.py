@@ -53,8 +53,7 @@ class MlflowIndex:
         if found == expected:
             return None
         state = "differs" if found else "absent" if available else "unchecked"
-        train = f"dvc repro --force train-{version.name}"
-        remedy = f"restore MLflow's artifacts from a backup, or train it again: {train}"
+        remedy = f"restore MLflow's artifacts, or train it again: dvc repro --force train-{version.name}"
         path = str(file) if local else f"{uri}/{file.relative_to(folder)}"
         return Problem(path, state, expected, found, remedy)
 

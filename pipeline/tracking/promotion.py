@@ -51,10 +51,7 @@ def find(client: "MlflowClient", thing: str) -> Any:
 
 
 def fetch(environment: Environment, thing: str, folder: Path) -> Path:
-    """The folder with the files of the model version ``thing`` (NAME@ALIAS or NAME/VERSION).
-
-    From a remote store they are downloaded into ``folder``. Raises ``BadInput`` for an unknown version.
-    """
+    """The files of a version, as ``registry.weights``. Raises ``BadInput`` if it is unknown."""
     client, _ = connection.connect(environment)
     return registry.weights(client, find(client, thing), folder)
 
@@ -70,17 +67,18 @@ def promote(
 ) -> None:
     """Make ``version`` the champion and record why. ``rollback`` undoes it.
 
-    A promotion by a ``retraining`` (its name) can be repeated: it happens once, and not after a rollback of
-    this version.
+    A promotion by a ``retraining`` (its name) happens once, even if repeated, and not after a rollback.
     """
     client, experiment = connection.connect(environment)
     before = champion(client, version.name)
-    run = _promotion_of(client, experiment, version.name, retraining) if retraining else None
+    run = None  # the record of an earlier attempt
+    if retraining:
+        known = {"stage": "promote", "model": version.name, "occasion": retraining}
+        query = " and ".join(f"tags.`darkroom.{key}` = '{value}'" for key, value in known.items())
+        run = next(iter(client.search_runs([experiment], query, max_results=1)), None)
     rolled_back = retraining and registry.UNWANTED in version.tags
-    if (
-        run is not None and rolled_back and run.info.status == "RUNNING"
-    ):  # it was killed after moving the alias
-        client.set_terminated(run.info.run_id, "FINISHED")
+    if rolled_back and run is not None and run.info.status == "RUNNING":
+        client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
     if rolled_back or (run is not None and run.info.status == "FINISHED"):
         return
     if before is not None and str(before.version) != str(version.version):
@@ -132,13 +130,6 @@ def alias_history(client: "MlflowClient", experiment: str) -> list[dict[str, str
 
 def _utc(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%S}"
-
-
-def _promotion_of(client: "MlflowClient", experiment: str, name: str, retraining: str) -> Any | None:
-    """The run of the promotion of the model ``name`` by this retraining, or None."""
-    tags = {"darkroom.occasion": retraining, "darkroom.stage": "promote", "darkroom.model": name}
-    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-    return next(iter(client.search_runs([experiment], query, max_results=1)), None)
 
 
 def _start_run(

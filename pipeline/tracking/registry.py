@@ -32,13 +32,7 @@ def find_version(client: "MlflowClient", name: str, sha256: str) -> Any | None:
 
 
 def register(
-    client: "MlflowClient",
-    run_id: str,
-    folder: Path,
-    name: str,
-    tags: Mapping[str, str],
-    *,
-    undecided: bool = False,
+    client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], *, undecided: bool
 ) -> str:
     """Register the model in ``folder``; its version. Weights that are registered already keep their version.
 
@@ -93,11 +87,6 @@ def weights(client: "MlflowClient", version: Any, folder: Path) -> Path:
     return next(found.rglob(model_files.CARD)).parent
 
 
-def requirements() -> list[str]:
-    """The pinned packages that a served model imports, without local labels such as ``+cpu``."""
-    return [f"{package}=={metadata.version(package).partition('+')[0]}" for package in REQUIREMENTS]
-
-
 def _add_version(
     client: "MlflowClient",
     run_id: str,
@@ -135,13 +124,14 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
 
     signature, example = _signature(card)
     description = Model(artifact_path="model", run_id=run_id, model_id=model_id)
+    versions = {name: metadata.version(name).partition("+")[0] for name in REQUIREMENTS}  # without "+cpu"
     mlflow.pyfunc.save_model(
         path,
         mlflow_model=description,
         python_model=str(Path(__file__).with_name(PYFUNC_MODEL)),
         code_paths=[os.path.dirname(pipeline.__file__)],
         artifacts={"model": str(folder.resolve())},
-        pip_requirements=requirements(),
+        pip_requirements=[f"{name}=={version}" for name, version in versions.items()],
         signature=signature,
         input_example=example,
         metadata={"sha256": card["sha256"], "model": card["name"]},

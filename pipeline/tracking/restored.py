@@ -14,8 +14,7 @@ from pipeline.tracking import delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
-HEADLINES, DETAILS = Path("metrics/evaluation.json"), Path("metrics/details.json")
-REPORT = Path("reports")
+DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
 
 
 def records(environment: Environment, is_missing: Callable[[str, str], bool]) -> Iterator[RunRecord]:
@@ -43,7 +42,7 @@ def records(environment: Environment, is_missing: Callable[[str, str], bool]) ->
     if record is not None and DETAILS.is_file():
         numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
         record.results = results_of(numbers, record.tags, record.started)
-        logged = (HEADLINES, DETAILS, REPORT / "index.html", Path("plots/pictures"))
+        logged = (Path("metrics/evaluation.json"), DETAILS, REPORT / "index.html", Path("plots/pictures"))
         record.artifacts = [[str(path.resolve()), ""] for path in logged]
         record.ended = record.started
         yield record

@@ -42,10 +42,7 @@ def differing(compared: list[Compared]) -> dict[str, list[str]]:
 
 
 def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
-    """The results of each training, and whether all are of one protocol.
-
-    They are those of the newest protocol that all share; if they share none, the newest of each.
-    """
+    """The newest results of one protocol that all share, else the newest of each; whether all share it."""
     shared = [
         protocol for protocol in compared[0].results if all(protocol in one.results for one in compared)
     ]
@@ -57,10 +54,7 @@ def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
 def by_seed(
     client: "MlflowClient", experiment: str, name: str, params: Mapping[str, str], data: str
 ) -> dict[int, Compared]:
-    """The finished trainings of the model ``name`` that differ only in the seed, by seed.
-
-    ``params``: their params; the seed is ignored. ``data``: the digest of their data set.
-    """
+    """The finished trainings of a model with these params except the seed, and this data digest, by seed."""
     query = f"tags.`darkroom.stage` = 'train-{name}' and attributes.status = 'FINISHED'"
     found: dict[int, Compared] = {}
     for run in client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]):

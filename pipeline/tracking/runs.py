@@ -1,8 +1,7 @@
 """One training = one MLflow run, from its first start to its final status, however often it was killed.
 
-The local files (metrics.jsonl, samples/, the run record) are the reference. One thread at a time sends them
-to MLflow. A server that is down or slow delays a training by at most ``BUDGET_SECONDS``; what it missed is
-sent by a later stage.
+The local files (metrics.jsonl, samples/, the run record) are sent to MLflow by one thread at a time. A server
+that is down or slow delays a training by at most ``BUDGET_SECONDS``; a later stage sends what it missed.
 """
 
 import shutil
@@ -18,30 +17,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.core import model_files
-from pipeline.environment import Environment, dvc_experiment
+from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError
-from pipeline.files import digest_of, whole_copy, write_json
-from pipeline.params import PARAMS
-from pipeline.tracking import connection, delivery, delivery_queue, lineage, rerun, restored
+from pipeline.files import whole_copy, write_json
+from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
-from pipeline.tracking.run_description import (
-    COMMIT,
-    Description,
-    flatten,
-    md5_tags,
-    name_of,
-    parent_of,
-    prefixed,
-    tags_of,
-)
+from pipeline.tracking.run_description import Description, describe, md5_tags, prefixed
 
-BUDGET_SECONDS = 4.0  # the longest that a training waits, in total, for a server that does not answer
+BUDGET_SECONDS = 4.0  # the total time that a training waits for a server that does not answer
 RETRY_SECONDS = 30.0
-FOLLOW_SECONDS = 10.0  # between two deliveries during a training; each takes a few hundredths of a second
+FOLLOW_SECONDS = 10.0  # between two deliveries during a training
 STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
 TIMEOUTS_SECONDS = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # if the server answers
-HEARTBEAT = "system/cpu_utilization_percentage"  # a metric that every living training logs
+HEARTBEAT = "system/cpu_utilization_percentage"  # a metric that every training logs
 HEARTBEAT_TIMEOUT_MS = 24 * 3600 * 1000  # after which a run of another host counts as dead
 
 
@@ -50,8 +39,7 @@ class Run:
 
     def __init__(self, environment: Environment, record: RunRecord) -> None:
         self._environment, self._record = environment, record
-        self._client: Any = None
-        self._experiment = ""
+        self._connected: tuple[Any, str] | None = None  # a client and the experiment's id
         self._thread: Thread | None = None
         self._sync_thread: Thread | None = None
         self._delivered = Event()
@@ -68,9 +56,9 @@ class Run:
         return self._record.run_id
 
     def write_run_file(self, folder: Path) -> None:
-        """Describe this run in ``folder``/run.json, from which it is restored where DVC brings the folder.
+        """Write run.json into ``folder``, from which the run is restored if DVC restores the folder.
 
-        An existing file is kept: it belongs to the process that made the rest of the folder.
+        An existing file is kept: it describes the run that made the folder.
         """
         if (folder / restored.RUN_FILE).exists():
             return
@@ -187,10 +175,11 @@ class Run:
     def _work(self) -> None:
         """Deliver the record; after the first success, sync. Runs in a thread, because calls may hang."""
         try:
-            if self._client is None:
-                self._client, self._experiment = connection.connect(self._environment)
-            connected = self._client, self._experiment
-            delivery.deliver(*connected, self._record, self._environment, announce=not self._announced)
+            self._connected = self._connected or connection.connect(self._environment)
+            client, experiment = self._connected
+            delivery.deliver(
+                client, experiment, self._record, self._environment, announce=not self._announced
+            )
             self._announced, self._failure = True, None
         except Exception as error:
             self._report_offline(error)
@@ -203,7 +192,7 @@ class Run:
 
     def _sync(self) -> None:
         try:
-            sync(self._environment, self._record, (self._client, self._experiment))
+            sync(self._environment, self._record, self._connected)
         except DarkroomError as error:
             print(f"warning: {error.what}", file=sys.stderr, flush=True)
 
@@ -235,18 +224,7 @@ def open_run(environment: Environment, description: Description, at_once: bool =
         if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):  # an earlier attempt
             record.started, record.run_id, record.folder = left.started, left.run_id, left.folder
             record.offsets, record.dropped = left.offsets, left.dropped
-    record.params = flatten(description.params)
-    git, changed = lineage.git_tags(Path.cwd()), rerun.changes(Path.cwd())
-    record.tags = tags_of(description, owner, git, changed)
-    record.name = name_of(description, changed)
-    params = PARAMS.read_text(encoding="utf-8") if PARAMS.is_file() else ""
-    own_group = f"repro-{digest_of([record.tags[COMMIT], params])[:8]}"
-    record.group = dvc_experiment() or retraining_group() or own_group
-    by_commit = record.group == own_group and git[COMMIT] != "unknown"
-    record.parent = parent_of(f"repro {git[COMMIT][:7]}" if by_commit else record.group, git, changed)
-    if description.data_digest:
-        source, digest = lineage.redact(description.data_source), description.data_digest[:36]
-        record.dataset = {"name": description.data_name, "digest": digest, "source": source}
+    describe(record, description)
     record.save(environment)
     run = Run(environment, record)
     if at_once:

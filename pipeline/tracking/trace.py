@@ -21,7 +21,6 @@ from pipeline.tracking.trace_tree import Node, Trace
 MAX_SHOWN = 10  # files of a download
 MD5_TAG = "dvc.md5."  # followed by a path
 ACCEPTED = "name a registered model (vae@champion, vae/3), a run id, a path, or at least 8 digits of a hash"
-Progress = Callable[[int, int], None]
 
 
 def trace(environment: Environment, thing: str) -> Trace:
@@ -30,12 +29,9 @@ def trace(environment: Environment, thing: str) -> Trace:
 
 
 def verify(
-    environment: Environment, progress: Progress = lambda done, total: None
+    environment: Environment, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Problem], dict[str, int]]:
-    """Check the project, DVC's cache and the local registry: the problems, and how many items were checked.
-
-    ``progress``: called with (done, total) objects of the cache.
-    """
+    """The problems of project, DVC's cache and local registry, as ``DvcLock.check_all``."""
     lineage = _Lineage(environment)
     index = lineage.index
     problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"), progress)
@@ -118,7 +114,9 @@ class _Lineage:
             return [*self._downloads(*target), *([origin] if origin else [])]
         if isinstance(target, StageEntry):
             deps = target.deps.items()
-            code = {dep: md5 for dep, md5 in deps if not self._is_output(dep) and not dep.startswith("data/")}
+            code = {
+                path: md5 for path, md5 in deps if not self._is_output(path) and not path.startswith("data/")
+            }
             text = re.sub(r'["{}]', "", json.dumps(target.params)).removeprefix("params.yaml: ")
             params = Node("params", f"params {text[:100]}{'...' * (len(text) > 100)}", details=target.params)
             data = [dep for dep in deps if dep[0] not in code]
@@ -202,13 +200,12 @@ class _Lineage:
                 if digest or (root / path).exists():
                     return (path, digest) if digest else (known, md5)
         if inside := sorted({known for known, _ in recorded if known.startswith(f"{path}/")}):
-            raise BadInput(
-                "contains several outputs", where=thing, remedy=f"name one of: {', '.join(inside)}"
-            )
+            remedy = f"name one of: {', '.join(inside)}"
+            raise BadInput("contains several outputs", where=thing, remedy=remedy)
         return self._by_hash(self.lock.md5(path)) if (root / path).is_file() else None
 
     def _by_hash(self, thing: str) -> Any | None:
-        """The version, else the run, else the file whose hash is or starts with ``thing``."""
+        """The version, else the run, else the file whose hash starts with ``thing``."""
         is_hash = re.fullmatch(r"[0-9a-f]{8,}(\.dir)?", thing)
         matches = [entry for entry in self._hashes() if entry[0].startswith(thing)] if is_hash else []
         targets = {title: target for _, title, target in matches if type(target) is type(matches[0][2])}
@@ -218,7 +215,7 @@ class _Lineage:
         return next(iter(targets.values()), None)
 
     def _hashes(self) -> Iterator[tuple[str, str, Any]]:
-        """(hash, title, target) for everything that has a hash, in the order of precedence."""
+        """(hash, title, target) for everything that has a hash, by precedence."""
         for name, version in self.index.versions.items():
             yield version.tags.get("darkroom.sha256", ""), name, version
         for run in self.index.runs:

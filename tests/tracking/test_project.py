@@ -23,13 +23,11 @@ from tests.repository import commit, create, shell
 pytestmark = pytest.mark.slow
 
 
-def open_project(folder: Path):
-    """A client of the project's database, and its environment."""
+def client_of(folder: Path):
+    """A client of the project's database."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{folder}/mlflow.db"
-    environment = Environment(root=folder, storage=folder / ".darkroom", tracking_uri=uri)
-    return MlflowClient(uri), environment
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
 def synced(project: Project, **more: str) -> str:
@@ -76,7 +74,7 @@ def test_the_champion_is_reproduced_bit_for_bit_from_its_commit_and_data(made):
 
 def test_a_model_trained_with_uncommitted_code_is_refused(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    client, _ = open_project(folder)
+    client = client_of(folder)
     client.set_tag(
         run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/core/noise.py"
     )
@@ -91,7 +89,7 @@ def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made,
     shell(clone, "python", "dvc", "pull", "-q")
     assert "2 runs sent" in shell(clone, "darkroom", "sync")
     assert "0 runs sent" in shell(clone, "darkroom", "sync")
-    (there, _), (here, _) = open_project(made), open_project(clone)
+    there, here = client_of(made), client_of(clone)
     for stage in ("train-cnn", "evaluate"):
         ours, theirs = run_of(here, stage), run_of(there, stage)
         assert ours.info.status == "FINISHED" and ours.data.params == theirs.data.params
@@ -128,7 +126,7 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
     for step in sorted(random.Random(seed).sample(range(1, 590), 10)):
         cut.kill_at(cut.start("stages.train", "ae"), "ae", step)
     assert cut.run("stages.train", "ae")[0] == 0
-    (one, _), (other, _) = open_project(whole.folder), open_project(cut.folder)
+    one, other = client_of(whole.folder), client_of(cut.folder)
     runs = [run_of(client, "train-ae") for client in (one, other)]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     histories = [
@@ -145,7 +143,7 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
 def test_a_killed_run_that_is_not_repeated_reads_killed_after_the_next_command(tmp_path, processed_digits):
     project = Project(tmp_path / "project", processed_digits)
     project.kill_at(project.start("stages.train", "ae"), "ae", 12)
-    client, _ = open_project(project.folder)
+    client = client_of(project.folder)
     assert run_of(client, "train-ae").info.status == "RUNNING"
     synced(project)
     assert run_of(client, "train-ae").info.status == "KILLED"
