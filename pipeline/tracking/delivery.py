@@ -177,9 +177,8 @@ def _send_results(
 ) -> None:
     """Log the results of a model to this run, its parent, the model's version and its training run.
 
-    This run and its parent get ``test/<model>/<metric>``. The training run gets ``test_<metric>`` without
-    intervals and floors: MLflow shows metrics without a prefix last, so the curves come first. A DVC
-    experiment does not overwrite the results of models that it did not train.
+    The training run gets ``test_<metric>``: MLflow shows metrics without a prefix last, after the curves.
+    A DVC experiment does not overwrite the results of models that it did not train.
     """
     named = {f"test/{name}/{metric}": value for metric, value in result["metrics"].items()}
     for run_id in filter(None, (record.run_id, record.parent_id)):

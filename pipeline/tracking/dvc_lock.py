@@ -42,8 +42,8 @@ class StageEntry:
 class Problem:
     """A file or param that does not match its record.
 
-    ``state``: ``differs`` (damaged), ``absent`` (lost), ``unchecked`` (an earlier version that is not here)
-    or ``stale`` (edited after it was used).
+    ``state``: differs (damaged), absent (lost), unchecked (an earlier version that is not here) or stale
+    (edited after it was used).
     """
 
     path: str

@@ -1,6 +1,8 @@
 """Tracking on a real sqlite database in a temporary folder."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,22 @@ SMALL = {
     "ae": {"width": 8, "code_size": 4},
 }
 SMALL["cnn"] = {"channels": [4], "dense": [8]}
+ROOT = Path(__file__).parents[2]
+DEAD = "http://user:hunter2@127.0.0.1:9"
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.environment import Environment, prepare
+prepare()
+from pipeline.tracking.runs import Description, open_run
+root = Path(sys.argv[1])
+artifacts = str(root / "mlartifacts")
+environment = Environment(root=root, storage=root / "storage", tracking_uri=sys.argv[2], artifacts=artifacts)
+with open_run(environment, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
+    run.follow(root / "training")
+    if sys.argv[4] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
@@ -77,3 +95,15 @@ def write_model(folder: Path, name: str, seed: int = 0) -> Path:
     task = model_files.build(name, SMALL[name], SPEC, seed)
     model_files.write(task, folder, {})
     return folder
+
+
+def child(environment: Environment, stage: str = "train-gan", end: str = "kill") -> subprocess.Popen:
+    """A process that tracks tmp_path/training and then kills itself, or finishes."""
+    arguments = [sys.executable, "-c", CHILD, str(environment.root), environment.tracking_uri, stage, end]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def all_runs(client) -> list:
+    """All runs except the parents."""
+    found = client.search_runs([client.get_experiment_by_name("darkroom").experiment_id])
+    return [run for run in found if run.data.tags["darkroom.stage"] != "repro"]

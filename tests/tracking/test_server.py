@@ -19,8 +19,7 @@ import yaml
 from pipeline.core import model_files
 from pipeline.tracking import lineage, runs
 from pipeline.tracking.runs import Description, open_run
-from tests.tracking.conftest import write_lines, write_model, write_picture
-from tests.tracking.test_runs import ROOT, child
+from tests.tracking.conftest import ROOT, child, write_lines, write_model, write_picture
 
 ADMIN, USERS, BUCKET = (
     ("admin", "correct-horse-battery"),

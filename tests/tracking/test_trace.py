@@ -60,14 +60,13 @@ FILES = [
     "data/raw/source.json",
     "data/processed/test/images-0.npy",
     "data/processed/manifest.json",
-]
-FILES += [
     "models/cnn/model.safetensors",
     "models/cnn/model.json",
     "history/cnn/metrics.jsonl",
     "plots/pictures/cnn.png",
+    "metrics/evaluation.json",
+    "reports/index.html",
 ]
-FILES += ["metrics/evaluation.json", "reports/index.html"]
 LOCAL = "/data /models /history /plots /reports /mlflow.db* /mlartifacts /storage /.dvc/cache /.dvc/tmp"
 CONFIG = """[core]
     remote = store
@@ -202,15 +201,13 @@ def test_every_form_of_a_hash_is_found(origin):
     assert {thing: trace(environment_of(origin), thing).up.title for thing in things} == things
 
 
+UNKNOWN = ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
 ANSWERS = [
     ("cnn/7", "registered: cnn/1, "),
     ("cnn@nothing", "registered: cnn/1, "),
     ("data", "name one of: data/processed, data/raw"),
-]
-ANSWERS += [("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json")]
-ANSWERS += [
-    (thing, "name a registered model")
-    for thing in ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
+    ("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json"),
+    *((thing, "name a registered model") for thing in UNKNOWN),
 ]
 
 
