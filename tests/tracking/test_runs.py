@@ -12,6 +12,8 @@ from pipeline.tracking import delivery_queue, registry, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import all_runs, child, write_lines, write_model, write_picture
 
+IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+
 
 def test_a_killed_and_resumed_training_is_one_run_with_each_step_once(environment, client, tmp_path):
     folder = tmp_path / "training"
@@ -148,7 +150,10 @@ def test_an_incomplete_line_is_sent_when_it_is_complete(environment, client, des
     assert [point.step for point in client().get_metric_history(run.id, "a")] == [1, 2]
 
 
-def test_a_run_has_the_tags_of_its_origin(environment, client, description):
+def test_a_run_has_the_tags_of_its_origin(environment, client, description, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", *IDENTITY, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
     with open_run(environment, description) as run:
         pass
     found = client().get_run(run.id)
@@ -260,9 +265,8 @@ def test_a_parent_has_all_params_and_is_named_by_those_that_differ_from_the_comm
     environment, client, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
     (tmp_path / "params.yaml").write_text("{vae: {model: {beta: 1.0}, training: {seed: 0}}}")
-    for command in (["init", "-q"], ["add", "params.yaml"], [*identity, "commit", "-q", "-m", "one"]):
+    for command in (["init", "-q"], ["add", "params.yaml"], [*IDENTITY, "commit", "-q", "-m", "one"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     for beta, seed in ((1.0, 0), (2.0, 4)):
         (tmp_path / "params.yaml").write_text(
