@@ -39,7 +39,7 @@ def measure(name: str, folder: Path) -> None:
     training = Training(name, settings, config, Dataset.open(Path("data/processed").resolve()))
     os.chdir(folder)  # otherwise the project's history would be sent to the new database first
     spent: list[float] = []
-    kept = runs.outbox.deliver, runs.sync
+    kept = runs.delivery.deliver, runs.sync
 
     def timed(function: Any) -> Any:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -50,7 +50,7 @@ def measure(name: str, folder: Path) -> None:
 
         return run
 
-    runs.outbox.deliver, runs.sync = timed(kept[0]), timed(kept[1])
+    runs.delivery.deliver, runs.sync = timed(kept[0]), timed(kept[1])
     marks = [time.perf_counter()]
     with training_lock(training, where):
         run = runs.open_run(
@@ -70,7 +70,7 @@ def measure(name: str, folder: Path) -> None:
             run.register(outcome.folder / "model", name)
             marks.append(time.perf_counter())
         marks.append(time.perf_counter())
-    runs.outbox.deliver, runs.sync = kept
+    runs.delivery.deliver, runs.sync = kept
     os.chdir(project)
     opened, trained, registered, closed = (later - earlier for earlier, later in itertools.pairwise(marks))
     share = f"{during:.3f} s of processor time ({during / trained:.2%})"

@@ -43,7 +43,7 @@ def main() -> None:
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
             {name: digest_of(protocol_of(results, name)) for name in tasks},
         )
-        run.tell(Path("reports"))
+        run.write_run_file(Path("reports"))
         metrics = ("metrics/evaluation.json", "metrics/details.json")
         for path in (*metrics, "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))

@@ -16,7 +16,7 @@ def main(name: str = "") -> None:
     from pipeline.launch.progress import Progress
     from pipeline.launch.training import Training, remove_old_trainings, train, training_lock
     from pipeline.settings_check import require_valid_params
-    from pipeline.tracking import outbox, runs
+    from pipeline.tracking import delivery_queue, runs
     from pipeline.tracking.system import SystemMetrics
 
     kind = model_files.find(name)
@@ -44,7 +44,7 @@ def main(name: str = "") -> None:
             run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
             run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
             run.register(outcome.folder / "model", name)
-        remove_old_trainings(env, name, outbox.awaited(env))
+        remove_old_trainings(env, name, delivery_queue.undelivered_folders(env))
     sha256 = model_files.read_card(model)["sha256"]
     total, mode = outcome.times["total"], outcome.times["mode"]
     print(f"{name}: {total:.1f} s ({mode}) -> {model}, weights {sha256[:16]}")

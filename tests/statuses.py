@@ -6,9 +6,9 @@ from pipeline import environment
 
 environment.prepare()
 
-from pipeline.tracking import outbox  # noqa: E402
+from pipeline.tracking import connection  # noqa: E402
 
-client, experiment = outbox.connect(environment.read())
+client, experiment = connection.connect(environment.read())
 print(
     json.dumps(
         [run.info.status for run in client.search_runs([experiment], "tags.`darkroom.stage` != 'repro'")]

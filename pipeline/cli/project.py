@@ -1,4 +1,4 @@
-"""Where a command works: in the root of the project that holds the current folder, as git and dvc do."""
+"""Commands run in the root of the project that contains the current folder, as those of git and DVC do."""
 
 import contextlib
 import functools
@@ -12,7 +12,7 @@ from pipeline.errors import BadInput
 
 
 def find() -> Path:
-    """The root of the project that holds the current folder. Raises ``BadInput`` outside a project."""
+    """The root of the project that contains the current folder. Raises ``BadInput`` outside a project."""
     if root := environment.find_project(Path()):
         return root
     remedy = "change to a folder of your project: its root is the folder with dvc.yaml and .dvc"
@@ -20,9 +20,9 @@ def find() -> Path:
 
 
 def in_project(command: click.Command) -> click.Command:
-    """Let ``command`` run in the project's root; it is refused outside a project.
+    """Run ``command`` in the project's root, or refuse it outside a project.
 
-    Paths among its arguments have to be absolute by then: ``click.Path(resolve_path=True)``.
+    Paths among its arguments have to be absolute: ``click.Path(resolve_path=True)``.
     """
     callback = command.callback
     assert callback is not None

@@ -40,10 +40,10 @@ def history(as_json: bool) -> None:
     from rich.table import Table
 
     from pipeline.retraining.journal import Journal
-    from pipeline.tracking import outbox, promotion
+    from pipeline.tracking import connection, promotion
 
     where = environment.read()
-    deeds = promotion.deeds(*outbox.connect(where))
+    deeds = promotion.alias_history(*connection.connect(where))
     refused = [
         {
             "time": one.ended,

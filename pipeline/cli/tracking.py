@@ -8,30 +8,29 @@ from pathlib import Path
 
 import click
 
-from pipeline import environment
+from pipeline.environment import find_project
+from pipeline.environment import read as read_environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.process import DVC
 
 
 def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
-    """A path below the current folder as a path from the project's root; anything else as it is."""
-    root = environment.find_project(Path())
+    """An existing path below the current folder as a path from the project's root; other text unchanged."""
+    root = find_project(Path())
     return os.path.relpath(thing, root) if root and Path(thing).exists() else thing
 
 
 @click.command()
 def sync() -> None:
-    """Send to MLflow what it missed, and follow a moved project.
+    """Send to MLflow what it lacks, and follow a moved project.
 
-    It missed runs while its server was away, and stages that DVC restored without running them. Where the project's folder
-    was moved or renamed, the addresses in MLflow's local database are corrected.
+    MLflow lacks runs that ended while its server was down, and runs of stages that DVC restored from its
+    cache. If the project's folder was moved or renamed, the paths in MLflow's local database are corrected.
     """
     from pipeline.tracking import runs
 
-    sent, left = runs.sync(environment.read())
-    click.echo(
-        f"{sent} runs sent" + (f", {left} are still being made" if left else "; MLflow has everything")
-    )
+    sent, left = runs.sync(read_environment())
+    click.echo(f"{sent} runs sent" + (f", {left} are still running" if left else "; MLflow has everything"))
 
 
 @click.command()
@@ -43,9 +42,9 @@ def trace(thing: str, form: str | None) -> None:
 
     THING: NAME@ALIAS, NAME/VERSION, a run id, a path or a hash. Each hash is verified.
     """
-    from pipeline.tracking import trace as tracing
+    from pipeline.tracking.trace import trace as find_lineage
 
-    found = tracing.trace(environment.read(), thing)
+    found = find_lineage(read_environment(), thing)
     click.echo({"json": found.as_json, "mermaid": found.as_mermaid}.get(form or "", found.as_text)())
     if found.first_failure:
         sys.exit(DarkroomError.exit_code)
@@ -55,21 +54,23 @@ def trace(thing: str, form: str | None) -> None:
 def verify() -> None:
     """Check every recorded file against its hash.
 
-    Checked are the files that DVC and the registry know: in the project, in DVC's cache and in the local registry.
+    These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
+    registry.
     """
-    from pipeline.tracking import trace as tracing
+    from pipeline.tracking import trace as lineage
+    from pipeline.tracking.trace_tree import FAILED
 
     def progress(done: int, total: int) -> None:
         if sys.stderr.isatty():
             click.echo(f"\r{done:,} of {total:,} objects of DVC's cache", nl=done == total, err=True)
 
-    problems, counts = tracing.verify(environment.read(), progress)
+    problems, counts = lineage.verify(read_environment(), progress)
     for problem in problems:
         click.echo(str(problem))
-    damaged = [problem for problem in problems if problem.state in ("differs", "absent")]
-    looked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
-    click.echo(f"{looked}: {f'{len(damaged)} damaged or lost' if damaged else 'as they were recorded'}")
-    if damaged:
+    failed = [problem for problem in problems if problem.state in FAILED]
+    checked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
+    click.echo(f"{checked}: {f'{len(failed)} damaged or lost' if failed else 'as they were recorded'}")
+    if failed:
         sys.exit(DarkroomError.exit_code)
 
 
@@ -80,27 +81,26 @@ def reproduce(model: str) -> None:
 
     MODEL: NAME@ALIAS or NAME/VERSION. It is trained in a clean worktree of its commit, with its data.
     """
-    from pipeline.tracking import outbox, promotion
-    from pipeline.tracking import reproduce as again
+    from pipeline.tracking import connection, promotion
+    from pipeline.tracking.reproduce import TOLERANCE
+    from pipeline.tracking.reproduce import reproduce as train_again
 
-    where = environment.read()
-    client, _ = outbox.connect(where)
+    environment = read_environment()
+    client, _ = connection.connect(environment)
     version = promotion.find(client, model)
-    verdict = again.reproduce(where, client, version)
-    click.echo(f"registered {verdict.expected}\nmade again {verdict.found}")
+    name = f"{version.name}/{version.version}"
+    verdict = train_again(environment, client, version)
+    click.echo(f"registered {verdict.expected}\nreproduced {verdict.found}")
     for difference in verdict.machine:
-        click.echo(f"another machine: {difference}")
+        click.echo(f"the machine differs: {difference}")
     if verdict.same:
-        click.echo(f"{version.name}/{version.version}: the same, bit for bit")
+        click.echo(f"{name}: the same, bit for bit")
         return
-    said = f"the largest difference of a weight is {verdict.difference:.2g}; the tolerance {again.TOLERANCE:.0e}, on another machine only"
+    size = f"the largest difference of a weight is {verdict.difference:.2g}, the tolerance {TOLERANCE:.0e}"
     if not verdict.passed:
-        raise DarkroomError(
-            f"not the same: {said}",
-            where=f"{version.name}/{version.version}",
-            remedy=f"darkroom trace {model}",
-        )
-    click.echo(f"{version.name}/{version.version}: the same within rounding: {said}")
+        what = f"not the same: {size} (on another machine only)"
+        raise DarkroomError(what, where=name, remedy=f"darkroom trace {model}")
+    click.echo(f"{name}: the same within rounding: {size}")
 
 
 @click.command()
@@ -111,47 +111,44 @@ def reproduce(model: str) -> None:
     help="Why; recorded. A reason overrules the gates: the version is promoted even if a gate fails.",
 )
 def promote(model: str, reason: str) -> None:
-    """Let a version serve as champion, if it passes every gate.
+    """Make a version the champion, if it passes every gate.
 
-    MODEL: NAME (its challenger), NAME@ALIAS or NAME/VERSION. With --reason it serves even if a gate fails.
+    MODEL: NAME (its challenger), NAME@ALIAS or NAME/VERSION. With --reason it is promoted even if a gate
+    fails.
     """
     from pipeline.params import read_section
     from pipeline.retraining.gates import GateSettings, judge
-    from pipeline.tracking import outbox, promotion, registry
+    from pipeline.tracking import connection, promotion, registry
 
-    where, settings = environment.read(), read_section("gates", GateSettings)
-    client, _ = outbox.connect(where)
+    environment, settings = read_environment(), read_section("gates", GateSettings)
+    client, _ = connection.connect(environment)
     version = promotion.find(client, model if {"@", "/"} & set(model) else f"{model}@challenger")
+    name = f"{version.name}/{version.version}"
     champion = promotion.champion(client, version.name)
     if champion is not None and champion.version == version.version:
-        click.echo(f"{version.name}/{version.version} is the champion already")
+        click.echo(f"{name} is the champion already")
         return
     gates = judge(registry.results(version), registry.results(champion) if champion else None, settings)
     for gate in gates:
         click.echo(f"{'ok  ' if gate.passed else 'FAIL'}  {gate.name}: {gate.finding}")
-    refused = [gate.name for gate in gates if not gate.passed]
-    if refused and not reason:
-        remedy = "train a better one, or overrule with --reason '...'"
-        raise DarkroomError(
-            f"not promoted: {', '.join(refused)}", where=f"{version.name}/{version.version}", remedy=remedy
-        )
-    promotion.promote(
-        where, version, reason or "all gates passed", [dataclasses.asdict(gate) for gate in gates]
-    )
-    click.echo(
-        f"champion of {version.name}: version {version.version}"
-        + (f", before: {champion.version}" if champion else "")
-    )
+    failed = [gate.name for gate in gates if not gate.passed]
+    if failed and not reason:
+        remedy = "train a better one, or overrule the gates with --reason '...'"
+        raise DarkroomError(f"not promoted: {', '.join(failed)}", where=name, remedy=remedy)
+    recorded = [dataclasses.asdict(gate) for gate in gates]
+    promotion.promote(environment, version, reason or "all gates passed", recorded)
+    previous = f", before: {champion.version}" if champion else ""
+    click.echo(f"champion of {version.name}: version {version.version}{previous}")
 
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", default="asked for", show_default=True, help="Written down.")
+@click.option("--reason", default="no reason given", show_default=True, help="Why; recorded.")
 def rollback(name: str, reason: str) -> None:
-    """Let the champion of NAME before this one serve again."""
+    """Restore the previous champion of NAME."""
     from pipeline.tracking import promotion
 
-    before, now = promotion.rollback(environment.read(), name, reason)
+    before, now = promotion.rollback(read_environment(), name, reason)
     click.echo(f"champion of {name}: version {now}, before: {before}")
 
 
@@ -165,19 +162,19 @@ def rollback(name: str, reason: str) -> None:
     help="The page to write.",
 )
 def compare(things: tuple[str, ...], out: Path) -> None:
-    """Compare trainings: measures, params that differ, pictures.
+    """Compare trainings: results, params that differ, pictures.
 
-    THINGS: NAME@ALIAS, NAME/VERSION or run ids. The measures are shown with their intervals.
+    THINGS: NAME@ALIAS, NAME/VERSION or run ids. The results are shown with their intervals.
     """
     from rich.console import Console
 
-    from pipeline.evaluation import compare as side_by_side
-    from pipeline.tracking import comparison, outbox
+    from pipeline.evaluation.compare import table, write_page
+    from pipeline.tracking import connection, run_comparison
 
-    client, _ = outbox.connect(environment.read())
-    compared = comparison.collect(client, list(things))
-    Console().print(side_by_side.table(compared))
-    side_by_side.write_page(compared, out)
+    client, _ = connection.connect(read_environment())
+    compared = run_comparison.collect(client, list(things))
+    Console().print(table(compared))
+    write_page(compared, out)
     click.echo(f"with pictures: {out}")
 
 
@@ -187,43 +184,35 @@ def compare(things: tuple[str, ...], out: Path) -> None:
 def seeds(name: str, seeds: tuple[int, ...]) -> None:
     """Train with several seeds; show mean and standard deviation.
 
-    NAME: a model such as vae. Each of SEEDS that was not trained yet is trained by a DVC experiment outside the workspace.
+    NAME: a model such as vae. For each of SEEDS without a finished training, a DVC experiment is run outside
+    the workspace.
     """
     from rich.console import Console
 
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.settings import read_training
-    from pipeline.evaluation import compare as side_by_side
-    from pipeline.tracking import comparison, outbox, runs
+    from pipeline.evaluation.compare import seed_table
+    from pipeline.tracking import connection, run_comparison
+    from pipeline.tracking.run_description import flatten
 
-    where = environment.read()
-    client, experiment = outbox.connect(where)
+    environment = read_environment()
+    client, experiment = connection.connect(environment)
     settings, config = read_training(name, model_files.find(name).Config)
-    params = runs.flatten(
-        {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
-    )
-    data = Dataset.open(Path("data/processed")).digest
+    sections = {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
+    params, data = flatten(sections), Dataset.open(Path("data/processed")).digest
 
-    def known() -> dict[int, comparison.Compared]:
-        return comparison.by_seed(client, experiment, name, params, data)
+    def trained() -> dict[int, run_comparison.Compared]:
+        return run_comparison.by_seed(client, experiment, name, params, data)
 
     for seed in seeds:
-        if seed not in known():
+        if seed not in trained():
             command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
-            if subprocess.run(
-                command, cwd=where.root, check=False
-            ).returncode:  # it takes as long as it takes
-                raise DarkroomError(
-                    "the experiment failed",
-                    where=f"{name}, seed {seed}",
-                    remedy="see above; the same command goes on",
-                )
-    found = known()
+            if subprocess.run(command, cwd=environment.root, check=False).returncode:  # no time limit
+                remedy = "see above; the same command continues"
+                raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy=remedy)
+    found = trained()
     if not found:
-        raise BadInput(
-            "no finished training",
-            where=name,
-            remedy=f"dvc repro train-{name}, or name the seeds to train with",
-        )
-    Console().print(side_by_side.seed_table(found))
+        remedy = f"dvc repro train-{name}, or name the seeds to train with"
+        raise BadInput("no finished training", where=name, remedy=remedy)
+    Console().print(seed_table(found))

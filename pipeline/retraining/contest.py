@@ -20,7 +20,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
 from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
 from pipeline.retraining.journal import Verdict
-from pipeline.tracking import outbox, promotion, registry
+from pipeline.tracking import connection, promotion, registry
 
 Numbers = dict[str, float]
 
@@ -59,7 +59,7 @@ class Champion:
 def champions(environment: Environment, names: list[str], beside: Path) -> dict[str, Champion]:
     """The champions of the models ``names``, by name. Weights that are not on this machine are downloaded
     into ``beside``, from which everything else is removed."""
-    client, _ = outbox.connect(environment)
+    client, _ = connection.connect(environment)
     known = {model.name for model in client.search_registered_models(max_results=1000)}
     found = {}
     for name in names:
@@ -77,7 +77,7 @@ def champions(environment: Environment, names: list[str], beside: Path) -> dict[
 def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
     """The registered versions, by name, of the models in ``tree``. Raises ``DarkroomError`` if MLflow lacks
     one of them."""
-    client, _ = outbox.connect(environment)
+    client, _ = connection.connect(environment)
     found = {}
     for name, folder in _models(tree).items():
         found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
@@ -151,7 +151,7 @@ def hold(
 def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
     """Remove the alias ``challenger`` from the versions that were refused."""
     refused = [verdict for verdict in verdicts if verdict.refused]
-    client = outbox.connect(environment)[0] if refused else None
+    client = connection.connect(environment)[0] if refused else None
     for verdict in refused:
         registry.withdraw(client, verdict.model, verdict.version)
 

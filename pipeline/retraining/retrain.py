@@ -24,7 +24,7 @@ from pipeline.retraining.journal import Journal, Occasion, now
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
 from pipeline.settings_check import require_valid_params
-from pipeline.tracking import outbox, promotion, story
+from pipeline.tracking import connection, promotion, run_notes
 
 OWN = Path("data/own")  # where DVC's stage 'download' watches
 
@@ -305,7 +305,7 @@ class _Retraining:
                     f"retrain: {'; '.join(occasion.reasons)}\n\n{occasion.explanation}"
                 )
                 self.journal.save(occasion)
-            client, _ = outbox.connect(self.environment)
+            client, _ = connection.connect(self.environment)
             for verdict in occasion.verdicts:
                 serves = promotion.champion(client, verdict.model) if verdict.promoted else None
                 if serves and str(serves.version) not in (verdict.before, verdict.version):
@@ -328,7 +328,7 @@ class _Retraining:
             "darkroom.commit": occasion.commit,
         }
         try:
-            story.tell(self.environment, occasion.name, report.text(occasion), tags, page)
+            run_notes.write(self.environment, occasion.name, report.text(occasion), tags, page)
         except Exception as error:  # a promotion would have failed before; a refusal is valid without MLflow
             print(
                 f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it",

@@ -1,20 +1,26 @@
-"""MLflow, and nothing else of the pipeline knows it: runs, lineage, registry, and how a registered model is served.
+"""Everything that calls MLflow: runs, lineage, the model registry, and how a registered model is served.
 
-    lineage      which commit, files, versions and machine
-    outbox       the local record of a run, and its delivery; what a dead server missed is sent later from here
-    runs         one training = one run, from its first start to its true end
-    rerun        how a run can be made again: its commit, and params that were not the commit's
-    moved        a project in another folder than before
-    restored     runs of stages that DVC restored without running them
-    system       what a training asks of its machine
-    registry     a model's versions and aliases, and what was measured of them
-    model_card   what a version is, in words
-    served       the model as MLflow loads and serves it; copied into each version
-    promotion    moving the alias that serves
-    comparison   runs laid side by side, seeds summed up
-    ledger       who made what of what, as DVC wrote it down
-    trace        from any thing up to its sources and down to its uses, verified
-    reproduce    a registered model made again
+    runs             one training = one run, from its first start to its final status
+    run_description  params, tags, name and note of a run
+    delivery_queue   the records of runs on disk
+    delivery         sending a record to MLflow
+    connection       client, experiment, default database
+    restored         runs of stages that DVC restored without running them
+    lineage          commit, file hashes, versions and machine of a run
+    rerun            the commands that repeat a run
+    run_notes        the note of a retraining on its parent run
+    system           system metrics during a training
+    moved            a project whose folder was moved
+    registry         versions, aliases and results of a model
+    model_card       a version's description
+    pyfunc_model     the model as MLflow serves it; copied into each version
+    promotion        moving the alias ``champion``
+    run_comparison   trainings compared, seeds summarised
+    dvc_lock         what was made from what, by DVC's records
+    mlflow_index     the runs and versions in MLflow, for trace
+    trace            the lineage of a file, run or version, verified by hash
+    trace_tree       its output as text, JSON or a flowchart
+    reproduce        training a registered model again
 
-MLflow is imported where it is used, since most stages should start fast.
+MLflow is imported inside functions, because most stages should start fast.
 """

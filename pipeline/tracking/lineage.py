@@ -1,4 +1,4 @@
-"""Which commit, files, versions and machine a run belongs to. Addresses and texts are cleared of credentials."""
+"""Commit, file hashes, versions and machine of a run, without credentials."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ import psutil
 from ruamel.yaml import YAML
 
 GIT_SECONDS = 5
-BOOKS = ("dvc.lock", "metrics/")  # what a repro itself writes among git's files
+WRITTEN_BY_REPRO = ("dvc.lock", "metrics/")  # tracked by git, so not a change of the code
 PACKAGES = ("torch", "ray", "mlflow", "dvc", "numpy", "darkroom")
 USER_PART = re.compile(r"(?<=://)[^/?#\s]*@")  # https://user:token@host
 SECRET_FIELD = re.compile(
@@ -25,13 +26,13 @@ SECRET_FIELD = re.compile(
 
 
 def redact(text: str) -> str:
-    """``text`` without user names, passwords and tokens inside its URLs."""
+    """``text`` without the user names, passwords and tokens of its URLs."""
     return SECRET_FIELD.sub(r"\1***", USER_PART.sub("", text))
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process, told apart from a later one with the same id by its start (seconds since the epoch)."""
+    """One process. ``started`` (seconds since the epoch): process ids are reused."""
 
     host: str
     pid: int
@@ -43,7 +44,7 @@ class Process:
         return cls(socket.gethostname(), os.getpid(), psutil.Process().create_time())
 
     def is_dead(self) -> bool:
-        """Whether it is known to have ended; of another host nothing is known."""
+        """Whether the process has ended; False for a process of another host."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -56,34 +57,28 @@ class Process:
 
 
 def git_tags(root: Path) -> dict[str, str]:
-    """Tags: commit, ``dirty`` with the tracked files that differ from it (but for DVC's own books), branch and remote.
+    """Tags: commit, whether and which tracked files differ from it, branch and remote.
 
-    They say ``unknown`` outside a repository.
+    What a repro writes is not counted as a difference. Outside a repository, commit and ``dirty`` are
+    ``unknown``.
     """
-    commit = _git(root, "rev-parse", "HEAD") or "unknown"
-    status = _git(root, "status", "--porcelain", "--untracked-files=no", "-z")
-    changed = [
-        path
-        for path in (line[3:] for line in (status or "").split("\0"))
-        if path and not path.startswith(BOOKS)
-    ]
+    commit = run_git(root, "rev-parse", "HEAD") or "unknown"
+    status = run_git(root, "status", "--porcelain", "--untracked-files=no", "-z")
+    paths = [line[3:] for line in (status or "").split("\0")]
+    changed = [path for path in paths if path and not path.startswith(WRITTEN_BY_REPRO)]
     dirty = "unknown" if status is None else str(bool(changed)).lower()
     tags = {"mlflow.source.git.commit": commit, "darkroom.git.dirty": dirty}
     if changed:
         tags["darkroom.git.changed"] = ", ".join(changed)[:1000]
-    branch, remote = (
-        _git(root, "rev-parse", "--abbrev-ref", "HEAD"),
-        _git(root, "config", "--get", "remote.origin.url"),
-    )
-    if branch:
+    if branch := run_git(root, "rev-parse", "--abbrev-ref", "HEAD"):
         tags["mlflow.source.git.branch"] = branch
-    if remote:
+    if remote := run_git(root, "config", "--get", "remote.origin.url"):
         tags["mlflow.source.git.repoURL"] = redact(remote)
     return tags
 
 
 def version_tags() -> dict[str, str]:
-    """Tags: versions of Python and of the packages that can change a result, and the machine."""
+    """Tags: the machine, and the versions of Python and of the packages that can change a result."""
     tags = {
         "darkroom.version.python": platform.python_version(),
         "darkroom.machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -100,10 +95,10 @@ def version(package: str) -> str:
 
 
 def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
-    """DVC's md5 of each dependency and output of ``stage``, by path; what is absent is left out.
+    """DVC's md5 of each dependency and output of ``stage``, by path; missing files are left out.
 
-    Dependencies that another stage makes come from dvc.lock, which DVC keeps current for them while a stage runs. The
-    stage's own entry is written only after it, so its outputs and its source files are hashed here, the way DVC does.
+    The md5s of other stages' outputs come from dvc.lock. The entry of ``stage`` is only written after it has
+    run, so its own outputs and its source files are hashed here, as DVC does.
     """
     section = _stages(root / "dvc.yaml").get(stage) or {}
     made = {
@@ -113,16 +108,9 @@ def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
         for out in entry.get("outs", [])
         if "md5" in out
     }
-    own = [
-        *section.get("deps", []),
-        *section.get("outs", []),
-        *section.get("metrics", []),
-        *section.get("plots", []),
-    ]
-    md5s = {
-        path: made.get(path) or md5_of(root / path)
-        for path in (next(iter(entry)) if isinstance(entry, dict) else entry for entry in own)
-    }
+    entries = [entry for key in ("deps", "outs", "metrics", "plots") for entry in section.get(key, [])]
+    paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    md5s = {path: made.get(path) or md5_of(root / path) for path in paths}
     return {path: md5 for path, md5 in md5s.items() if md5}
 
 
@@ -133,22 +121,24 @@ def _stages(path: Path) -> dict[str, Any]:
 
 
 def md5_of(path: Path) -> str:
-    """DVC's md5 of a file or folder; empty where there is none."""
+    """DVC's md5 of a file or folder; empty if there is none."""
     if path.is_file():
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "md5").hexdigest()
     if not path.is_dir():
         return ""
-    files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    listing = sorted(
-        ({"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()} for file in files),
-        key=lambda entry: entry["relpath"],
-    )
+    files = {file.relative_to(path).as_posix(): md5_of(file) for file in files_in(path)}
+    listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
-def _git(root: Path, *arguments: str) -> str | None:
-    """What git answers, or None where it fails or does not answer."""
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files in ``folder`` that DVC hashes."""
+    return (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+def run_git(root: Path, *arguments: str) -> str | None:
+    """The output of a git command in ``root``; None if it fails or takes longer than ``GIT_SECONDS``."""
     try:
         done = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=GIT_SECONDS, check=False

@@ -1,4 +1,4 @@
-"""A model's card: what it is, what it was trained on, how well it does, and what it is not good for (Mitchell et al. 2019)."""
+"""A model card (Mitchell et al. 2019): what the model is, its training data, its results and its limits."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,34 +11,35 @@ MEASURED, LIMITS = "## Measured", "## Limits"
 
 
 def text(card: Mapping[str, Any]) -> str:
-    """Markdown for the model whose model.json is ``card``."""
+    """The card of a model as Markdown. ``card``: its model.json."""
     kind, spec = model_files.find(card["name"]), card["spec"]
     classes = ", ".join(card.get("class_names", [])[:20])
     shape = f"{spec['channels']} x {spec['size']} x {spec['size']}"
     training = card.get("training", {})
+    data = card.get("data", "unknown")
     parts = [
         f"# {card['name']}",
         inspect.cleandoc(inspect.getmodule(kind).__doc__ or ""),  # type: ignore[union-attr]
         "## Data",
-        f"{card.get('source', 'unnamed')}, {card.get('images', 'an unknown number of')} training images of {shape}, "
-        f"{spec['classes']} classes ({classes}). SHA-256 of the data: `{card.get('data', 'unknown')}`.",
+        f"{card.get('source', 'unnamed')}, {card.get('images', 'an unknown number of')} training images of "
+        f"{shape}, {spec['classes']} classes ({classes}). SHA-256 of the data: `{data}`.",
         "## Training",
-        f"{training.get('num_steps', '?')} steps of {training.get('batch_size', '?')} images, seed {training.get('seed', '?')}, "
-        f"{card.get('parameters', '?')} parameters. SHA-256 of the weights: `{card['sha256']}`; fingerprint of the training: "
-        f"`{card.get('fingerprint', 'unknown')}`.",
+        f"{training.get('num_steps', '?')} steps of {training.get('batch_size', '?')} images, seed "
+        f"{training.get('seed', '?')}, {card.get('parameters', '?')} parameters. SHA-256 of the weights: "
+        f"`{card['sha256']}`; fingerprint of the training: `{card.get('fingerprint', 'unknown')}`.",
         MEASURED,
         NOT_MEASURED,
         LIMITS,
-        f"It knows images like those above and no others: an image is cut to its central square and scaled to {spec['size']} pixels, and "
-        "one of another kind gets an answer all the same. Distances (FID, KID) compare models of one project only. It was not examined "
-        "for fairness, for robustness against attacks, or for what it may reveal of single training images beyond the measure "
-        "`memorisation`.",
+        "The model is meant for images like its training data. Every image is cropped to its central square "
+        f"and scaled to {spec['size']} pixels; for other images the results mean nothing. Distances "
+        "(FID, KID) compare models of one project only. Fairness, robustness against attacks, and privacy "
+        "beyond the measure `memorisation` were not examined.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def measured(text: str, numbers: Mapping[str, float], protocol: str) -> str:
-    """The card ``text`` with these measures, as ``evaluate`` flattens them, and the digest of the protocol that they were taken by."""
+    """The card ``text`` with a table of results. ``protocol``: the digest of how they were measured."""
     rows = ["| measure | value | 95 % interval | floor |", "| --- | --- | --- | --- |"]
     for name, value in numbers.items():
         if not (name.endswith(("_low", "_high", "_floor")) and name.rpartition("_")[0] in numbers):

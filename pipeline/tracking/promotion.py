@@ -1,190 +1,154 @@
-"""Moving the alias ``champion``: by promotion and rollback, each written down as a run, with its reason."""
+"""Moving the alias ``champion`` by promotion and rollback. Each is recorded as a run with its reason."""
 
 import json
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.tracking import outbox, registry
+from pipeline.tracking import connection, registry
+from pipeline.tracking.delivery_queue import now
 from pipeline.tracking.lineage import redact
 from pipeline.tracking.registry import CHAMPION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREVIOUS = "darkroom.previous_champion"  # a version's tag: whose place it took
+PREVIOUS = "darkroom.previous_champion"  # a version's tag: the version that it replaced
+FIELDS = ("model", "from", "to", "reason", "occasion")  # of an entry of the history; tags darkroom.<field>
 
 
 def find(client: "MlflowClient", thing: str) -> Any:
-    """The version that ``NAME@ALIAS`` or ``NAME/VERSION`` names. Raises ``BadInput`` with what there is."""
+    """The version ``NAME@ALIAS`` or ``NAME/VERSION``. Raises ``BadInput`` with the known ones."""
     from mlflow.exceptions import MlflowException
 
-    name, mark, wanted = thing.partition("@") if "@" in thing else thing.partition("/")
+    name, separator, wanted = thing.partition("@") if "@" in thing else thing.partition("/")
     try:
-        return (
-            client.get_model_version_by_alias(name, wanted)
-            if mark == "@"
-            else client.get_model_version(name, wanted)
-        )
+        if separator == "@":
+            return client.get_model_version_by_alias(name, wanted)
+        return client.get_model_version(name, wanted)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
     models = client.search_registered_models(max_results=1000)
     if any(model.name == name for model in models):
-        found = client.search_model_versions(
-            f"name = '{name}'", order_by=["version_number DESC"], max_results=10
-        )
-        serves = champion(client, name)
+        query, newest_first = f"name = '{name}'", ["version_number DESC"]
+        versions = client.search_model_versions(query, order_by=newest_first, max_results=10)
+        serving = getattr(champion(client, name), "version", None)
         known = [
-            f"{name}/{one.version}" + " (the champion)" * (one.version == getattr(serves, "version", None))
-            for one in found
+            f"{name}/{found.version}{' (the champion)' * (found.version == serving)}" for found in versions
         ]
-        what = f"no version of {name} has the alias '{wanted}'" if mark == "@" else "no such version"
+        what = f"no version of {name} has the alias '{wanted}'" if separator == "@" else "no such version"
         raise BadInput(what, where=thing, remedy=f"name a version, newest first: {', '.join(known)}")
-    there = [
-        f"{model.name} (versions 1 to {max(int(one.version) for one in model.latest_versions)}; {', '.join(model.aliases) or 'no alias'})"
-        for model in models
-        if model.latest_versions
-    ]
-    raise BadInput(
-        "no such registered model",
-        where=thing,
-        remedy=f"name it NAME@ALIAS or NAME/VERSION; there is: {', '.join(there) or 'none'}",
-    )
+    known = []
+    for model in models:
+        if numbers := [int(version.version) for version in model.latest_versions]:
+            aliases = ", ".join(model.aliases) or "no alias"
+            known.append(f"{model.name} (versions 1 to {max(numbers)}; {aliases})")
+    remedy = f"name NAME@ALIAS or NAME/VERSION; registered: {', '.join(known) or 'none'}"
+    raise BadInput("no such registered model", where=thing, remedy=remedy)
 
 
-def fetch(environment: Environment, thing: str, beside: Path) -> Path:
-    """The folder with the model files of the version that ``NAME@ALIAS`` or ``NAME/VERSION`` names.
-
-    They are downloaded into ``beside`` where MLflow does not keep them in a local folder. Raises ``BadInput`` for an unknown one.
-    """
-    client, _ = outbox.connect(environment)
-    return registry.weights(client, find(client, thing), beside)
+def fetch(environment: Environment, thing: str, folder: Path) -> Path:
+    """The files of a version, as ``registry.weights``. Raises ``BadInput`` if it is unknown."""
+    client, _ = connection.connect(environment)
+    return registry.weights(client, find(client, thing), folder)
 
 
 def champion(client: "MlflowClient", name: str) -> Any | None:
-    """The version that serves, or None."""
-    alias = dict(client.get_registered_model(name).aliases).get(CHAMPION)
-    return client.get_model_version(name, str(alias)) if alias else None
+    """The version with the alias ``champion``, or None."""
+    version = dict(client.get_registered_model(name).aliases).get(CHAMPION)
+    return client.get_model_version(name, str(version)) if version else None
 
 
 def promote(
-    environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]], occasion: str = ""
+    environment: Environment, version: Any, reason: str, gates: list[dict[str, Any]], retraining: str = ""
 ) -> None:
-    """Make ``version`` the champion and write down why; the one before can be brought back with ``rollback``.
+    """Make ``version`` the champion and record why. ``rollback`` undoes it.
 
-    A promotion that names its ``occasion`` happens once, however often it is asked for, and whatever was rolled back since.
+    A promotion by a ``retraining`` (its name) happens once, even if repeated, and not after a rollback.
     """
-    client, experiment = outbox.connect(environment)
+    client, experiment = connection.connect(environment)
     before = champion(client, version.name)
-    begun = _begun(client, experiment, version.name, occasion) if occasion else None
-    rolled_back = occasion and registry.UNWANTED in version.tags
-    if (
-        begun is not None and rolled_back and begun.info.status == "RUNNING"
-    ):  # it was killed before it could say that it was done
-        client.set_terminated(begun.info.run_id, "FINISHED")
-    if rolled_back or (begun is not None and begun.info.status == "FINISHED"):
+    run = None  # the record of an earlier attempt
+    if retraining:
+        known = {"stage": "promote", "model": version.name, "occasion": retraining}
+        query = " and ".join(f"tags.`darkroom.{key}` = '{value}'" for key, value in known.items())
+        run = next(iter(client.search_runs([experiment], query, max_results=1)), None)
+    rolled_back = retraining and registry.UNWANTED in version.tags
+    if rolled_back and run is not None and run.info.status == "RUNNING":
+        client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
+    if rolled_back or (run is not None and run.info.status == "FINISHED"):
         return
     if before is not None and str(before.version) != str(version.version):
         client.set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
-    _move(client, experiment, "promote", version, before, reason, gates, occasion, begun)
+    if run is None:
+        tags = {"reason": redact(reason), "gates": json.dumps(gates), "occasion": retraining}
+        run = _start_run(client, experiment, "promote", version, before, tags)
+    _move_alias(client, version)
+    if registry.UNWANTED in version.tags:
+        client.delete_model_version_tag(version.name, str(version.version), registry.UNWANTED)
+    client.set_terminated(run.info.run_id, "FINISHED")
 
 
 def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str]:
-    """Make the champion before this one the champion again; the versions (from, to). Raises ``BadInput`` where there is none."""
-    client, experiment = outbox.connect(environment)
-    now = find(client, f"{name}@{CHAMPION}")
-    if PREVIOUS not in now.tags:
-        raise BadInput(
-            "there is no champion before this one",
-            where=f"{name}@{CHAMPION} (version {now.version})",
-            remedy="darkroom promote",
-        )
-    registry.withdraw(client, name, str(now.version), f"rolled back: {reason}")
-    _move(client, experiment, "rollback", client.get_model_version(name, now.tags[PREVIOUS]), now, reason, [])
-    return str(now.version), str(now.tags[PREVIOUS])
+    """Restore the previous champion; the versions (from, to). Raises ``BadInput`` if there is none."""
+    client, experiment = connection.connect(environment)
+    current = find(client, f"{name}@{CHAMPION}")
+    if PREVIOUS not in current.tags:
+        where = f"{name}@{CHAMPION} (version {current.version})"
+        raise BadInput("there is no previous champion", where=where, remedy="darkroom promote")
+    previous = client.get_model_version(name, current.tags[PREVIOUS])
+    registry.withdraw(client, name, str(current.version), f"rolled back: {reason}")
+    tags = {"reason": redact(reason), "gates": "[]", "occasion": ""}
+    run = _start_run(client, experiment, "rollback", previous, current, tags)
+    _move_alias(client, previous)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return str(current.version), str(previous.version)
 
 
-def deeds(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
-    """What came to serve when: first versions, promotions, rollbacks, oldest first: time (UTC), deed, model, from, to, reason, occasion."""
-    firsts = [
-        client.search_model_versions(
-            f"name = '{model.name}'", order_by=["creation_timestamp ASC"], max_results=1
-        )
-        for model in client.search_registered_models(max_results=1000)
-    ]
+def alias_history(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
+    """First versions, promotions and rollbacks (``deed``), oldest first: time (UTC), deed and ``FIELDS``."""
     query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
     runs = client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
-    begun = {run.data.tags.get("darkroom.model") for run in runs if not run.data.tags.get("darkroom.from")}
-    found = [
-        {
-            "time": _utc(first.creation_timestamp),
-            "deed": "first",
-            "model": first.name,
-            "from": "",
-            "to": str(first.version),
-        }
-        | {"reason": "there was no champion", "occasion": ""}
-        for versions in firsts
-        for first in versions
-        if first.name not in begun
-    ]
-    keys = {
-        "deed": "stage",
-        "model": "model",
-        "from": "from",
-        "to": "to",
-        "reason": "reason",
-        "occasion": "occasion",
-    }
+    history = []
     for run in runs:
-        found.append(
-            {"time": _utc(run.info.start_time)}
-            | {key: run.data.tags.get(f"darkroom.{tag}", "") for key, tag in keys.items()}
-        )
-    return sorted(found, key=lambda deed: deed["time"])
+        entry = {key: run.data.tags.get(f"darkroom.{key}", "") for key in FIELDS}
+        history.append({"time": _utc(run.info.start_time), "deed": run.data.tags["darkroom.stage"], **entry})
+    promoted_first = {entry["model"] for entry in history if not entry["from"]}
+    first = []
+    for model in client.search_registered_models(max_results=1000):
+        query, oldest_first = f"name = '{model.name}'", ["creation_timestamp ASC"]
+        for version in client.search_model_versions(query, order_by=oldest_first, max_results=1):
+            if model.name not in promoted_first:  # this version became the champion when it was registered
+                entry = {"time": _utc(version.creation_timestamp), "deed": "first", "model": model.name}
+                entry |= {"from": "", "to": str(version.version)}
+                first.append(entry | {"reason": "there was no champion", "occasion": ""})
+    return sorted([*first, *history], key=lambda entry: entry["time"])
 
 
 def _utc(milliseconds: int) -> str:
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def _begun(client: "MlflowClient", experiment: str, name: str, occasion: str) -> Any | None:
-    query = f"tags.`darkroom.occasion` = '{occasion}' and tags.`darkroom.stage` = 'promote' and tags.`darkroom.model` = '{name}'"
-    return next(iter(client.search_runs([experiment], query, max_results=1)), None)
-
-
-def _move(
-    client: "MlflowClient",
-    experiment: str,
-    deed: str,
-    to: Any,
-    before: Any | None,
-    reason: str,
-    gates: list[dict[str, Any]],
-    occasion: str = "",
-    begun: Any | None = None,
-) -> None:
-    """Write the deed down, move the alias, and say that it is done; a kill between leaves a run that says it is not."""
-    began = time.time_ns() // 1_000_000
-    tags = {
-        "darkroom.stage": deed,
+def _start_run(
+    client: "MlflowClient", experiment: str, action: str, version: Any, before: Any, tags: dict[str, str]
+) -> Any:
+    """The run that records a promotion or rollback. It is RUNNING until the alias has been moved."""
+    tags = {f"darkroom.{key}": value for key, value in tags.items()} | {
+        "darkroom.stage": action,
         "darkroom.deed": "yes",
-        "darkroom.occasion": occasion,
-        "darkroom.model": to.name,
+        "darkroom.model": version.name,
         "darkroom.from": str(before.version) if before else "",
-        "darkroom.to": str(to.version),
-        "darkroom.sha256": to.tags.get("darkroom.sha256", ""),
-        "darkroom.reason": redact(reason),
-        "darkroom.gates": json.dumps(gates),
-        "mlflow.source.name": f"darkroom {deed}",
+        "darkroom.to": str(version.version),
+        "darkroom.sha256": version.tags.get("darkroom.sha256", ""),
+        "mlflow.source.name": f"darkroom {action}",
     }
-    run = begun or client.create_run(experiment, began, tags, run_name=f"{deed}-{to.name}-{to.version}")
-    client.set_registered_model_alias(to.name, CHAMPION, str(to.version))
-    registry.withdraw(client, to.name, str(to.version))
-    if deed == "promote" and registry.UNWANTED in to.tags:  # somebody wants it after all
-        client.delete_model_version_tag(to.name, str(to.version), registry.UNWANTED)
-    client.set_terminated(run.info.run_id, "FINISHED")
+    name = f"{action}-{version.name}-{version.version}"
+    return client.create_run(experiment, now(), tags, run_name=name)
+
+
+def _move_alias(client: "MlflowClient", version: Any) -> None:
+    client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
+    registry.withdraw(client, version.name, str(version.version))

@@ -1,4 +1,4 @@
-"""Making a registered model again, from nothing but its commit, its settings and its data, and comparing the bytes."""
+"""Train a registered model again from its commit, settings and data, and compare the weights."""
 
 import shutil
 import subprocess
@@ -10,32 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import environment as surroundings
 from pipeline.core.model_files import WEIGHTS, read_card
-from pipeline.environment import Environment
+from pipeline.environment import Environment, for_child
 from pipeline.errors import DarkroomError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.params import PARAMS, read_file
 from pipeline.process import DVC
-from pipeline.tracking import lineage, registry
-from pipeline.tracking.ledger import Ledger
+from pipeline.tracking import lineage, registry, rerun
+from pipeline.tracking.dvc_lock import DvcLock
 
 GIT_SECONDS = 60
 DVC_SECONDS = 3600
 DATA = "data/processed"
-MACHINE = (
-    "darkroom.machine",
-    "darkroom.version.torch",
-    "darkroom.device",
-    "darkroom.threads",
-    "darkroom.workers",
-)
-TOLERANCE = 1e-3  # on every weight, where one of these is another
+MACHINE = ("machine", "version.torch", "device", "threads", "workers")  # tags darkroom.<key>
+TOLERANCE = 1e-3  # of every weight, if one of ``MACHINE`` differs
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it. ``difference`` is the largest between two weights, 0 for equal bytes; ``machine`` what differs of the machine."""
+    """The result: both SHA-256, the largest difference of a weight, and how the machine differs."""
 
     expected: str
     found: str
@@ -44,49 +37,43 @@ class Verdict:
 
     @property
     def same(self) -> bool:
-        """Bit for bit."""
+        """Whether the weights are equal bit for bit."""
         return self.expected == self.found
 
     @property
     def passed(self) -> bool:
-        """The same, or within the tolerance on a machine that is not the same."""
+        """Whether the weights are equal; on another machine, within the tolerance."""
         return self.same or (bool(self.machine) and self.difference <= TOLERANCE)
 
 
 def reproduce(environment: Environment, client: Any, version: Any) -> Verdict:
-    """Train the registered ``version`` again in a worktree of its commit, with the data that DVC has by its hash.
+    """Train the registered ``version`` again in a worktree of its commit, with its data.
 
-    Raises ``DarkroomError`` where the commit, the data or the settings cannot be had, or where the training fails.
+    Raises ``DarkroomError`` if the commit, the data or the settings are not available, or if the training
+    fails.
     """
-    tags, where = client.get_run(version.run_id).data.tags, f"{version.name}/{version.version}"
-    changed = [
-        path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))
-    ]
-    if changed:
-        remedy = "commit before you train what others should be able to make again"
+    tags = client.get_run(version.run_id).data.tags
+    if changed := rerun.uncommitted(tags):
         raise DarkroomError(
-            f"it was trained with uncommitted changes of {', '.join(changed)}", where=where, remedy=remedy
+            f"it was trained with uncommitted changes of {', '.join(changed)}",
+            where=f"{version.name}/{version.version}",
+            remedy="commit before you train a model that others should be able to reproduce",
         )
     with (
-        tempfile.TemporaryDirectory() as beside,
+        tempfile.TemporaryDirectory() as temporary,
         _worktree(environment.root, tags["mlflow.source.git.commit"]) as tree,
     ):
-        known = registry.weights(client, version, Path(beside))
-        card = read_card(known)
+        registered = registry.weights(client, version, Path(temporary))
+        card = read_card(registered)
         _set_params(tree / PARAMS, card)
-        _bring_data(environment.root, tree, tags)
-        made = _train(tree, card, tags)
-        expected, found = sha256(known / WEIGHTS), sha256(made / WEIGHTS)
-        difference = 0.0 if expected == found else _difference(known / WEIGHTS, made / WEIGHTS)
-        here = lineage.version_tags() | {
-            f"darkroom.{key}": str(value)
-            for key, value in read_json(tree / "history" / card["name"] / "times.json").items()
-        }
-    machine = [
-        f"{key.removeprefix('darkroom.')}: {tags[key]} then, {here[key]} now"
-        for key in MACHINE
-        if here.get(key) != tags.get(key, here.get(key))
-    ]
+        _restore_data(environment.root, tree, tags)
+        trained = _train(tree, card, tags)
+        expected, found = sha256(registered / WEIGHTS), sha256(trained / WEIGHTS)
+        difference = 0.0 if expected == found else _difference(registered / WEIGHTS, trained / WEIGHTS)
+        times = read_json(tree / "history" / card["name"] / "times.json")
+        here = lineage.version_tags() | {f"darkroom.{key}": str(value) for key, value in times.items()}
+    pairs = [(key, tags.get(f"darkroom.{key}"), here.get(f"darkroom.{key}")) for key in MACHINE]
+    machine = [f"{key}: {then} then, {now} now" for key, then, now in pairs if then not in (None, now)]
     return Verdict(expected, found, difference, machine)
 
 
@@ -98,15 +85,11 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="darkroom-") as parent:
         tree = Path(parent, "tree")
         try:
-            done = _run(
-                ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit], root, GIT_SECONDS
-            )
+            command = ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit]
+            done = _run(command, root, GIT_SECONDS)
             if done.returncode:
-                raise DarkroomError(
-                    f"no worktree could be made: {done.stderr.strip()[:200]}",
-                    where=str(root),
-                    remedy="git worktree prune",
-                )
+                what = f"could not create a worktree: {done.stderr.strip()[:200]}"
+                raise DarkroomError(what, where=str(root), remedy="git worktree prune")
             yield tree
         finally:
             _run(["git", "worktree", "remove", "--force", str(tree)], root, GIT_SECONDS)
@@ -114,20 +97,20 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
 
 
 def _set_params(path: Path, card: Mapping[str, Any]) -> None:
-    """The settings that the model's card names, in place of the commit's: an experiment may have been run with others."""
+    """Set the params to those of the model's card: an experiment may have changed those of the commit."""
     values = read_file(path)
     values[card["name"]] = {"training": card["training"], "model": card["config"]}
     write_json(path, values)  # JSON is YAML
 
 
-def _bring_data(root: Path, tree: Path, tags: Mapping[str, str]) -> None:
-    """The processed data by its md5, from DVC's cache or a remote; where DVC has it no more, made again from the source."""
+def _restore_data(root: Path, tree: Path, tags: Mapping[str, str]) -> None:
+    """Check out the processed data by its md5; if DVC's cache and remote lack it, make it from its source."""
     for name in ("config", "config.local"):
         if (root / ".dvc" / name).is_file():
             shutil.copy(root / ".dvc" / name, tree / ".dvc" / name)
-    places = {"cache.dir": Ledger(root).cache, "core.site_cache_dir": root / ".dvc/site"}
-    for key, place in places.items():
-        _run([*DVC, "config", "--local", key, str(place)], tree, DVC_SECONDS)
+    folders = {"cache.dir": DvcLock(root).cache, "core.site_cache_dir": root / ".dvc/site"}
+    for key, folder in folders.items():
+        _run([*DVC, "config", "--local", key, str(folder)], tree, DVC_SECONDS)
     md5 = tags.get(f"dvc.md5.{DATA}")
     if md5:
         entry = {"cmd": "python -m stages.preprocess", "outs": [{"path": DATA, "hash": "md5", "md5": md5}]}
@@ -136,60 +119,48 @@ def _bring_data(root: Path, tree: Path, tags: Mapping[str, str]) -> None:
             if _run([*DVC, command, "--quiet", DATA], tree, DVC_SECONDS).returncode == 0:
                 return
         (tree / "dvc.lock").unlink()
-    print("the data is no longer in DVC's cache or remote: it is made again from its source", flush=True)
+    print("the data is not in DVC's cache or remote; making it from its source", flush=True)
     done = _run([*DVC, "repro", "preprocess"], tree, DVC_SECONDS)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["dvc repro failed"])[-1]
+        remedy = "dvc pull, or restore its source"
         raise DarkroomError(
-            f"the data cannot be had: {reason}",
-            where=f"{DATA} {md5 or ''}",
-            remedy="dvc pull, or bring back its source",
+            f"could not restore the data: {reason}", where=f"{DATA} {md5 or ''}", remedy=remedy
         )
 
 
 def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path:
-    """Run the stage with as many workers as then; the folder of the model that it made."""
+    """Run the training stage with the original number of workers; the folder of the trained model."""
     workers = "auto" if tags.get("darkroom.mode", "in process") == "in process" else tags["darkroom.workers"]
-    apart = {
+    separate = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{tree}/mlflow.db",
         "DARKROOM_STORAGE": str(tree / ".darkroom"),
         "DARKROOM_WORKERS": workers,
     }
     command = [sys.executable, "-m", "stages.train", card["name"]]
-    if subprocess.run(
-        command, cwd=tree, env=surroundings.for_child(apart), check=False
-    ).returncode:  # it takes as long as it takes
-        raise DarkroomError(
-            "the training failed", where=card["name"], remedy="see above; its commit may need other packages"
-        )
-    made = tree / "models" / card["name"]
-    if (data := read_card(made)["data"]) != card["data"]:
-        raise DarkroomError(
-            f"it was trained on other data: {data[:16]}, not {card['data'][:16]}",
-            where=DATA,
-            remedy="dvc pull",
-        )
-    return made
+    done = subprocess.run(command, cwd=tree, env=for_child(separate), check=False)  # no time limit
+    if done.returncode:
+        remedy = "see above; its commit may need other packages"
+        raise DarkroomError("the training failed", where=card["name"], remedy=remedy)
+    trained = tree / "models" / card["name"]
+    if (data := read_card(trained)["data"]) != card["data"]:
+        what = f"it was trained on other data: {data[:16]}, not {card['data'][:16]}"
+        raise DarkroomError(what, where=DATA, remedy="dvc pull")
+    return trained
 
 
 def _difference(one: Path, other: Path) -> float:
-    """The largest difference between two weights; infinite where the tensors are not the same ones."""
+    """The largest difference of a weight; infinite if names or shapes of the tensors differ."""
     from safetensors.torch import load_file
 
     first, second = load_file(one), load_file(other)
-    if {name: value.shape for name, value in first.items()} != {
-        name: value.shape for name, value in second.items()
-    }:
+    if first.keys() != second.keys() or any(first[name].shape != second[name].shape for name in first):
         return float("inf")
-    return max(
-        float((first[name].double() - second[name].double()).abs().max())
-        for name in first
-        if first[name].numel()
-    )
+    differences = (first[name].double() - second[name].double() for name in first if first[name].numel())
+    return max(float(difference.abs().max()) for difference in differences)
 
 
-def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:
-    environment = surroundings.for_child({})
+def _run(command: list[str], folder: Path, seconds: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=where, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        command, cwd=folder, env=for_child({}), capture_output=True, text=True, timeout=seconds, check=False
     )

@@ -1,4 +1,4 @@
-"""Runs whose command never ran here: DVC brought their outputs from its cache or a remote, and they tell what they are."""
+"""Runs whose stage did not run here: DVC restored its outputs, and run.json in them describes the run."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -10,56 +10,39 @@ from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import read_json
-from pipeline.tracking import lineage, outbox
-from pipeline.tracking.outbox import Record
+from pipeline.tracking import delivery_queue, lineage
+from pipeline.tracking.delivery_queue import RunRecord
 
-TOLD = "run.json"
-OWN_TAGS = (
-    "darkroom.host",
-    "darkroom.pid",
-    "darkroom.process_started",
-)  # of the process, not of what it makes
-HEADLINES, DETAILS = Path("metrics/evaluation.json"), Path("metrics/details.json")
-REPORT = Path("reports")
+RUN_FILE = "run.json"
+DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
 
 
-def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Iterator[Record]:
-    """A finished record for each training in history/ and for the evaluation in reports/, as far as they tell of themselves.
+def records(environment: Environment, is_missing: Callable[[str, str], bool]) -> Iterator[RunRecord]:
+    """A finished record for each training in history/ and for the evaluation in reports/ that MLflow lacks.
 
-    ``wanted`` says of a stage and a fingerprint whether its record is needed.
+    ``is_missing``: whether MLflow lacks the run of a stage and fingerprint.
     """
-    for told in sorted(Path("history").glob(f"[!.]*/{TOLD}")):
-        record = _record(environment, told, wanted)
+    for run_file in sorted(Path("history").glob(f"[!.]*/{RUN_FILE}")):
+        record = _record(environment, run_file, is_missing)
         if record is not None:
-            record.folder, name = str(told.parent.resolve()), told.parent.name
-            metrics = told.parent / "metrics.jsonl"
-            record.ended = (
-                max([record.started, *(line["time"] for _, line in outbox.lines(metrics))])
-                if metrics.is_file()
-                else record.started
-            )
+            folder, model = run_file.parent, Path("models", run_file.parent.name)
+            record.folder, record.ended = str(folder.resolve()), record.started
+            if (metrics := folder / "metrics.jsonl").is_file():
+                times = (line["time"] for _, line in delivery_queue.read_lines(metrics))
+                record.ended = max([record.started, *times])
             with suppress(OSError, ValueError, TypeError):
-                times = read_json(told.parent / "times.json")
-                record.tag(
-                    {
-                        f"darkroom.{key}": str(times[key])
-                        for key in ("workers", "threads", "mode", "device")
-                        if key in times
-                    }
-                )
-            with suppress(BadInput):  # the run is told without its model, which verify will name
-                weights = model_files.read_card(Path("models", name))["sha256"]
-                record.model = {
-                    "folder": str(Path("models", name).resolve()),
-                    "name": name,
-                    "sha256": weights,
-                }
+                resources = read_json(folder / "times.json")
+                shown = [key for key in ("workers", "threads", "mode", "device") if key in resources]
+                record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
+            with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
+                sha256 = model_files.read_card(model)["sha256"]
+                record.model = {"folder": str(model.resolve()), "name": model.name, "sha256": sha256}
             yield record
-    record = _record(environment, REPORT / TOLD, wanted)
+    record = _record(environment, REPORT / RUN_FILE, is_missing)
     if record is not None and DETAILS.is_file():
         numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
         record.results = results_of(numbers, record.tags, record.started)
-        logged = (HEADLINES, DETAILS, REPORT / "index.html", Path("plots/pictures"))
+        logged = (Path("metrics/evaluation.json"), DETAILS, REPORT / "index.html", Path("plots/pictures"))
         record.artifacts = [[str(path.resolve()), ""] for path in logged]
         record.ended = record.started
         yield record
@@ -68,7 +51,7 @@ def records(environment: Environment, wanted: Callable[[str, str], bool]) -> Ite
 def results_of(
     results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str], time: int
 ) -> dict[str, dict[str, Any]]:
-    """What a record keeps of an evaluation: the numbers by model, whose weights and protocol the tags name, and when (ms)."""
+    """The results by model, as a record stores them. ``tags``: name weights and protocol; ``time``: ms."""
     return {
         name: {
             "metrics": {key: value for key, value in values.items() if isinstance(value, float)},
@@ -80,13 +63,13 @@ def results_of(
     }
 
 
-def _record(environment: Environment, path: Path, wanted: Callable[[str, str], bool]) -> Record | None:
+def _record(environment: Environment, path: Path, is_missing: Callable[[str, str], bool]) -> RunRecord | None:
+    owner = asdict(lineage.Process.current())
     try:
-        told = read_json(path)
-        record = Record(outbox.address(environment), owner=asdict(lineage.Process.current()), **told)
+        record = RunRecord(delivery_queue.address(environment), owner=owner, **read_json(path))
     except (OSError, ValueError, TypeError):
         return None
-    if not wanted(record.stage, record.fingerprint):
+    if not is_missing(record.stage, record.fingerprint):
         return None
     md5s = {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path.cwd(), record.stage).items()}
     record.tag({"darkroom.restored": "true", **md5s})

@@ -1,4 +1,4 @@
-"""What a training asks of its machine, sampled into system.jsonl by the names under which MLflow's UI shows it."""
+"""Usage of processors, memory, disk, network and GPUs during a training, named as in MLflow's UI."""
 
 import json
 import time
@@ -6,40 +6,40 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-EVERY_SECONDS = 10.0
+from pipeline.tracking.delivery_queue import now
+
+INTERVAL_SECONDS = 10.0
 
 
 class SystemMetrics:
-    """A listener that samples processors, memory, disk, network and, where pynvml is installed, GPUs of this machine.
+    """A listener that appends to system.jsonl. GPUs are sampled if pynvml is installed.
 
-    The time of a sample is its moment; its step counts on when the training is repeated.
+    The step is the number of the sample; a resumed training continues counting.
     """
 
     def __init__(self) -> None:
         self.monitors: list[Any] = []
-        self.sampled, self.step = float("-inf"), 0
+        self.sampled_at, self.step = float("-inf"), 0
 
     def __call__(self, folder: Path) -> None:
-        """Sample, if the last time was long enough ago."""
-        if time.monotonic() - self.sampled < EVERY_SECONDS:
+        """Sample if ``INTERVAL_SECONDS`` have passed. The first call only prepares the monitors."""
+        if time.monotonic() - self.sampled_at < INTERVAL_SECONDS:
             return
         path = folder / "system.jsonl"
         if not self.monitors:
             self.monitors = _monitors()
             self.step = path.read_bytes().count(b"\n") if path.exists() else 0
             return
-        self.sampled = time.monotonic()
+        self.sampled_at = time.monotonic()
         metrics: dict[str, float] = {}
         for monitor in self.monitors:
             monitor.collect_metrics()
             metrics |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
         self.step += 1
+        line = {"step": self.step, "time": now(), "metrics": metrics}
         with open(path, "a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({"step": self.step, "time": time.time_ns() // 1_000_000, "metrics": metrics})
-                + "\n"
-            )
+            file.write(json.dumps(line) + "\n")
 
 
 def _monitors() -> list[Any]:
@@ -49,8 +49,8 @@ def _monitors() -> list[Any]:
     from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
     monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-    with suppress(Exception):  # no pynvml, no driver, no GPU: each says so in a way of its own
+    with suppress(Exception):  # the errors for no pynvml, no driver and no GPU differ
         monitors.append(GPUMonitor())
-    monitors[0].collect_metrics()  # the processors' first reading is always 0
+    monitors[0].collect_metrics()  # the first reading of the CPU is always 0
     monitors[0].clear_metrics()
     return monitors

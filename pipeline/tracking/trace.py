@@ -1,227 +1,64 @@
-"""From anything the pipeline made, up to what it was made of and down to what was made of it, each link verified."""
+"""The lineage of a model, run or file: what it was made from and what was made from it, verified by hash."""
 
 import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.files import digest_of, sha256
+from pipeline.files import digest_of
 from pipeline.params import read_file
-from pipeline.tracking import outbox
-from pipeline.tracking.ledger import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, Ledger, Problem, Stage
-from pipeline.tracking.lineage import _git, redact
+from pipeline.tracking.dvc_lock import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, DvcLock, Problem, StageEntry
+from pipeline.tracking.lineage import run_git
+from pipeline.tracking.mlflow_index import MlflowIndex, is_local
+from pipeline.tracking.trace_tree import Node, Trace
 
-SQLITE = "sqlite:///"
-MAX_RUNS = 1000  # the newest
 MAX_SHOWN = 10  # files of a download
-ACCEPTED = "name a registered model (vae@champion, vae/3), a run's id, a path of the project, or 8 or more digits of a hash"
-FAILED = ("differs", "absent")
-Progress = Callable[[int, int], None]
-
-
-@dataclass
-class Node:
-    """One thing in a trace. ``state`` is ok, differs, absent or unchecked, and empty where there are no bytes to check."""
-
-    kind: str  # version, run, stage, file, code, params or source
-    title: str
-    hash: str = ""
-    state: str = ""
-    problem: Problem | None = None
-    details: Any = None
-    children: list["Node"] = field(default_factory=list)
-    above: bool = False  # shown with its children elsewhere in the same tree
-
-    def __post_init__(self) -> None:
-        self.state = self.problem.state if self.problem else self.state
-        self.id = f"n{digest_of([self.title, self.hash])[:12]}"
-
-    def walk(self) -> Iterator["Node"]:
-        """This node and all below it."""
-        yield self
-        for child in self.children:
-            yield from child.walk()
-
-    def lines(self, first: str = "", rest: str = "") -> Iterator[str]:
-        """The tree as text; ``first`` and ``rest`` stand before its first and its other lines."""
-        kind = (
-            {32: "md5 ", 36: "md5 ", 64: "sha256 "}.get(len(self.hash), "")
-            if self.kind in ("file", "source", "version")
-            else ""
-        )
-        shown = f"{kind}{self.hash[:12]}" if kind or self.kind == "run" else ""
-        state = (
-            f"{self.state.upper()}: {self.problem.path}"
-            if self.problem and self.state in FAILED
-            else self.state
-        )
-        yield first + "  ".join(filter(None, [self.title, shown, "(see above)" if self.above else state]))
-        for child in self.children:
-            last = child is self.children[-1]
-            yield from child.lines(rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
-
-
-@dataclass
-class Trace:
-    """A thing twice: with what it was made of (``up``) and with what was made of it (``down``)."""
-
-    up: Node
-    down: Node
-    notes: list[str]
-
-    @property
-    def first_failure(self) -> Problem | None:
-        """The first that is damaged or lost: the thing itself, then upwards, then downwards."""
-        return next(
-            (node.problem for root in (self.up, self.down) for node in root.walk() if node.state in FAILED),
-            None,
-        )
-
-    def as_text(self) -> str:
-        """Two trees for a terminal, and the verdict."""
-        thing, *made_from = self.up.lines()
-        lines = [thing, "", "made from", *(made_from or ["nothing that is known"])]
-        lines += ["", "used for", *(list(self.down.lines())[1:] or ["nothing that is known"]), ""]
-        ids = {node.id: node.state for root in (self.up, self.down) for node in root.walk()}
-        checked, unchecked = (list(ids.values()).count(state) for state in ("ok", "unchecked"))
-        more = f"; {unchecked} could not be checked (past, remote or edited since)" if unchecked else ""
-        verdict = (
-            f"FAILED: {self.first_failure}"
-            if self.first_failure
-            else f"{checked} checked, all as they were recorded{more}"
-        )
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes), verdict])
-
-    def as_json(self) -> str:
-        """The same with whole hashes, all params, and the md5 of each source file."""
-        return json.dumps({**vars(self), "first_failure": self.first_failure}, default=vars, indent=2)
-
-    def as_mermaid(self) -> str:
-        """A flowchart from the origins on the left to the results on the right."""
-        lines = ["flowchart LR", "  classDef bad fill:#f99"]
-        for root, up in ((self.up, True), (self.down, False)):
-            for node in root.walk():
-                label = "<br/>".join(
-                    filter(None, [node.title.replace('"', "#quot;"), node.hash[:12], node.state])
-                )
-                lines.append(f'  {node.id}["{label}"]{":::bad" * (node.state in FAILED)}')
-                lines += [
-                    f"  {child.id} --> {node.id}" if up else f"  {node.id} --> {child.id}"
-                    for child in node.children
-                ]
-        return "\n".join(dict.fromkeys(lines))
+MD5_TAG = "dvc.md5."  # followed by a path
+ACCEPTED = "name a registered model (vae@champion, vae/3), a run id, a path, or at least 8 digits of a hash"
 
 
 def trace(environment: Environment, thing: str) -> Trace:
-    """The lineage of ``thing``: a version, a run, a path or a hash. Raises ``BadInput`` that names what is accepted, or the candidates."""
+    """The lineage of a version, run, path or hash. Raises ``BadInput`` if it is unknown or ambiguous."""
     return _Lineage(environment).trace(thing)
 
 
 def verify(
-    environment: Environment, progress: Progress = lambda done, total: None
+    environment: Environment, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[list[Problem], dict[str, int]]:
-    """All that can be checked here: what is damaged, lost or (edited since, no damage) stale, and how many of each were looked at.
-
-    ``progress`` is called with the numbers of cache objects that are done and of all.
-    """
-    known = _Lineage(environment)
-    problems, counts = known.ledger.audit(read_file(environment.root / "params.yaml"), progress)
-    local = [version for version in known.versions.values() if _is_local(version)]
-    problems += [problem for version in local if (problem := known.check(version))]
-    if known.note:
-        print(known.note, file=sys.stderr)
-    return problems, {
-        **counts,
-        "registered versions": len(local),
-        "versions on a server, unchecked": len(known.versions) - len(local),
-    }
+    """The problems of project, DVC's cache and local registry, as ``DvcLock.check_all``."""
+    lineage = _Lineage(environment)
+    index = lineage.index
+    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"), progress)
+    local = [version for version in index.versions.values() if is_local(version)]
+    problems += [problem for version in local if (problem := index.check(version))]
+    if index.note:
+        print(index.note, file=sys.stderr)
+    remote = len(index.versions) - len(local)
+    return problems, {**counts, "registered versions": len(local), "versions on a server, unchecked": remote}
 
 
 class _Lineage:
-    """The ledger and what MLflow adds to it. A target is a version or a run of MLflow's, a Stage, (path, md5), or a finished Node."""
+    """DVC's records and the runs of MLflow.
+
+    A target is a version or run of MLflow, a StageEntry, a content (path, md5), or a finished Node.
+    """
 
     def __init__(self, environment: Environment) -> None:
-        self.ledger, self.uri = Ledger(environment.root), environment.tracking_uri
-        outbox.follow_move(environment)
-        self.versions: dict[str, Any] = {}  # by name/number
-        self.aliases: dict[str, str] = {}  # name@alias -> name/number
-        self.runs: list[Any] = []  # newest first
-        self.note = "no MLflow database yet: runs and registered versions are not known here"
-        if self.uri and (not self.uri.startswith(SQLITE) or Path(self.uri.removeprefix(SQLITE)).is_file()):
-            self.note = (
-                f"MLflow does not answer at {redact(self.uri)}: runs and registered versions are left out"
-            )
-            self._wait(self._ask)
-        commands = {stage.name: stage.cmd for stage in self.ledger.stages}
-        made = {(stage.name, path) for stage in self.ledger.stages for path in stage.outs}
-        self._outs, self._seen = {path for _, path in made}, set[str]()
-        for run in self.runs:
+        self.lock, self.index = DvcLock(environment.root), MlflowIndex(environment)
+        commands = {stage.name: stage.cmd for stage in self.lock.stages}
+        outs = {(stage.name, path) for stage in self.lock.stages for path in stage.outs}
+        self._outs, self._seen = {path for _, path in outs}, set[str]()
+        for run in self.index.runs:
             name, found_in = run.data.tags["darkroom.stage"], f"run {run.info.run_id}"
-            deps = {key[8:]: md5 for key, md5 in run.data.tags.items() if key.startswith("dvc.md5.")}
-            outs = {path: deps.pop(path) for path in list(deps) if (name, path) in made}
-            self.ledger.add(Stage(name, commands.get(name, ""), deps, outs, run.data.params, found_in))
-
-    def check(self, version: Any, fetch: bool = False) -> Problem | None:
-        """Whether the stored weights of a version are those of its tag. A server's are unchecked, unless they are to be fetched."""
-        from mlflow.artifacts import download_artifacts
-
-        uri, expected = f"{version.source}/artifacts", version.tags.get("darkroom.sha256", "")
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as beside:
-            folder = Path(unquote(urlparse(uri).path) if _is_local(version) else beside)
-            here = _is_local(version)
-            if fetch and not here:
-                here = self._wait(
-                    lambda: download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=self.uri)
-                )
-            place = next(folder.rglob(WEIGHTS), folder)
-            found = sha256(place) if here and place.is_file() else ""
-        if found == expected:
-            return None
-        state = "differs" if found else "absent" if here else "unchecked"
-        remedy = f"restore MLflow's artifacts from a copy, or train it again: dvc repro --force train-{version.name}"
-        where = str(place) if _is_local(version) else f"{uri}/{place.relative_to(folder)}"
-        return Problem(where, state, expected, found, remedy)
-
-    def _wait(self, function: Callable[[], Any]) -> bool:
-        """Call what may fail or hang in a thread of its own, and wait as long as is decent; whether it is done by then."""
-        import mlflow  # noqa: F401 - here, so that its import counts as no server's delay
-
-        def work() -> None:
-            with suppress(Exception):  # what is missing then shows that
-                function()
-
-        thread = Thread(target=work, name="trace", daemon=True)
-        thread.start()
-        thread.join(60 if self.uri.startswith(SQLITE) else 10)
-        return not thread.is_alive()
-
-    def _ask(self) -> None:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.uri)
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = list(client.search_runs(experiments, "tags.`darkroom.stage` LIKE '%'", max_results=MAX_RUNS))
-        versions = {
-            f"{version.name}/{version.version}": version
-            for version in client.search_model_versions(max_results=MAX_RUNS)
-        }
-        aliases = (
-            (model.name, *alias)
-            for model in client.search_registered_models()
-            for alias in model.aliases.items()
-        )
-        self.aliases = {f"{name}@{alias}": f"{name}/{version}" for name, alias, version in aliases}
-        self.runs, self.versions, self.note = runs, versions, ""
+            md5s = _md5s(run)
+            made = {path: md5s.pop(path) for path in list(md5s) if (name, path) in outs}
+            self.lock.add(StageEntry(name, commands.get(name, ""), md5s, made, run.data.params, found_in))
 
     def trace(self, thing: str) -> Trace:
         target = self._find(thing)
@@ -229,9 +66,10 @@ class _Lineage:
         for direction in (self._above, self._below):
             self._seen = {root.id}
             trees.append(replace(root, children=self._grow(direction(target), direction)))
-        return Trace(trees[0], trees[1], [self.note] * bool(self.note))
+        return Trace(trees[0], trees[1], [self.index.note] * bool(self.index.note))
 
     def _grow(self, targets: list[Any], direction: Callable[[Any], list[Any]]) -> list[Node]:
+        """A node with its children for each target. Children are only shown once in a tree."""
         nodes = []
         for target in targets:
             node = target if isinstance(target, Node) else self._node(target)
@@ -246,201 +84,164 @@ class _Lineage:
         return nodes
 
     def _node(self, target: Any, fetch: bool = False) -> Node:
-        """What is shown of a target, verified but without its neighbours."""
-        if isinstance(target, Stage):
+        """A verified node without children."""
+        if isinstance(target, StageEntry):
             past = f" ({target.found_in[:19]})" * (target.found_in != CURRENT)
-            return Node(
-                "stage",
-                f"{target.name}: {target.cmd}{past}",
-                digest_of([target.deps, target.outs]),
-                details=vars(target),
-            )
+            title, digest = f"{target.name}: {target.cmd}{past}", digest_of([target.deps, target.outs])
+            return Node("stage", title, digest, details=vars(target))
         if isinstance(target, tuple):
             path, md5 = target
-            changed = not self._is_made(path) and self.ledger.md5(path) != md5
-            problem = self.ledger.judge(path, md5) if self._is_made(path) else None
-            return Node(
-                "file", path + ", changed since" * changed, md5, "unchecked" if changed else "ok", problem
-            )
-        if hasattr(target, "data"):
-            tags = target.data.tags
-            commit = tags.get("mlflow.source.git.commit", "unknown")[:12] + " and edits" * (
-                tags.get("darkroom.git.dirty") == "true"
-            )
-            return Node(
-                "run",
-                f"run {target.info.run_name}, {target.info.status}, commit {commit}",
-                target.info.run_id,
-                details=tags,
-            )
+            if self._is_output(path):
+                return Node("file", path, md5, "ok", self.lock.first_problem(path, md5))
+            changed = self.lock.md5(path) != md5
+            return Node("file", path + ", changed since" * changed, md5, "unchecked" if changed else "ok")
+        tags = target.data.tags if _is_run(target) else target.tags
+        if _is_run(target):
+            commit = tags.get("mlflow.source.git.commit", "unknown")[:12]
+            edits = " and edits" * (tags.get("darkroom.git.dirty") == "true")
+            title = f"run {target.info.run_name}, {target.info.status}, commit {commit}{edits}"
+            return Node("run", title, target.info.run_id, details=tags)
         name = f"{target.name}/{target.version}"
-        aliases = ", ".join(
-            alias.partition("@")[2] for alias, version in self.aliases.items() if version == name
-        )
-        title = f"model {name}{f' ({aliases})' if aliases else ''}"
-        return Node(
-            "version",
-            title,
-            target.tags.get("darkroom.sha256", ""),
-            "ok",
-            self.check(target, fetch),
-            target.tags,
-        )
+        aliases = [alias.partition("@")[2] for alias, number in self.index.aliases.items() if number == name]
+        title = f"model {name} ({', '.join(aliases)})" if aliases else f"model {name}"
+        problem = self.index.check(target, fetch)
+        return Node("version", title, tags.get("darkroom.sha256", ""), "ok", problem, tags)
 
     def _above(self, target: Any) -> list[Any]:
+        """What the target was made from."""
         if isinstance(target, tuple):
-            origin = self.ledger.container(*target) or self.ledger.maker(*target)
-            return [*self._sources(*target), *([origin] if origin else [])]
-        if isinstance(target, Stage):
+            origin = self.lock.container(*target) or self.lock.producer(*target)
+            return [*self._downloads(*target), *([origin] if origin else [])]
+        if isinstance(target, StageEntry):
+            deps = target.deps.items()
             code = {
-                path: md5
-                for path, md5 in target.deps.items()
-                if not self._is_made(path) and not path.startswith("data/")
+                path: md5 for path, md5 in deps if not self._is_output(path) and not path.startswith("data/")
             }
             text = re.sub(r'["{}]', "", json.dumps(target.params)).removeprefix("params.yaml: ")
-            runs = [self._node(run) for run in self.runs if _is_run(run, target)]
             params = Node("params", f"params {text[:100]}{'...' * (len(text) > 100)}", details=target.params)
-            return [
-                *runs,
-                self._code(code),
-                params,
-                *(dep for dep in target.deps.items() if dep[0] not in code),
-            ]
-        if hasattr(target, "data"):
-            return [stage for stage in self.ledger.stages if _is_run(target, stage)]
-        trained = [run for run in self.runs if run.info.run_id == target.run_id]
-        folders = [
-            (key[8:], md5)
-            for run in trained
-            for key, md5 in run.data.tags.items()
-            if key.startswith("dvc.md5.models/")
-        ]
+            data = [dep for dep in deps if dep[0] not in code]
+            return [*self._runs_of(target), self._code(code), params, *data]
+        if _is_run(target):
+            return [stage for stage in self.lock.stages if _ran(target, stage)]
+        trained = [run for run in self.index.runs if run.info.run_id == target.run_id]
+        models = [item for run in trained for item in _md5s(run).items() if item[0].startswith("models/")]
+        if models:
+            return models
         digest = target.tags.get("darkroom.sha256")
-        return (
-            folders
-            or [out for out in self.ledger.contents() if self.ledger.claims(*out).get(WEIGHTS, "") == digest][
-                :1
-            ]
-            or trained
-        )
+        contents = self.lock.contents()
+        same = (item for item in contents if self.lock.recorded_sha256(*item).get(WEIGHTS, "") == digest)
+        return [found] if (found := next(same, None)) else trained
 
     def _below(self, target: Any) -> list[Any]:
-        if isinstance(target, Stage):
-            return [*(self._node(run) for run in self.runs if _is_run(run, target)), *target.outs.items()]
+        """What was made from the target."""
+        if isinstance(target, StageEntry):
+            return [*self._runs_of(target), *target.outs.items()]
         if not isinstance(target, tuple):
             return [below for origin in self._above(target) for below in self._below(origin)]
-        container, digest = self.ledger.container(*target), self.ledger.claims(*target).get(WEIGHTS)
-        holding = [
-            version
-            for version in self.versions.values()
+        if container := self.lock.container(*target):
+            return [container]
+        digest = self.lock.recorded_sha256(*target).get(WEIGHTS)
+        versions = [
+            self._node(version)
+            for version in self.index.versions.values()
             if digest and version.tags.get("darkroom.sha256") == digest
         ]
-        return [container] if container else [*map(self._node, holding), *self.ledger.users(*target)]
+        return [*versions, *self.lock.consumers(*target)]
 
-    def _is_made(self, path: str) -> bool:
+    def _runs_of(self, stage: StageEntry) -> list[Node]:
+        return [self._node(run) for run in self.index.runs if _ran(run, stage)]
+
+    def _is_output(self, path: str) -> bool:
         return any(f"{path}/".startswith(f"{out}/") for out in self._outs)
 
-    def _sources(self, path: str, md5: str) -> list[Node]:
-        """Of a download: its files, their SHA-256 and where they came from."""
-        files, listing = (
-            self.ledger.record(path, md5, SOURCE).get("files", {}),
-            self.ledger.listing(path, md5),
-        )
-        nodes = [
-            Node(
-                "source",
-                f"{name} from {entry['url']}",
-                entry["sha256"],
-                "ok",
-                self.ledger.judge(f"{path}/{name}", listing[name]),
-            )
-            for name, entry in list(files.items())[:MAX_SHOWN]
-        ]
-        return nodes + [Node("source", f"and {len(files) - MAX_SHOWN:,} files more")] * (
-            len(files) > MAX_SHOWN
-        )
+    def _downloads(self, path: str, md5: str) -> list[Node]:
+        """The files of a download with their SHA-256 and URL."""
+        files = self.lock.read_json(path, md5, SOURCE).get("files", {})
+        listing, nodes = self.lock.listing(path, md5), []
+        for name, entry in list(files.items())[:MAX_SHOWN]:
+            problem = self.lock.first_problem(f"{path}/{name}", listing[name])
+            nodes.append(Node("source", f"{name} from {entry['url']}", entry["sha256"], "ok", problem))
+        if len(files) > MAX_SHOWN:
+            nodes.append(Node("source", f"and {len(files) - MAX_SHOWN:,} files more"))
+        return nodes
 
     def _code(self, code: dict[str, str]) -> Node:
-        changed, root = [path for path, md5 in code.items() if self.ledger.md5(path) != md5], self.ledger.root
+        changed, root = [path for path, md5 in code.items() if self.lock.md5(path) != md5], self.lock.root
         title = f"code, {len(code)} files and folders"
         if changed:
             title += f", changed since: {', '.join(changed)}"
-        elif _git(root, "status", "--porcelain", "--", *code) == "" and (
-            commit := _git(root, "log", "-1", "--format=%H", "--", *code)
+        elif run_git(root, "status", "--porcelain", "--", *code) == "" and (
+            commit := run_git(root, "log", "-1", "--format=%H", "--", *code)
         ):
             title += f" as of commit {commit[:12]}"
         return Node("code", title, digest_of(code), "unchecked" if changed else "ok", details=code)
 
     def _find(self, thing: str) -> Any:
-        if version := self.versions.get(self.aliases.get(thing, thing)):
+        """The target that ``thing`` names."""
+        versions, aliases, note = self.index.versions, self.index.aliases, self.index.note
+        if version := versions.get(aliases.get(thing, thing)):
             return version
-        if re.fullmatch(r"[^/@]+(@[^/@]+|/\d+)", thing) and not (self.ledger.root / thing).exists():
-            remedy = self.note or f"there are: {', '.join(sorted([*self.versions, *self.aliases])) or 'none'}"
-            raise BadInput("is no registered version", where=thing, remedy=remedy)
-        if found := self._path(thing) or self._hashed(thing):
+        if re.fullmatch(r"[^/@]+(@[^/@]+|/\d+)", thing) and not (self.lock.root / thing).exists():
+            remedy = note or f"registered: {', '.join(sorted([*versions, *aliases])) or 'none'}"
+            raise BadInput("is not a registered version", where=thing, remedy=remedy)
+        if found := self._by_path(thing) or self._by_hash(thing):
             return found
-        raise BadInput(
-            "is nothing that is known here",
-            where=thing,
-            remedy="; ".join(filter(None, [ACCEPTED, self.note])),
-        )
+        raise BadInput("is not known here", where=thing, remedy="; ".join(filter(None, [ACCEPTED, note])))
 
-    def _path(self, thing: str) -> Any | None:
-        root = self.ledger.root
+    def _by_path(self, thing: str) -> Any | None:
+        root = self.lock.root
         path = Path(os.path.relpath(root / thing, root)).as_posix()
-        entries = [
-            entry for stage in self.ledger.stages for entry in (*stage.outs.items(), *stage.deps.items())
-        ]
-        for known, md5 in entries:
+        recorded = [item for stage in self.lock.stages for item in (*stage.outs.items(), *stage.deps.items())]
+        for known, md5 in recorded:
             if known == path:
                 return known, md5
             if path.startswith(f"{known}/"):
-                digest = self.ledger.listing(known, md5).get(path.removeprefix(f"{known}/"))
+                digest = self.lock.listing(known, md5).get(path.removeprefix(f"{known}/"))
                 if digest or (root / path).exists():
                     return (path, digest) if digest else (known, md5)
-        if inside := sorted({known for known, _ in entries if known.startswith(f"{path}/")}):
-            raise BadInput("holds several things", where=thing, remedy=f"name one of: {', '.join(inside)}")
-        return self._hashed(self.ledger.md5(path)) if (root / path).is_file() else None
+        if inside := sorted({known for known, _ in recorded if known.startswith(f"{path}/")}):
+            remedy = f"name one of: {', '.join(inside)}"
+            raise BadInput("contains several outputs", where=thing, remedy=remedy)
+        return self._by_hash(self.lock.md5(path)) if (root / path).is_file() else None
 
-    def _hashed(self, thing: str) -> Any | None:
-        """What has this hash, or one that starts so: a version, else a run, else a file."""
+    def _by_hash(self, thing: str) -> Any | None:
+        """The version, else the run, else the file whose hash starts with ``thing``."""
         is_hash = re.fullmatch(r"[0-9a-f]{8,}(\.dir)?", thing)
         matches = [entry for entry in self._hashes() if entry[0].startswith(thing)] if is_hash else []
-        things = {title: target for _, title, target in matches if type(target) is type(matches[0][2])}
-        if len(things) > 1:
-            raise BadInput(
-                "may be several things", where=thing, remedy=f"name one of: {', '.join(sorted(things)[:10])}"
-            )
-        return next(iter(things.values()), None)
+        targets = {title: target for _, title, target in matches if type(target) is type(matches[0][2])}
+        if len(targets) > 1:
+            remedy = f"name one of: {', '.join(sorted(targets)[:10])}"
+            raise BadInput("is ambiguous", where=thing, remedy=remedy)
+        return next(iter(targets.values()), None)
 
     def _hashes(self) -> Iterator[tuple[str, str, Any]]:
-        """(hash, title, target) of all that a hash may name."""
-        yield from (
-            (version.tags.get("darkroom.sha256", ""), name, version)
-            for name, version in self.versions.items()
-        )
-        for run in self.runs:
-            yield from (
-                (digest, run.info.run_id, run)
-                for digest in (run.info.run_id, run.data.tags.get("darkroom.fingerprint", ""))
-            )
-        for tags in (run.data.tags for run in self.runs):
-            if md5 := tags.get("dvc.md5.data/processed"):
-                yield tags.get("darkroom.data", ""), "data/processed", ("data/processed", md5)
-        for path, md5 in self.ledger.contents():
-            manifest, card = self.ledger.record(path, md5, MANIFEST), self.ledger.record(path, md5, CARD)
-            names = (md5, digest_of(manifest) if manifest else "", card.get("fingerprint", ""))
-            yield from ((name, path, (path, md5)) for name in names)
-            for name, claim in self.ledger.claims(path, md5).items():
-                yield claim, f"{path}/{name}", (f"{path}/{name}", self.ledger.listing(path, md5)[name])
+        """(hash, title, target) for everything that has a hash, by precedence."""
+        for name, version in self.index.versions.items():
+            yield version.tags.get("darkroom.sha256", ""), name, version
+        for run in self.index.runs:
+            yield run.info.run_id, run.info.run_id, run
+            yield run.data.tags.get("darkroom.fingerprint", ""), run.info.run_id, run
+        for run in self.index.runs:
+            if md5 := _md5s(run).get("data/processed"):
+                yield run.data.tags.get("darkroom.data", ""), "data/processed", ("data/processed", md5)
+        for path, md5 in self.lock.contents():
+            manifest, card = self.lock.read_json(path, md5, MANIFEST), self.lock.read_json(path, md5, CARD)
+            for digest in (md5, digest_of(manifest) if manifest else "", card.get("fingerprint", "")):
+                yield digest, path, (path, md5)
+            for name, digest in self.lock.recorded_sha256(path, md5).items():
+                yield digest, f"{path}/{name}", (f"{path}/{name}", self.lock.listing(path, md5)[name])
 
 
-def _is_local(version: Any) -> bool:
-    return urlparse(version.source).scheme in ("", "file")
+def _is_run(target: Any) -> bool:
+    return hasattr(target, "data")
 
 
-def _is_run(run: Any, stage: Stage) -> bool:
-    """Whether MLflow's run was this execution of a stage."""
-    return {
-        f"dvc.md5.{path}": md5 for path, md5 in (stage.deps | stage.outs).items()
-    }.items() <= run.data.tags.items()
+def _md5s(run: Any) -> dict[str, str]:
+    """DVC's md5s of the dependencies and outputs of a run, by path."""
+    tags = run.data.tags.items()
+    return {key.removeprefix(MD5_TAG): md5 for key, md5 in tags if key.startswith(MD5_TAG)}
+
+
+def _ran(run: Any, stage: StageEntry) -> bool:
+    """Whether the run is this execution of the stage."""
+    return (stage.deps | stage.outs).items() <= _md5s(run).items()

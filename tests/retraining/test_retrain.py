@@ -65,7 +65,9 @@ def look(project: Path) -> dict:
     return {
         "sha256": serving.tags["darkroom.sha256"],
         "version": int(serving.version),
-        "deeds": [(deed["deed"], deed["from"], deed["to"]) for deed in promotion.deeds(client, "1")[1:]],
+        "deeds": [
+            (deed["deed"], deed["from"], deed["to"]) for deed in promotion.alias_history(client, "1")[1:]
+        ],
         "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
         "aside": len(Journal(project).aside()),
         "open": Journal(project).current(),

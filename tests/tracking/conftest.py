@@ -1,17 +1,18 @@
 """Tracking on a real sqlite database in a temporary folder."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline import environment as surroundings
 from pipeline.core import model_files
 from pipeline.core.task import DataSpec
-from pipeline.environment import Environment
+from pipeline.environment import Environment, prepare
 from pipeline.tracking.runs import Description
 
-surroundings.prepare()  # before anything imports mlflow
+prepare()  # before mlflow is imported
 
 SPEC = DataSpec(channels=1, size=16, classes=4)
 SMALL = {
@@ -20,11 +21,27 @@ SMALL = {
     "ae": {"width": 8, "code_size": 4},
 }
 SMALL["cnn"] = {"channels": [4], "dense": [8]}
+ROOT = Path(__file__).parents[2]
+DEAD = "http://user:hunter2@127.0.0.1:9"
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.environment import Environment, prepare
+prepare()
+from pipeline.tracking.runs import Description, open_run
+root = Path(sys.argv[1])
+artifacts = str(root / "mlartifacts")
+environment = Environment(root=root, storage=root / "storage", tracking_uri=sys.argv[2], artifacts=artifacts)
+with open_run(environment, Description(sys.argv[3], "f" * 64, {"seed": 1})) as run:
+    run.follow(root / "training")
+    if sys.argv[4] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Environment:
-    """A project of its own."""
+    """An empty project."""
     return Environment(
         root=tmp_path,
         storage=tmp_path / "storage",
@@ -50,14 +67,14 @@ def description() -> Description:
 
 @pytest.fixture
 def client(environment: Environment):
-    """A second pair of eyes on the database."""
+    """Makes a client of its own for the same database."""
     from mlflow import MlflowClient
 
     return lambda: MlflowClient(environment.tracking_uri)
 
 
 def write_lines(folder: Path, steps: range, **metrics: float) -> None:
-    """Append a line for each step, as a training does."""
+    """Append a line for each step to metrics.jsonl, as a training does."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "metrics.jsonl", "a") as file:
         for step in steps:
@@ -66,7 +83,7 @@ def write_lines(folder: Path, steps: range, **metrics: float) -> None:
 
 
 def write_picture(folder: Path, step: int) -> None:
-    """A sample grid, as a training leaves it."""
+    """Write a sample grid, as a training does."""
     from PIL import Image
 
     (folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -74,7 +91,26 @@ def write_picture(folder: Path, step: int) -> None:
 
 
 def write_model(folder: Path, name: str, seed: int = 0) -> Path:
-    """A small model with its initial weights."""
+    """Write a small model with its initial weights; its folder."""
     task = model_files.build(name, SMALL[name], SPEC, seed)
     model_files.write(task, folder, {})
     return folder
+
+
+def child(environment: Environment, stage: str = "train-gan", end: str = "kill") -> subprocess.Popen:
+    """A process that tracks tmp_path/training and then kills itself, or finishes."""
+    arguments = [sys.executable, "-c", CHILD, str(environment.root), environment.tracking_uri, stage, end]
+    return subprocess.Popen(
+        arguments,
+        cwd=environment.root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def all_runs(client) -> list:
+    """All runs except the parents."""
+    found = client.search_runs([client.get_experiment_by_name("darkroom").experiment_id])
+    return [run for run in found if run.data.tags["darkroom.stage"] != "repro"]

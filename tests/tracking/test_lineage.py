@@ -1,4 +1,4 @@
-"""Lineage names the bytes, and no secret."""
+"""Lineage: git tags, DVC's md5s and processes; credentials are removed."""
 
 import subprocess
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.tracking import lineage
         ("sqlite:////tmp/a@b/mlflow.db", "sqlite:////tmp/a@b/mlflow.db"),
     ],
 )
-def test_credentials_in_addresses_are_left_out(text, clean):
+def test_credentials_in_addresses_are_removed(text, clean):
     assert lineage.redact(text) == clean
 
 
@@ -30,7 +30,7 @@ def git(root: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def test_git_tells_the_commit_and_whether_files_differ_from_it(tmp_path):
+def test_git_tags_name_the_commit_and_whether_files_differ_from_it(tmp_path):
     git(tmp_path, "init", "-b", "main")
     (tmp_path / "a").write_text("1")
     git(tmp_path, "add", "a")
@@ -58,8 +58,8 @@ def test_the_md5s_are_those_of_dvc(tmp_path):
     (tmp_path / "dvc.yaml").write_text(
         "stages:\n"
         "  make:\n    cmd: mkdir -p data/sub && echo 1 > data/a && echo 2 > data/sub/é\n    outs: [data]\n"
-        "  train:\n    cmd: cp -r data model && echo 3 > m.json\n    deps: [data, train.py]\n    outs: [model]\n"
-        "    metrics:\n    - m.json:\n        cache: false\n"
+        "  train:\n    cmd: cp -r data model && echo 3 > m.json\n    deps: [data, train.py]\n"
+        "    outs: [model]\n    metrics:\n    - m.json:\n        cache: false\n"
     )
     (tmp_path / "train.py").write_text("pass\n")
     git(tmp_path, "init", "-b", "main")
@@ -71,10 +71,10 @@ def test_the_md5s_are_those_of_dvc(tmp_path):
     expected = {entry["path"]: entry["md5"] for entry in [*entries["deps"], *entries["outs"]]}
     assert lineage.dvc_md5s(tmp_path, "train") == expected
     assert set(expected) == {"data", "train.py", "model", "m.json"}
-    assert lineage.dvc_md5s(tmp_path, "unheard-of") == {}
+    assert lineage.dvc_md5s(tmp_path, "unknown") == {}
 
 
-def test_a_process_is_known_by_its_start():
+def test_a_process_is_identified_by_its_start():
     process = lineage.Process.current()
     assert not process.is_dead()
     assert lineage.Process(process.host, process.pid, process.started - 100).is_dead()

@@ -1,4 +1,4 @@
-"""A project whose folder was moved, renamed or copied goes on in its new place and leaves the former one alone."""
+"""A project that was moved, renamed or copied works in the new folder and leaves the old one alone."""
 
 import json
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import environment as surroundings
+from pipeline.environment import read as read_environment
 from pipeline.files import write_json
-from pipeline.tracking import moved, outbox
+from pipeline.tracking import connection, delivery_queue, moved
 from pipeline.tracking.runs import Description, open_run
 from tests.command import darkroom, done
 from tests.tracking.conftest import write_lines, write_model, write_picture
@@ -29,12 +29,12 @@ print(len(model.predict(pd.DataFrame({"count": [3], "seed": [1], "label": [-1]})
 
 
 def train(folder: Path, seed: int) -> str:
-    """Train, track and register a GAN in the project around the current folder; its run's id."""
+    """Track and register a GAN in the project of the current folder; the run's id."""
     write_lines(folder / f".darkroom/trainings/{seed}", range(3))
     write_picture(folder / f".darkroom/trainings/{seed}", seed)
     model = write_model(folder / f".darkroom/trainings/{seed}/model", "gan", seed)
     with open_run(
-        surroundings.read(), Description("train-gan", f"{seed}" * 64, {"training": {"seed": seed}})
+        read_environment(), Description("train-gan", f"{seed}" * 64, {"training": {"seed": seed}})
     ) as run:
         run.follow(folder / f".darkroom/trainings/{seed}")
         run.register(model, "gan")
@@ -43,25 +43,25 @@ def train(folder: Path, seed: int) -> str:
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project with a registered model, and a finished training of which MLflow has not heard yet."""
+    """A project with a registered model, and a finished training that is not delivered yet."""
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "DARKROOM_STORAGE"):
         monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "the old place, ü 100%"
+    folder = tmp_path / "old folder, ü 100%"
     (folder / ".dvc").mkdir(parents=True)
     (folder / "dvc.yaml").write_text("stages: {}")
     (folder / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {folder}/.dvc/site\n")
     monkeypatch.chdir(folder)
     train(folder, 1)
-    where = surroundings.read()
+    environment = read_environment()
     with open_run(
-        replace(where, tracking_uri="http://127.0.0.1:9"), Description("train-gan", "2" * 64)
+        replace(environment, tracking_uri="http://127.0.0.1:9"), Description("train-gan", "2" * 64)
     ) as run:
         write_lines(folder / ".darkroom/trainings/2", range(4))
         run.follow(folder / ".darkroom/trainings/2")
         run.register(write_model(folder / ".darkroom/trainings/2/model", "gan", 2), "gan")
         run.log_artifact(folder / "dvc.yaml")
     (kept,) = (folder / ".darkroom/tracking").glob("*.json")
-    write_json(kept, json.loads(kept.read_text()) | {"address": outbox.address(where)})
+    write_json(kept, json.loads(kept.read_text()) | {"address": delivery_queue.address(environment)})
     return folder
 
 
@@ -73,28 +73,28 @@ def locations(folder: Path) -> list[str]:
     return [row[0] for found in rows for row in found if row[0]]
 
 
-def test_after_a_move_one_sync_lets_everything_go_on_in_the_new_place(project, tmp_path, monkeypatch):
-    assert moved.moved_from(surroundings.read()) == ""
-    new = tmp_path / "elsewhere/new & place"
+def test_after_a_move_one_sync_makes_everything_work_in_the_new_folder(project, tmp_path, monkeypatch):
+    assert moved.moved_from(read_environment()) == ""
+    new = tmp_path / "elsewhere/new & folder"
     new.parent.mkdir()
     project.rename(new)
     monkeypatch.chdir(new)
-    where = surroundings.read()
-    assert where.root == new and moved.moved_from(where) == str(project)
+    environment = read_environment()
+    assert environment.root == new and moved.moved_from(environment) == str(project)
     code, output, error = darkroom("sync")
     assert (
         code == 0
         and "1 runs sent; MLflow has everything" in output
         and f"moved from {project} to {new}" in error
     )
-    assert moved.moved_from(where) == "" and outbox.load_all(where) == []
+    assert moved.moved_from(environment) == "" and delivery_queue.load_all(environment) == []
     assert done("sync").startswith("0 runs sent")
 
     assert len(locations(new)) > 8 and not [
-        place for place in locations(new) if "old%20place" in place or str(project) in place
+        location for location in locations(new) if "old%20folder" in location or str(project) in location
     ]
-    client, experiment = outbox.connect(where)
-    sent = outbox.find_run(client, experiment, "train-gan", "2" * 64)
+    client, experiment = connection.connect(environment)
+    sent = connection.find_run(client, experiment, "train-gan", "2" * 64)
     assert [point.step for point in client.get_metric_history(sent.info.run_id, "validation/accuracy")] == [
         0,
         1,
@@ -106,37 +106,41 @@ def test_after_a_move_one_sync_lets_everything_go_on_in_the_new_place(project, t
     assert str(new) in (new / ".dvc/config.local").read_text()
 
     clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    arguments = [sys.executable, "-P", "-c", READER, where.tracking_uri]
+    arguments = [sys.executable, "-P", "-c", READER, environment.tracking_uri]
     for folder in (new, tmp_path):
-        told = subprocess.run(arguments, cwd=folder, env=clean, capture_output=True, text=True, timeout=120)
-        assert (told.returncode, told.stdout) == (0, "3\n"), told.stderr
+        done_there = subprocess.run(
+            arguments, cwd=folder, env=clean, capture_output=True, text=True, timeout=120
+        )
+        assert (done_there.returncode, done_there.stdout) == (0, "3\n"), done_there.stderr
 
     run_id = train(new, 3)
     assert len(client.list_artifacts(run_id, "images")) == 2
     assert not project.exists()
 
 
-def test_a_training_alone_goes_on_in_the_new_place_as_well(project, tmp_path, monkeypatch, capsys):
+def test_after_a_move_a_training_works_without_a_sync(project, tmp_path, monkeypatch, capsys):
     new = tmp_path / "new"
     project.rename(new)
     monkeypatch.chdir(new)
     run_id = train(new, 1)  # the same training again
-    client, experiment = outbox.connect(surroundings.read())
+    client, experiment = connection.connect(read_environment())
     assert "moved from" in capsys.readouterr().err and not project.exists()
     found = client.search_runs([experiment], "tags.`darkroom.stage` = 'train-gan'")
     assert sorted(run.data.tags["darkroom.fingerprint"][0] for run in found) == ["1", "2"]
-    assert run_id in [run.info.run_id for run in found] and outbox.load_all(surroundings.read()) == []
+    assert run_id in [run.info.run_id for run in found] and delivery_queue.load_all(read_environment()) == []
 
 
-def test_a_copy_is_a_project_of_its_own_and_the_original_stays_as_it_was(project, tmp_path, monkeypatch):
+def test_a_copy_is_a_separate_project_and_the_original_is_unchanged(project, tmp_path, monkeypatch):
     before = locations(project)
     copy = Path(shutil.copytree(project, tmp_path / "copy"))
     monkeypatch.chdir(copy)
     assert "moved from" in darkroom("sync")[2]
-    assert locations(project) == before and not [place for place in locations(copy) if "old%20place" in place]
+    assert locations(project) == before and not [
+        location for location in locations(copy) if "old%20folder" in location
+    ]
 
 
-def test_a_database_that_was_copied_without_its_artifacts_still_names_the_former_place(
+def test_a_database_that_was_copied_without_its_artifacts_keeps_the_old_locations(
     project, tmp_path, monkeypatch
 ):
     copy = tmp_path / "copy"
@@ -144,10 +148,10 @@ def test_a_database_that_was_copied_without_its_artifacts_still_names_the_former
     for name in ("mlflow.db", "dvc.yaml"):
         shutil.copy(project / name, copy)
     monkeypatch.chdir(copy)
-    assert moved.moved_from(surroundings.read()) == ""
+    assert moved.moved_from(read_environment()) == ""
 
 
-def test_a_database_that_is_not_the_projects_own_is_left_alone(project, tmp_path, monkeypatch):
+def test_a_database_of_another_project_is_unchanged(project, tmp_path, monkeypatch):
     before = locations(project)
     other = tmp_path / "other"
     (other / ".dvc").mkdir(parents=True)
@@ -159,7 +163,7 @@ def test_a_database_that_is_not_the_projects_own_is_left_alone(project, tmp_path
 
 
 @pytest.mark.parametrize("content", [b"", b"no database", None])
-def test_what_is_no_database_is_not_a_moved_project(environment, content):
+def test_a_file_that_is_not_a_database_is_not_a_moved_project(environment, content):
     if content is not None:
         (environment.root / "mlflow.db").write_bytes(content)
     assert moved.moved_from(environment) == ""

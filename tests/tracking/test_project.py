@@ -1,4 +1,4 @@
-"""A whole small project under git and DVC: reproduced, cloned, killed, and its server taken away."""
+"""A small project under git and DVC: reproduced, cloned, killed, and with a server that stops."""
 
 import json
 import os
@@ -16,32 +16,29 @@ import requests
 
 from pipeline.environment import Environment
 from pipeline.files import sha256
-from pipeline.tracking import outbox, registry
+from pipeline.tracking import delivery_queue, registry
 from tests.project import ROOT, TRAINING, Project
 from tests.repository import commit, create, shell
 
 pytestmark = pytest.mark.slow
 
 
-def look(folder: Path):
-    """A client of the project's own database, and its environment."""
+def client_of(folder: Path):
+    """A client of the project's database."""
     from mlflow import MlflowClient
 
-    where = Environment(
-        root=folder, storage=folder / ".darkroom", tracking_uri=f"sqlite:///{folder}/mlflow.db"
-    )
-    return MlflowClient(where.tracking_uri), where
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
 def synced(project: Project, **more: str) -> str:
-    """What ``darkroom sync`` says in a project, which it knows by these two."""
+    """The output of ``darkroom sync`` in a project; it needs dvc.yaml and .dvc."""
     (project.folder / ".dvc").mkdir(exist_ok=True)
     (project.folder / "dvc.yaml").write_text("stages: {}")
     return shell(project.folder, "darkroom", "sync", PYTHONPATH=str(ROOT), **more)
 
 
 def curves(client, run_id: str) -> dict[str, list[tuple[int, int, float]]]:
-    """Every metric of a run but the machine's: (step, time, value) by key."""
+    """(step, time, value) of every metric of a run except system metrics, by key."""
     keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("system/")]
     return {
         key: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run_id, key)]
@@ -57,27 +54,27 @@ def run_of(client, stage: str):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """A project with a classifier alone, after ``dvc repro``, committed, pushed to a folder."""
+    """A project with only a classifier, after ``dvc repro``, committed, pushed to a folder."""
     folder = create(tmp_path_factory.mktemp("whole") / "made")
     shell(folder, "python", "dvc", "repro")
-    commit(folder, "what it made")
+    commit(folder, "results")
     shell(folder, "python", "dvc", "push", "-q")
     return folder
 
 
-def test_the_champion_is_made_again_bit_for_bit_from_its_commit_and_data(made):
+def test_the_champion_is_reproduced_bit_for_bit_from_its_commit_and_data(made):
     weights = sha256(made / "models/cnn/model.safetensors")
-    said = shell(made, "darkroom", "reproduce", "cnn@champion")
-    assert f"registered {weights}\nmade again {weights}" in said and "the same, bit for bit" in said
+    output = shell(made, "darkroom", "reproduce", "cnn@champion")
+    assert f"registered {weights}\nreproduced {weights}" in output and "the same, bit for bit" in output
     assert (
         "worktree" not in shell(made, "git", "worktree", "list").replace(str(made), "")
         and not (made / ".git/worktrees").exists()
     )
 
 
-def test_what_was_trained_with_uncommitted_code_is_not_promised_again(made, tmp_path):
+def test_a_model_trained_with_uncommitted_code_is_refused(made, tmp_path):
     folder = Path(shutil.copytree(made, tmp_path / "copy"))
-    client, _ = look(folder)
+    client = client_of(folder)
     client.set_tag(
         run_of(client, "train-cnn").info.run_id, "darkroom.git.changed", "params.yaml, pipeline/core/noise.py"
     )
@@ -86,13 +83,13 @@ def test_what_was_trained_with_uncommitted_code_is_not_promised_again(made, tmp_
     )
 
 
-def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made, tmp_path):
-    clone = tmp_path / "clone"
-    shell(tmp_path, "git", "clone", "-q", str(made), str(clone))
+def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made):
+    clone = made.with_name("clone")  # in the same folder: the path of the DVC remote is relative
+    shell(made, "git", "clone", "-q", str(made), str(clone))
     shell(clone, "python", "dvc", "pull", "-q")
     assert "2 runs sent" in shell(clone, "darkroom", "sync")
     assert "0 runs sent" in shell(clone, "darkroom", "sync")
-    (there, _), (here, _) = look(made), look(clone)
+    there, here = client_of(made), client_of(clone)
     for stage in ("train-cnn", "evaluate"):
         ours, theirs = run_of(here, stage), run_of(there, stage)
         assert ours.info.status == "FINISHED" and ours.data.params == theirs.data.params
@@ -129,7 +126,7 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
     for step in sorted(random.Random(seed).sample(range(1, 590), 10)):
         cut.kill_at(cut.start("stages.train", "ae"), "ae", step)
     assert cut.run("stages.train", "ae")[0] == 0
-    (one, _), (other, _) = look(whole.folder), look(cut.folder)
+    one, other = client_of(whole.folder), client_of(cut.folder)
     runs = [run_of(client, "train-ae") for client in (one, other)]
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
     histories = [
@@ -146,7 +143,7 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
 def test_a_killed_run_that_is_not_repeated_reads_killed_after_the_next_command(tmp_path, processed_digits):
     project = Project(tmp_path / "project", processed_digits)
     project.kill_at(project.start("stages.train", "ae"), "ae", 12)
-    client, _ = look(project.folder)
+    client = client_of(project.folder)
     assert run_of(client, "train-ae").info.status == "RUNNING"
     synced(project)
     assert run_of(client, "train-ae").info.status == "KILLED"
@@ -156,7 +153,7 @@ def test_a_killed_run_that_is_not_repeated_reads_killed_after_the_next_command(t
 
 @pytest.fixture
 def server(tmp_path):
-    """Start and stop a tracking server on a port of its own."""
+    """A function that starts and stops a tracking server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [
@@ -203,7 +200,9 @@ def server(tmp_path):
         switch(False)
 
 
-def test_a_server_that_dies_in_mid_training_and_comes_back_has_no_gap(server, tmp_path, processed_digits):
+def test_a_server_that_is_killed_during_a_training_and_restarted_has_no_gap(
+    server, tmp_path, processed_digits
+):
     from mlflow import MlflowClient
 
     project = Project(tmp_path / "project", processed_digits)
@@ -230,7 +229,7 @@ def test_a_server_that_dies_in_mid_training_and_comes_back_has_no_gap(server, tm
     assert [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")] == expected
     assert str(client.get_model_version_by_alias("cnn", "champion").run_id) == run.info.run_id
     assert (
-        outbox.load_all(
+        delivery_queue.load_all(
             Environment(root=project.folder, storage=project.folder / ".darkroom", tracking_uri=address)
         )
         == []

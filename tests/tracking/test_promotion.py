@@ -1,4 +1,4 @@
-"""The alias that serves moves by promotion and rollback alone, each written down with its reason."""
+"""Promotion and rollback move the alias ``champion`` and are recorded with their reasons."""
 
 import json
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.cli import commands
 from pipeline.evaluation import compare
-from pipeline.tracking import comparison, promotion
+from pipeline.tracking import promotion, run_comparison
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_model, write_picture
 
@@ -17,7 +17,7 @@ PARAMS = {"training.seed": "9", "model.beta": "1.0"}
 
 
 def add(environment, tmp_path, seed: int, **numbers: float) -> str:
-    """Train, register and measure one more VAE; its run's id."""
+    """Track, register and measure a VAE; its run's id."""
     folder = tmp_path / f"training-{seed}"
     folder.mkdir()
     write_picture(folder, 5)
@@ -38,7 +38,7 @@ def add(environment, tmp_path, seed: int, **numbers: float) -> str:
 
 
 @pytest.fixture
-def shop(environment, tmp_path, monkeypatch):
+def command(environment, tmp_path, monkeypatch):
     """Three versions: the champion, a worse one, a better one; and the command line of that project."""
     add(environment, tmp_path, 0, fid=1.0, recall=0.8)
     add(environment, tmp_path, 1, fid=2.0, recall=0.8)
@@ -61,34 +61,34 @@ def champion(client) -> str:
     return str(client().get_model_version_by_alias("vae", "champion").version)
 
 
-def test_a_better_one_is_promoted_a_worse_one_is_not_and_a_rollback_brings_back(shop, client):
+def test_a_better_version_is_promoted_a_worse_one_is_not_and_a_rollback_restores(command, client):
     assert champion(client) == "1"
-    code, said = shop("promote", "vae/2")
-    assert code == 1 and "FAIL  fid: worse by more than noise" in said and "not promoted: fid" in said
+    code, output = command("promote", "vae/2")
+    assert code == 1 and "FAIL  fid: worse by more than noise" in output and "not promoted: fid" in output
     assert champion(client) == "1"
-    code, said = shop("promote", "vae")  # the challenger is the newest
-    assert code == 0 and "ok    fid: better" in said and champion(client) == "3"
+    code, output = command("promote", "vae")  # the challenger is the newest
+    assert code == 0 and "ok    fid: better" in output and champion(client) == "3"
     assert "challenger" not in client().get_registered_model("vae").aliases
-    assert "is the champion already" in shop("promote", "vae/3")[1]
-    code, said = shop("rollback", "vae", "--reason", "it draws sevens like ones")
-    assert (code, champion(client)) == (0, "1") and "version 1, before: 3" in said
-    code, said = shop("rollback", "vae")
-    assert (code, champion(client)) == (2, "1") and "no champion before this one" in said
-    written = client().search_runs(
+    assert "is the champion already" in command("promote", "vae/3")[1]
+    code, output = command("rollback", "vae", "--reason", "its sevens look like ones")
+    assert (code, champion(client)) == (0, "1") and "version 1, before: 3" in output
+    code, output = command("rollback", "vae")
+    assert (code, champion(client)) == (2, "1") and "no previous champion" in output
+    recorded = client().search_runs(
         ["1"], "tags.`darkroom.model` = 'vae' and tags.`darkroom.stage` != 'train-vae'"
     )
-    deeds = [
+    actions = [
         (run.data.tags["darkroom.stage"], run.data.tags["darkroom.from"], run.data.tags["darkroom.to"])
-        for run in written
+        for run in recorded
     ]
-    assert deeds == [("rollback", "3", "1"), ("promote", "1", "3")]
-    assert written[0].data.tags["darkroom.reason"] == "it draws sevens like ones"
-    assert [gate["passed"] for gate in json.loads(written[1].data.tags["darkroom.gates"])] == [True] * 4
+    assert actions == [("rollback", "3", "1"), ("promote", "1", "3")]
+    assert recorded[0].data.tags["darkroom.reason"] == "its sevens look like ones"
+    assert [gate["passed"] for gate in json.loads(recorded[1].data.tags["darkroom.gates"])] == [True] * 4
 
 
-def test_a_reason_overrules_a_gate_and_is_written_down(shop, client):
-    code, said = shop("promote", "vae/2", "--reason", "the demo needs it")
-    assert code == 0 and "FAIL  fid" in said and champion(client) == "2"
+def test_a_reason_overrules_a_gate_and_is_recorded(command, client):
+    code, output = command("promote", "vae/2", "--reason", "the demo needs it")
+    assert code == 0 and "FAIL  fid" in output and champion(client) == "2"
     (run,) = client().search_runs(["1"], "tags.`darkroom.stage` = 'promote'")
     assert run.data.tags["darkroom.reason"] == "the demo needs it"
 
@@ -97,26 +97,27 @@ def test_a_reason_overrules_a_gate_and_is_written_down(shop, client):
     ("thing", "known"),
     [
         ("vae/9", "vae/3, vae/2, vae/1 (the champion)"),
-        ("vae@nobody", "vae/3, vae/2, vae/1 (the champion)"),
+        ("vae@nothing", "vae/3, vae/2, vae/1 (the champion)"),
         ("nothing@champion", "vae (versions 1 to 3; "),
         ("nothing/1", "vae (versions 1 to 3; "),
     ],
 )
-def test_a_version_that_is_not_there_is_refused_with_what_there_is(shop, thing, known):
-    code, said = shop("promote", thing)
-    assert code == 2 and thing in said and known in said
+def test_an_unknown_version_is_refused_with_the_known_ones(command, thing, known):
+    code, output = command("promote", thing)
+    assert code == 2 and thing in output and known in output
 
 
-def test_a_model_without_a_challenger_is_answered_with_its_versions(shop, client):
-    assert shop("promote", "vae")[0] == 0
-    code, said = shop("promote", "vae")
-    assert code == 2 and "vae@challenger: no version of vae has the alias 'challenger'" in said
+def test_a_model_without_a_challenger_is_refused_with_its_versions(command, client):
+    assert command("promote", "vae")[0] == 0
+    code, output = command("promote", "vae")
+    assert code == 2 and "vae@challenger: no version of vae has the alias 'challenger'" in output
     assert (
-        "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in said and champion(client) == "3"
+        "name a version, newest first: vae/3 (the champion), vae/2, vae/1" in output
+        and champion(client) == "3"
     )
 
 
-def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(
+def test_an_experiment_does_not_overwrite_the_results_of_other_models(
     environment, client, tmp_path, monkeypatch
 ):
     run_id = add(environment, tmp_path, 0, fid=1.0)
@@ -132,20 +133,20 @@ def test_an_experiment_with_another_model_does_not_overwrite_what_is_known(
     }
 
 
-def test_trainings_side_by_side_show_measures_params_and_pictures(shop, tmp_path):
-    code, said = shop("compare", "vae@champion", "vae/2", "vae/3", "--out", "page.html")
-    assert code == 0 and "0.500 (0.490 – 0.510)" in said and "training.seed" in said
+def test_a_comparison_shows_results_params_and_pictures(command, tmp_path):
+    code, output = command("compare", "vae@champion", "vae/2", "vae/3", "--out", "page.html")
+    assert code == 0 and "0.500 (0.490 – 0.510)" in output and "training.seed" in output
     page = (tmp_path / "page.html").read_text()
     assert (
         page.count("data:image/png;base64,") == 3
         and "model.beta" not in page
         and "http" not in page.replace("http-equiv", "")
     )
-    assert shop("compare", "f" * 32)[0] == 2
+    assert command("compare", "f" * 32)[0] == 2
 
 
-def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
-    found = comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
+def test_seeds_are_summarised_by_mean_and_standard_deviation(command, client):
+    found = run_comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
     assert list(found) == [0, 1, 2]
     mean, deviation, values = compare.seed_summary(found)["fid"]
     assert (
@@ -156,7 +157,7 @@ def test_seeds_are_summed_up_by_mean_and_standard_deviation(shop, client):
     assert "1.17 ± 0.764" in console.export_text()
 
 
-def test_a_run_that_differs_in_more_than_the_seed_is_no_seed_of_it(environment, client, tmp_path):
+def test_a_run_with_other_params_or_data_is_not_one_of_the_seeds(environment, client, tmp_path):
     add(environment, tmp_path, 0, fid=1.0)
     with open_run(
         environment,
@@ -165,11 +166,11 @@ def test_a_run_that_differs_in_more_than_the_seed_is_no_seed_of_it(environment, 
         ),
     ):
         pass
-    assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)) == [0]
-    assert list(comparison.by_seed(client(), "1", "vae", PARAMS, "e" * 64)) == []
+    assert list(run_comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)) == [0]
+    assert list(run_comparison.by_seed(client(), "1", "vae", PARAMS, "e" * 64)) == []
 
 
-def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(
+def test_an_interrupted_promotion_leaves_the_alias_on_one_of_both_versions(
     environment, client, tmp_path, monkeypatch
 ):
     for seed in (0, 1):
@@ -188,7 +189,7 @@ def test_a_promotion_that_is_cut_short_leaves_the_alias_on_one_of_both(
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
 
 
-def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(
+def test_a_promotion_by_a_retraining_happens_once_and_not_after_a_rollback(
     environment, client, tmp_path, monkeypatch
 ):
     for seed in (0, 1):
@@ -196,16 +197,23 @@ def test_a_promotion_for_an_occasion_happens_once_and_not_after_a_rollback(
     for _ in range(2):
         promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
-    for occasion in ("a night", "the next night"):
-        promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], occasion)
+    for retraining in ("a night", "the next night"):
+        promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], retraining)
         assert champion(client) == "1"
     promotion.promote(environment, client().get_model_version("vae", "2"), "by hand", [])
     assert champion(client) == "2" and "darkroom.unwanted" not in client().get_model_version("vae", "2").tags
-    deeds = [(deed["deed"], deed["from"], deed["to"]) for deed in promotion.deeds(client(), "1")]
-    assert deeds == [("first", "", "1"), ("promote", "1", "2"), ("rollback", "2", "1"), ("promote", "1", "2")]
+    history = [
+        (entry["deed"], entry["from"], entry["to"]) for entry in promotion.alias_history(client(), "1")
+    ]
+    assert history == [
+        ("first", "", "1"),
+        ("promote", "1", "2"),
+        ("rollback", "2", "1"),
+        ("promote", "1", "2"),
+    ]
 
 
-def test_a_rollback_stands_though_the_promotion_was_killed_before_it_could_say_so(
+def test_a_rollback_holds_even_if_the_promotion_was_killed_before_it_was_recorded(
     environment, client, tmp_path, monkeypatch
 ):
     from mlflow import MlflowClient

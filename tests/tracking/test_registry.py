@@ -1,4 +1,4 @@
-"""A registered model is the trained one: loaded anywhere without pickle, the same numbers, one version for one set of weights."""
+"""A registered model loads anywhere without pickle and gives the results of the trained one."""
 
 import base64
 import io
@@ -30,8 +30,9 @@ answers = {}
 for name in ("cnn", "gan", "vae", "ae"):
     model = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     if name in ("gan", "vae"):
-        for key, params in ((f"{name}-drawn", {"form": "array"}), (f"{name}-again", {"form": "array"}), (f"{name}-png", None)):
-            answers[key] = np.stack([np.array(image) for image in model.predict(rows, params=params)["image"]])
+        for key, params in (("drawn", {"form": "array"}), ("again", {"form": "array"}), ("png", None)):
+            drawn = model.predict(rows, params=params)["image"]
+            answers[f"{name}-{key}"] = np.stack([np.array(image) for image in drawn])
     if name != "gan":
         seen = model.predict(pd.DataFrame({"image": images}), params={"form": "array"})
         for key in seen.columns:
@@ -42,7 +43,7 @@ print(json.dumps([pipeline.__file__]))
 """
 
 
-def test_registered_models_answer_like_their_tasks_in_a_fresh_process(
+def test_registered_models_give_the_results_of_their_tasks_in_a_new_process(
     environment, client, description, tmp_path
 ):
     folders = {name: write_model(tmp_path / "models" / name, name) for name in ("cnn", "gan", "vae", "ae")}
@@ -114,7 +115,7 @@ def test_registered_models_answer_like_their_tasks_in_a_fresh_process(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A saved pyfunc model of a kind, loaded, by name."""
+    """A function that saves and loads the pyfunc model of a name."""
     import mlflow.pyfunc
 
     loaded = {}
@@ -156,7 +157,7 @@ def saved(tmp_path_factory):
         ("cnn", {"count": 1}),
     ],
 )
-def test_a_request_that_cannot_be_met_is_refused(saved, name, row):
+def test_an_invalid_request_is_refused(saved, name, row):
     import mlflow
 
     with pytest.raises(mlflow.MlflowException) as refused:
@@ -168,7 +169,7 @@ ANIMALS = ["cat", "dog", "3", "0"]
 
 
 def animals(folder, name):
-    """A saved model whose classes have these names, loaded."""
+    """A saved and loaded model with the classes ``ANIMALS``."""
     import mlflow.pyfunc
 
     model_files.write(
@@ -178,7 +179,7 @@ def animals(folder, name):
     return mlflow.pyfunc.load_model(str(folder / "model"))
 
 
-def test_a_label_is_a_class_name_or_its_number_and_the_answer_has_both(tmp_path):
+def test_a_label_is_a_class_name_or_number_and_the_result_has_both(tmp_path):
     model = animals(tmp_path, "gan")
     rows = [{"count": 1, "label": label} for label in ("dog", 1, "3", 3, -1)] + [{"count": 1}]
     answers = model.predict(pd.DataFrame(rows)).to_dict("records")
@@ -187,7 +188,7 @@ def test_a_label_is_a_class_name_or_its_number_and_the_answer_has_both(tmp_path)
     assert answers[0]["image"] == answers[1]["image"] != answers[2]["image"]
 
 
-def test_a_classifiers_answer_names_the_classes_in_the_order_of_their_probabilities(tmp_path):
+def test_a_classifier_names_the_classes_in_the_order_of_their_probabilities(tmp_path):
     model = animals(tmp_path, "cnn")
     for answer in model.predict(pd.DataFrame({"image": [np.full((1, 16, 16), 0.5).tolist()] * 2})).to_dict(
         "records"
@@ -197,7 +198,7 @@ def test_a_classifiers_answer_names_the_classes_in_the_order_of_their_probabilit
         assert answer["probability"] == pytest.approx(max(answer["probabilities"]))
 
 
-def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(saved, monkeypatch):
+def test_a_label_is_refused_by_a_model_that_generates_without_regard_to_classes(saved, monkeypatch):
     import mlflow
 
     model = saved("gan")
@@ -210,17 +211,17 @@ def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(save
     assert len(model.predict(pd.DataFrame([{"count": 2, "label": -1}]))) == 2
 
 
-def test_a_picture_of_another_size_and_form_is_fitted(saved):
+def test_an_image_of_another_size_and_format_is_converted(saved):
     from PIL import Image
 
-    beside = io.BytesIO()
-    Image.new("RGB", (40, 60), (200, 10, 10)).save(beside, format="JPEG")
-    address = "data:image/jpeg;base64," + base64.b64encode(beside.getvalue()).decode()
+    file = io.BytesIO()
+    Image.new("RGB", (40, 60), (200, 10, 10)).save(file, format="JPEG")
+    address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     (answer,) = saved("cnn").predict(pd.DataFrame({"image": [address]})).to_dict("records")
     assert abs(sum(answer["probabilities"]) - 1) < 1e-5 and answer["class"] in "0123"
 
 
-def test_the_same_weights_are_one_version_and_the_aliases_follow(environment, client, description, tmp_path):
+def test_the_same_weights_are_one_version_and_the_aliases_are_set(environment, client, description, tmp_path):
     first, second = write_model(tmp_path / "a", "cnn"), write_model(tmp_path / "b", "cnn", seed=1)
     versions = []
     for folder in (first, first, second):

@@ -1,4 +1,4 @@
-"""What a run says of how to make it again is true: its commands, run in a clone, make the same weights."""
+"""The commands of a run, executed in a clone, make the same weights."""
 
 import json
 import subprocess
@@ -38,13 +38,13 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_params_as_committed_are_no_change(repository):
+def test_committed_params_are_not_a_change(repository):
     assert rerun.changes(repository) == []
     tags = lineage.git_tags(repository)
     assert rerun.commands("train-vae", tags, [])[-1] == "dvc repro train-vae"
 
 
-def test_each_change_is_an_override_that_dvc_takes_back(repository):
+def test_each_change_is_an_override_that_dvc_can_apply(repository):
     changed = {
         "data": {
             "source": "folder",
@@ -69,7 +69,7 @@ def test_each_change_is_an_override_that_dvc_takes_back(repository):
     assert rerun.read_params(repository) == rerun.leaves(changed)
 
 
-def test_a_param_that_was_removed_is_removed_again(repository):
+def test_a_removed_param_is_an_override_that_removes_it(repository):
     write(
         repository,
         {"data": {"source": "digits"}, "vae": {"training": {"seed": 0}, "model": {"dense": [64, 32]}}},
@@ -77,7 +77,7 @@ def test_a_param_that_was_removed_is_removed_again(repository):
     assert [change.override for change in rerun.changes(repository)] == ["~vae.model.beta"]
 
 
-def test_uncommitted_code_is_named_as_what_no_command_brings_back(repository):
+def test_uncommitted_code_is_named_in_the_note(repository):
     (repository / "code.py").write_text("x = 1")
     write(
         repository,
@@ -86,19 +86,19 @@ def test_uncommitted_code_is_named_as_what_no_command_brings_back(repository):
             "vae": {"training": {"seed": 5}, "model": {"beta": 1.0, "dense": [64, 32]}},
         },
     )
-    said = rerun.note("train-vae", lineage.git_tags(repository), rerun.changes(repository))
-    assert "uncommitted changes of code.py" in said and "params.yaml" not in said
-    assert "dvc exp run -S vae.training.seed=5 train-vae" in said
+    note = rerun.note("train-vae", lineage.git_tags(repository), rerun.changes(repository))
+    assert "uncommitted changes of code.py" in note and "params.yaml" not in note
+    assert "dvc exp run -S vae.training.seed=5 train-vae" in note
 
 
 def test_without_a_commit_there_is_no_command(tmp_path):
     tags = lineage.git_tags(tmp_path)
-    assert rerun.commands("train-vae", tags, []) == [] and "no git repository" in rerun.note(
+    assert rerun.commands("train-vae", tags, []) == [] and "not a git repository" in rerun.note(
         "train-vae", tags, []
     )
 
 
-def test_a_name_shows_the_params_of_its_own_stage_and_not_too_many():
+def test_a_name_shows_a_few_params_of_its_stage():
     changed = [
         Change("data.image_size", 8),
         Change("gan.model.width", 4),

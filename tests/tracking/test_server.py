@@ -1,4 +1,4 @@
-"""The team's server: passwords, PostgreSQL, S3. Trainings are tracked there as they are at home, and it ends without a trace."""
+"""The team's server: passwords, PostgreSQL, S3. Trainings are tracked as in a local database."""
 
 import os
 import re
@@ -19,8 +19,7 @@ import yaml
 from pipeline.core import model_files
 from pipeline.tracking import lineage, runs
 from pipeline.tracking.runs import Description, open_run
-from tests.tracking.conftest import write_lines, write_model, write_picture
-from tests.tracking.test_runs import ROOT, child
+from tests.tracking.conftest import ROOT, child, write_lines, write_model, write_picture
 
 ADMIN, USERS, BUCKET = (
     ("admin", "correct-horse-battery"),
@@ -50,7 +49,7 @@ INSTALLED = shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/b
 
 
 def start(folder: Path, password: str = ADMIN[1], **more: str) -> tuple[subprocess.Popen, str]:
-    """Run infra/mlflow/local.py: the process and its address, which is empty where it refuses."""
+    """Run infra/mlflow/local.py: the process and its address, empty if it refuses to start."""
     kept = {
         key: value
         for key, value in os.environ.items()
@@ -61,29 +60,29 @@ def start(folder: Path, password: str = ADMIN[1], **more: str) -> tuple[subproce
     process = subprocess.Popen(
         command, env={**kept, **more}, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    told = ""
-    while "# ready" not in told and (line := process.stdout.readline()):  # it gives up by itself
-        told += line
-    return process, match[1] if (match := re.search(r"URI=(\S+)", told)) else ""
+    output = ""
+    while "# ready" not in output and (line := process.stdout.readline()):  # it has its own time limit
+        output += line
+    return process, match[1] if (match := re.search(r"URI=(\S+)", output)) else ""
 
 
 @pytest.fixture(scope="module")
-def place():
-    """A folder that PostgreSQL's own user can reach; pytest's are for its user alone."""
+def base():
+    """A folder that PostgreSQL's user can read; those of pytest are private."""
     with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
         os.chmod(folder, 0o711)
         yield Path(folder)
 
 
 @pytest.fixture(scope="module")
-def server(place, bucket):
-    """The address of a server whose artifacts are in the bucket, with two users besides the admin."""
+def server(base, bucket):
+    """The address of a server with its artifacts in the bucket, an admin and two users."""
     settings = {
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
         "MLFLOW_S3_ENDPOINT_URL": bucket[1]["AWS_ENDPOINT_URL"],
         **bucket[1],
     }
-    process, uri = start(place / "shared", **settings)
+    process, uri = start(base / "shared", **settings)
     try:
         for name, password in USERS.items():
             asked = {"username": name, "password": password}
@@ -98,10 +97,10 @@ def server(place, bucket):
 
 @pytest.fixture
 def team(server, environment, monkeypatch):
-    """A project that is tracked on the server by alice. She waits for it, however busy this machine is."""
+    """A project of alice that is tracked on the server, with long timeouts for a busy machine."""
     log_in(monkeypatch, "alice")
     monkeypatch.setattr(runs, "BUDGET_SECONDS", 1000)
-    monkeypatch.setattr(runs, "PATIENCE", dict.fromkeys(runs.PATIENCE, 120))
+    monkeypatch.setattr(runs, "TIMEOUTS_SECONDS", dict.fromkeys(runs.TIMEOUTS_SECONDS, 120))
     return replace(environment, tracking_uri=server, artifacts="")
 
 
@@ -114,7 +113,7 @@ def log_in(monkeypatch, name: str) -> None:
 @pytest.mark.skipif(not INSTALLED, reason="PostgreSQL's initdb is not installed")
 class TestWithARealServer:
     @pytest.mark.parametrize("path", CLOSED)
-    def test_no_page_and_no_call_is_open_without_a_password(self, server, path):
+    def test_every_page_and_call_needs_the_password(self, server, path):
         assert requests.get(f"{server}/{path}", timeout=30).status_code == 401
         assert requests.get(f"{server}/{path}", auth=("admin", "password1234"), timeout=30).status_code == 401
 
@@ -159,7 +158,7 @@ class TestWithARealServer:
         ]
         assert sorted(path.split("+")[2] for path in pictures) == ["0", "10"]
 
-    def test_a_model_lies_in_the_bucket_and_comes_back_whole(self, team, bucket, tmp_path):
+    def test_a_model_is_stored_in_the_bucket_and_can_be_loaded(self, team, bucket, tmp_path):
         from mlflow import MlflowClient
 
         folder, client = write_model(tmp_path / "gan", "gan"), MlflowClient(team.tracking_uri)
@@ -187,8 +186,8 @@ class TestWithARealServer:
         assert (read.returncode, read.stdout) == (0, "3\n"), read.stderr
 
     @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
-    def test_nothing_listens_beyond_this_machine_and_nothing_is_left(self, place, end):
-        folder = place / "own"
+    def test_it_only_listens_on_loopback_and_leaves_no_process(self, base, end):
+        folder = base / "own"
         process, _ = start(folder)
         owned = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         listening = {

@@ -1,4 +1,4 @@
-"""`mlflow models serve` answers for each model: a picture or a prediction, over HTTP, from a process of its own."""
+"""`mlflow models serve` serves each model over HTTP: images or predictions."""
 
 import base64
 import io
@@ -33,8 +33,8 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def served(environment, description, tmp_path):
-    """The address of each registered model's server, by name, and the tasks behind them."""
+def servers(environment, description, tmp_path):
+    """The address of each registered model's server and its task, by name."""
     folders = {name: write_model(tmp_path / "models" / name, name) for name in NAMES}
     with open_run(environment, description) as run:
         for name, folder in folders.items():
@@ -92,48 +92,48 @@ def answers(port: int) -> bool:
         return False
 
 
-def ask(url: str, rows: list[dict], status: int = 200, **more):
+def post(url: str, rows: list[dict], status: int = 200, **more):
     answer = requests.post(url, json={"dataframe_records": rows, **more}, timeout=60)
     assert answer.status_code == status, answer.text
     return answer.json()["predictions"] if status == 200 else answer.text
 
 
 def png(image: np.ndarray) -> str:
-    beside = io.BytesIO()
-    Image.fromarray(image[0]).save(beside, format="PNG")
-    return base64.b64encode(beside.getvalue()).decode()
+    file = io.BytesIO()
+    Image.fromarray(image[0]).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
-def test_each_model_answers_real_requests(served):
-    urls, tasks = served
+def test_each_model_answers_requests(servers):
+    urls, tasks = servers
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16), dtype=np.uint8)
     pixels = torch.from_numpy(image).float()[None] / 255
     sent = [{"image": png(image)}, {"image": (image / 255).tolist()}]
 
     shares = tasks["cnn"].classify(pixels).softmax(1)[0]
-    for answer in ask(urls["cnn"], sent):
+    for answer in post(urls["cnn"], sent):
         assert answer["class"] == str(int(shares.argmax())) and answer["classes"] == ["0", "1", "2", "3"]
         np.testing.assert_allclose(answer["probabilities"], shares, atol=1e-5)
 
     for name in ("gan", "vae"):
         drawn = tasks[name].generate(torch.full((2,), 3), 2, Noise.whole(7, 2))
-        asked = [{"count": 2, "seed": 7, "label": "3"}]
-        assert ask(urls[name], asked) == ask(urls[name], [{"count": 2, "seed": 7, "label": 3}])
-        for answer, expected in zip(ask(urls[name], asked), drawn, strict=True):
+        request = [{"count": 2, "seed": 7, "label": "3"}]
+        assert post(urls[name], request) == post(urls[name], [{"count": 2, "seed": 7, "label": 3}])
+        for answer, expected in zip(post(urls[name], request), drawn, strict=True):
             made = decode(base64.b64decode(answer["image"]), 1, 16).astype(int)
             assert np.abs(made - (expected * 255).round().numpy()).max() <= 1 and answer["label"] == 3
-        arrays = ask(urls[name], asked, params={"form": "array"})
+        arrays = post(urls[name], request, params={"form": "array"})
         np.testing.assert_allclose([answer["image"] for answer in arrays], drawn.clamp(0, 1), atol=1e-5)
 
     for name in ("vae", "ae"):
         restored = tasks[name].reconstruct(pixels)
-        for answer in ask(urls[name], sent):
+        for answer in post(urls[name], sent):
             made = decode(base64.b64decode(answer["image"]), 1, 16).astype(int)
             assert np.abs(made - (restored[0].clamp(0, 1) * 255).round().numpy()).max() <= 1
             np.testing.assert_allclose(answer["code"], tasks[name].encode(pixels)[0], atol=1e-4)
             assert answer["anomaly"] == pytest.approx(float((restored - pixels).square().mean()), abs=1e-6)
 
-    assert "count" in ask(urls["gan"], [{"image": png(image)}], 400)
-    assert "label is 0 to 3" in ask(urls["gan"], [{"count": 1, "label": 9}], 400)
-    assert "class name (0, 1, 2, 3)" in ask(urls["gan"], [{"count": 1, "label": "dog"}], 400)
-    assert "not base64 of a whole picture" in ask(urls["cnn"], [{"image": png(image)[:40]}], 400)
+    assert "count" in post(urls["gan"], [{"image": png(image)}], 400)
+    assert "label is 0 to 3" in post(urls["gan"], [{"count": 1, "label": 9}], 400)
+    assert "class name (0, 1, 2, 3)" in post(urls["gan"], [{"count": 1, "label": "dog"}], 400)
+    assert "not base64 of a complete image" in post(urls["cnn"], [{"image": png(image)[:40]}], 400)

@@ -1,4 +1,4 @@
-"""From any model, number or file up to its sources and down to its uses; a flipped byte is named, wherever it is."""
+"""The lineage of any model, number or file, up and down; a flipped byte is named, wherever it is."""
 
 import json
 import re
@@ -25,13 +25,16 @@ from pathlib import Path
 def write(path, data):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
-    return {"file": "/".join(Path(path).parts[2:]), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return {"file": "/".join(Path(path).parts[2:]), "sha256": digest}
 
 if sys.argv[1] == "download":
     entry = write("data/raw/digits.gz", b"raw" * 99)
-    write("data/raw/source.json", {"files": {"digits.gz": {"sha256": entry["sha256"], "url": "https://example.org/digits.gz"}}})
+    source = {"sha256": entry["sha256"], "url": "https://example.org/digits.gz"}
+    write("data/raw/source.json", {"files": {"digits.gz": source}})
 elif sys.argv[1] == "preprocess":
-    shard = {kind: write(f"data/processed/test/{kind}-0.npy", kind.encode() * 99) for kind in ("images", "labels")}
+    kinds = ("images", "labels")
+    shard = {kind: write(f"data/processed/test/{kind}-0.npy", kind.encode() * 99) for kind in kinds}
     write("data/processed/manifest.json", {"splits": {"test": {"shards": [shard]}}})
 elif sys.argv[1] == "train":
     shutil.copytree("given/model", "models/cnn")
@@ -52,21 +55,26 @@ STAGES = {
         "cnn.steps",
     ),
 }
-PLACES = [
+FILES = [
     "data/raw/digits.gz",
     "data/raw/source.json",
     "data/processed/test/images-0.npy",
     "data/processed/manifest.json",
-]
-PLACES += [
     "models/cnn/model.safetensors",
     "models/cnn/model.json",
     "history/cnn/metrics.jsonl",
     "plots/pictures/cnn.png",
+    "metrics/evaluation.json",
+    "reports/index.html",
 ]
-PLACES += ["metrics/evaluation.json", "reports/index.html"]
 LOCAL = "/data /models /history /plots /reports /mlflow.db* /mlartifacts /storage /.dvc/cache /.dvc/tmp"
-CONFIG = "[core]\n    remote = store\n    analytics = false\n    site_cache_dir = {0}/site\n['remote \"store\"']\n    url = {0}/store\n"
+CONFIG = """[core]
+    remote = store
+    analytics = false
+    site_cache_dir = {0}/site
+['remote "store"']
+    url = {0}/store
+"""
 
 
 def shell(folder: Path, command: str) -> None:
@@ -76,14 +84,14 @@ def shell(folder: Path, command: str) -> None:
 
 
 def flip(path: Path) -> None:
-    """Change one bit in the middle of a file; a second time undoes it."""
+    """Change one bit in the middle of a file; a second call undoes it."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
 
 
-def look(root: Path) -> Environment:
+def environment_of(root: Path) -> Environment:
     return Environment(
         root=root,
         storage=root / "storage",
@@ -124,7 +132,8 @@ def origin(tmp_path_factory) -> Path:
         patch.setenv("DVC_STAGE", "train-cnn")
         digest = digest_of(read_json(root / "data/processed/manifest.json"))
         with open_run(
-            look(root), Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed")
+            environment_of(root),
+            Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed"),
         ) as run:
             assert run.register(Path("models/cnn"), "cnn") == "1"
     for command in (
@@ -149,8 +158,8 @@ def clone(pulled, tmp_path) -> Path:
     return Path(shutil.copytree(pulled, tmp_path / "clone"))
 
 
-def test_a_registered_version_leads_up_to_the_source_and_down_to_the_report(origin):
-    found = trace(look(origin), "cnn@champion")
+def test_the_lineage_of_a_version_reaches_the_source_and_the_report(origin):
+    found = trace(environment_of(origin), "cnn@champion")
     assert found.up.title.startswith("model cnn/1 (") and found.first_failure is None and found.notes == []
     up, down = titles(found.up), titles(found.down)
     for part in (
@@ -173,9 +182,9 @@ def test_a_registered_version_leads_up_to_the_source_and_down_to_the_report(orig
     assert source.hash == sha256(origin / "data/raw/digits.gz")
 
 
-def test_every_form_of_a_hash_finds_its_thing(origin):
-    (run,) = (node for node in trace(look(origin), "cnn/1").up.walk() if node.kind == "run")
-    lock = trace(look(origin), "data/processed").up.hash
+def test_every_form_of_a_hash_is_found(origin):
+    (run,) = (node for node in trace(environment_of(origin), "cnn/1").up.walk() if node.kind == "run")
+    lock = trace(environment_of(origin), "data/processed").up.hash
     digest = digest_of(read_json(origin / "data/processed/manifest.json"))
     shard = "data/processed/test/images-0.npy"
     things = {
@@ -186,77 +195,77 @@ def test_every_form_of_a_hash_finds_its_thing(origin):
         digest[:12]: "data/processed",
     }
     things |= {
-        sha256(origin / "models/cnn/model.safetensors"): trace(look(origin), "cnn/1").up.title,
+        sha256(origin / "models/cnn/model.safetensors"): trace(environment_of(origin), "cnn/1").up.title,
         sha256(origin / shard)[:8]: shard,
     }
-    assert {thing: trace(look(origin), thing).up.title for thing in things} == things
+    assert {thing: trace(environment_of(origin), thing).up.title for thing in things} == things
 
 
+UNKNOWN = ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
 ANSWERS = [
-    ("cnn/7", "there are: cnn/1, "),
-    ("cnn@nobody", "there are: cnn/1, "),
+    ("cnn/7", "registered: cnn/1, "),
+    ("cnn@nothing", "registered: cnn/1, "),
     ("data", "name one of: data/processed, data/raw"),
-]
-ANSWERS += [("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json")]
-ANSWERS += [
-    (thing, "name a registered model")
-    for thing in ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
+    ("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json"),
+    *((thing, "name a registered model") for thing in UNKNOWN),
 ]
 
 
 @pytest.mark.parametrize(("thing", "words"), ANSWERS)
-def test_what_is_unknown_or_ambiguous_is_answered_with_what_there_is(origin, thing, words):
+def test_an_unknown_or_ambiguous_name_is_refused_with_the_candidates(origin, thing, words):
     with pytest.raises(BadInput, match=re.escape(words)):
-        trace(look(origin), thing)
+        trace(environment_of(origin), thing)
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_one_flipped_byte_is_named(clone, place):
-    flip(clone / place)
-    failure = trace(look(clone), "make.py").first_failure
-    assert (failure.path, failure.state) == (place, "differs") and failure.expected != failure.found
+@pytest.mark.parametrize("path", FILES)
+def test_one_flipped_byte_is_named(clone, path):
+    flip(clone / path)
+    failure = trace(environment_of(clone), "make.py").first_failure
+    assert (failure.path, failure.state) == (path, "differs") and failure.expected != failure.found
     assert (
-        failure.remedy == f"git checkout -- {place}"
-        if place.startswith("metrics")
+        failure.remedy == f"git checkout -- {path}"
+        if path.startswith("metrics")
         else failure.remedy.startswith("dvc checkout --force ")
     )
-    assert [(problem.path, problem.state) for problem in verify(look(clone))[0]] == [(place, "differs")]
+    assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
+        (path, "differs")
+    ]
 
 
-def test_a_flipped_byte_in_the_cache_is_named_and_each_object_looked_at(clone):
+def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
     objects = sorted((clone / ".dvc/cache/files/md5").glob("*/*"))
     calls: list[tuple[int, int]] = []
-    for place in (objects[0], next(path for path in objects if path.suffix == ".dir")):
-        flip(place)
-        problems, counts = verify(look(clone), lambda *call: calls.append(call))
+    for file in (objects[0], next(path for path in objects if path.suffix == ".dir")):
+        flip(file)
+        problems, counts = verify(environment_of(clone), lambda *call: calls.append(call))
         assert [(problem.path, problem.state) for problem in problems] == [
-            (str(place.relative_to(clone)), "differs")
+            (str(file.relative_to(clone)), "differs")
         ]
         assert calls[-1] == (len(objects), len(objects)) and counts["cache objects"] == len(objects)
-        flip(place)
+        flip(file)
 
 
 def test_a_flipped_byte_in_a_registered_version_is_named(origin):
     (weights,) = (origin / "mlartifacts").rglob("model.safetensors")
     flip(weights)
     try:
-        failure = trace(look(origin), "cnn/1").first_failure
+        failure = trace(environment_of(origin), "cnn/1").first_failure
         assert (failure.path, failure.state, failure.found) == (str(weights), "differs", sha256(weights))
-        assert [problem.path for problem in verify(look(origin))[0]] == [str(weights)]
+        assert [problem.path for problem in verify(environment_of(origin))[0]] == [str(weights)]
     finally:
         flip(weights)
 
 
-def test_a_fresh_clone_needs_no_mlflow_and_makes_none(clone):
-    found = trace(look(clone), "reports/index.html")
+def test_a_clone_needs_no_mlflow_database_and_creates_none(clone):
+    found = trace(environment_of(clone), "reports/index.html")
     assert (
         found.first_failure is None
         and URL in titles(found.up)
         and "no MLflow database yet" in found.as_text()
     )
     with pytest.raises(BadInput, match="no MLflow database yet"):
-        trace(look(clone), "cnn@champion")
-    problems, counts = verify(look(clone))
+        trace(environment_of(clone), "cnn@champion")
+    problems, counts = verify(environment_of(clone))
     assert (
         problems == []
         and counts["outputs"] == 7
@@ -266,19 +275,19 @@ def test_a_fresh_clone_needs_no_mlflow_and_makes_none(clone):
     assert not list(clone.glob("mlflow.db*"))
 
 
-def test_an_unreachable_server_is_said_and_the_rest_stands(clone):
-    found = trace(replace(look(clone), tracking_uri="http://user:secret@127.0.0.1:9"), "models/cnn")
+def test_an_unreachable_server_is_named_and_the_rest_is_shown(clone):
+    found = trace(replace(environment_of(clone), tracking_uri="http://user:secret@127.0.0.1:9"), "models/cnn")
     assert found.first_failure is None and "MLflow does not answer at http://127.0.0.1:9" in found.as_text()
 
 
-def test_what_is_not_here_comes_from_the_cache_or_is_to_be_pulled(clone):
+def test_a_missing_file_is_checked_in_the_cache_or_has_to_be_pulled(clone):
     shutil.rmtree(clone / "data/processed")
-    assert trace(look(clone), "models/cnn").first_failure is None
-    assert [(problem.path, problem.state) for problem in verify(look(clone))[0]] == [
+    assert trace(environment_of(clone), "models/cnn").first_failure is None
+    assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
         ("data/processed", "absent")
     ]
     shutil.rmtree(clone / ".dvc/cache")
-    failure = trace(look(clone), "models/cnn").first_failure
+    failure = trace(environment_of(clone), "models/cnn").first_failure
     assert (failure.path, failure.state, failure.remedy) == (
         "data/processed",
         "absent",
@@ -286,22 +295,22 @@ def test_what_is_not_here_comes_from_the_cache_or_is_to_be_pulled(clone):
     )
 
 
-def test_a_past_version_is_found_by_its_run_and_by_history_while_the_workspace_has_another(origin, tmp_path):
+def test_an_earlier_version_is_found_by_its_run_and_by_its_hash(origin, tmp_path):
     root = Path(shutil.copytree(origin, tmp_path / "later"))
-    past = trace(look(root), "models/cnn").up.hash
+    past = trace(environment_of(root), "models/cnn").up.hash
     shutil.rmtree(root / "models/cnn")
     write_model(root / "models/cnn", "cnn", seed=1)
     lock = root / "dvc.lock"
     lock.write_text(lock.read_text().replace(past, "0" * 32 + ".dir"))
     for thing in (past[:12], "cnn/1"):
-        found = trace(look(root), thing)
+        found = trace(environment_of(root), thing)
         assert (
             found.first_failure is None
             and URL in titles(found.up)
             and past in {node.hash for node in found.up.walk()}
         )
     shutil.rmtree(root / ".dvc/cache/files")
-    found = trace(look(root), "cnn/1")
+    found = trace(environment_of(root), "cnn/1")
     assert {node.state for node in found.up.walk() if node.hash == past} == {
         "unchecked"
     } and "could not be checked" in found.as_text()
@@ -309,25 +318,25 @@ def test_a_past_version_is_found_by_its_run_and_by_history_while_the_workspace_h
 
 def test_edited_code_and_params_are_stale_and_not_damaged(clone):
     with open(clone / "make.py", "a") as file:
-        file.write("# a remark\n")
+        file.write("# a comment\n")
     (clone / "params.yaml").write_text(json.dumps({"data": {"source": "toy"}, "cnn": {"steps": 4}}))
-    problems = verify(look(clone))[0]
+    problems = verify(environment_of(clone))[0]
     assert {problem.path for problem in problems} == {"make.py", "params.yaml: cnn", "params.yaml: cnn.steps"}
     assert {problem.state for problem in problems} == {"stale"}
-    found = trace(look(clone), "models/cnn")
+    found = trace(environment_of(clone), "models/cnn")
     assert found.first_failure is None and "changed since: make.py" in titles(found.up)
 
 
-def test_a_damaged_file_is_named_even_beside_a_missing_one(clone):
+def test_a_damaged_file_is_named_even_if_another_is_missing(clone):
     (clone / "models/cnn/model.json").unlink()
     flip(clone / "models/cnn/model.safetensors")
-    assert trace(look(clone), "models/cnn").first_failure.path == "models/cnn/model.safetensors"
-    assert {problem.state for problem in verify(look(clone))[0]} == {"absent", "differs"}
+    assert trace(environment_of(clone), "models/cnn").first_failure.path == "models/cnn/model.safetensors"
+    assert {problem.state for problem in verify(environment_of(clone))[0]} == {"absent", "differs"}
 
 
-def test_json_and_mermaid_say_the_same_as_the_text(clone):
+def test_json_and_mermaid_show_the_same_as_the_text(clone):
     flip(clone / "data/raw/digits.gz")
-    found = trace(look(clone), "metrics/evaluation.json")
+    found = trace(environment_of(clone), "metrics/evaluation.json")
     value = json.loads(found.as_json())
     assert value["first_failure"]["path"] == "data/raw/digits.gz" and value["up"]["hash"] == found.up.hash
     assert "└─ data/raw" in found.as_text() and "DIFFERS: data/raw/digits.gz" in found.as_text()

@@ -1,0 +1,229 @@
+"""Sending a run record to MLflow. It can stop at any point and be repeated.
+
+A repetition adds nothing twice: MLflow identifies a metric by (key, step, timestamp, value), and the rest is
+compared with what MLflow has. One training (a stage and a fingerprint) is one run; repeating it adds what the
+run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are children of one parent run.
+"""
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core import model_files
+from pipeline.environment import Environment
+from pipeline.errors import BadInput
+from pipeline.tracking import connection, lineage, registry
+from pipeline.tracking.connection import PARENT, log_batches, set_tags
+from pipeline.tracking.delivery_queue import RunRecord, now, read_lines
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
+OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
+LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last announced the run, in ms since the epoch
+SAMPLE_FILE = re.compile(r"step-(\d+)\.png")
+SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
+
+
+def deliver(
+    client: "MlflowClient", experiment: str, record: RunRecord, environment: Environment, *, announce: bool
+) -> None:
+    """Update MLflow to what ``record`` says. ``announce`` creates or reopens the run first."""
+    status = record.status  # read once: if it changes during the delivery, more has to be sent
+    if announce:
+        _announce(client, experiment, record)
+        record.save(environment)
+    if record.folder:
+        for name in ("metrics.jsonl", "system.jsonl"):
+            _send_metrics(client, record, name)
+        _send_samples(client, record)
+    for name, result in record.results.items():
+        _send_results(client, experiment, record, name, result)
+    for path, folder in record.artifacts[record.num_artifacts :]:
+        send = client.log_artifacts if os.path.isdir(path) else client.log_artifact
+        send(record.run_id, path, folder or None)
+        record.num_artifacts += 1
+    if record.model and "version" not in record.model:
+        _register(client, record)
+    if status == "RUNNING":
+        record.save(environment)
+        return
+    if not record.repeated:
+        set_tags(client, record.run_id, record.tags)
+        client.set_terminated(record.run_id, status, record.ended)
+    if record.parent_id:
+        client.set_terminated(record.parent_id, status, record.ended)
+    record.path(environment).unlink(missing_ok=True)
+    shutil.rmtree(record.artifacts_folder(environment), ignore_errors=True)
+
+
+def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    found = connection.find_run(client, experiment, record.stage, record.fingerprint)
+    if found is None or found.info.run_id != record.run_id:
+        record.offsets = {}  # a new run, or another one than before: send everything
+    if found is None:
+        tags = {**record.tags, **_parent_tag(client, experiment, record)}
+        name = record.name or record.stage
+        found = client.create_run(experiment, record.started, tags, run_name=name)
+    record.run_id, record.parent_id = found.info.run_id, ""
+    run = client.get_run(record.run_id)
+    record.adopted = any(run.data.tags.get(key) != record.tags.get(key) for key in OWNER)
+    # a record left by a dead process, whose training another process has continued
+    superseded = record.adopted and record.process != lineage.Process.current()
+    record.repeated = found.info.status == "FINISHED" or superseded
+    if record.repeated:
+        missing = {key: value for key, value in record.tags.items() if key not in run.data.tags}
+        set_tags(client, record.run_id, missing)
+    else:
+        client.update_run(record.run_id, status="RUNNING")
+        tags = {**record.tags, LAST_HEARTBEAT: str(now()), **_parent_tag(client, experiment, record)}
+        set_tags(client, record.run_id, tags)
+        if "darkroom.failure" in run.data.tags:  # of an earlier attempt
+            client.delete_tag(record.run_id, "darkroom.failure")
+    _add_params(client, run, record.params)
+    if record.dataset and not (run.inputs and run.inputs.dataset_inputs):
+        name, digest = record.dataset["name"], record.dataset["digest"][:36]
+        data = Dataset(name, digest, "local", json.dumps({"uri": record.dataset["source"]}))
+        client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+
+
+def _parent_tag(client: "MlflowClient", experiment: str, record: RunRecord) -> dict[str, str]:
+    """The tag that makes the run a child of its group's parent run, which is created if it is missing."""
+    if not record.group:
+        return {}
+    if not record.parent_id:
+        shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
+        tags = {key: record.tags[key] for key in shared if key in record.tags}
+        tags |= {"darkroom.stage": PARENT, "darkroom.group": record.group}
+        tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
+        parents = connection.find_parents(client, experiment, record.group)
+        if not parents:
+            name = record.parent.get("name") or record.group
+            note = {"mlflow.note.content": record.parent.get("note", "")}
+            parents = [client.create_run(experiment, record.started, {**tags, **note}, run_name=name)]
+        record.parent_id = parents[-1].info.run_id
+        _add_params(client, parents[-1], record.parent.get("params", {}))
+        set_tags(client, record.parent_id, tags)
+        client.update_run(record.parent_id, status="RUNNING")
+    return {"mlflow.parentRunId": record.parent_id}
+
+
+def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:
+    """Log the params that the run lacks: MLflow refuses to change the value of a param."""
+    from mlflow.entities import Param
+
+    missing = [Param(key, value) for key, value in sorted(params.items()) if key not in run.data.params]
+    log_batches(client, run.info.run_id, "params", missing)
+
+
+def _send_metrics(client: "MlflowClient", record: RunRecord, name: str) -> None:
+    from mlflow.entities import Metric
+
+    path, start = Path(record.folder, name), record.offsets.get(name, 0)
+    if not path.is_file():
+        return
+    if path.stat().st_size < start:
+        start = 0
+    sent: dict[str, set[int]] = {}  # steps that the run has from an earlier attempt, by key
+    dropped = dict(record.dropped)
+    metrics: list[Metric] = []
+    end = start
+    for end, line in read_lines(path, start):  # noqa: B007 - used after the loop
+        for key, value in line["metrics"].items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                dropped.setdefault(key, line["step"])
+                continue
+            if (start == 0 or record.adopted) and key not in sent:
+                sent[key] = {point.step for point in client.get_metric_history(record.run_id, key)}
+            if line["step"] not in sent.get(key, ()):
+                metrics.append(Metric(key, float(value), line["time"], line["step"]))
+    log_batches(client, record.run_id, "metrics", metrics)
+    record.offsets = {**record.offsets, name: end}
+    if dropped != record.dropped:
+        record.dropped = dropped
+        text = ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))
+        record.tag({"darkroom.not_finite": text[:5000]})
+        set_tags(client, record.run_id, record.tags)
+
+
+def _send_samples(client: "MlflowClient", record: RunRecord) -> None:
+    """Log the sample grids that the run lacks."""
+    samples = {
+        int(match[1]): path
+        for path in Path(record.folder, "samples").glob("step-*.png")
+        if (match := SAMPLE_FILE.fullmatch(path.name))
+    }
+    if not samples:
+        return
+    from PIL import Image
+
+    logged = " ".join(entry.path for entry in client.list_artifacts(record.run_id, "images"))
+    for step, path in sorted(samples.items()):
+        if f"samples+step+{step}+" not in logged:
+            with Image.open(path, formats=("PNG",)) as image:
+                client.log_image(record.run_id, image, key=SAMPLES_KEY, step=step, synchronous=True)
+
+
+def _send_results(
+    client: "MlflowClient", experiment: str, record: RunRecord, name: str, result: dict[str, Any]
+) -> None:
+    """Log the results of a model to this run, its parent, the model's version and its training run.
+
+    The training run gets ``test_<metric>``: MLflow shows metrics without a prefix last, after the curves.
+    A DVC experiment does not overwrite the results of models that it did not train.
+    """
+    named = {f"test/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    for run_id in filter(None, (record.run_id, record.parent_id)):
+        _send_changed(client, run_id, named, result["time"])
+    version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
+    if version is None:
+        return
+    keep = EXPERIMENT_TAG in record.tags
+    query = f"attributes.run_id = '{version.run_id}'"
+    for trained in client.search_runs([experiment], query):  # none if it was deleted
+        plain = {
+            f"test_{metric}": value
+            for metric, value in result["metrics"].items()
+            if not metric.endswith(("_low", "_high", "_floor"))
+            and not (keep and f"test_{metric}" in trained.data.metrics)
+        }
+        _send_changed(client, version.run_id, plain, result["time"])
+        registry.add_results(client, version, result["metrics"], result["protocol"], keep_card=keep)
+
+
+def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float], time: int) -> None:
+    """Log the metrics that the run lacks or has with another value."""
+    from mlflow.entities import Metric
+
+    known = client.get_run(run_id).data.metrics
+    changed = [Metric(key, value, time, 0) for key, value in metrics.items() if known.get(key) != value]
+    log_batches(client, run_id, "metrics", changed)
+
+
+def _register(client: "MlflowClient", record: RunRecord) -> None:
+    """Register the record's model and tag the run with the version, or with why there is none."""
+    folder, name = Path(record.model["folder"]), record.model["name"]
+    try:
+        kept = model_files.read_card(folder)["sha256"] == record.model["sha256"]
+    except BadInput:
+        kept = False
+    version = "none: the weights were replaced or deleted before the server answered"
+    if kept:
+        keys = ("darkroom.fingerprint", "darkroom.data")
+        tags = {key: record.tags[key] for key in keys if key in record.tags}
+        undecided = bool(record.model.get("waits"))
+        version = registry.register(client, record.run_id, folder, name, tags, undecided=undecided)
+    record.model = {**record.model, "version": version}
+    if kept or not record.repeated:
+        tags = {"darkroom.model": name, "darkroom.version": version}
+        tags |= {"darkroom.sha256": record.model["sha256"]} if kept else {}
+        record.tag(tags)
+        set_tags(client, record.run_id, tags)

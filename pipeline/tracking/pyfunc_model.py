@@ -1,0 +1,172 @@
+"""A registered model as MLflow loads and serves it. MLflow copies this file into each version: no pickle.
+
+Each row of the input is one request:
+
+    image               an image: base64 of a PNG, JPEG, BMP or WebP file, or numbers (C, H, W) in [0, 1]
+        classifier      -> class, probability, classes (all names), probabilities (in the order of classes)
+        autoencoder     -> image (the reconstruction), code, anomaly (its mean squared error)
+    count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
+        generator       -> image, label (class number), class (class name); one row for each image
+
+The same request gives the same images. A model without classes takes no label. Images are returned as base64
+of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1].
+"""
+
+import base64
+import binascii
+import io
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+MAX_COUNT = 10_000  # images per request
+BATCH = 500
+
+
+def bad_request(reason: str) -> MlflowException:
+    """The error for an invalid request: HTTP 400."""
+    return MlflowException.invalid_parameter_value(reason)
+
+
+class PyfuncModel(PythonModel):
+    """A task, loaded from the version's safetensors and verified by SHA-256."""
+
+    def load_context(self, context: Any) -> None:
+        """Called by MLflow before the first prediction."""
+        from pathlib import Path
+
+        from pipeline.core import model_files
+        from pipeline.core.conditioning import uses_labels
+
+        folder = Path(context.artifacts["model"])
+        self.task: Any = model_files.load(folder)
+        self.conditional = uses_labels(self.task)
+        numbers = [str(index) for index in range(self.task.spec.classes)]
+        self.names = model_files.read_card(folder).get("class_names") or numbers
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """The result of each row, see above. Raises ``MlflowException`` for an invalid row."""
+        import torch
+
+        columns = [
+            name for name in ("image", "count") if name in model_input and model_input[name].notna().any()
+        ]
+        if len(columns) != 1:
+            raise bad_request("each row has either an image or a count")
+        form = (params or {}).get("form", "png")
+        if form not in ("png", "array"):
+            raise bad_request("form is png or array")
+        with torch.no_grad():
+            generates = columns == ["count"]
+            found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
+        if "image" in found and form == "png":
+            found["image"] = [encode(image) for image in found["image"]]
+        return pd.DataFrame(found)
+
+    def generate(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
+        """Generated images, row by row."""
+        import torch
+
+        from pipeline.core.noise import Noise
+
+        numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
+        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
+        requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
+        if any(count < 1 or seed < 0 for count, seed, _ in requests):
+            raise bad_request("count is 1 or more, seed is 0 or more")
+        if sum(count for count, _, _ in requests) > MAX_COUNT:
+            raise bad_request(f"a request can generate at most {MAX_COUNT} images")
+        found: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
+        for count, seed, label in requests:
+            classes = None if label < 0 else torch.full((count,), label)
+            images = self.task.generate(classes, count, Noise.whole(seed, count))
+            if images is None:
+                raise bad_request("this model does not generate images: send images instead of a count")
+            found["image"] += list(images.clamp(0, 1).numpy())
+            found["label"] += [label] * count
+            found["class"] += [self.names[label] if label >= 0 else ""] * count
+        return found
+
+    def label_of(self, given: Any) -> int:
+        """The number of the class that a request gives by name or number; -1 for any class."""
+        if given is None or given != given or given == -1:  # NaN if only other rows have a label
+            return -1
+        index = self.names.index(given) if given in self.names else given
+        if isinstance(index, float) and index.is_integer():
+            index = int(index)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.names):
+            names = ", ".join(self.names)[:300]
+            raise bad_request(
+                f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; "
+                f"not {given!r}"
+            )
+        if not self.conditional:
+            raise bad_request("this model generates images without regard to classes: leave out label")
+        return index
+
+    def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
+        """Classes or reconstructions of images."""
+        import torch
+
+        pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
+        results: dict[str, list[Any]] = {}
+        for images in pixels.split(BATCH):
+            logits, reconstructed = self.task.classify(images), self.task.reconstruct(images)
+            if logits is not None:
+                probabilities = logits.softmax(dim=1)
+                found = {
+                    "class": [self.names[best] for best in probabilities.argmax(1)],
+                    "probability": probabilities.amax(1).tolist(),
+                    "classes": [self.names] * len(images),
+                    "probabilities": probabilities.tolist(),
+                }
+            elif reconstructed is not None:
+                found = {
+                    "image": list(reconstructed.clamp(0, 1).numpy()),
+                    "code": self.task.encode(images).tolist(),
+                    "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
+                }
+            else:
+                raise bad_request("this model takes no images: send count, seed and label")
+            for name, values in found.items():
+                results.setdefault(name, []).extend(values)
+        return results
+
+    def decode(self, image: Any) -> np.ndarray:
+        """An image of a request as float32 (C, H, W) in [0, 1]."""
+        from pipeline.data import images
+
+        spec = self.task.spec
+        if isinstance(image, str):
+            try:
+                data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
+                return images.decode(data, spec.channels, spec.size).astype(np.float32) / 255
+            except (binascii.Error, images.BrokenImage) as error:
+                raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
+        shape = (spec.channels, spec.size, spec.size)
+        try:
+            pixels = np.array(image, dtype=np.float32)
+        except (TypeError, ValueError):
+            pixels = np.empty(0, np.float32)
+        if pixels.shape != shape or not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise bad_request(f"an image is base64 of an image file, or numbers in [0, 1] of shape {shape}")
+        return pixels
+
+
+def encode(image: np.ndarray) -> str:
+    """Base64 of a PNG file of float32 (C, H, W) in [0, 1]."""
+    from PIL import Image
+
+    values = (image * 255).round().astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+set_model(PyfuncModel())
