@@ -29,7 +29,7 @@ def digest_of_tree(paths: list[Path], root: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``, synced and renamed onto it when the block succeeds, removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -46,7 +46,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that replaces it when the block succeeds and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -60,15 +60,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def whole_copy(source: Path, target: Path) -> None:
+def atomic_copy(source: Path, target: Path) -> None:
     """Copy a file whole or not at all."""
-    with whole_file(target) as beside:
+    with atomic_write(target) as beside:
         shutil.copyfile(source, beside)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` whole or not at all."""
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 

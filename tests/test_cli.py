@@ -19,7 +19,7 @@ from PIL import Image
 
 import pipeline.models
 from pipeline import cli
-from pipeline.cli.pictures import BATCH
+from pipeline.cli.inference import BATCH
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes, write_png
 from pipeline.core.noise import Noise

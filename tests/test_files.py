@@ -7,19 +7,19 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.files import (
+    atomic_folder,
+    atomic_write,
     digest_of,
     digest_of_tree,
     read_json,
     sha256,
-    whole_file,
-    whole_folder,
     write_json,
     write_text,
 )
 
 
 def test_a_file_appears_whole(tmp_path):
-    with whole_file(tmp_path / "deep" / "a.txt") as beside:
+    with atomic_write(tmp_path / "deep" / "a.txt") as beside:
         beside.write_text("new")
         assert not (tmp_path / "deep" / "a.txt").exists() and beside.suffix == ".txt"
     assert (tmp_path / "deep" / "a.txt").read_text() == "new" and os.listdir(tmp_path / "deep") == ["a.txt"]
@@ -28,7 +28,7 @@ def test_a_file_appears_whole(tmp_path):
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_a_failure_leaves_the_earlier_file_and_nothing_beside(tmp_path, error):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(error), whole_file(tmp_path / "a.txt") as beside:
+    with pytest.raises(error), atomic_write(tmp_path / "a.txt") as beside:
         beside.write_text("half")
         raise error
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
@@ -38,7 +38,7 @@ def test_a_failure_leaves_the_earlier_file_and_nothing_beside(tmp_path, error):
 def test_a_failure_leaves_the_earlier_folder_and_nothing_beside(tmp_path, error):
     (tmp_path / "a").mkdir()
     write_text(tmp_path / "a" / "old", "")
-    with pytest.raises(error), whole_folder(tmp_path / "a") as beside:
+    with pytest.raises(error), atomic_folder(tmp_path / "a") as beside:
         write_text(beside / "half", "")
         raise error
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["old"]
@@ -46,7 +46,7 @@ def test_a_failure_leaves_the_earlier_folder_and_nothing_beside(tmp_path, error)
 
 def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
     for name in ("old", "new"):
-        with whole_folder(tmp_path / "a") as beside:
+        with atomic_folder(tmp_path / "a") as beside:
             write_text(beside / name, "")
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["new"]
 

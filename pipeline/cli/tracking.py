@@ -171,7 +171,7 @@ def compare(things: tuple[str, ...], out: Path) -> None:
     """
     from rich.console import Console
 
-    from pipeline.evaluation import compare as side_by_side
+    from pipeline.evaluation import side_by_side
     from pipeline.tracking import comparison, outbox
 
     client, _ = outbox.connect(environment.read())
@@ -194,7 +194,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.settings import read_training
-    from pipeline.evaluation import compare as side_by_side
+    from pipeline.evaluation import side_by_side
     from pipeline.tracking import comparison, outbox, runs
 
     where = environment.read()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 TARGET_PIXELS = 48  # the side to which small images are enlarged
 GAP = 2
@@ -29,7 +29,7 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
 
 def write_png(path: Path, images: np.ndarray, columns: int) -> None:
     """Write a grid of uint8 images (N, C, H, W) whole."""
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         grid(images, columns).save(beside, format="PNG")
 
 

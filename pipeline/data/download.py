@@ -12,7 +12,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.transfer import REPORT_SECONDS, Patience, fetch
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.files import sha256, whole_folder, write_json
+from pipeline.files import atomic_folder, sha256, write_json
 
 
 def download(
@@ -35,7 +35,7 @@ def download(
     )
     for file in source.files:
         fetch(file, [_under(base, file.name, environment.root) for base in bases], waiting, patience)
-    with whole_folder(target) as beside:
+    with atomic_folder(target) as beside:
         for file in source.files:
             shutil.copyfile(waiting / file.name, beside / file.name)
         files = {
@@ -65,7 +65,7 @@ def _take(source: sources.Source, folder: str, root: Path, target: Path) -> dict
             "no such folder or zip", where=str(origin), remedy="correct data.folder in params.yaml"
         )
     layout = arrange(*(list_folder(origin) if origin.is_dir() else list_zip(origin)), where=str(origin))
-    with whole_folder(target) as beside:
+    with atomic_folder(target) as beside:
         if origin.is_dir():
             names = {name: f"{PICTURES}/{name}" for members in layout.splits.values() for name, _ in members}
         else:

@@ -24,7 +24,7 @@ import urllib3
 from pipeline.data.sources import RemoteFile
 from pipeline.environment import for_child
 from pipeline.errors import DarkroomError
-from pipeline.files import sha256, whole_file, whole_folder
+from pipeline.files import atomic_folder, atomic_write, sha256
 from pipeline.process import DVC, die_with_parent
 
 MAX_REDIRECTS = 3
@@ -95,7 +95,7 @@ def fetch_zip(
         if attempt:
             time.sleep(patience.pause_seconds * 2 ** (attempt - 1))
         try:
-            with whole_file(target) as beside:
+            with atomic_write(target) as beside:
                 _download_zip(url, beside, max_bytes, deadline, patience)
                 os.utime(beside, SETTLED)
             return target
@@ -115,7 +115,7 @@ def fetch_from_repository(
 
     Nobody is asked for a password. Raises ``TransferFailed``; then, and when time is over, no process is left.
     """
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         command = [*DVC, "get", "--out", str(folder / "pictures"), "--", repository, path]
         apart: dict[str, Any] = {
             "start_new_session": True,

@@ -21,14 +21,14 @@ from torch import Tensor
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, Task
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.evaluation import averages, classification, glossary, pictures, reconstruction
+from pipeline.evaluation import averages, classification, figures, glossary, reconstruction
 from pipeline.evaluation.averages import Estimate
-from pipeline.evaluation.comparison import BATCH, Comparison
+from pipeline.evaluation.distances import BATCH, ReferenceSet
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.history import curves
 from pipeline.evaluation.progress import Progress
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.files import whole_folder, write_json, write_text
+from pipeline.files import atomic_folder, write_json, write_text
 
 Measured = dict[str, Estimate | float]
 NUM_PICTURED_ROWS = 8
@@ -53,7 +53,7 @@ def evaluate(
     written, by model and without intervals, to ``metrics/evaluation.json``. Raises ``BadInput`` where there are too few images
     or no feature space, and ``DarkroomError`` for a model whose numbers are not finite.
     """
-    with whole_folder(plots) as folder, torch.inference_mode():
+    with atomic_folder(plots) as folder, torch.inference_mode():
         evaluation = _Evaluation(settings, dataset, tasks, digests, folder)
         results: dict[str, dict[str, Any]] = {}
         print(f"measuring {', '.join(sorted(tasks))} on {len(dataset.test):,} test images", flush=True)
@@ -68,7 +68,7 @@ def evaluate(
             table = curves(history / name)
             if table is not None:
                 _write_curves(table, folder / "curves" / name)
-                pictures.curve_sheet(table, folder / "pictures" / f"{name}-curves.png")
+                figures.curve_sheet(table, folder / "pictures" / f"{name}-curves.png")
         write_json(metrics / DETAILS, results)
         write_json(metrics / HEADLINES, headlines(results))
     return results
@@ -110,7 +110,7 @@ class _Evaluation:
         return self.settings.num_samples or len(self.dataset.test)
 
     @cached_property
-    def comparison(self) -> Comparison:
+    def reference_set(self) -> ReferenceSet:
         name = self.settings.classifier
         if name not in self.tasks:
             raise BadInput(
@@ -119,7 +119,7 @@ class _Evaluation:
                 remedy=f"dvc repro train-{name}",
             )
         space = FeatureSpace.of_classifier(name, self.tasks[name], self.digests[name])
-        return Comparison(self.settings, self.dataset, space, self.num_samples, self.progress)
+        return ReferenceSet(self.settings, self.dataset, space, self.num_samples, self.progress)
 
     def protocol(self) -> dict[str, Any]:
         """What every number depends on besides the models."""
@@ -135,8 +135,12 @@ class _Evaluation:
             "noise_sigma": self.settings.noise_sigma,
             "models": dict(sorted(self.digests.items())),
         }
-        if "comparison" in self.__dict__:
-            space, reference, real = self.comparison.space, self.comparison.reference, self.comparison.real
+        if "reference_set" in self.__dict__:
+            space, reference, real = (
+                self.reference_set.space,
+                self.reference_set.reference,
+                self.reference_set.real,
+            )
             said |= {
                 "feature_network": space.name,
                 "feature_network_digest": space.digest,
@@ -145,7 +149,7 @@ class _Evaluation:
             said |= {
                 "reference_images": len(reference),
                 "floor_images": len(real),
-                "feature_scale": self.comparison.scale,
+                "feature_scale": self.reference_set.scale,
             }
         return said
 
@@ -180,7 +184,7 @@ class _Evaluation:
             self.plots / "tables" / f"{name}.csv",
             classification.by_class(logits, labels, names).to_csv(index=False),
         )
-        pictures.confusion(
+        figures.confusion(
             classification.confusion(logits, labels), names, self.plots / "pictures" / f"{name}-confusion.png"
         )
         if name == self.settings.classifier:
@@ -194,7 +198,7 @@ class _Evaluation:
         return dict(classification.measures(logits, labels))
 
     def _generated(self, name: str, task: Task) -> Measured:
-        columns = pictures.columns(len(self.dataset.class_names))
+        columns = figures.columns(len(self.dataset.class_names))
         sheet = np.tile(columns, NUM_PICTURED_ROWS)
         pictured = self._generate(task, sheet, "pictures")
         if pictured is None:
@@ -205,11 +209,11 @@ class _Evaluation:
         )  # the same noise, other classes, other images
         grid = pictured.reshape(NUM_PICTURED_ROWS, len(columns), *pictured.shape[1:])
         names = [self.dataset.class_names[label] for label in columns] if conditional else []
-        pictures.save_grid(grid, self.plots / "pictures" / f"{name}-samples.png", columns=names)
+        figures.save_grid(grid, self.plots / "pictures" / f"{name}-samples.png", columns=names)
 
         labels = same_mix(self.dataset.test.labels, self.num_samples)
         agreed: list[np.ndarray] = []
-        classifier = self.comparison.space
+        classifier = self.reference_set.space
 
         def batches() -> Iterator[Tensor]:
             starts = range(0, len(labels), BATCH)
@@ -224,7 +228,7 @@ class _Evaluation:
                     agreed.extend([] if answers is None else [answers.argmax(dim=1).cpu().numpy() == wanted])
                 yield images
 
-        measured: Measured = dict(self.comparison.measures(_finite(batches(), name)))
+        measured: Measured = dict(self.reference_set.measures(_finite(batches(), name)))
         if agreed:
             measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).beside(
                 self._classifier_accuracy
@@ -280,7 +284,7 @@ class _Evaluation:
         code = task.encode(first)
         if code is not None:
             measured["compression_ratio"] = reconstruction.compression_ratio(first, code)
-        compared = self.comparison.measures(_finite(batches(), name))
+        compared = self.reference_set.measures(_finite(batches(), name))
         for quantity, each in values.items():
             if not quantity.endswith("_floor"):
                 measured[quantity] = averages.mean(each).beside(
@@ -304,7 +308,7 @@ class _Evaluation:
         return pairs
 
     def _draw_reconstructions(self, name: str, task: Task) -> None:
-        shown = pictures.one_of_each(np.asarray(self.dataset.test.labels))
+        shown = figures.one_of_each(np.asarray(self.dataset.test.labels))
         images = self._test_images(task, shown)
         rebuilt = task.reconstruct(images)
         assert rebuilt is not None
@@ -313,7 +317,7 @@ class _Evaluation:
             rows |= {f"to be {restoration}": damaged, restoration: restored}
         path = self.plots / "pictures" / f"{name}-reconstructions.png"
         names = [self.dataset.class_names[label] for label in self.dataset.test.labels[shown]]
-        pictures.save_grid(torch.stack(list(rows.values())), path, columns=names, rows=list(rows))
+        figures.save_grid(torch.stack(list(rows.values())), path, columns=names, rows=list(rows))
 
     def _test_images(self, task: Task, indices: np.ndarray) -> Tensor:
         images, labels = self.dataset.test.rows(indices)

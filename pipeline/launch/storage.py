@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 PUSH_SECONDS = 2.0
 LAST = ("finished.json", "manifest.json")
@@ -76,7 +76,7 @@ class Mirror:
             if name == "metrics.jsonl":
                 _append_lines(self.folder / name, data)
             else:
-                with whole_file(self.folder / name) as beside:
+                with atomic_write(self.folder / name) as beside:
                     beside.write_bytes(data)
             self._pulled[name] = mark
             here = (self.folder / name).stat()

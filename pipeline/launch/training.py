@@ -19,7 +19,7 @@ from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
-from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json
 from pipeline.launch.plan import planned
 from pipeline.launch.ray_train import fit, mirrored
 from pipeline.launch.storage import Mirror
@@ -166,9 +166,9 @@ def _following(folder: Path, listeners: list[Listener], mirror: Mirror | None) -
 
 
 def _hand_on(folder: Path, model: Path, history: Path, times: dict[str, Any]) -> None:
-    with whole_folder(model) as beside:
+    with atomic_folder(model) as beside:
         shutil.copytree(folder / "model", beside, dirs_exist_ok=True)
-    with whole_folder(history) as beside:
+    with atomic_folder(history) as beside:
         for name in ("metrics.jsonl", "system.jsonl", "run.json"):  # the last two are tracking's
             if (folder / name).is_file():
                 shutil.copy(folder / name, beside)

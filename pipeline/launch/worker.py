@@ -24,7 +24,7 @@ from pipeline.core.metrics_log import Diverged
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import digest_of, read_json, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.process import keep_freed_memory
 
@@ -123,7 +123,7 @@ def _data(job: dict[str, Any]) -> Dataset:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
         if _digest(folder) != job["digest"]:
-            with whole_folder(folder) as beside:
+            with atomic_folder(folder) as beside:
                 if "stored" in job:
                     Mirror(beside, job["stored"]).pull()
                 else:

@@ -3,14 +3,14 @@
 incoming     pictures at the watched place that are not accepted yet
 quality      checks of the new pictures
 drift        statistical tests of the new pictures against the known ones
-survey       these three, for one delivery
+intake_report       these three, for one delivery
 workspace    the git worktree in which new models are trained; commits and branches
-contest      champion and challenger, measured in the same way
+champion_challenger      champion and challenger, measured in the same way
 gates        the conditions for a promotion
 journal      the state of the current retraining and the past ones, on disk
 retrain      the transaction
 report       the result as a page and as text
-notice       notifications
+notifications       notifications
 schedule     cron and systemd
 settings     the section ``retrain`` of params.yaml
 """

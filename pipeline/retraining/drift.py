@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.core.task import Batch
 from pipeline.errors import BadInput
-from pipeline.evaluation.comparison import subset
+from pipeline.evaluation.distances import subset
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.retraining.settings import MINIMUM, DriftSettings
 

@@ -15,7 +15,7 @@ from pipeline.data.folders import SPLIT_NAMES, list_folder
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
 from pipeline.data.transfer import TransferFailed, fetch_from_repository, fetch_zip, masked
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import digest_of, sha256, whole_file
+from pipeline.files import atomic_write, digest_of, sha256
 
 WHERE = "params.yaml: retrain.watch"
 THREADS, BATCH = 8, 16  # hashing, decoding and writing release the interpreter lock
@@ -177,7 +177,7 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
             raise DarkroomError(
                 "has changed since it was checked", where=f"{place}: {picture.name}", remedy="run it again"
             )
-        with whole_file(path) as beside:
+        with atomic_write(path) as beside:
             beside.write_bytes(data)
 
     list(spread(write, pictures))

@@ -40,7 +40,7 @@ class Verdict:
 
 
 @dataclass
-class Occasion:
+class RetrainingRun:
     """One retraining: its reasons, its data and its result. Lists and mappings hold JSON."""
 
     key: str  # names the data, the code and the settings: one decision for each
@@ -94,27 +94,27 @@ class Journal:
             error.exit_code = EXIT_BUSY
             raise error from None
 
-    def current(self) -> Occasion | None:
+    def current(self) -> RetrainingRun | None:
         """The retraining that was started and has not ended."""
         return _read(self._open) if self._open.is_file() else None
 
-    def save(self, occasion: Occasion) -> None:
-        """Write ``occasion`` as the current one, atomically."""
-        write_json(self._open, asdict(occasion))
+    def save(self, run: RetrainingRun) -> None:
+        """Write ``run`` as the current one, atomically."""
+        write_json(self._open, asdict(run))
 
-    def close(self, occasion: Occasion) -> None:
-        """Mark ``occasion`` as ended and move it to the past ones."""
-        occasion.ended = occasion.ended or now()
-        self.save(occasion)
+    def close(self, run: RetrainingRun) -> None:
+        """Mark ``run`` as ended and move it to the past ones."""
+        run.ended = run.ended or now()
+        self.save(run)
         (self.folder / "occasions").mkdir(exist_ok=True)
-        os.replace(self._open, self.folder / f"occasions/{occasion.name}.json")
+        os.replace(self._open, self.folder / f"occasions/{run.name}.json")
 
     def abandon(self) -> None:
         """Drop the current one, because the commit that it started from is no longer the one to start
         from."""
         self._open.unlink(missing_ok=True)
 
-    def past(self) -> list[Occasion]:
+    def past(self) -> list[RetrainingRun]:
         """The retrainings that ended, oldest first."""
         return [_read(path) for path in sorted((self.folder / "occasions").glob("*.json"))]
 
@@ -142,6 +142,6 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _read(path: Path) -> Occasion:
+def _read(path: Path) -> RetrainingRun:
     values = read_json(path)
-    return Occasion(**{**values, "verdicts": [Verdict(**verdict) for verdict in values["verdicts"]]})
+    return RetrainingRun(**{**values, "verdicts": [Verdict(**verdict) for verdict in values["verdicts"]]})

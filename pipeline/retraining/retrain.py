@@ -18,9 +18,9 @@ from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import digest_of, digest_of_tree
 from pipeline.params import PARAMS, read_file, read_section
-from pipeline.retraining import contest, incoming, notice, report, survey
+from pipeline.retraining import champion_challenger, incoming, intake_report, notifications, report
 from pipeline.retraining.gates import GateSettings
-from pipeline.retraining.journal import Journal, Occasion, now
+from pipeline.retraining.journal import Journal, RetrainingRun, now
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
 from pipeline.settings_check import require_valid_params
@@ -29,7 +29,7 @@ from pipeline.tracking import outbox, promotion, story
 OWN = Path("data/own")  # where DVC's stage 'download' watches
 
 
-def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> Occasion | None:
+def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> RetrainingRun | None:
     """Run one retraining; the one that ended, or None if there was nothing to do. ``dry_run``: only print
     what it would do.
 
@@ -55,7 +55,9 @@ def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") 
             return _Retraining(environment, journal, aside).run(dry_run)
         except Exception as error:
             if not dry_run and getattr(error, "exit_code", None) != EXIT_BUSY:
-                notice.send("failed", str(error) or type(error).__name__, {"project": environment.root.name})
+                notifications.send(
+                    "failed", str(error) or type(error).__name__, {"project": environment.root.name}
+                )
             raise
 
 
@@ -76,51 +78,47 @@ class _Retraining:
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
         self.tree, self.champions = self.workspace.tree, journal.folder / "champions"
 
-    def run(self, dry_run: bool) -> Occasion | None:
-        occasion = self.journal.current()
-        if occasion and dry_run:
+    def run(self, dry_run: bool) -> RetrainingRun | None:
+        run = self.journal.current()
+        if run and dry_run:
             print(
-                f"would continue the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
+                f"would continue the retraining of {run.began} UTC: {'; '.join(run.reasons)}",
                 flush=True,
             )
             return None
-        decided = occasion is not None and self._is_decided(occasion)
+        decided = run is not None and self._is_decided(run)
         base = (
-            occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)
+            run.base if run and decided else self.workspace.base(keep=not dry_run)
         )  # it may clear the worktree
-        if (
-            occasion
-            and not decided
-            and (occasion.decision or occasion.base != base or not self.workspace.holds(base))
-        ):
+        if run and not decided and (run.decision or run.base != base or not self.workspace.holds(base)):
             why = "the project has a new commit, or the worktree of that retraining is lost"
             print(
-                f"starting again instead of continuing the retraining of {occasion.began} UTC: {why}",
+                f"starting again instead of continuing the retraining of {run.began} UTC: {why}",
                 flush=True,
             )
             self.journal.abandon()
-            occasion = None
-        if occasion:
+            run = None
+        if run:
             print(
-                f"continuing the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
+                f"continuing the retraining of {run.began} UTC: {'; '.join(run.reasons)}",
                 flush=True,
             )
         else:
-            occasion = self._begin(base, dry_run)
-        if occasion is None:
+            run = self._begin(base, dry_run)
+        if run is None:
             return None
-        if not occasion.decision:
-            self._make(occasion)
-        self._carry_out(occasion)
-        return occasion
+        if not run.decision:
+            self._make(run)
+        self._carry_out(run)
+        return run
 
-    def _is_decided(self, occasion: Occasion) -> bool:
+    def _is_decided(self, run: RetrainingRun) -> bool:
         """Whether there is a decision and all that it needs."""
-        return occasion.decision == "refused" or bool(
-            occasion.commit or (occasion.decision and self.workspace.holds(occasion.base))
+        return run.decision == "refused" or bool(
+            run.commit or (run.decision and self.workspace.holds(run.base))
         )
 
-    def _begin(self, base: str, dry_run: bool) -> Occasion | None:
+    def _begin(self, base: str, dry_run: bool) -> RetrainingRun | None:
         """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason
         to train."""
         data = self._data()
@@ -135,10 +133,14 @@ class _Retraining:
                 remedy=f"git add {PARAMS}; git commit -m 'the data to retrain on'",
             )
         classifier = read_section("evaluate", EvaluationSettings).classifier
-        champion = contest.champions(self.environment, [classifier], self.champions).get(classifier)
+        champion = champion_challenger.champions(self.environment, [classifier], self.champions).get(
+            classifier
+        )
         known, accepted = champion.folder if champion else None, self.tree / folder
         with self._fetched() as beside:
-            found = survey.look(self.environment, self.settings, data, accepted, self.aside, known, beside)
+            found = intake_report.look(
+                self.environment, self.settings, data, accepted, self.aside, known, beside
+            )
             found.tell()
             reasons = [f"{len(found.usable):,} new pictures"] if found.usable and not found.refused else []
             if not (reasons or found.refused) and self.workspace.is_stale():
@@ -154,15 +156,15 @@ class _Retraining:
                 decided = f"{past[-1].decision}: {past[-1].explanation}"
                 print(f"nothing new{_left(found)}; decided on {past[-1].ended} UTC: {decided}", flush=True)
                 return None
-            occasion = Occasion(key, base, now(), reasons or ["new pictures that cannot be used"])
-            occasion.quality = (
+            run = RetrainingRun(key, base, now(), reasons or ["new pictures that cannot be used"])
+            run.quality = (
                 [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
             )
-            occasion.quarantined = dict(found.quarantined)
+            run.quarantined = dict(found.quarantined)
             kept = found.checked.kept if found.checked and found.refused else found.usable
-            occasion.fresh = [[picture.name, picture.key] for picture in kept]
+            run.fresh = [[picture.name, picture.key] for picture in kept]
             if not reasons:
-                occasion.decision, occasion.explanation = (
+                run.decision, run.explanation = (
                     "refused",
                     found.refused or "no new picture can be used yet",
                 )
@@ -170,13 +172,13 @@ class _Retraining:
                 page = (
                     beside / "foreign.png"
                     if dry_run
-                    else self.journal.folder / f"occasions/{occasion.name}-foreign.png"
+                    else self.journal.folder / f"occasions/{run.name}-foreign.png"
                 )
                 place, processed = found.arrival.place, self.tree / "data/processed"
-                occasion.drift = survey.measure_drift(
+                run.drift = intake_report.measure_drift(
                     self.environment, self.settings.drift, place, found.usable, processed, known, page
                 )
-                print(f"  drift: {occasion.drift['said']}", flush=True)
+                print(f"  drift: {run.drift['said']}", flush=True)
                 if not dry_run and reasons:
                     incoming.copy(place, found.usable, accepted)
                     self.workspace.track(folder)
@@ -184,16 +186,16 @@ class _Retraining:
                 self._warn(data, found)
             if dry_run:
                 print(
-                    f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}",
+                    f"would {'refuse: ' + run.explanation if run.decision else 'train: ' + '; '.join(reasons)}",
                     flush=True,
                 )
                 return None
-            self.journal.save(occasion)
-            return occasion
+            self.journal.save(run)
+            return run
 
-    def _warn(self, data: DataSettings, found: survey.Survey) -> None:
+    def _warn(self, data: DataSettings, found: intake_report.IntakeReport) -> None:
         """Print, before anything is trained, why the new models will be refused, as far as this is known."""
-        expected, num_test = survey.expected_data(data, found, self.tree)
+        expected, num_test = intake_report.expected_data(data, found, self.tree)
         least = self.gates.minimum_test_images
         if num_test is not None and num_test < least:
             what = (
@@ -206,8 +208,10 @@ class _Retraining:
         if expected is None:
             return
         names = [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
-        serving = contest.champions(self.environment, names, self.champions)
-        compared = [contest.incomparable(name, champion, expected) for name, champion in serving.items()]
+        serving = champion_challenger.champions(self.environment, names, self.champions)
+        compared = [
+            champion_challenger.incomparable(name, champion, expected) for name, champion in serving.items()
+        ]
         if differences := [difference for difference in compared if difference]:
             lines = [
                 *(f"note: {difference}" for difference in differences),
@@ -250,29 +254,27 @@ class _Retraining:
         code = digest_of_tree([self.tree / "pipeline", self.tree / "stages"], self.tree)
         return digest_of([settings, self.gates.model_dump(), texts, code])
 
-    def _make(self, occasion: Occasion) -> None:
+    def _make(self, run: RetrainingRun) -> None:
         """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is
         refused."""
-        self._count(
-            occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name)
-        )
-        if occasion.decision:
+        self._count(run, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), run.name))
+        if run.decision:
             return
         settings = read_section("evaluate", EvaluationSettings, self.tree / PARAMS)
-        candidates = contest.challengers(self.environment, self.tree)
-        serving = contest.champions(self.environment, list(candidates), self.champions)
+        candidates = champion_challenger.challengers(self.environment, self.tree)
+        serving = champion_challenger.champions(self.environment, list(candidates), self.champions)
 
         def decide() -> None:
-            new = len(occasion.fresh)
-            occasion.verdicts = contest.hold(
+            new = len(run.fresh)
+            run.verdicts = champion_challenger.hold(
                 self.environment, settings, self.gates, self.tree, new, candidates, serving
             )
-            occasion.decision, occasion.explanation = contest.sum_up(occasion.verdicts, settings.classifier)
+            run.decision, run.explanation = champion_challenger.sum_up(run.verdicts, settings.classifier)
 
-        self._count(occasion, decide)
-        self.journal.save(occasion)
+        self._count(run, decide)
+        self.journal.save(run)
 
-    def _count(self, occasion: Occasion, work: Callable[[], None]) -> None:
+    def _count(self, run: RetrainingRun, work: Callable[[], None]) -> None:
         """Run ``work`` and count its failures, but for those from outside: a lock, a signal, the deadline."""
         try:
             work()
@@ -280,33 +282,31 @@ class _Retraining:
             code = getattr(error, "exit_code", DarkroomError.exit_code)
             if code == EXIT_BUSY or code > 128 or time.monotonic() > self.deadline:
                 raise
-            occasion.attempts += 1
-            if occasion.attempts >= self.settings.max_attempts:
-                occasion.decision, occasion.explanation = (
+            run.attempts += 1
+            if run.attempts >= self.settings.max_attempts:
+                run.decision, run.explanation = (
                     "refused",
-                    f"it failed {occasion.attempts} times: {error}",
+                    f"it failed {run.attempts} times: {error}",
                 )
-            self.journal.save(occasion)
-            if not occasion.decision:
+            self.journal.save(run)
+            if not run.decision:
                 raise
 
-    def _carry_out(self, occasion: Occasion) -> None:
+    def _carry_out(self, run: RetrainingRun) -> None:
         """Carry out the decision. Each step can be repeated after a kill."""
-        refused = occasion.decision == "refused"
+        refused = run.decision == "refused"
         if refused:
-            contest.withdraw(self.environment, occasion.verdicts)
-            held = f"{occasion.refusal}: {occasion.explanation}"[:300]
-            self.journal.set_aside({key: f"{name}: {held}" for name, key in occasion.fresh})
+            champion_challenger.withdraw(self.environment, run.verdicts)
+            held = f"{run.refusal}: {run.explanation}"[:300]
+            self.journal.set_aside({key: f"{name}: {held}" for name, key in run.fresh})
         else:
-            if not occasion.commit:
+            if not run.commit:
                 if self.settings.push:
                     self.workspace.push()
-                occasion.commit = self.workspace.commit(
-                    f"retrain: {'; '.join(occasion.reasons)}\n\n{occasion.explanation}"
-                )
-                self.journal.save(occasion)
+                run.commit = self.workspace.commit(f"retrain: {'; '.join(run.reasons)}\n\n{run.explanation}")
+                self.journal.save(run)
             client, _ = outbox.connect(self.environment)
-            for verdict in occasion.verdicts:
+            for verdict in run.verdicts:
                 serves = promotion.champion(client, verdict.model) if verdict.promoted else None
                 if serves and str(serves.version) not in (verdict.before, verdict.version):
                     verdict.promoted, verdict.reason = (
@@ -315,44 +315,44 @@ class _Retraining:
                     )
                 elif verdict.promoted:
                     version = client.get_model_version(verdict.model, verdict.version)
-                    promotion.promote(self.environment, version, verdict.reason, verdict.gates, occasion.name)
-            contest.withdraw(self.environment, occasion.verdicts)
-            occasion.published = self.workspace.publish(occasion.commit, self.settings.commit == "in place")
-            print(f"dvc.lock: {occasion.published}", flush=True)
-        self.journal.set_aside(occasion.quarantined)
-        occasion.ended = occasion.ended or now()
-        page = report.write(occasion, self.journal.folder / "occasions")
+                    promotion.promote(self.environment, version, verdict.reason, verdict.gates, run.name)
+            champion_challenger.withdraw(self.environment, run.verdicts)
+            run.published = self.workspace.publish(run.commit, self.settings.commit == "in place")
+            print(f"dvc.lock: {run.published}", flush=True)
+        self.journal.set_aside(run.quarantined)
+        run.ended = run.ended or now()
+        page = report.write(run, self.journal.folder / "occasions")
         tags = {
-            "darkroom.decision": occasion.decision,
-            "darkroom.reason": occasion.explanation,
-            "darkroom.commit": occasion.commit,
+            "darkroom.decision": run.decision,
+            "darkroom.reason": run.explanation,
+            "darkroom.commit": run.commit,
         }
         try:
-            story.tell(self.environment, occasion.name, report.text(occasion), tags, page)
+            story.tell(self.environment, run.name, report.text(run), tags, page)
         except Exception as error:  # a promotion would have failed before; a refusal is valid without MLflow
             print(
                 f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it",
                 flush=True,
             )
         print(
-            f"{occasion.decision}: {occasion.explanation}\nreport: {page}\n{report.by_hand(occasion)}",
+            f"{run.decision}: {run.explanation}\nreport: {page}\n{report.by_hand(run)}",
             end="",
             flush=True,
         )
         facts = {
             "project": self.environment.root.name,
-            "models": {verdict.model: verdict.reason for verdict in occasion.verdicts},
+            "models": {verdict.model: verdict.reason for verdict in run.verdicts},
         }
         facts |= {
-            "drift": occasion.drift.get("said", ""),
-            "dvc.lock": occasion.published,
+            "drift": run.drift.get("said", ""),
+            "dvc.lock": run.published,
             "report": str(page),
         }
-        notice.send(occasion.decision, occasion.explanation, facts)
-        self.journal.close(occasion)
+        notifications.send(run.decision, run.explanation, facts)
+        self.journal.close(run)
 
 
-def _left(found: survey.Survey) -> str:
+def _left(found: intake_report.IntakeReport) -> str:
     """How many pictures at ``retrain.watch`` are neither accepted nor new."""
     if found.arrival is None:
         return ""

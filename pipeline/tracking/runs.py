@@ -22,7 +22,7 @@ from pipeline import environment as surroundings
 from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
-from pipeline.files import digest_of, whole_copy, write_json
+from pipeline.files import atomic_copy, digest_of, write_json
 from pipeline.params import PARAMS
 from pipeline.tracking import lineage, outbox, rerun, restored
 from pipeline.tracking.outbox import Record, now
@@ -159,7 +159,7 @@ class Run:
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy a file or folder, as it is now, into ``folder`` of the run."""
         kept = self._record.files(self._environment) / str(len(self._record.artifacts)) / path.name
-        (shutil.copytree if path.is_dir() else whole_copy)(path, kept)
+        (shutil.copytree if path.is_dir() else atomic_copy)(path, kept)
         self._record.artifacts.append([str(kept), folder])
 
     def __enter__(self) -> "Run":

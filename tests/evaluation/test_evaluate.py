@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import evaluate as evaluation
-from pipeline.evaluation import history, pictures, progress
+from pipeline.evaluation import figures, history, progress
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import (
     CLASSES,
@@ -159,10 +159,10 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
 def test_grids_show_the_pixels_they_were_given(tmp_path):
     images = torch.zeros(2, CLASSES, 1, 4, 4)
     images[1, 2, 0, 0, 0] = 1
-    pictures.save_grid(images, tmp_path / "grid.png")
+    figures.save_grid(images, tmp_path / "grid.png")
     drawn = np.asarray(Image.open(tmp_path / "grid.png"))
     assert (drawn[:, :, 0] == 255).sum() == 16 * 16  # one pixel, enlarged sixteen times, its edges sharp
-    pictures.save_grid(
+    figures.save_grid(
         images.expand(-1, -1, 3, -1, -1),
         tmp_path / "named.png",
         columns=["a", "a very long name", "c"],
@@ -173,7 +173,7 @@ def test_grids_show_the_pixels_they_were_given(tmp_path):
 
 @pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 10), (3, 9), (7, 7), (10, 10), (100, 10)])
 def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_often(classes, shown):
-    columns = pictures.columns(classes)
+    columns = figures.columns(classes)
     assert len(columns) == shown and columns.min() == 0 and columns.max() == classes - 1
     counts = np.bincount(columns)
     assert len(set(counts[counts > 0])) == 1
@@ -211,13 +211,13 @@ def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_p
 def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(
     tmp_path, monkeypatch
 ):
-    drawn, save = {}, pictures.save_grid
+    drawn, save = {}, figures.save_grid
 
     def recorded(images, path, columns=(), rows=()):
         drawn[path.name] = (images, list(columns), list(rows))
         save(images, path, columns, rows)
 
-    monkeypatch.setattr(pictures, "save_grid", recorded)
+    monkeypatch.setattr(figures, "save_grid", recorded)
     monkeypatch.setattr(evaluation, "BATCH", 5)
     run(sorted_world(), {"cnn": Classifier(), "ae": Autoencoder()}, tmp_path)
     images, columns, rows = drawn["ae-reconstructions.png"]
@@ -230,10 +230,10 @@ def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorte
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 25])
 def test_one_of_each_class_is_picked_before_a_second_one(classes):
     labels = np.repeat(np.arange(classes), 20)
-    picked = pictures.one_of_each(labels)
+    picked = figures.one_of_each(labels)
     assert len(set(picked)) == len(picked) == 10
     assert len(set(labels[picked][: min(classes, 10)])) == min(classes, 10)
-    assert pictures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
+    assert figures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
 
 
 def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.params import validate
-from pipeline.retraining.contest import sum_up
+from pipeline.retraining.champion_challenger import sum_up
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 

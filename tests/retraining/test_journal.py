@@ -3,10 +3,10 @@
 import pytest
 
 from pipeline.errors import DarkroomError
-from pipeline.retraining.journal import Journal, Occasion, Verdict
+from pipeline.retraining.journal import Journal, RetrainingRun, Verdict
 
 
-def occasion(**more) -> Occasion:
+def run(**more) -> RetrainingRun:
     verdict = Verdict(
         "cnn",
         "2",
@@ -17,13 +17,13 @@ def occasion(**more) -> Occasion:
         {"fid": 1.0},
         {"fid": 2.0},
     )
-    return Occasion(
+    return RetrainingRun(
         "k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more
     )
 
 
 def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
-    journal, written = Journal(tmp_path), occasion(decision="promoted")
+    journal, written = Journal(tmp_path), run(decision="promoted")
     with journal.alone():
         assert journal.current() is None and journal.past() == []
         journal.save(written)

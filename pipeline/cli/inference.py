@@ -15,7 +15,7 @@ import click
 from pipeline import environment
 from pipeline.cli.project import find as find_project
 from pipeline.errors import BadInput
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 BATCH = 256
 PAIRS = "pairs.png"
@@ -299,7 +299,7 @@ def _free(folder: Path, stem: str) -> Path:
 def _write_picture(path: Path, image: Any) -> None:
     from PIL import Image
 
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(
             beside, format="PNG"
         )

@@ -18,18 +18,18 @@ from pipeline.data.folders import arrange, list_folder
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
-from pipeline.evaluation import pictures
-from pipeline.evaluation.comparison import BATCH, subset
+from pipeline.evaluation import figures
+from pipeline.evaluation.distances import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.files import read_json
-from pipeline.retraining import contest, drift, incoming, quality
+from pipeline.retraining import champion_challenger, drift, incoming, quality
 from pipeline.retraining.drift import DriftSettings
 from pipeline.retraining.incoming import Arrival, Picture
 from pipeline.retraining.settings import RetrainSettings
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
+class IntakeReport:
     """The new pictures and their checks; without ``retrain.watch`` there are none."""
 
     arrival: Arrival | None = None
@@ -77,7 +77,7 @@ def look(
     aside: dict[str, str],
     champion: Path | None,
     beside: Path,
-) -> Survey:
+) -> IntakeReport:
     """Find and check the pictures at ``retrain.watch`` that are neither in the folder ``accepted`` nor in
     quarantine (``aside``).
 
@@ -85,23 +85,23 @@ def look(
     labels.
     """
     if not settings.watch:
-        return Survey()
+        return IntakeReport()
     place = incoming.fetch(settings.watch, settings.repository, environment.root, beside)
     arrival = incoming.look(place, accepted, aside, settings.settle_seconds)
     if not arrival.fresh:
-        return Survey(arrival)
+        return IntakeReport(arrival)
     known = tuple(
         sorted({picture.label for picture in arrival.accepted.values()})
     )  # none yet: any class may come
     spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
-    task = contest.load(champion, environment.torch_device) if champion else None
+    task = champion_challenger.load(champion, environment.torch_device) if champion else None
     fits = (
         champion
         and task
         and task.spec == spec
         and tuple(model_files.read_card(champion)["class_names"]) == known
     )
-    return Survey(
+    return IntakeReport(
         arrival,
         quality.examine(
             arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None
@@ -110,8 +110,8 @@ def look(
 
 
 def expected_data(
-    data: DataSettings, found: Survey, tree: Path
-) -> tuple[contest.Expected | None, int | None]:
+    data: DataSettings, found: IntakeReport, tree: Path
+) -> tuple[champion_challenger.Expected | None, int | None]:
     """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not
     known yet."""
     source = sources.find(data.source)
@@ -121,7 +121,7 @@ def expected_data(
         manifest = tree / "data/processed/manifest.json"
         known = read_json(manifest) if manifest.is_file() else {}
         names = tuple(known["class_names"]) if known.get("source") == data.source else None
-        return contest.Expected(channels, size, names), None
+        return champion_challenger.Expected(channels, size, names), None
     if found.arrival:
         files = [
             picture.name
@@ -139,7 +139,7 @@ def expected_data(
         return None, None
     total = sum(len(members) for members in layout.splits.values())
     num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
-    return contest.Expected(channels, size, layout.class_names), num_test
+    return champion_challenger.Expected(channels, size, layout.class_names), num_test
 
 
 def measure_drift(
@@ -169,7 +169,7 @@ def measure_drift(
             "alarm": False,
             "tests": [],
         }
-    task = contest.load(champion, environment.torch_device)
+    task = champion_challenger.load(champion, environment.torch_device)
     if task is None:
         return {"said": "not measured: the champion does not fit today's code", "alarm": False, "tests": []}
     space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
@@ -196,7 +196,7 @@ def measure_drift(
         images = np.stack(
             [decode([chosen[index].name])[0] for index in found.foreign], axis=1
         )  # (1, K, C, H, W)
-        pictures.save_grid(torch.from_numpy(images).float() / 255, page)
+        figures.save_grid(torch.from_numpy(images).float() / 255, page)
     tests = [dataclasses.asdict(test) for test in found.tests]
     return {
         "said": found.sentence,

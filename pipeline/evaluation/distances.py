@@ -21,7 +21,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 BATCH = 100  # larger activations are slower to allocate than to compute
 
 
-class Comparison:
+class ReferenceSet:
     """The reference split's features, those of real images outside it, and what depends on them alone.
 
     ``dataset`` has splits ``train`` and ``test``; the real images for the floor come from the one that is not the reference,

@@ -52,7 +52,7 @@ def write_page(compared: list[Compared], path: Path) -> None:
         trim_blocks=True,
     )
     _, alike = numbers(compared)
-    page = templates.get_template("compare.html").render(
+    page = templates.get_template("side_by_side.html").render(
         titles=[(one.title, one.run_id) for one in compared],
         said="One protocol measured all."
         if alike

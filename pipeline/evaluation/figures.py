@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 MOST_COLUMNS = 10
 PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the report's prints
@@ -65,7 +65,7 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
                 picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB"),
                 (left + column * (wide + gap), y),
             )
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         sheet.save(beside, optimize=True)
 
 
@@ -165,5 +165,5 @@ def _restrain(axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as beside:
+    with atomic_write(path) as beside:
         figure.savefig(beside, dpi=144, facecolor=PAPER, metadata={"Software": None})
