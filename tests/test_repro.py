@@ -209,7 +209,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name).mkdir(parents=True)
     os.utime(tmp_path / names[-1], (2**32, 2**32))  # of one that runs
     (tmp_path / "dvc.lock").touch()
-    assert repro._mend(tmp_path, tmp_path / "dvc.lock", time.time() + 60) == []
+    assert repro._repair(tmp_path, tmp_path / "dvc.lock", time.time() + 60) == []
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*names[3:]}
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
@@ -252,7 +252,7 @@ def test_the_limit_says_what_would_raise_it(capsys):
         (2, {"ray_address": "head:6379"}, 9, ""),
     ):
         assert (
-            repro._limit(
+            repro._max_trainings(
                 Environment(root=Path(), **more), ["data", *(f"train-{name}" for name in "abcd")], 9, cores
             )
             == limit
