@@ -69,9 +69,17 @@ def _run() -> None:
 
 for command in (inference.generate, inference.classify, inference.restore, schedule.schedule):
     commands.add_command(command)
-# fmt: off
 for command in (
-    tracking.sync, tracking.trace, tracking.verify, tracking.reproduce, tracking.promote, tracking.rollback,
-    tracking.compare, tracking.seeds, repro.repro, retraining.retrain, retraining.history,
-):  # fmt: on
+    tracking.sync,
+    tracking.trace,
+    tracking.verify,
+    tracking.reproduce,
+    tracking.promote,
+    tracking.rollback,
+    tracking.compare,
+    tracking.seeds,
+    repro.repro,
+    retraining.retrain,
+    retraining.history,
+):
     commands.add_command(in_project(command))

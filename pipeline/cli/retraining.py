@@ -16,8 +16,8 @@ from pipeline import environment
 def retrain(dry_run: bool, readmit: str) -> None:
     """Train on new pictures; promote a model that is not worse.
 
-    The new pictures at retrain.watch (params.yaml) are checked. New models are compared with the champions and
-    promoted or refused. A retraining that was killed continues. To run this command on a schedule: darkroom
+    The new pictures at retrain.watch (params.yaml) are checked. New models are compared with the champions
+    and promoted or refused. A retraining that was killed continues. To run this on a schedule: darkroom
     schedule install.
 
     Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another retraining runs.

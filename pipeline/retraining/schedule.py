@@ -1,4 +1,4 @@
-"""The schedule of ``darkroom retrain``: a marked block in the user's crontab, or systemd units of the user."""
+"""The schedule of ``darkroom retrain``: a block in the user's crontab, or systemd units of the user."""
 
 import glob
 import re
