@@ -297,7 +297,7 @@ class TestClassify:
         [
             (("nowhere.png",), None, "nowhere.png", "no such file or folder"),
             (("x" * 5000,), None, "x" * 200, "too long"),
-            (("empty",), None, "empty", "holds no picture"),
+            (("empty",), None, "empty", "has no pictures"),
             (("-",), "", "PATHS", "no picture was named"),
             (("-",), "\n\n", "PATHS", "no picture was named"),
             (("-",), "nowhere.png\n", "nowhere.png", "no such file or folder"),
@@ -461,7 +461,7 @@ class TestLabels:
 
     def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(self, lsgan):
         code, output, error = darkroom("generate", "lsgan", "--models", "own", "--label", "three")
-        assert (code, output) == (2, "") and "--label three" in error and "without regard to classes" in error
+        assert (code, output) == (2, "") and "--label three" in error and "does not use labels" in error
         assert not Path("lsgan.png").exists()
 
     def test_without_a_label_it_draws(self, lsgan):

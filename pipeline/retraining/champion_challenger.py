@@ -1,5 +1,4 @@
-"""Champions and challengers, measured on the same test pictures, in the same feature space, with the same
-settings."""
+"""Champions and challengers, measured on the same test pictures, in the same feature space and settings."""
 
 import dataclasses
 import shutil
@@ -27,8 +26,7 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a model that is trained next will be for: square images of ``channels`` x ``size`` x ``size`` in
-    these classes."""
+    """The data of a training: images of ``channels`` x ``size`` x ``size`` pixels in these classes."""
 
     channels: int
     size: int
@@ -36,7 +34,7 @@ class Expected:
 
     @classmethod
     def of(cls, folder: Path) -> "Expected":
-        """The same of the trained model in ``folder``."""
+        """The data of the trained model in ``folder``."""
         card = read_card(folder)
         names = tuple(card["class_names"]) if "class_names" in card else None
         return cls(card["spec"]["channels"], card["spec"]["size"], names)
@@ -50,46 +48,51 @@ class Expected:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that serves, and the folder with its weights."""
+    """The version with the alias champion, and the folder with its weights."""
 
     version: str
     folder: Path
 
 
-def champions(environment: Environment, names: list[str], beside: Path) -> dict[str, Champion]:
-    """The champions of the models ``names``, by name. Weights that are not on this machine are downloaded
-    into ``beside``, from which everything else is removed."""
+def champions(environment: Environment, names: list[str], cache: Path) -> dict[str, Champion]:
+    """The champions of the models ``names``, by name.
+
+    Weights that are not on this machine are downloaded into the folder ``cache``. Everything else in it is
+    removed.
+    """
     client, _ = outbox.connect(environment)
     known = {model.name for model in client.search_registered_models(max_results=1000)}
-    found = {}
+    found, used = {}, set()
     for name in names:
         if version := promotion.champion(client, name) if name in known else None:
-            folder = beside / f"{name}-{version.version}"
+            folder = cache / f"{name}-{version.version}"
             folder.mkdir(parents=True, exist_ok=True)
+            used.add(folder)
             found[name] = Champion(str(version.version), registry.weights(client, version, folder))
-    for old in set(beside.glob("*")) - {
-        beside / f"{name}-{champion.version}" for name, champion in found.items()
-    }:
+    for old in set(cache.glob("*")) - used:
         shutil.rmtree(old, ignore_errors=True)
     return found
 
 
 def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
-    """The registered versions, by name, of the models in ``tree``. Raises ``DarkroomError`` if MLflow lacks
-    one of them."""
+    """The registered versions of the models in ``tree``, by name.
+
+    Raises ``DarkroomError`` if MLflow lacks one of them.
+    """
     client, _ = outbox.connect(environment)
     found = {}
     for name, folder in _models(tree).items():
         found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
         if found[name] is None:
-            remedy = "darkroom sync, then repeat this command"
-            raise DarkroomError(
-                f"MLflow does not have the trained {name} yet", where=environment.tracking_uri, remedy=remedy
+            what, remedy = (
+                f"MLflow does not have the trained {name} yet",
+                "darkroom sync, then repeat this command",
             )
+            raise DarkroomError(what, where=environment.tracking_uri, remedy=remedy)
     return found
 
 
-def hold(
+def compare(
     environment: Environment,
     settings: EvaluationSettings,
     gates: GateSettings,
@@ -98,54 +101,52 @@ def hold(
     candidates: Mapping[str, Any],
     serving: Mapping[str, Champion],
 ) -> list[Verdict]:
-    """A verdict for each of the ``candidates``: the registered versions of the models that were trained in
-    ``tree``."""
+    """A verdict for each of ``candidates``: the registered versions of the models trained in ``tree``."""
     folders, data = _models(tree), Dataset.open(tree / "data/processed")
-    serves = {name: serving[name].version if name in serving else "" for name in candidates}
-    settled = {name: version.tags.get(registry.UNWANTED, "") for name, version in candidates.items()}
-    settled |= {
-        name: "it is the champion already"
+    contested = {
+        name
         for name, version in candidates.items()
-        if str(version.version) == serves[name]
+        if not (_is_champion(version, serving.get(name)) or version.tags.get(registry.UNWANTED))
     }
-    contested = {name for name in candidates if not settled[name]}
     print(f"comparing with the champions: {', '.join(sorted(contested)) or 'none'}", flush=True)
-    theirs = {name: champion.folder for name, champion in serving.items()}
-    measured = (
-        measure(settings, data, folders, theirs, contested, environment.torch_device) if contested else {}
-    )
+    champion_folders = {name: champion.folder for name, champion in serving.items()}
+    device = environment.torch_device
+    measured = measure(settings, data, folders, champion_folders, contested, device) if contested else {}
     verdicts = []
     for name, version in candidates.items():
-        if name not in contested:
-            wanted = (
-                []
-                if str(version.version) == serves[name]
-                else [dataclasses.asdict(Gate("wanted", False, settled[name]))]
-            )
-            verdicts.append(Verdict(name, str(version.version), serves[name], False, settled[name], wanted))
+        champion = serving.get(name)
+        number, before = str(version.version), champion.version if champion else ""
+        if _is_champion(version, champion):
+            verdicts.append(Verdict(name, number, before, False, "it is the champion already"))
             continue
-        ours, before = measured[name]
+        if name not in contested:
+            reason = version.tags[registry.UNWANTED]
+            gate = dataclasses.asdict(Gate("wanted", False, reason))
+            verdicts.append(Verdict(name, number, before, False, reason, [gate]))
+            continue
+        numbers, before_numbers = measured[name]
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
-        circumstances = Circumstances(
-            new_pictures, len(data.test), (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6, hours
-        )
-        known = None if name not in serving else {"now": before} if before else {}
-        found = judge({"now": ours}, known, gates, circumstances)
-        if known == {} and (difference := incomparable(name, serving[name], Expected.of(folders[name]))):
+        megabytes = (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6
+        circumstances = Circumstances(new_pictures, len(data.test), megabytes, hours)
+        known = None if champion is None else {"now": before_numbers} if before_numbers else {}
+        found = judge({"now": numbers}, known, gates, circumstances)
+        if champion and not before_numbers:
+            why = incomparable(name, champion, Expected.of(folders[name]))
             found = [
-                dataclasses.replace(gate, finding=difference) if gate.name == "comparable" else gate
+                dataclasses.replace(gate, finding=why) if why and gate.name == "comparable" else gate
                 for gate in found
             ]
         failed = [f"{gate.name}: {gate.finding}" for gate in found if not gate.passed]
-        gained = [f"{gate.name}: {gate.finding}" for gate in found if gate.finding.startswith("better")]
-        reason = "; ".join(failed or gained) or (
-            "not worse, and trained on new pictures" if known else "the first version"
-        )
+        better = [f"{gate.name}: {gate.finding}" for gate in found if gate.finding.startswith("better")]
+        otherwise = "not worse, and trained on new pictures" if known else "the first version"
+        reason = "; ".join(failed or better) or otherwise
         results = [dataclasses.asdict(gate) for gate in found]
-        verdicts.append(
-            Verdict(name, str(version.version), serves[name], not failed, reason, results, ours, before)
-        )
+        verdicts.append(Verdict(name, number, before, not failed, reason, results, numbers, before_numbers))
     return verdicts
+
+
+def _is_champion(version: Any, champion: Champion | None) -> bool:
+    return champion is not None and str(version.version) == champion.version
 
 
 def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
@@ -156,43 +157,36 @@ def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
         registry.withdraw(client, verdict.model, verdict.version)
 
 
-def sum_up(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
-    """The decision and its explanation. If the classifier is refused, the data is in doubt and no model is
-    promoted."""
+def decide(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
+    """The decision and its explanation.
+
+    If the classifier is refused, the data may be wrong, and no model is promoted.
+    """
     refused = {verdict.model: verdict for verdict in verdicts if verdict.refused}
-    if classifier in refused:
-        for verdict in verdicts:
-            if verdict.promoted:
-                verdict.promoted, verdict.reason = (
-                    False,
-                    f"the classifier {classifier}, trained on the same data, was refused",
-                )
+    for verdict in verdicts:
+        if classifier in refused and verdict.promoted:
+            verdict.promoted = False
+            verdict.reason = f"the classifier {classifier}, trained on the same data, was refused"
     promoted = [verdict for verdict in verdicts if verdict.promoted]
     parts = [
-        f"{verdict.model} {verdict.before or 'none'} -> {verdict.version} ({verdict.reason})"
-        for verdict in promoted
+        *(f"{one.model} {one.before or 'none'} -> {one.version} ({one.reason})" for one in promoted),
+        *(f"{one.model} stays {one.before or 'none'} ({one.reason})" for one in refused.values()),
     ]
-    parts += [
-        f"{verdict.model} stays {verdict.before or 'none'} ({verdict.reason})" for verdict in refused.values()
-    ]
-    return "refused" if refused and not promoted else "promoted", "; ".join(
-        parts
-    ) or "the trained versions are the champions already"
+    explanation = "; ".join(parts) or "the trained versions are the champions already"
+    return "refused" if refused and not promoted else "promoted", explanation
 
 
 def incomparable(name: str, champion: Champion, expected: Expected) -> str:
-    """Why a model trained for ``expected`` cannot be compared with the ``champion``; '' if it can."""
+    """Why a model trained on ``expected`` cannot be compared with the ``champion``; '' if it can."""
     known = Expected.of(champion.folder)
-    same_classes = (
-        None in (expected.class_names, known.class_names) or expected.class_names == known.class_names
-    )
-    if not (same_classes and (known.channels, known.size) == (expected.channels, expected.size)):
-        return f"the champion {name}/{champion.version} knows {known}, the new data has {expected}: they cannot be compared"
-    if load(champion.folder, "cpu") is None:
-        return (
-            f"the champion {name}/{champion.version} does not fit the present code: they cannot be compared"
-        )
-    return ""
+    names = {expected.class_names, known.class_names} - {None}
+    if len(names) > 1 or (known.channels, known.size) != (expected.channels, expected.size):
+        what = f"knows {known}, the new data has {expected}"
+    elif load(champion.folder, "cpu") is None:
+        what = "does not fit the present code"
+    else:
+        return ""
+    return f"the champion {name}/{champion.version} {what}: they cannot be compared"
 
 
 def measure(
@@ -203,20 +197,19 @@ def measure(
     contested: set[str],
     device: str = "cpu",
 ) -> dict[str, tuple[Numbers, Numbers]]:
-    """For each ``contested`` model, the measures of challenger and champion on the test split of ``data``;
-    the second is empty for a champion with other classes or sizes.
+    """For each ``contested`` model, the measures of challenger and champion on the test split of ``data``.
 
-    The feature space is that of the champion classifier, or of the challenger if there is none; it is the
-    same for both.
+    The second is empty for a champion with other classes or sizes. Both are measured in the feature space of
+    the champion classifier, or of the challenger if there is none.
     """
     fitting = {
         name: folder
         for name, folder in serving.items()
         if name in challengers and _fits(folder, challengers[name])
     }
-    judge_of_images = fitting.get(settings.classifier, challengers.get(settings.classifier))
+    space = fitting.get(settings.classifier, challengers.get(settings.classifier))
     ours, theirs = (
-        _measure(settings, data, side, judge_of_images, contested, device) for side in (challengers, fitting)
+        _measure(settings, data, models, space, contested, device) for models in (challengers, fitting)
     )
     return {name: (ours[name], theirs.get(name, {})) for name in contested}
 
@@ -224,34 +217,24 @@ def measure(
 def _measure(
     settings: EvaluationSettings,
     data: Dataset,
-    side: Mapping[str, Path],
+    models: Mapping[str, Path],
     space: Path | None,
     contested: set[str],
     device: str,
 ) -> dict[str, Numbers]:
-    """Measures of one side: the classifier by its answers, all others in the feature space of the classifier
-    in ``space``."""
+    """Measures of ``models``: the classifier's own, and the others' in the feature space of ``space``."""
     classifier, found = settings.classifier, dict[str, Numbers]()
-    alone = {classifier: side[classifier]} if classifier in contested & side.keys() else {}
-    others = {name: side[name] for name in contested & side.keys() - {classifier}}
-    for folders, wanted in (
-        (alone, set(alone)),
-        (others | ({classifier: space} if others and space else {}), set(others)),
-    ):
+    own = {classifier: models[classifier]} if classifier in contested & models.keys() else {}
+    others = {name: models[name] for name in contested & models.keys() - {classifier}}
+    for wanted, helpers in ((own, {}), (others, {classifier: space} if space else {})):
         if wanted:
+            folders = {**wanted, **helpers}
             tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
             digests = {name: model_files.digest(folder) for name, folder in folders.items()}
-            with tempfile.TemporaryDirectory() as beside:
-                here = Path(beside)
-                results = evaluate(
-                    settings,
-                    data,
-                    tasks,
-                    digests,
-                    history=here,
-                    metrics=here / "metrics",
-                    plots=here / "plots",
-                )
+            with tempfile.TemporaryDirectory() as temporary:
+                here = Path(temporary)
+                outputs = {"history": here, "metrics": here / "metrics", "plots": here / "plots"}
+                results = evaluate(settings, data, tasks, digests, **outputs)
             found |= {name: results[name] for name in wanted}
     return found
 
@@ -266,14 +249,11 @@ def load(folder: Path, device: str) -> Task | None:
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    return {
-        card.parent.name: card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))
-    }
+    cards = sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))
+    return {card.parent.name: card.parent for card in cards}
 
 
 def _fits(one: Path, other: Path) -> bool:
     first, second = read_card(one), read_card(other)
-    return (
-        all(first.get(key) == second.get(key) for key in ("spec", "class_names"))
-        and load(one, "cpu") is not None
-    )
+    same = all(first.get(key) == second.get(key) for key in ("spec", "class_names"))
+    return same and load(one, "cpu") is not None

@@ -23,6 +23,7 @@ from pipeline.evaluation.distances import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.files import read_json
 from pipeline.retraining import champion_challenger, drift, incoming, quality
+from pipeline.retraining.champion_challenger import Expected
 from pipeline.retraining.drift import DriftSettings
 from pipeline.retraining.incoming import Arrival, Picture
 from pipeline.retraining.settings import RetrainSettings
@@ -30,7 +31,7 @@ from pipeline.retraining.settings import RetrainSettings
 
 @dataclasses.dataclass(frozen=True)
 class IntakeReport:
-    """The new pictures and their checks; without ``retrain.watch`` there are none."""
+    """The new pictures and their checks; empty without ``retrain.watch``."""
 
     arrival: Arrival | None = None
     checked: quality.Quality | None = None  # None if there are no new pictures
@@ -47,7 +48,7 @@ class IntakeReport:
 
     @property
     def quarantined(self) -> dict[str, str]:
-        """Pictures that cannot be used, by SHA-256, with the reason."""
+        """Pictures that cannot be used: reasons by key."""
         return self.checked.quarantined if self.checked else {}
 
     @property
@@ -55,7 +56,7 @@ class IntakeReport:
         """Identifies this version of the data."""
         return self.arrival.digest if self.arrival else ""
 
-    def tell(self) -> None:
+    def print_findings(self) -> None:
         """Print the findings that need attention, and a summary."""
         findings = self.checked.findings if self.checked else []
         for finding in findings:
@@ -63,10 +64,8 @@ class IntakeReport:
                 print(f"  {finding.check}: {finding.sentence}", flush=True)
         if findings and self.arrival:
             fine = sum(finding.level == "fine" for finding in findings)
-            print(
-                f"  {len(self.arrival.fresh):,} new pictures were checked: {fine} of {len(findings)} checks found nothing",
-                flush=True,
-            )
+            result = f"{fine} of {len(findings)} checks found nothing"
+            print(f"  {len(self.arrival.fresh):,} new pictures were checked: {result}", flush=True)
 
 
 def look(
@@ -74,46 +73,35 @@ def look(
     settings: RetrainSettings,
     data: DataSettings,
     accepted: Path,
-    aside: dict[str, str],
+    quarantined: dict[str, str],
     champion: Path | None,
-    beside: Path,
+    downloads: Path,
 ) -> IntakeReport:
-    """Find and check the pictures at ``retrain.watch`` that are neither in the folder ``accepted`` nor in
-    quarantine (``aside``).
+    """Find and check the pictures at ``retrain.watch`` that are neither ``accepted`` nor ``quarantined``.
 
-    ``beside``: a folder for downloads. ``champion``: the folder of the champion classifier, which checks the
-    labels.
+    ``champion``: the folder of the champion classifier, which checks the labels.
     """
     if not settings.watch:
         return IntakeReport()
-    place = incoming.fetch(settings.watch, settings.repository, environment.root, beside)
-    arrival = incoming.look(place, accepted, aside, settings.settle_seconds)
+    place = incoming.fetch(settings.watch, settings.repository, environment.root, downloads)
+    arrival = incoming.look(place, accepted, quarantined, settings.settle_seconds)
     if not arrival.fresh:
         return IntakeReport(arrival)
-    known = tuple(
-        sorted({picture.label for picture in arrival.accepted.values()})
-    )  # none yet: any class may come
+    # Without accepted pictures this is empty, and any class is allowed.
+    known = tuple(sorted({picture.label for picture in arrival.accepted.values()}))
     spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
-    task = champion_challenger.load(champion, environment.torch_device) if champion else None
-    fits = (
-        champion
-        and task
-        and task.spec == spec
-        and tuple(model_files.read_card(champion)["class_names"]) == known
-    )
-    return IntakeReport(
-        arrival,
-        quality.examine(
-            arrival, settings.quality, spec, known, _probabilities(task) if task and fits else None
-        ),
-    )
+    classify = None
+    if champion and tuple(model_files.read_card(champion)["class_names"]) == known:
+        task = champion_challenger.load(champion, environment.torch_device)
+        classify = _probabilities(task) if task and task.spec == spec else None
+    return IntakeReport(arrival, quality.examine(arrival, settings.quality, spec, known, classify))
 
 
-def expected_data(
-    data: DataSettings, found: IntakeReport, tree: Path
-) -> tuple[champion_challenger.Expected | None, int | None]:
-    """What the worktree ``tree`` will train on, and about how many test pictures it will have; None: not
-    known yet."""
+def expected_data(data: DataSettings, intake: IntakeReport, tree: Path) -> tuple[Expected | None, int | None]:
+    """The data on which the worktree ``tree`` will train, and about how many test pictures it will have.
+
+    None: not known yet.
+    """
     source = sources.find(data.source)
     channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
     size = data.image_size or source.shape[1]
@@ -121,25 +109,20 @@ def expected_data(
         manifest = tree / "data/processed/manifest.json"
         known = read_json(manifest) if manifest.is_file() else {}
         names = tuple(known["class_names"]) if known.get("source") == data.source else None
-        return champion_challenger.Expected(channels, size, names), None
-    if found.arrival:
-        files = [
-            picture.name
-            for picture in (*found.arrival.accepted.values(), *found.arrival.twins, *found.usable)
-        ]
-    else:
-        place = tree / data.folder
-        try:
-            files = list_folder(place)[0] if place.is_dir() else list_zip(place)[0]
-        except (OSError, DarkroomError):  # the stage download names the fault
-            return None, None
+        return Expected(channels, size, names), None
+    place = tree / data.folder
     try:
+        if intake.arrival:
+            accepted = [*intake.arrival.accepted.values(), *intake.arrival.twins]
+            files = [picture.name for picture in (*accepted, *intake.usable)]
+        else:
+            files = list_folder(place)[0] if place.is_dir() else list_zip(place)[0]
         layout = arrange(files, [], where=data.folder)
-    except DarkroomError:
+    except (OSError, DarkroomError):  # the stage download reports it
         return None, None
     total = sum(len(members) for members in layout.splits.values())
     num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
-    return champion_challenger.Expected(channels, size, layout.class_names), num_test
+    return Expected(channels, size, layout.class_names), num_test
 
 
 def measure_drift(
@@ -151,69 +134,53 @@ def measure_drift(
     champion: Path | None,
     page: Path,
 ) -> dict[str, Any]:
-    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``, as
-    JSON.
+    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``.
 
-    The most unusual new pictures are written to the PNG ``page``.
+    Returns JSON. The most unusual new pictures are drawn in the PNG ``page``.
     """
     if champion is None or not (processed / "manifest.json").is_file():
-        return {"said": "not measured: there is no champion yet", "alarm": False, "tests": []}
+        return _not_measured("there is no champion yet")
     known, card = Dataset.open(processed), model_files.read_card(champion)
-    if (list(known.class_names), known.channels, known.size) != (
-        card["class_names"],
-        card["spec"]["channels"],
-        card["spec"]["size"],
-    ):
-        return {
-            "said": "not measured: the champion knows other classes or sizes",
-            "alarm": False,
-            "tests": [],
-        }
+    names, spec = list(known.class_names), card["spec"]
+    if (names, known.channels, known.size) != (card["class_names"], spec["channels"], spec["size"]):
+        return _not_measured("the champion knows other classes or sizes")
     task = champion_challenger.load(champion, environment.torch_device)
     if task is None:
-        return {"said": "not measured: the champion does not fit today's code", "alarm": False, "tests": []}
+        return _not_measured("the champion does not fit the present code")
     space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
-    decode, labels = (
-        Decoder(place, known.channels, known.size),
-        {name: number for number, name in enumerate(known.class_names)},
-    )
+    decode = Decoder(place, known.channels, known.size)
+    labels = {name: number for number, name in enumerate(names)}
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(chosen), BATCH):
             part = chosen[start : start + BATCH]
-            yield (
-                decode([picture.name for picture in part])[0],
-                np.array([labels.get(picture.label, -1) for picture in part]),
-            )
+            images = decode([picture.name for picture in part])[0]
+            yield images, np.array([labels.get(picture.label, -1) for picture in part])
 
     held_out = (chunk for split in (known.test, known.validation) for chunk in split.chunks(BATCH))
     with torch.inference_mode():
-        found = drift.measure(
-            drift.observe(held_out, space), drift.observe(chunks(), space), settings, 0, known.class_names
-        )
-    if len(found.foreign):
-        images = np.stack(
-            [decode([chosen[index].name])[0] for index in found.foreign], axis=1
-        )  # (1, K, C, H, W)
+        reference, new = drift.observe(held_out, space), drift.observe(chunks(), space)
+    found = drift.measure(reference, new, settings, 0, names)
+    foreign = [chosen[index].name for index in found.foreign]
+    if foreign:
+        images = np.stack([decode([name])[0] for name in foreign], axis=1)  # (1, K, C, H, W)
         figures.save_grid(torch.from_numpy(images).float() / 255, page)
     tests = [dataclasses.asdict(test) for test in found.tests]
-    return {
-        "said": found.sentence,
-        "alarm": found.alarm,
-        "tests": tests,
-        "foreign": [chosen[index].name for index in found.foreign],
-    }
+    return {"said": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": foreign}
+
+
+def _not_measured(why: str) -> dict[str, Any]:
+    return {"said": f"not measured: {why}", "alarm": False, "tests": []}
 
 
 def _probabilities(task: Task) -> quality.Classify:
-    """A function from uint8 images (N, C, H, W) to the probabilities (N, classes) of the classifier
-    ``task``."""
+    """A function from uint8 images (N, C, H, W) to the probabilities (N, classes) of the classifier."""
 
     def classify(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            answers = task.classify(torch.from_numpy(images).to(task.device).float() / 255)
-        assert answers is not None
-        return answers.double().softmax(dim=1).cpu().numpy()
+            logits = task.classify(torch.from_numpy(images).to(task.device).float() / 255)
+        assert logits is not None
+        return logits.double().softmax(dim=1).cpu().numpy()
 
     return classify

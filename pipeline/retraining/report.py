@@ -17,12 +17,9 @@ def write(run: RetrainingRun, folder: Path) -> Path:
     templates = Environment(
         loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    picture = folder / f"{run.name}-foreign.png"
-    foreign = (
-        "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        if picture.is_file()
-        else ""
-    )
+    picture, foreign = folder / f"{run.name}-foreign.png", ""
+    if picture.is_file():
+        foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     rows = {verdict.model: _rows(verdict) for verdict in run.verdicts}
     path = folder / f"{run.name}.html"
     write_text(path, templates.get_template("retraining.html").render(run=run, rows=rows, foreign=foreign))
@@ -31,11 +28,8 @@ def write(run: RetrainingRun, folder: Path) -> Path:
 
 def text(run: RetrainingRun) -> str:
     """A summary in Markdown."""
-    lines = [
-        f"**{run.decision}**: {run.explanation}",
-        "",
-        f"Reason for the retraining: {'; '.join(run.reasons)}.",
-    ]
+    lines = [f"**{run.decision}**: {run.explanation}", ""]
+    lines += [f"Reason for the retraining: {'; '.join(run.reasons)}."]
     lines += [f"- {finding['check']}: {finding['sentence']}" for finding in run.quality]
     lines += [f"- drift: {run.drift['said']}"] if run.drift else []
     for verdict in run.verdicts:
@@ -48,30 +42,28 @@ def text(run: RetrainingRun) -> str:
     return "\n".join(lines)
 
 
-def by_hand(run: RetrainingRun) -> str:
-    """The commands that promote what was refused and add its pictures to the data; '' if no model was
-    refused."""
+def manual_commands(run: RetrainingRun) -> str:
+    """The commands that promote the refused models and add their pictures; '' if no model was refused."""
     commands = [verdict.promote_command for verdict in run.verdicts if verdict.refused]
     if not commands:
         return ""
     lines = ["to promote by hand what was refused:", *commands]
     if run.decision == "refused" and run.fresh:
-        lines.append(
-            f"darkroom retrain --readmit '{run.refusal}'  # afterwards: adds its {len(run.fresh):,} pictures to the data"
-        )
+        comment = f"afterwards: adds its {len(run.fresh):,} pictures to the data"
+        lines.append(f"darkroom retrain --readmit '{run.refusal}'  # {comment}")
     return "\n  ".join(lines) + "\n"
 
 
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Title, challenger's value and champion's value of each measure with an interval."""
-    named = [name for name in verdict.numbers if f"{name}_low" in verdict.numbers]
     return [
-        (glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers))
-        for name in named
+        (glossary.measure(name).title, _format(name, verdict.numbers), _format(name, verdict.before_numbers))
+        for name in verdict.numbers
+        if f"{name}_low" in verdict.numbers
     ]
 
 
-def _shown(name: str, numbers: dict[str, float]) -> str:
+def _format(name: str, numbers: dict[str, float]) -> str:
     if name not in numbers:
         return ""
     show = glossary.measure(name).show

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.params import validate
-from pipeline.retraining.champion_challenger import sum_up
+from pipeline.retraining.champion_challenger import decide
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 
@@ -144,11 +144,11 @@ def test_the_classifier_vouches_for_the_data():
         )
 
     both = [verdict("cnn", True), verdict("gan", False)]
-    assert sum_up(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]
+    assert decide(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]
     suspect = [verdict("cnn", False), verdict("gan", True)]
-    assert sum_up(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
-    assert sum_up([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
-    assert sum_up([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
+    assert decide(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
+    assert decide([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
+    assert decide([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
         "promoted",
         "the trained versions are the champions already",
     )

@@ -60,7 +60,7 @@ def test_only_what_is_not_accepted_is_fresh(places, tmp_path, as_zip):
         ("dog/2.png", "dog"),
     ]
     assert arrival.fresh[0].sha256 == sha256(watched / "cat/2.png")
-    assert (arrival.known, arrival.set_aside, arrival.gone) == (2, 0, 1)
+    assert (arrival.known, arrival.quarantined, arrival.gone) == (2, 0, 1)
     assert names(arrival.accepted.values()) == ["cat/1.png", "cat/old.png", "dog/1.png"]
 
 
@@ -84,7 +84,7 @@ def test_what_was_found_bad_is_set_aside_but_not_what_is_accepted(places):
     arrival = incoming.look(
         watched, accepted, {f"{sha256(bad)}/cat": "blank", f"{sha256(watched / 'cat/1.png')}/cat": "blank"}
     )
-    assert not arrival.fresh and (arrival.known, arrival.set_aside) == (2, 1)
+    assert not arrival.fresh and (arrival.known, arrival.quarantined) == (2, 1)
 
 
 def test_two_accepted_pictures_with_the_same_bytes_are_both_counted(places):
@@ -211,7 +211,7 @@ def test_copying_is_whole_and_repeatable_and_overwrites_nothing(places, tmp_path
     )
     assert not [path for path in accepted.rglob(".*")]
     put(accepted, fresh[3].name, 7)
-    with pytest.raises(BadInput, match="holds other bytes"):
+    with pytest.raises(BadInput, match="has other bytes"):
         incoming.copy(place, fresh, accepted)
     assert (accepted / fresh[3].name).read_bytes() == encoded(7)
 

@@ -24,7 +24,7 @@ def run(**more) -> RetrainingRun:
 
 def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
     journal, written = Journal(tmp_path), run(decision="promoted")
-    with journal.alone():
+    with journal.lock():
         assert journal.current() is None and journal.past() == []
         journal.save(written)
         assert Journal(tmp_path).current() == written and written.name == "20261121T023000Z-kkkkkkkk"
@@ -34,9 +34,9 @@ def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
 
 def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
     with (
-        Journal(tmp_path).alone(),
+        Journal(tmp_path).lock(),
         pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught,
-        Journal(tmp_path).alone(),
+        Journal(tmp_path).lock(),
     ):
         pass
     assert caught.value.exit_code == 75
@@ -44,14 +44,14 @@ def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
 
 def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
     journal = Journal(tmp_path)
-    with journal.alone():
-        journal.set_aside({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
-        journal.set_aside({"b/dog": "another reason"})
-        assert journal.aside() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
+    with journal.lock():
+        journal.quarantine({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
+        journal.quarantine({"b/dog": "another reason"})
+        assert journal.quarantined() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
         assert (
-            list(journal.aside_without("refused")) == ["a/cat"] and len(journal.aside()) == 2
+            list(journal.quarantined_without("refused")) == ["a/cat"] and len(journal.quarantined()) == 2
         )  # nothing is written
         journal.readmit("refused")
-        assert list(journal.aside()) == ["a/cat"]
+        assert list(journal.quarantined()) == ["a/cat"]
         journal.readmit("nothing")
-        assert list(journal.aside()) == ["a/cat"]
+        assert list(journal.quarantined()) == ["a/cat"]

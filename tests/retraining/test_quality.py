@@ -251,7 +251,7 @@ def test_labels_that_a_sure_champion_contradicts_are_counted_and_kept(
 ):
     quality = examined(places, classify=champion(places, wrong, confidence))
     found = finding(quality, "labels")
-    assert found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it errs too" in found.sentence
+    assert found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it can be wrong" in found.sentence
     assert found.names == (tuple(sorted(wrong)) if contradicted else ()) and len(quality.kept) == 8
     assert bool(quality.refused) == refused and found.level == ("refuse" if refused else "fine")
 
@@ -349,7 +349,7 @@ def test_what_is_kept_can_be_copied_and_is_then_known(places):
     quality = examined(places)
     copy(places[0], quality.kept, places[1])
     after = look(*places, quality.quarantined)
-    assert not after.fresh and (after.known, after.set_aside) == (9, 1)
+    assert not after.fresh and (after.known, after.quarantined) == (9, 1)
 
 
 def test_files_that_were_not_looked_at_are_counted(places):

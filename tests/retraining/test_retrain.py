@@ -67,7 +67,7 @@ def look(project: Path) -> dict:
         "version": int(serving.version),
         "deeds": [(deed["deed"], deed["from"], deed["to"]) for deed in promotion.deeds(client, "1")[1:]],
         "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
-        "aside": len(Journal(project).aside()),
+        "aside": len(Journal(project).quarantined()),
         "open": Journal(project).current(),
     }
 
@@ -185,7 +185,7 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
     assert "about 60 pictures will be test pictures, gates.minimum_test_images is 100" in dry
     said = shell(project, "darkroom", "retrain")
     assert said.index(note) < said.index("Running stage") and "refused: cnn stays 1" in said, said
-    assert serving(project) == 1 and len(Journal(project).aside()) == 300
+    assert serving(project) == 1 and len(Journal(project).quarantined()) == 300
 
     error = shell(project, "darkroom", "promote", "cnn", code=2)
     assert (
@@ -209,7 +209,7 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
         and "would train: 300 new pictures" in dry
         and "note: the champion" not in dry
     )
-    assert len(Journal(project).aside()) == 300 and not (project / "data/own/digits.dvc").exists()
+    assert len(Journal(project).quarantined()) == 300 and not (project / "data/own/digits.dvc").exists()
     assert "promoted: the trained versions are the champions already" in shell(project, *readmit)
     after = look(project)
     assert (after["version"], after["aside"]) == (2, 0) and len(
