@@ -1,5 +1,4 @@
-"""Checks of new pictures. Each check gives a sentence with its numbers; each picture is kept, waits or is
-quarantined."""
+"""Checks of new pictures. A picture is kept, waits or is quarantined."""
 
 import io
 from collections import Counter, defaultdict
@@ -59,13 +58,13 @@ def examine(
 ) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
 
-    ``class_names`` are the known classes, in the order of the columns of ``classify`` (the champion). If there
-    are none, any class is allowed.
+    ``class_names`` are the known classes, in the order of the columns of ``classify`` (the champion). If
+    there are none, any class is allowed.
     """
     side, contrast = settings.minimum_side_pixels, settings.minimum_contrast
     descriptions = {
         "class folder": "are not in the folder of a known class",
-        "same name": "have the name of an accepted picture but other bytes; accepted pictures are never overwritten",
+        "same name": "have the name of an accepted picture but other bytes; these are never overwritten",
         "one class": "have the same bytes as a picture of another class",
         "readable": "cannot be decoded",
         "size": f"have a side of fewer than {side} pixels",
@@ -193,8 +192,7 @@ def _decode(
 
 
 def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Finding]:
-    """The pictures that the stages 'download' and 'preprocess' can use; the others wait for more of their
-    class."""
+    """The pictures that the stages can use; the others wait for more of their class."""
     accepted = [*arrival.accepted.values(), *arrival.twins]
     counts = Counter(folders(picture.name) for picture in (*accepted, *good))
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}

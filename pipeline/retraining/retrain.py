@@ -176,8 +176,8 @@ class _Retraining:
         if differences := [difference for difference in compared if difference]:
             lines = [
                 *(f"note: {difference}" for difference in differences),
-                "So new models will be refused, and these champions stay. To use a new model, promote it",
-                "by hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
+                "So new models will be refused, and these champions stay. To use a new model, promote it by",
+                "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
             ]
             print("".join(f"  {line}\n" for line in lines), end="", flush=True)
 
