@@ -69,7 +69,7 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
         sheet.save(beside, optimize=True)
 
 
-def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
+def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw confusion counts (classes, classes): shares of each row as tone, counts as numbers where they can be read."""
     count = len(table)
     side = min(9.0, max(4.2, 0.5 * count + 1.2))
@@ -100,7 +100,7 @@ def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
     _save(figure, path)
 
 
-def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
+def draw_curves(table: pd.DataFrame, path: Path, most: int = 6) -> None:
     """Draw a training's curves: one chart for each quantity (a metric name's last part), one line for each ``split/phase``; those
     with a validation first, those of the machine (``system/``) not at all."""
     groups: dict[str, list[str]] = {}

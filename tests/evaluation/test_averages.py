@@ -34,4 +34,4 @@ def test_wilson_intervals_match_published_ones(hits, count, low, high):
 
 def test_an_estimate_is_flat_json():
     assert Estimate(1.0, 0.5, 1.5).flat("fid") == {"fid": 1.0, "fid_low": 0.5, "fid_high": 1.5}
-    assert Estimate(1.0, 0.5, 1.5).beside(np.float64(0.25)).flat("fid")["fid_floor"] == 0.25
+    assert Estimate(1.0, 0.5, 1.5).with_floor(np.float64(0.25)).flat("fid")["fid_floor"] == 0.25

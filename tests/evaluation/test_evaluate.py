@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.evaluation import evaluate as evaluation
-from pipeline.evaluation import figures, history, progress
+from pipeline.evaluation import evaluator, figures, history, progress
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import (
     CLASSES,
@@ -88,7 +87,7 @@ def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
 def test_batches_change_nothing_that_is_not_noise(dataset, tasks, tmp_path, monkeypatch):
     del tasks["gan"], tasks["free"]
     whole = run(dataset, tasks, tmp_path)
-    monkeypatch.setattr(evaluation, "BATCH", 7)  # 31 = 4 * 7 + 3
+    monkeypatch.setattr(evaluator, "BATCH", 7)  # 31 = 4 * 7 + 3
     apart = run(dataset, tasks, tmp_path)
     assert {key: apart["ae"][key] for key in ("mse", "ssim", "brightness")} == pytest.approx(
         {key: whole["ae"][key] for key in ("mse", "ssim", "brightness")}
@@ -184,10 +183,10 @@ def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_ofte
 )
 def test_as_many_labels_as_wanted_keep_the_mix_of_a_split_that_lies_sorted_by_class(count, mix):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = evaluation.same_mix(labels, count)
+    chosen = evaluator.same_mix(labels, count)
     assert len(chosen) == count and np.bincount(chosen).tolist() == mix
     shuffled = labels[::-1]
-    assert evaluation.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
+    assert evaluator.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
 
 
 def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_path):
@@ -218,7 +217,7 @@ def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorte
         save(images, path, columns, rows)
 
     monkeypatch.setattr(figures, "save_grid", recorded)
-    monkeypatch.setattr(evaluation, "BATCH", 5)
+    monkeypatch.setattr(evaluator, "BATCH", 5)
     run(sorted_world(), {"cnn": Classifier(), "ae": Autoencoder()}, tmp_path)
     images, columns, rows = drawn["ae-reconstructions.png"]
     in_turn = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]

@@ -251,7 +251,9 @@ def test_labels_that_a_sure_champion_contradicts_are_counted_and_kept(
 ):
     quality = examined(places, classify=champion(places, wrong, confidence))
     found = finding(quality, "labels")
-    assert found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it can be wrong" in found.sentence
+    assert (
+        found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it can be wrong" in found.sentence
+    )
     assert found.names == (tuple(sorted(wrong)) if contradicted else ()) and len(quality.kept) == 8
     assert bool(quality.refused) == refused and found.level == ("refuse" if refused else "fine")
 
