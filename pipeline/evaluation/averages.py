@@ -29,12 +29,12 @@ class Estimate:
 
 
 def normal(value: float, error: float, least: float = -math.inf) -> Estimate:
-    """``value`` with a normal interval from its standard ``error``. ``least``: the smallest possible value."""
+    """``value`` with a normal interval from its standard ``error``. ``least``: lower bound of the value."""
     return Estimate(value, max(least, value - Z * error), value + Z * error)
 
 
 def mean(batches: Sequence[np.ndarray], least: float = -math.inf) -> Estimate:
-    """The mean of all examples in ``batches``, with a normal interval. ``least``: the smallest possible value."""
+    """The mean of all examples in ``batches``, with a normal interval. ``least``: lower bound of the mean."""
     values = np.concatenate([np.asarray(batch, np.float64).ravel() for batch in batches])
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return normal(float(values.sum() / len(values)), float(error), least)

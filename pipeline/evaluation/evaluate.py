@@ -38,9 +38,9 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test split of ``dataset``.
 
-    Returns ``{model: {metric: value}, "protocol": {...}}``, which is also written to ``metrics/details.json``.
-    A metric with a 95 % interval also has ``_low`` and ``_high``, one with a baseline ``_floor``. The headline
-    metrics (see ``glossary``) are written to ``metrics/evaluation.json``, without intervals.
+    Returns ``{model: {metric: value}, "protocol": {...}}``, which is also written to ``details.json``. A
+    metric with a 95 % interval also has ``_low`` and ``_high``, one with a baseline ``_floor``. The headline
+    metrics (see ``glossary``) are written to ``evaluation.json``, without intervals.
 
     Raises ``BadInput`` if there are too few images or no feature space, ``DarkroomError`` if a metric is not
     finite.

@@ -164,8 +164,11 @@ class Evaluator:
     @cached_property
     def _classifier_accuracy(self) -> float:
         task = self.tasks[self.settings.classifier]
-        batches = self._test(task, "accuracy of the classifier")
-        hits = [task.classify(batch.images).argmax(dim=1) == batch.labels for batch in batches]  # type: ignore[union-attr]
+        hits = []
+        for batch in self._test(task, "accuracy of the classifier"):
+            logits = task.classify(batch.images)
+            assert logits is not None
+            hits.append(logits.argmax(dim=1) == batch.labels)
         return float(torch.cat(hits).double().mean())
 
     @cached_property

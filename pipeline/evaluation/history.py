@@ -47,6 +47,6 @@ def samples(folder: Path, limit: int) -> dict[int, Path]:
 
 
 def times(folder: Path) -> dict[str, Any]:
-    """``times.json``: seconds by part of the training, "total", and other facts; {} if there is no such file."""
+    """``times.json``: seconds by part of the training, "total", and other facts; {} without that file."""
     path = folder / "times.json"
     return read_json(path) if path.is_file() else {}

@@ -1,7 +1,7 @@
 """The kernel distance between two sets of feature vectors: Binkowski et al. 2018, "Demystifying MMD GANs".
 
 Squared maximum mean discrepancy with k(x, y) = (x.y / D + 1)^3, as the unbiased U-statistic over all pairs.
-Unlike for the Fréchet distance, its expectation does not depend on the number of samples. It may be negative.
+Unlike the Fréchet distance, its expectation does not depend on the number of samples. It may be negative.
 """
 
 import numpy as np

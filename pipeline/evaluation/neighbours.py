@@ -1,8 +1,9 @@
 """Fidelity, diversity and copying, by nearest neighbours among feature vectors.
 
-Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric". Density and coverage:
-Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics". The ball of a vector reaches to its k-th nearest
-neighbour in its own set. The intervals are over examples, with fixed balls.
+Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric".
+Density and coverage: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics".
+The ball of a vector reaches to its k-th nearest neighbour in its own set. The intervals are over examples,
+with fixed balls.
 """
 
 from collections.abc import Iterator

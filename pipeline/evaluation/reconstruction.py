@@ -47,7 +47,7 @@ def ssim(images: Tensor, others: Tensor) -> Tensor:
 
 
 def damaged(images: Tensor, sigma: float, noise: Noise) -> dict[str, Tensor]:
-    """Damaged images by the name of the restoration: with Gaussian noise, and with a grey square in the middle."""
+    """Damaged images by the name of the restoration: with Gaussian noise; with a grey middle square."""
     noisy = (images + sigma * noise.normal("damage", *images.shape[1:])).clamp(0, 1)
     height, width = images.shape[-2:]
     masked = images.clone()

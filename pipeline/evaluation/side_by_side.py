@@ -1,4 +1,4 @@
-"""Trainings side by side: a table for the terminal, a page with pictures, and the spread over seeds."""
+"""Tables and a page that show several runs side by side, and the spread over seeds."""
 
 import base64
 from collections.abc import Mapping
@@ -17,24 +17,24 @@ PARTS = ("_low", "_high", "_floor")
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of all that are compared: a cell each, empty where it was not measured, and the columns that are best."""
+    """One measure of all runs."""
 
     title: str
     better: str
-    cells: list[str]
-    best: set[int]
+    cells: list[str]  # empty for a run without this measure
+    best: set[int]  # columns with the best value
 
 
 def rows(compared: list[Compared]) -> list[Row]:
-    """The measures of any of them, each with its 95 % interval."""
+    """A row for each measure that at least one run has, with 95 % intervals."""
     measured, _ = numbers(compared)
     names = dict.fromkeys(name for one in measured for name in one if not name.endswith(PARTS))
     return [_row(name, measured) for name in names]
 
 
 def table(compared: list[Compared]) -> Table:
-    """What the terminal shows: measures, then the params that differ."""
-    shown = Table("", *(one.title for one in compared), box=None, header_style="bold")
+    """The table for the terminal: measures, then the params that differ."""
+    shown = Table("", *(run.title for run in compared), box=None, header_style="bold")
     for row in rows(compared):
         cells = [f"[bold]{cell}[/]" if index in row.best else cell for index, cell in enumerate(row.cells)]
         shown.add_row(f"{row.title} {_arrow(row.better)}", *cells)
@@ -44,39 +44,32 @@ def table(compared: list[Compared]) -> Table:
 
 
 def write_page(compared: list[Compared], path: Path) -> None:
-    """One self-contained page: measures, last sample grids, params that differ."""
-    templates = Environment(
-        loader=PackageLoader("pipeline.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    _, alike = numbers(compared)
+    """Write one self-contained page: measures, last sample grids, params that differ."""
+    loader = PackageLoader("pipeline.evaluation", ".")
+    templates = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    _, same_protocol = numbers(compared)
+    note = "All were measured by the same protocol."
+    if not same_protocol:
+        note = "They were measured by different protocols: compare with care."
+    pictures = [(run.title, base64.b64encode(run.picture).decode()) for run in compared if run.picture]
     page = templates.get_template("side_by_side.html").render(
-        titles=[(one.title, one.run_id) for one in compared],
-        said="One protocol measured all."
-        if alike
-        else "They were measured by different protocols: compare with care.",
+        titles=[(run.title, run.run_id) for run in compared],
+        note=note,
         rows=rows(compared),
-        pictures=[
-            (one.title, "data:image/png;base64," + base64.b64encode(one.picture).decode())
-            for one in compared
-            if one.picture
-        ],
+        pictures=[(title, f"data:image/png;base64,{picture}") for title, picture in pictures],
         params=list(differing(compared).items()),
     )
     write_text(path, page)
 
 
 def seed_table(by_seed: Mapping[int, Compared]) -> Table:
-    """Mean and standard deviation of each measure over the seeds, beside what each seed gave."""
+    """A table of mean, standard deviation and single values of each measure over the seeds."""
     shown = Table("", "mean ± std", *(f"seed {seed}" for seed in by_seed), box=None, header_style="bold")
     for name, (mean, deviation, values) in seed_summary(by_seed).items():
         measure = glossary.measure(name)
-        said = f"{measure.show(mean).removesuffix(measure.suffix)} ± {measure.show(deviation)}"
-        shown.add_row(
-            f"{measure.title} {_arrow(measure.better)}", said, *(measure.show(value) for value in values)
-        )
+        summary = f"{measure.show(mean).removesuffix(measure.suffix)} ± {measure.show(deviation)}"
+        title = f"{measure.title} {_arrow(measure.better)}"
+        shown.add_row(title, summary, *(measure.show(value) for value in values))
     return shown
 
 
@@ -93,25 +86,18 @@ def seed_summary(by_seed: Mapping[int, Compared]) -> dict[str, tuple[float, floa
 def _row(name: str, measured: list[Mapping[str, float]]) -> Row:
     measure = glossary.measure(name)
     cells = []
-    for one in measured:
-        value, low, high = one.get(name), one.get(f"{name}_low"), one.get(f"{name}_high")
-        interval = (
-            ""
-            if low is None or high is None
-            else f" ({measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)})"
-        )
-        cells.append("" if value is None else measure.show(value) + interval)
-    known = {
-        index: one[name] * (1 if measure.better == "higher" else -1)
-        for index, one in enumerate(measured)
-        if name in one
-    }
-    best = (
-        {index for index, value in known.items() if value == max(known.values())}
-        if measure.better and len(known) > 1
-        else set()
-    )
-    return Row(measure.title, measure.better, cells, best if len(best) < len(known) else set())
+    for run in measured:
+        value, low, high = run.get(name), run.get(f"{name}_low"), run.get(f"{name}_high")
+        cell = "" if value is None else measure.show(value)
+        if value is not None and low is not None and high is not None:
+            cell += f" ({measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)})"
+        cells.append(cell)
+    known = {index: run[name] for index, run in enumerate(measured) if name in run}
+    top = (max if measure.better == "higher" else min)(known.values())
+    best = {index for index, value in known.items() if value == top}
+    if not measure.better or len(best) == len(known):
+        best = set()
+    return Row(measure.title, measure.better, cells, best)
 
 
 def _arrow(better: str) -> str:
