@@ -19,11 +19,15 @@ class Measure:
 
     @property
     def suffix(self) -> str:
-        """The text after the number.""" return " %" if self.percent else f" {self.unit}" if self.unit else ""
+        """The text after the number."""
+        return " %" if self.percent else f" {self.unit}" if self.unit else ""
 
     def show(self, value: float) -> str:
-        "",
-        "−") + self.suffix
+        """The number with three digits and its unit."""
+        digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+        if self.percent:
+            digits = f"{100 * value:.1f}"
+        return digits.replace("-", "−") + self.suffix
 
 
 REAL = "real against real scores {}"
