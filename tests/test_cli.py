@@ -1,4 +1,4 @@
-"""The `darkroom` command, on models that were never trained: what goes in, what comes out, and what is refused."""
+"""The `darkroom` command on models with initial weights: input, output and errors."""
 
 import contextlib
 import importlib
@@ -35,7 +35,7 @@ GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A models folder: each of the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
+    """A folder of models: the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
     folder = tmp_path_factory.mktemp("shelf") / "models"
     for name in MODELS:
         task = model_files.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
@@ -52,7 +52,7 @@ def shelf(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(shelf, tmp_path, monkeypatch):
-    """A project with nothing but models, to work in."""
+    """A project with models only, as the current folder."""
     (tmp_path / "models").symlink_to(shelf)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}")
@@ -96,7 +96,7 @@ def hidden(folder):
 
 
 def mixed(*arguments):
-    """(exit code, standard output, standard error, what was raised) of a command that reports errors and goes on."""
+    """(exit code, standard output, standard error, exception) of a command that continues after errors."""
     result = CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
     return (
         getattr(result.exception, "exit_code", result.exit_code),
@@ -107,7 +107,7 @@ def mixed(*arguments):
 
 
 def everything(folder):
-    """All files and folders below ``folder``, but for what the models' link leads to."""
+    """All files and folders below ``folder``, without those behind the link to the models."""
     return sorted(
         str(path.relative_to(folder)) for path in Path(folder).rglob("*") if "models/" not in str(path)
     )
@@ -448,7 +448,7 @@ class TestDamage:
 class TestLabels:
     @pytest.fixture
     def lsgan(self, tmp_path, monkeypatch):
-        """The README's model, which knows no classes, with its initial weights."""
+        """The README's model, which has no classes, with its initial weights."""
         (tmp_path / "code").mkdir()
         (tmp_path / "code/lsgan.py").write_text(block("python", "# pipeline/models/lsgan.py"))
         monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(tmp_path / "code")])
@@ -467,7 +467,7 @@ class TestLabels:
     def test_without_a_label_it_draws(self, lsgan):
         assert done("generate", "lsgan", "--models", "own", "--count", 10) == "10 pictures -> lsgan.png\n"
         with Image.open("lsgan.png") as drawn:
-            assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # no row for each class: there are none
+            assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # without classes, there is no row for each class
 
     @pytest.mark.parametrize("name", ["gan", "vae", "ae"])
     def test_a_conditional_model_takes_one(self, name):
@@ -485,7 +485,7 @@ class TestRegistry:
         with open_run(where, Description("train-gan", "f" * 64)) as run:
             for name in ("cnn", "gan", "ae"):
                 run.register(shelf / name, name)
-        (place / "models").unlink()  # so that nothing but the registry can answer
+        (place / "models").unlink()  # so that only the registry has the models
 
     def test_models_of_the_registry_are_used_by_alias_and_by_version(self, registered, shelf):
         picture("a.png", 1)
@@ -500,20 +500,20 @@ class TestRegistry:
         assert done("restore", "a.png", "--model", "ae/1").startswith("1 pictures")
 
     @pytest.mark.parametrize(
-        ("name", "said", "there"),
+        ("name", "reason", "there"),
         [
-            ("gan@nobody", "no version of gan has the alias 'nobody'", "gan/1 (the champion)"),
+            ("gan@production", "no version of gan has the alias 'production'", "gan/1 (the champion)"),
             ("gan/7", "no such version", "gan/1 (the champion)"),
             ("nothing@champion", "no such registered model", "gan (versions 1 to 1"),
         ],
     )
-    def test_an_unknown_one_is_answered_with_what_there_is(self, registered, name, said, there):
+    def test_an_unknown_one_is_answered_with_what_there_is(self, registered, name, reason, there):
         code, output, error = darkroom("generate", name)
-        assert (code, output) == (2, "") and f"{name}: {said}" in error and there in error
+        assert (code, output) == (2, "") and f"{name}: {reason}" in error and there in error
 
 
 class TestSubfolder:
-    """Commands of a user who stands in a folder below the project's root."""
+    """Commands in a folder below the project's root."""
 
     @pytest.fixture
     def deep(self, place, monkeypatch):
@@ -610,8 +610,8 @@ class TestHelp:
             ], name
 
     def test_promote_says_that_a_reason_overrules_the_gates(self):
-        said = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
-        assert "A reason overrules the gates" in said
+        shown = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
+        assert "A reason overrules the gates" in shown
 
 
 class TestMakeUi:

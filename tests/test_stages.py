@@ -1,4 +1,4 @@
-"""Bad input meets the real stages: a short answer that names file or key and the remedy, and everything stays as it was."""
+"""Bad input in the stages: a short message with file or key and remedy, and no file changes."""
 
 import json
 import os
@@ -20,7 +20,7 @@ OFFLINE = {
     "https_proxy": "http://127.0.0.1:9",
     "NO_PROXY": "",
     "no_proxy": "",
-}  # nobody answers there
+}  # without a server
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def project(tmp_path):
 
 
 def contents(project):
-    """The hash of every file of the project, but for what waits in .darkroom and for the tracking's own."""
+    """The hash of every file of the project, except those of .darkroom and of MLflow."""
     files = [path for path in project.folder.rglob("*") if path.is_file()]
     names = {path.relative_to(project.folder).as_posix(): path for path in files}
     return {
@@ -45,7 +45,7 @@ def contents(project):
 
 
 def refused(project, *stage, code=2, **more):
-    """What the stage says when it refuses; nothing that a user or another stage sees has changed."""
+    """The message of a stage that refuses its input and changes no file of a user or another stage."""
     before = contents(project)
     found, output = project.run(*stage, **more)
     assert found == code, output
@@ -65,7 +65,7 @@ def set_folder(project, folder="pictures", **values):
 
 
 def fill(project, **classes):
-    """Folders of small pictures, so many of each class."""
+    """Folders of small pictures, with this many of each class."""
     for name, count in classes.items():
         folder = project.folder / "pictures" / name
         folder.mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_a_wrong_model_or_setting_is_refused_before_the_data_is_read(project):
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory, processed_digits):
-    """Of a training that was started twice: what the second said, what it changed, and how the run reads then and at the end."""
+    """A training that was started twice: output and changes of the second, run status then and at the end."""
     project = Project(tmp_path_factory.mktemp("busy") / "project", processed_digits)
     project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
     project.write()
@@ -299,7 +299,7 @@ def test_a_second_training_that_was_refused_does_not_end_the_run_of_the_first(bu
 
 
 def statuses(project):
-    """How the runs of the project read in the tracking database."""
+    """The statuses of the project's runs in the tracking database."""
     code, output = project.run("tests.statuses")
     assert code == 0, output
     return json.loads(output.splitlines()[-1])

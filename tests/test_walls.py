@@ -1,4 +1,4 @@
-"""The walls of the house, read from the imports."""
+"""The rules for imports between folders."""
 
 import ast
 from pathlib import Path
@@ -25,7 +25,7 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
 def imports(path):
-    """The modules that a file imports, anywhere in it, relative ones refused."""
+    """The modules that a file imports anywhere. Relative imports are refused."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -1,4 +1,4 @@
-"""The results of all four models in a project of its own: what DVC's commands and the report show of them."""
+"""What DVC's commands and the report show of the results of four models."""
 
 import json
 import re
@@ -43,9 +43,9 @@ class Evaluated:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, processed_digits):
-    """Four briefly trained models in a git and DVC repository with the project's own dvc.yaml, after the stage ``evaluate``.
+    """Four briefly trained models in a git and DVC repository, after the stage ``evaluate``.
 
-    The digits are declared to come from a folder of the user's.
+    The manifest declares that the digits come from a folder of the user.
     """
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(processed_digits, folder / "data/processed")
@@ -212,7 +212,10 @@ def test_the_report_fits_a_phone(project):
     )
     tables = "".join(re.findall(r'<table class="stacked">.*?</table>', project.report, re.S))
     labels = re.findall(r'<td class="number soft[^"]*"(?: data-label="([^"]+)")?>[^<]+</td>', tables)
-    assert len(labels) > 40 and set(labels) == {"95 % interval", "at step"}  # which the head no longer says
+    assert len(labels) > 40 and set(labels) == {
+        "95 % interval",
+        "at step",
+    }  # which the table head does not show here
 
 
 def test_pictures_by_step_have_a_largest_size_however_few_they_are(project):

@@ -1,6 +1,6 @@
-"""How retraining is scheduled where no crontab is: the CronJob's promises and what its pod runs, and GitHub's workflow.
+"""Schedules without a crontab: the Kubernetes CronJob, the script of its pod, and GitHub's workflow.
 
-That the CronJob validates and its pod is restricted is tested with all the others, in test_kubernetes.py.
+test_kubernetes.py tests that the CronJob is valid and its pod is restricted.
 """
 
 import copy
@@ -25,7 +25,7 @@ GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 @pytest.fixture
 def workflow():
-    """The file; YAML 1.1 reads its key ``on`` as true."""
+    """The workflow; YAML 1.1 reads its key ``on`` as true."""
     read = yaml.safe_load((FOLDER / "workflow.yml").read_text())
     return {"on" if name is True else name: value for name, value in read.items()}
 
@@ -43,7 +43,7 @@ def test_the_cronjob_never_overlaps_always_ends_and_repeats_only_what_was_killed
         "action": "FailJob",
         "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [1, 2, 75]},
     }
-    assert work["template"]["spec"]["restartPolicy"] == "Never"  # which podFailurePolicy demands
+    assert work["template"]["spec"]["restartPolicy"] == "Never"  # required by podFailurePolicy
     assert (
         ROOT / Path(container["command"][1]).relative_to("/opt/darkroom") == FOLDER / "kubernetes/retrain.sh"
     )
@@ -74,7 +74,7 @@ def test_the_cronjobs_pod_reaches_mlflow_and_is_reached_by_nobody(rendered):  # 
 class TestThePodsScript:
     @pytest.fixture
     def place(self, tmp_path):
-        """An image's commit, a volume, and stand-ins for dvc and darkroom that write down how they are called."""
+        """The commit of an image, a volume, and fake dvc and darkroom that record their calls."""
         image = tmp_path / "image"
         (image / "infra/schedule/kubernetes").mkdir(parents=True)
         shutil.copy(FOLDER / "kubernetes/retrain.sh", image / "infra/schedule/kubernetes")
@@ -100,7 +100,7 @@ class TestThePodsScript:
         self.git(folder, "commit", "--quiet", "--message", text)
 
     def start(self, place, **more):
-        """(exit code, what was called, error) of the script."""
+        """(exit code, calls, error) of the script."""
         calls = place / "calls"
         calls.unlink(missing_ok=True)
         variables = {
@@ -194,7 +194,7 @@ def test_the_workflow_waits_for_the_one_before_and_its_scripts_take_no_text_from
         assert (
             subprocess.run(["bash", "-n"], input=script, text=True, timeout=10, check=False).returncode == 0
         )
-    for step in steps:  # the packages that are installed see no secret
+    for step in steps:  # installed packages have no access to secrets
         assert "secrets." not in json.dumps(step) or re.search("dvc pull|darkroom retrain", step["run"])
 
 

@@ -1,4 +1,4 @@
-"""Drift is found where it is, named after what drifted, and not found where there is none."""
+"""Drift is found and named, and there are no false alarms."""
 
 from statistics import NormalDist
 
@@ -76,10 +76,7 @@ def test_the_discrepancy_of_equal_sets_is_zero_and_of_two_points_is_known():
         ({}, []),
         ({"shift": 1.5}, ["features"]),
         ({"brighter": 1.5}, ["brightness"]),
-        (
-            {"mix": (0.85, 0.15)},
-            ["class mix"],
-        ),  # features and brightness follow the class, and yet are not blamed
+        ({"mix": (0.85, 0.15)}, ["class mix"]),  # although features and brightness depend on the class
         ({"mix": (0.85, 0.15), "shift": 1.5}, ["features", "class mix"]),
         ({"mix": (0.85, 0.15), "brighter": 1.5}, ["brightness", "class mix"]),
     ],
@@ -111,9 +108,8 @@ def test_p_values_are_uniform_without_drift_whatever_the_class_mix():
     for name in ("features", "brightness"):
         assert stats.kstest([tests[name].p_value for tests in found], "uniform").pvalue > 0.01, name
     quiet = [by_name(compare(settings, 40, 25, seed))["class mix"].p_value for seed in range(120)]
-    assert (
-        np.mean(np.array(quiet) <= 0.2) < 0.3
-    )  # few distinct tables: at most the level, 0.2, and three standard errors
+    # There are few distinct tables: at most the level, 0.2, plus three standard errors.
+    assert np.mean(np.array(quiet) <= 0.2) < 0.3
 
 
 def test_no_p_value_is_zero_and_correction_only_raises():
@@ -135,9 +131,8 @@ def test_sentences_say_numbers_in_words():
     reference.statistics["brightness"][:], fresh.statistics["brightness"][:] = 0.25, 0.5
     reference.labels[:50] = 1
     brightness, mix = measure(reference, fresh, SETTINGS, 0, NAMES).tests[1:]
-    assert (
-        brightness.sentence
-        == "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
+    assert brightness.sentence == (
+        "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
     )
     assert mix.sentence.startswith(
         "drift: 'cat' is 100 % of the new pictures, 50 % of the reference; 50 % apart, p 0.0015"
@@ -191,7 +186,7 @@ def test_a_class_that_the_reference_lacks_is_class_mix_and_spoils_no_other_test(
     assert alarms(compare(mix=(0.4, 0.4, 0.2))) == ["class mix"]
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 200), draw(random, 200)
-    fresh.labels[:50] = -1  # of no class with a name
+    fresh.labels[:50] = -1  # of an unknown class
     assert alarms(found := measure(reference, fresh, SETTINGS, 0, NAMES)) == ["class mix"]
     assert "'no known class' is 25 % of the new pictures, 0 % of the reference" in found.tests[-1].sentence
     drift = compare(mix=(0.0, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""A gate decides by noise, not by the third digit, and says why."""
+"""Gates compare differences with the noise and give reasons."""
 
 import dataclasses
 

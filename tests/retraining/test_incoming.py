@@ -1,5 +1,4 @@
-"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken
-half."""
+"""New pictures from folders, zips, addresses and DVC repositories."""
 
 import os
 import subprocess
@@ -228,27 +227,28 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_not_copied(places):
 
 def test_a_path_is_looked_at_where_it_is_and_must_be_there(tmp_path):
     (tmp_path / "new").mkdir()
-    assert incoming.fetch("new", "", tmp_path, tmp_path / "beside") == tmp_path / "new"
+    assert incoming.fetch("new", "", tmp_path, tmp_path / "downloads") == tmp_path / "new"
     assert (
-        incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "beside") == tmp_path / "new"
+        incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "downloads")
+        == tmp_path / "new"
     )
     for watch in ("old", ""):
         with pytest.raises(BadInput, match=r"params\.yaml: retrain\.watch"):
-            incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
+            incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
 
 
 def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places, tmp_path):
     watched, accepted = places
     put(watched, "cat/2.png", 3)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes())
-    place = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "beside")
+    place = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "downloads")
     assert place.read_bytes() == (tmp_path / "w.zip").read_bytes() and [
         path.name for path in place.parent.iterdir()
     ] == [place.name]
     assert names(incoming.look(place, accepted, {}, settle_seconds=60).fresh) == ["cat/2.png"]
     put(watched, "dog/2.png", 4)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes(), length=None)
-    again = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "beside")
+    again = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "downloads")
     assert names(incoming.look(again, accepted, {}).fresh) == ["cat/2.png", "dog/2.png"]
 
 
@@ -297,7 +297,7 @@ def test_a_download_ends_when_its_time_is_over(server, tmp_path):
 )
 def test_other_addresses_are_refused_without_saying_their_secrets(tmp_path, watch):
     with pytest.raises(BadInput, match="not https") as caught:
-        incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
+        incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
     assert "secret" not in str(caught.value) and caught.value.where == "params.yaml: retrain.watch"
 
 
@@ -315,7 +315,7 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     shell(there, "git", "add", "-A")
     shell(there, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "new")
     (tmp_path / "project").mkdir()
-    place = incoming.fetch("new", "../there", tmp_path / "project", tmp_path / "beside")
+    place = incoming.fetch("new", "../there", tmp_path / "project", tmp_path / "downloads")
     assert names(incoming.look(place, places[1], {}, settle_seconds=60).fresh) == [
         "cat/000.png",
         "cat/001.png",
@@ -325,17 +325,17 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     with pytest.raises(
         DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be had: .*nothere"
     ):
-        incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "beside")
+        incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "downloads")
 
 
 def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server, tmp_path):
-    asked = []
-    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: asked.append(
+    answered = []
+    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: answered.append(
         threading.Event().wait(20)
     )
     with pytest.raises(TransferFailed, match="not here after 0 s"):
         fetch_from_repository(f"{server.url}/there", "new", tmp_path, tmp_path / "got", 0.05)
-    assert not asked and not list(tmp_path.iterdir())
+    assert not answered and not list(tmp_path.iterdir())
     assert not [
         child
         for child in psutil.Process().children(recursive=True)

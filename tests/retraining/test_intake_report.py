@@ -1,4 +1,4 @@
-"""What is known about the data of the next training before it starts."""
+"""The data of the next training, as far as it is known before the start."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a retraining has decided outlives it."""
+"""The journal of retrainings on disk."""
 
 import pytest
 
@@ -48,9 +48,8 @@ def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
         journal.quarantine({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
         journal.quarantine({"b/dog": "another reason"})
         assert journal.quarantined() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
-        assert (
-            list(journal.quarantined_without("refused")) == ["a/cat"] and len(journal.quarantined()) == 2
-        )  # nothing is written
+        assert list(journal.quarantined_without("refused")) == ["a/cat"]
+        assert len(journal.quarantined()) == 2  # nothing was written
         journal.readmit("refused")
         assert list(journal.quarantined()) == ["a/cat"]
         journal.readmit("nothing")

@@ -1,4 +1,4 @@
-"""Each check finds its fault and only that, says it in numbers, and the good pictures stay."""
+"""Each check finds its own fault only, with numbers, and the good pictures are kept."""
 
 import io
 import zipfile
@@ -220,7 +220,7 @@ def test_a_delivery_that_shifts_the_classes_too_far_is_refused(places, limit, re
 
 
 def champion(places, wrong, confidence, seen=None):
-    """A classifier that knows each picture's class, and is mistaken about those named."""
+    """A classifier that knows the class of each picture, but is wrong about those in ``wrong``."""
     answers = {}
     for path in places[0].rglob("*.png"):
         pixels = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1).tobytes()

@@ -1,5 +1,4 @@
-"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has
-a blank, % and more."""
+"""`darkroom schedule`, in a folder whose name has a blank, % and more, and what cron and systemd run."""
 
 import os
 import re
@@ -22,10 +21,10 @@ from pipeline.retraining.schedule import Schedule
 from tests.command import darkroom, done
 
 NAME = "10 % of [a] it's $HOME"
-BARE = {"HOME": "/", "PATH": "/usr/bin:/bin"}  # all that cron and systemd give
+BARE = {"HOME": "/", "PATH": "/usr/bin:/bin"}  # the only variables from cron and systemd
 OTHERS = b"MAILTO=me@example\n# caf\xe9\n\n  */5 * * * *\techo 'a  b' \\% \r\n"
 STAND_IN = """#!/bin/sh
-echo "said by darkroom"
+echo "printed by darkroom"
 printf '%s\\n' "$PWD" "$*" "$SECRET" "$(command -v darkroom)" >called
 exit "${CODE:-0}"
 """
@@ -33,7 +32,7 @@ exit "${CODE:-0}"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project, beside it a folder with a stand-in for darkroom that writes down how it is called."""
+    """A project, and a folder with a fake darkroom that records its calls."""
     root = tmp_path / NAME
     (root / ".darkroom").mkdir(parents=True)
     (root / "dvc.yaml").touch()
@@ -52,7 +51,7 @@ def wanted(project):
 
 
 def called(project):
-    """Folder, arguments, a variable of the environment file and the program, as the stand-in saw them."""
+    """Folder, arguments, a variable of the environment file and the program, as the fake recorded them."""
     lines = (project / "called").read_text().splitlines()
     (project / "called").unlink()
     return lines
@@ -64,14 +63,14 @@ def expected(project):
 
 @pytest.fixture
 def crontab(tmp_path, monkeypatch):
-    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real
-    one does."""
+    """A fake crontab program. Like the real one, it refuses a file without a line break at its end."""
     kept, folder = tmp_path / "kept", tmp_path / "fake"
     folder.mkdir()
     (folder / "crontab").write_text(
         f"""#!/bin/sh
 case $1 in
--l) [ -e '{kept}' ] || {{ echo "no crontab for me" >&2; exit 1; }}; [ -r '{kept}' ] && cat '{kept}' || exit 1 ;;
+-l) [ -e '{kept}' ] || {{ echo "no crontab for me" >&2; exit 1; }}
+    [ -r '{kept}' ] && cat '{kept}' || exit 1 ;;
 -) cat >'{kept}.new'; [ -z "$(tail -c 1 '{kept}.new')" ] || exit 1; mv '{kept}.new' '{kept}' ;;
 *) exit 1 ;;
 esac
@@ -161,7 +160,7 @@ class TestTheCrontab:
 
 class TestWhatCronRuns:
     def run(self, wanted, **more):
-        """The line of the block as cron gives it to its shell: (exit code, what cron would mail)."""
+        """Run the line of the block as cron does: (exit code, the output that cron would mail)."""
         (line,) = re.findall(r"(?m)^30 2 \* \* \* (.*)$", wanted.merged(""))
         assert not re.search(r"(?<!\\)%", line)  # cron would cut the line there
         command = ["/bin/sh", "-c", line.replace(r"\%", "%")]
@@ -174,7 +173,7 @@ class TestWhatCronRuns:
         assert self.run(wanted) == (0, "") and called(project) == expected(project)
         assert (
             self.run(wanted) == (0, "")
-            and (project / ".darkroom/retrain.log").read_text() == "said by darkroom\n" * 2
+            and (project / ".darkroom/retrain.log").read_text() == "printed by darkroom\n" * 2
         )
 
     def test_another_one_that_runs_is_no_failure_to_mail(self, project, wanted):
@@ -185,13 +184,13 @@ class TestWhatCronRuns:
         assert (
             code == 3
             and f"darkroom retrain in {project} on " in mail
-            and "ended with exit code 3\nsaid by darkroom\n" in mail
+            and "ended with exit code 3\nprinted by darkroom\n" in mail
         )
 
     def test_a_command_of_ones_own_is_told_instead(self, project, wanted):
         with open(project / ".darkroom/schedule.env", "a") as file:
-            file.write("DARKROOM_ALERT='cat >told; echo by mail'\nCODE=1\n")
-        assert self.run(wanted) == (1, "by mail\n") and "exit code 1" in (project / "told").read_text()
+            file.write("DARKROOM_ALERT='cat >alert; echo by mail'\nCODE=1\n")
+        assert self.run(wanted) == (1, "by mail\n") and "exit code 1" in (project / "alert").read_text()
 
     def test_a_program_or_a_project_that_is_gone_is_mailed(self, project, wanted):
         (project.parent / "pro %grams/darkroom").unlink()
@@ -206,13 +205,13 @@ class TestWhatCronRuns:
         log.write_bytes(b"x" * 10_000_001)
         self.run(wanted)
         assert (
-            log.read_text() == "said by darkroom\n"
+            log.read_text() == "printed by darkroom\n"
             and log.with_name("retrain.log.1").stat().st_size == 10_000_001
         )
 
 
 def value(text, name):
-    """A unit's setting as systemd reads it; no specifier but %% stands there."""
+    """A setting of a unit as systemd reads it. It has no specifier but %%."""
     (found,) = re.findall(rf"(?m)^{name}=(.*)$", text)
     assert "%" not in found.replace("%%", "") or "%n" in found
     return found.replace("%%", "%")
@@ -244,10 +243,10 @@ class TestTheUnits:
         if not shutil.which("systemd-analyze"):
             pytest.skip("systemd-analyze is not installed")
         when = value(list(wanted.units().values())[1], "OnCalendar")
-        said = subprocess.run(
+        shown = subprocess.run(
             ["systemd-analyze", "calendar", when], capture_output=True, text=True, timeout=30, check=True
         ).stdout
-        assert "Normalized form: *-*-* 02:30:00 UTC" in said
+        assert "Normalized form: *-*-* 02:30:00 UTC" in shown
 
     @pytest.mark.parametrize("code", [0, 3])
     def test_the_service_runs_in_the_project_with_its_programs_and_variables(self, project, wanted, code):
@@ -267,7 +266,7 @@ class TestTheUnits:
 
     @staticmethod
     def only(pattern):
-        """The one file that a pattern of systemd's means."""
+        """The only file that matches a pattern of systemd."""
         (found,) = Path("/").glob(pattern.lstrip("/"))
         return found
 
@@ -282,7 +281,8 @@ class TestTheUnits:
         )
         for name in ("journalctl", "systemd-cat"):
             (tmp_path / name).write_text(
-                f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/asked"\n[ {name} = journalctl ] || cat >>"{tmp_path}/asked"\n'
+                f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/calls"\n'
+                f'[ {name} = journalctl ] || cat >>"{tmp_path}/calls"\n'
             )
             (tmp_path / name).chmod(0o755)
         variables = {
@@ -290,13 +290,13 @@ class TestTheUnits:
             "MONITOR_SERVICE_RESULT": "exit-code",
             "MONITOR_EXIT_STATUS": "1",
         }
-        for more in ({}, {"DARKROOM_ALERT": "cat >told"}):
+        for more in ({}, {"DARKROOM_ALERT": "cat >alert"}):
             subprocess.run(["/bin/sh", "-c", line], env=variables | more, cwd=project, timeout=30, check=True)
-        assert (project / "told").read_text() == "darkroom-retrain.service on here failed: exit-code 1\n"
-        asked = (tmp_path / "asked").read_text()
+        assert (project / "alert").read_text() == "darkroom-retrain.service on here failed: exit-code 1\n"
+        calls = (tmp_path / "calls").read_text()
         assert (
-            "systemd-cat --priority err" in asked
-            and asked.count("journalctl --user --unit darkroom-retrain.service") == 2
+            "systemd-cat --priority err" in calls
+            and calls.count("journalctl --user --unit darkroom-retrain.service") == 2
         )
 
     @pytest.mark.parametrize("reachable", [True, False])
@@ -305,17 +305,18 @@ class TestTheUnits:
     ):
         program = tmp_path / "systemctl"
         program.write_text(
-            f'#!/bin/sh\necho "$*" >>"{tmp_path}/told"\n[ "$2" != show-environment ] || {{ echo A=b; exit {0 if reachable else 1}; }}\n'
+            f'#!/bin/sh\necho "$*" >>"{tmp_path}/calls"\n'
+            f'[ "$2" != show-environment ] || {{ echo A=b; exit {0 if reachable else 1}; }}\n'
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         folder = tmp_path / "config/systemd/user"
         assert "OnCalendar" in done("schedule", "install", "--dry-run") and not folder.exists()
-        said = done("schedule", "install", "--systemd")
+        shown = done("schedule", "install", "--systemd")
         assert sorted(path.name for path in folder.iterdir()) == sorted(schedule.UNITS)
         line = "systemctl --user enable --now darkroom-retrain.timer"
-        assert f"{'done' if reachable else 'to do by hand'}: {line}" in said
-        assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "told").read_text()) == reachable
+        assert f"{'done' if reachable else 'to do by hand'}: {line}" in shown
+        assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "calls").read_text()) == reachable
         assert "02:30:00 UTC" in done("schedule", "show")
         (folder / "timers.target.wants").mkdir()
         (folder / "timers.target.wants/darkroom-retrain.timer").symlink_to(folder / "darkroom-retrain.timer")
@@ -366,14 +367,12 @@ def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
 
 @pytest.mark.nightly
 class TestTheRealOnes:
-    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left
-    behind."""
+    """The real cron and systemd in their own namespaces, so that nothing of this machine is changed."""
 
     COMMAND = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--mount-proc")
 
     def run(self, project, script, file, seconds, **variables):
-        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies
-        with it."""
+        """Run a shell script as root of new namespaces until ``file`` has a line, then kill its processes."""
         if (
             os.getuid() != 0
             or subprocess.run(
@@ -383,7 +382,7 @@ class TestTheRealOnes:
             pytest.skip("namespaces need root")
         with open(project / ".darkroom/schedule.env", "a") as kept:
             kept.write(
-                f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >told'\n"
+                f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >alert'\n"
             )
         given = {
             **os.environ,
@@ -416,9 +415,9 @@ class TestTheRealOnes:
         exec cron -f
         """
         at = datetime.now(UTC) + timedelta(seconds=75)  # the next minute that it surely sees
-        self.run(project, script, project / "told", 150, AT=f"{at:%H:%M}")
+        self.run(project, script, project / "alert", 150, AT=f"{at:%H:%M}")
         assert called(project) == expected(project)
-        assert "ended with exit code 3\nsaid by darkroom\n" in (project / "told").read_text()
+        assert "ended with exit code 3\nprinted by darkroom\n" in (project / "alert").read_text()
         assert {path: path.read_bytes() for path in spool.iterdir()} == before
 
     def test_systemds_timer_starts_the_installed_service_and_its_failure_is_told(self, project, tmp_path):
@@ -435,7 +434,7 @@ class TestTheRealOnes:
         mount -t cgroup2 none /sys/fs/cgroup
         {manager} --user --log-target=null &
         until systemctl --user show-environment >/dev/null 2>&1; do sleep 0.2; done
-        "$DARKROOM" schedule install --systemd >"$HOME/said"
+        "$DARKROOM" schedule install --systemd >"$HOME/output"
         systemctl --user list-timers --all --no-pager >"$HOME/timers"
         wait
         """
@@ -444,16 +443,16 @@ class TestTheRealOnes:
         self.run(
             project,
             script,
-            project / "told",
+            project / "alert",
             90,
             HOME=str(home),
             XDG_DATA_HOME=str(home),
             XDG_RUNTIME_DIR="/run/user/0",
         )
         assert called(project) == expected(project)
-        assert (project / "told").read_text().startswith("darkroom-retrain.service on ")
-        assert "failed: exit-code 3\n" in (project / "told").read_text()
-        assert "done: systemctl --user enable --now" in (home / "said").read_text()
+        assert (project / "alert").read_text().startswith("darkroom-retrain.service on ")
+        assert "failed: exit-code 3\n" in (project / "alert").read_text()
+        assert "done: systemctl --user enable --now" in (home / "output").read_text()
         assert "darkroom-retrain.timer" in (home / "timers").read_text()
 
 
