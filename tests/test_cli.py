@@ -153,7 +153,7 @@ class TestGenerate:
         write_png(Path("expected.png"), to_bytes(drawn.numpy()), 2)
         assert Path("new/folder/x.png").read_bytes() == Path("expected.png").read_bytes()
 
-    def test_an_unknown_class_is_answered_with_the_known_ones(self):
+    def test_an_unknown_class_is_refused_with_the_known_ones(self):
         code, _, error = darkroom("generate", "gan", "--label", "seven")
         assert (
             code == 2
@@ -202,7 +202,7 @@ class TestClassify:
         picture("b.png")
         assert list(answers(done("classify", "-", stdin="\n  \na.png\n"))) == ["a.png"]
 
-    def test_more_pictures_than_a_batch_are_answered_once_each_in_order(self):
+    def test_more_pictures_than_a_batch_are_classified_once_each_in_order(self):
         for number in range(BATCH + 4):
             picture(f"many/{number:04d}.png", number)
         many = answers(done("classify", "many"))
@@ -263,7 +263,7 @@ class TestClassify:
         assert list(answers(done("classify", "-", stdin="\n".join(names)))) == names
         assert [json.loads(line)["path"] for line in done("classify", "--json", *names).splitlines()] == names
 
-    def test_a_name_that_is_no_text_does_not_stop_the_answer(self):
+    def test_a_file_name_that_is_not_utf_8_is_classified(self):
         try:
             name = os.fsdecode(b"caf\xe9.png")
             picture("plain.png").rename(name)
@@ -282,7 +282,7 @@ class TestClassify:
             and "use cnn" in error
         )
 
-    def test_a_model_that_is_not_there_is_answered_with_what_there_is_or_how_to_train_it(self, tmp_path):
+    def test_a_missing_model_is_refused_with_the_existing_ones_or_how_to_train_it(self, tmp_path):
         picture("a.png")
         code, output, error = darkroom("classify", "--model", "resnet", "a.png")
         assert (code, output) == (2, "") and "models/resnet: no such trained model" in error
@@ -304,7 +304,7 @@ class TestClassify:
             (("",), None, "PATHS", "no picture was named"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_named_and_nothing_is_answered(
+    def test_a_path_that_does_not_exist_is_named_and_nothing_is_classified(
         self, arguments, stdin, named, reason
     ):
         Path("empty").mkdir()
@@ -312,7 +312,7 @@ class TestClassify:
         assert (code, output) == (2, "") and f"{named}: " in error and reason in error and "->" in error
 
     @pytest.mark.parametrize("as_json", [False, True])
-    def test_a_broken_picture_is_reported_and_all_others_are_answered(self, as_json):
+    def test_a_broken_picture_is_reported_and_all_others_are_classified(self, as_json):
         for number in range(BATCH + 2):
             picture(f"many/{number:04d}.png", number)
         broken("many/0001.png")
@@ -331,7 +331,7 @@ class TestClassify:
             and "leave them out" in raised
         )
 
-    def test_where_no_picture_can_be_read_nothing_is_answered(self):
+    def test_if_no_picture_can_be_read_nothing_is_printed(self):
         code, output, error, raised = mixed("classify", broken("half.png"))
         assert (
             (code, output) == (2, "")
@@ -380,7 +380,7 @@ class TestRestore:
         assert done("restore", "many").startswith(f"{BATCH + 4} pictures")
         assert len(os.listdir("restored")) == BATCH + 5
 
-    def test_nothing_that_lies_there_is_overwritten_and_pictures_of_one_name_do_not_meet(self):
+    def test_existing_files_and_pictures_of_the_same_name_are_not_overwritten(self):
         Path("restored").mkdir()
         Path("restored/x.png").write_text("mine")
         picture("a/x.png", 1)
@@ -459,7 +459,7 @@ class TestLabels:
             {"class_names": NAMES},
         )
 
-    def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(self, lsgan):
+    def test_a_label_is_refused_by_a_model_that_does_not_use_labels(self, lsgan):
         code, output, error = darkroom("generate", "lsgan", "--models", "own", "--label", "three")
         assert (code, output) == (2, "") and "--label three" in error and "does not use labels" in error
         assert not Path("lsgan.png").exists()
@@ -507,7 +507,7 @@ class TestRegistry:
             ("nothing@champion", "no such registered model", "gan (versions 1 to 1"),
         ],
     )
-    def test_an_unknown_one_is_answered_with_what_there_is(self, registered, name, reason, there):
+    def test_an_unknown_version_is_refused_with_the_known_ones(self, registered, name, reason, there):
         code, output, error = darkroom("generate", name)
         assert (code, output) == (2, "") and f"{name}: {reason}" in error and there in error
 
@@ -640,7 +640,7 @@ class TestProcess:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **pipes)
 
-    def test_a_list_on_standard_input_is_answered(self):
+    def test_a_list_on_standard_input_is_classified(self):
         picture("größe.png", 1)
         process = self.start("classify", "-")
         output, error = process.communicate("größe.png\n", timeout=60)

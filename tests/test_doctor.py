@@ -49,7 +49,7 @@ def project(tmp_path, monkeypatch):
     return write
 
 
-def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
+def test_without_faults_every_check_is_listed_and_with_brief_none(project):
     output = done("doctor")
     assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates, retrain" in output and "FAIL" not in output
     assert done("doctor", "--brief") == ""

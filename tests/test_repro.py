@@ -132,7 +132,7 @@ def test_each_line_names_its_stage_and_is_whole_and_the_end_sums_up(diamond):
     assert lines[-1] == "synced" and all(" | " in line for line in lines[:-5])
 
 
-def test_the_lock_file_is_that_of_a_serial_run_and_comes_back_when_it_was_cut(diamond, tmp_path):
+def test_the_lock_file_equals_that_of_a_serial_run_and_is_restored_if_damaged(diamond, tmp_path):
     project, serial = diamond[0], Small(tmp_path / "serial", DIAMOND)
     assert ended(serial.start(sys.executable, "-m", "dvc", "repro"))[0] == 0
     whole = (serial.folder / "dvc.lock").read_bytes()
@@ -214,7 +214,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
 
-def test_trainings_that_would_fight_for_the_cores_wait_for_each_other(tmp_path, capfd, monkeypatch):
+def test_trainings_that_would_share_cores_run_one_after_the_other(tmp_path, capfd, monkeypatch):
     slow = "date +%s.%N > times/{0}.began; sleep 1; date +%s.%N > times/{0}.ended; touch {0}"
     project = Small(
         tmp_path / "project",
@@ -233,7 +233,7 @@ def test_trainings_that_would_fight_for_the_cores_wait_for_each_other(tmp_path, 
         repro.repro(Environment(root=project.folder), ["nonsense"], jobs=2)
 
 
-def test_the_limit_says_what_would_raise_it(capsys):
+def test_the_limit_of_trainings_is_printed_with_a_setting_that_raises_it(capsys):
     for cores, more, limit, message in (
         (
             8,

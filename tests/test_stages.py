@@ -221,7 +221,7 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     assert "data/raw/source.json: is missing" in refused(project, "stages.preprocess")
 
 
-def test_a_folder_that_may_not_be_written_is_said_and_not_traced(project):
+def test_a_folder_without_write_permission_is_named_without_a_traceback(project):
     shutil.rmtree(project.folder / "data")
     (project.folder / "data").write_text("a file in its place")
     before = contents(project)
@@ -282,7 +282,7 @@ def busy(tmp_path_factory, processed_digits):
 
 
 @pytest.mark.slow
-def test_a_second_training_of_the_same_is_told_that_it_is_busy_and_the_first_goes_on(busy):
+def test_a_second_training_of_a_model_fails_as_busy_and_the_first_continues(busy):
     output = busy["output"]
     assert (
         busy["code"] == 75

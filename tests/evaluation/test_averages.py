@@ -12,7 +12,7 @@ def test_the_mean_of_unequal_batches_is_not_the_mean_of_their_means():
     assert estimate.low == pytest.approx(2 - 1.959964 * error, abs=1e-5)
 
 
-def test_the_interval_of_a_mean_holds_the_truth_nineteen_times_in_twenty():
+def test_the_interval_of_a_mean_covers_the_true_mean_in_95_percent():
     rng = np.random.default_rng(0)
     estimates = [averages.mean([rng.normal(3, 2, size=50)]) for _ in range(2000)]
     assert 0.93 < np.mean([estimate.low <= 3 <= estimate.high for estimate in estimates]) < 0.96

@@ -59,7 +59,7 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     )
 
 
-def test_numbers_are_what_the_fakes_deserve(dataset, tasks, tmp_path):
+def test_metrics_match_the_quality_of_the_models(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
     assert results["cnn"]["accuracy"] == 1 and results["gan"]["label_agreement"] == 1
     assert results["cnn"]["accuracy_floor"] == pytest.approx(11 / 31)
@@ -105,7 +105,7 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
     assert loud == pytest.approx(quiet, rel=1e-9)
 
 
-def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
+def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "of-a-model-that-is-gone.png").touch()
@@ -181,7 +181,7 @@ def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_ofte
 @pytest.mark.parametrize(
     ("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])]
 )
-def test_as_many_labels_as_wanted_keep_the_mix_of_a_split_that_lies_sorted_by_class(count, mix):
+def test_any_number_of_labels_keeps_the_class_mix_of_a_sorted_split(count, mix):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     chosen = evaluator.same_mix(labels, count)
     assert len(chosen) == count and np.bincount(chosen).tolist() == mix
@@ -207,9 +207,7 @@ def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_p
     assert torch.bincount(generated).tolist() == [4, 4, 4]
 
 
-def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(
-    tmp_path, monkeypatch
-):
+def test_reconstructions_show_each_class_in_turn_of_a_sorted_test_split(tmp_path, monkeypatch):
     drawn, save = {}, figures.save_grid
 
     def recorded(images, path, columns=(), rows=()):
@@ -235,9 +233,7 @@ def test_one_of_each_class_is_picked_before_a_second_one(classes):
     assert figures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
 
 
-def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(
-    dataset, tasks, tmp_path, monkeypatch, capsys
-):
+def test_each_slow_part_prints_its_progress_every_ten_seconds(dataset, tasks, tmp_path, monkeypatch, capsys):
     clock = itertools.count(step=11)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run(dataset, tasks, tmp_path)

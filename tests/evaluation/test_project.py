@@ -125,7 +125,7 @@ def test_dvcs_charts_hold_each_measured_value_once_and_no_blank(project):
         assert len({row["filename"] for row in rows}) == len(plot["y"]) == 2
 
 
-def test_without_a_network_dvcs_page_says_so_and_shows_the_curves_as_pictures(project):
+def test_without_a_network_dvcs_page_shows_the_curves_as_pictures(project):
     shell(project.folder, "python", "dvc", "plots", "show")
     page = (project.folder / "dvc_plots/index.html").read_text()
     assert (

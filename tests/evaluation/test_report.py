@@ -64,7 +64,7 @@ def test_names_from_the_data_cannot_write_html(page):
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "&lt;i&gt;stripes&lt;/i&gt;" in page
 
 
-def test_the_page_says_what_was_measured_and_how(page):
+def test_the_page_shows_data_code_and_protocol(page):
     for text in (
         "real against real scores",
         "14 November 2023",

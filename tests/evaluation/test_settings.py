@@ -4,7 +4,7 @@ from pipeline.errors import BadInput
 from pipeline.evaluation.settings import EvaluationSettings
 
 
-def test_few_samples_are_refused_naming_the_key_and_the_way_out():
+def test_few_samples_are_refused_with_key_and_remedy():
     with pytest.raises(
         BadInput, match=r"evaluate\.num_samples.*10 images are fewer than evaluate\.minimum_samples"
     ) as refusal:
@@ -17,7 +17,7 @@ def test_a_covariance_that_cannot_be_full_is_refused():
         EvaluationSettings().check_samples(3000, 4096, "key", "images")
 
 
-def test_few_samples_are_taken_when_told_but_not_fewer_than_neighbours():
+def test_few_samples_can_be_allowed_but_not_fewer_than_neighbours():
     allowed = EvaluationSettings(allow_few_samples=True)
     allowed.check_samples(10, 64, "key", "images")
     with pytest.raises(BadInput, match=r"6 images are too few for evaluate\.num_neighbours"):

@@ -49,7 +49,7 @@ def test_the_cronjob_never_overlaps_always_ends_and_repeats_only_what_was_killed
     )
 
 
-def test_the_cronjobs_pod_reaches_mlflow_and_is_reached_by_nobody(rendered):  # noqa: F811
+def test_the_cronjobs_pod_reaches_mlflow_and_accepts_no_connections(rendered):  # noqa: F811
     (job,) = [
         each["spec"]["jobTemplate"]["spec"] for each in rendered["schedule"] if each["kind"] == "CronJob"
     ]
@@ -114,9 +114,7 @@ class TestThePodsScript:
         )
         return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stderr
 
-    def test_the_first_night_makes_the_project_and_each_goes_on_in_it_with_the_commands_exit_code(
-        self, place
-    ):
+    def test_the_first_run_creates_the_project_and_each_ends_with_the_commands_exit_code(self, place):
         project = place / "volume/projects/retrain"
         expected = [
             f"{project}: dvc config --local cache.dir {place}/volume/cache",
@@ -146,7 +144,7 @@ class TestThePodsScript:
             and "git merge" in error
         )
 
-    def test_a_project_that_cannot_be_made_whole_is_not_there(self, place):
+    def test_a_project_that_cannot_be_completed_is_not_created(self, place):
         (place / "programs/cp").write_text("#!/bin/sh\nexit 1\n")
         (place / "programs/cp").chmod(0o755)
         assert self.start(place)[:2] == (1, []) and not (place / "volume/projects/retrain").exists()

@@ -79,7 +79,7 @@ def test_the_first_champion_needs_only_be_measured():
     assert all(verdicts(judge({"p": measured()}, None, GUARDS)).values())
 
 
-def test_each_finding_says_numbers_in_words():
+def test_each_finding_contains_the_numbers():
     (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
     assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
     assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
@@ -137,7 +137,7 @@ def test_a_misspelt_measure_guards_nothing_and_is_refused():
         validate({"guarded": ["acuracy"]}, GateSettings, where="gates")
 
 
-def test_the_classifier_vouches_for_the_data():
+def test_if_the_classifier_is_refused_no_model_is_promoted():
     def verdict(model: str, promoted: bool, name: str = "fid") -> Verdict:
         return Verdict(
             model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}]

@@ -77,7 +77,7 @@ def test_an_accepted_name_with_other_bytes_is_fresh_and_its_old_bytes_are_not_go
     assert names(arrival.fresh) == ["cat/1.png"] and (arrival.known, arrival.gone) == (1, 0)
 
 
-def test_what_was_found_bad_is_set_aside_but_not_what_is_accepted(places):
+def test_quarantined_pictures_are_not_fresh_unless_they_are_accepted(places):
     watched, accepted = places
     bad = put(watched, "cat/2.png", 3)
     arrival = incoming.look(
@@ -169,7 +169,7 @@ def test_a_damaged_member_of_a_zip_is_fresh_and_the_others_are_read(places, tmp_
     assert arrival.fresh[0].sha256 != sha256(watched / "cat/2.png") and len(arrival.fresh[0].sha256) == 64
 
 
-def test_a_zip_that_grew_in_place_is_read_anew(places, tmp_path):
+def test_a_zip_that_grew_in_place_is_read_again(places, tmp_path):
     watched, accepted = places
     path = zipped(watched, tmp_path / "w.zip")
     assert not incoming.look(path, accepted, {}).fresh
@@ -191,7 +191,7 @@ def test_accepted_pictures_in_a_zip_cannot_be_added_to(places, tmp_path):
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
-def test_copying_is_whole_and_repeatable_and_overwrites_nothing(places, tmp_path, as_zip):
+def test_copying_is_atomic_and_repeatable_and_overwrites_nothing(places, tmp_path, as_zip):
     watched, accepted = places
     for number in range(40):
         put(watched, f"train/bird/{number}.png", 100 + number)
@@ -225,7 +225,7 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_not_copied(places):
     assert not (accepted / "cat/2.png").exists()
 
 
-def test_a_path_is_looked_at_where_it_is_and_must_be_there(tmp_path):
+def test_a_path_is_used_in_place_and_must_exist(tmp_path):
     (tmp_path / "new").mkdir()
     assert incoming.fetch("new", "", tmp_path, tmp_path / "downloads") == tmp_path / "new"
     assert (
@@ -237,7 +237,7 @@ def test_a_path_is_looked_at_where_it_is_and_must_be_there(tmp_path):
             incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
 
 
-def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places, tmp_path):
+def test_a_downloaded_zip_is_complete_and_counts_as_settled(server, places, tmp_path):
     watched, accepted = places
     put(watched, "cat/2.png", 3)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes())
@@ -295,7 +295,7 @@ def test_a_download_ends_when_its_time_is_over(server, tmp_path):
     "watch",
     ["http://me:secret@example.org/f.zip?key=secret", "s3://me:secret@bucket/f.zip", "file:///etc/passwd"],
 )
-def test_other_addresses_are_refused_without_saying_their_secrets(tmp_path, watch):
+def test_other_addresses_are_refused_without_printing_their_secrets(tmp_path, watch):
     with pytest.raises(BadInput, match="not https") as caught:
         incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
     assert "secret" not in str(caught.value) and caught.value.where == "params.yaml: retrain.watch"
@@ -306,7 +306,7 @@ def shell(folder: Path, *command: str) -> None:
     subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=120)
 
 
-def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
+def test_a_path_in_another_dvc_repository_is_downloaded(tmp_path, places):
     there = tmp_path / "there"
     fill(there / "new", {"cat": 2, "dog": 1})
     shell(there, "git", "init", "-q", "-b", "main")
@@ -328,7 +328,7 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
         incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "downloads")
 
 
-def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server, tmp_path):
+def test_a_repository_that_does_not_answer_leaves_no_process(server, tmp_path):
     answered = []
     server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: answered.append(
         threading.Event().wait(20)

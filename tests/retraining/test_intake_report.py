@@ -35,7 +35,7 @@ def test_a_folder_that_is_not_watched_is_read_and_its_own_test_split_counts(tmp_
 
 
 @pytest.mark.parametrize("classes", [{}, {"cat": 3}])
-def test_a_folder_that_cannot_be_trained_on_gives_nothing(tmp_path, classes):
+def test_a_folder_that_cannot_be_trained_on_has_no_expected_data(tmp_path, classes):
     fill(tmp_path / "data/own/pets", classes)
     assert intake_report.expected_data(OWN, intake_report.IntakeReport(), tmp_path) == (None, None)
 
@@ -57,7 +57,7 @@ def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_pat
         )
 
 
-def test_what_is_expected_reads_as_a_sentence_without_a_long_list():
+def test_expected_data_is_described_without_a_long_list():
     assert str(Expected(1, 8, ("a", "b"))) == "2 classes (a, b) of 1 x 8 x 8 pixels"
     assert str(Expected(3, 32, tuple("abcdefg"))) == "7 classes (a, b, c, d, e, ...) of 3 x 32 x 32 pixels"
     assert str(Expected(3, 32, None)) == "images of 3 x 32 x 32 pixels"

@@ -22,7 +22,7 @@ def run(**more) -> RetrainingRun:
     )
 
 
-def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
+def test_a_saved_retraining_is_current_and_a_closed_one_is_past(tmp_path):
     journal, written = Journal(tmp_path), run(decision="promoted")
     with journal.lock():
         assert journal.current() is None and journal.past() == []
@@ -32,7 +32,7 @@ def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
     assert journal.current() is None and Journal(tmp_path).past() == [written] and written.ended
 
 
-def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
+def test_a_second_process_fails_with_exit_code_75(tmp_path):
     with (
         Journal(tmp_path).lock(),
         pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught,

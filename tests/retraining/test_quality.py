@@ -71,7 +71,7 @@ def plain(grey: int, amplitude: int = 0) -> bytes:
     return stream.getvalue()
 
 
-def test_good_pictures_are_all_kept_and_every_check_says_so(places):
+def test_good_pictures_are_kept_and_pass_every_check(places):
     quality = examined(places)
     assert len(quality.kept) == 8 and not quality.quarantined and not quality.refused and not quality.waits
     assert {one.level for one in quality.findings} == {"fine"} and not [
@@ -266,7 +266,7 @@ def test_the_champion_judges_good_pictures_of_its_own_classes_alone(places):
     assert finding(quality, "labels").sentence.startswith("0 of 8 new pictures") and len(quality.kept) == 13
 
 
-def test_without_a_champion_labels_are_said_to_be_not_measured(places):
+def test_without_a_champion_labels_are_not_measured(places):
     assert finding(examined(places), "labels").sentence.startswith("not measured")
 
 
@@ -332,7 +332,7 @@ def test_a_delivery_that_would_spoil_the_accepted_folder_is_refused(places):
     assert "differ in case only" in quality.refused and finding(quality, "layout").level == "refuse"
 
 
-def test_pictures_are_opened_in_chunks_and_seen_as_they_will_be_trained_on(places, monkeypatch):
+def test_pictures_are_decoded_in_chunks_as_for_training(places, monkeypatch):
     monkeypatch.setattr("pipeline.retraining.quality.chunk_size", lambda channels, size: 3)
     seen: list[int] = []
     quality = examined(places, classify=champion(places, (), 0.95, seen))

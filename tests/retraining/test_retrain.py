@@ -107,7 +107,7 @@ def test_the_command_line_of_the_schedule_runs_it(project):
     assert "nothing new" in (project / ".darkroom/retrain.log").read_text()
 
 
-def test_new_pictures_make_a_new_champion_though_it_is_killed_and_a_rollback_brings_the_old_one_back(project):
+def test_a_killed_retraining_ends_with_a_new_champion_and_a_rollback_restores_the_old_one(project):
     before = look(project)
     deliver(project, 700, 1200)
     assert "would train: 500 new pictures" in shell(project, "darkroom", "retrain", "--dry-run")
@@ -144,7 +144,7 @@ def test_new_pictures_make_a_new_champion_though_it_is_killed_and_a_rollback_bri
     assert events[2]["reason"] == "a test"
 
 
-def test_shuffled_labels_are_refused_named_and_set_aside(project):
+def test_shuffled_labels_are_refused_and_quarantined(project):
     from sklearn.datasets import load_digits
 
     before = look(project)
@@ -237,7 +237,7 @@ def load_labels() -> np.ndarray:
     return load_digits().target
 
 
-def test_of_two_that_start_together_one_leaves_with_75(project):
+def test_of_two_retrainings_that_start_together_one_fails_with_75(project):
     one = start(project, "darkroom", "retrain")
     while not (project / ".darkroom/retraining/retrain.lock").exists() or not _is_held(project):
         assert one.poll() is None

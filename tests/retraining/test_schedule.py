@@ -82,7 +82,7 @@ esac
 
 
 class TestTheCrontab:
-    def test_other_lines_stay_byte_for_byte_and_removing_brings_back_what_was(self, project, crontab):
+    def test_other_lines_do_not_change_and_removing_restores_the_file(self, project, crontab):
         crontab.write_bytes(OTHERS)
         shown = done("schedule", "install", "--cron", "--at", "23:05")
         once = crontab.read_bytes()
@@ -102,12 +102,12 @@ class TestTheCrontab:
             "schedule", "show"
         )
 
-    def test_where_there_is_none_it_is_made_and_a_dry_run_makes_none(self, project, crontab):
+    def test_a_missing_crontab_is_created_but_not_by_a_dry_run(self, project, crontab):
         assert "30 2 * * *" in done("schedule", "install", "--cron", "--dry-run") and not crontab.exists()
         done("schedule", "install", "--cron")
         assert crontab.read_text().count("\n30 2 * * * ") == 1
 
-    def test_two_projects_stand_side_by_side(self, project, crontab, wanted):
+    def test_two_projects_have_separate_blocks(self, project, crontab, wanted):
         other = project.parent / "other"
         other.mkdir()
         (other / "dvc.yaml").touch()
@@ -187,7 +187,7 @@ class TestWhatCronRuns:
             and "ended with exit code 3\nprinted by darkroom\n" in mail
         )
 
-    def test_a_command_of_ones_own_is_told_instead(self, project, wanted):
+    def test_an_alert_command_replaces_the_mail(self, project, wanted):
         with open(project / ".darkroom/schedule.env", "a") as file:
             file.write("DARKROOM_ALERT='cat >alert; echo by mail'\nCODE=1\n")
         assert self.run(wanted) == (1, "by mail\n") and "exit code 1" in (project / "alert").read_text()
@@ -200,7 +200,7 @@ class TestWhatCronRuns:
         code, mail = self.run(wanted)
         assert code == 1 and "exit code 1" in mail
 
-    def test_a_long_log_is_moved_aside_once(self, project, wanted):
+    def test_a_long_log_is_renamed_once(self, project, wanted):
         log = project / ".darkroom/retrain.log"
         log.write_bytes(b"x" * 10_000_001)
         self.run(wanted)
@@ -270,7 +270,7 @@ class TestTheUnits:
         (found,) = Path("/").glob(pattern.lstrip("/"))
         return found
 
-    def test_the_alert_tells_the_command_or_the_journal(self, project, wanted, tmp_path):
+    def test_the_alert_goes_to_the_command_or_the_journal(self, project, wanted, tmp_path):
         alert = list(wanted.units().values())[2]
         (line,) = re.findall(r"(?ms)^ExecStart=(.*?)(?<!\\)$", alert)
         line = (
@@ -300,7 +300,7 @@ class TestTheUnits:
         )
 
     @pytest.mark.parametrize("reachable", [True, False])
-    def test_systemd_is_told_where_it_can_be_reached_else_the_user_is(
+    def test_systemctl_is_called_if_systemd_can_be_reached_else_the_commands_are_printed(
         self, project, tmp_path, monkeypatch, reachable
     ):
         program = tmp_path / "systemctl"
@@ -357,7 +357,7 @@ def test_a_folder_without_a_project_is_refused(tmp_path, monkeypatch):
     assert code == 2 and "no project" in error
 
 
-def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
+def test_the_units_of_a_user_are_in_the_folder_that_systemd_reads(monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/me")
     assert environment.user_units() == Path("/home/me/.config/systemd/user")
@@ -420,7 +420,7 @@ class TestTheRealOnes:
         assert "ended with exit code 3\nprinted by darkroom\n" in (project / "alert").read_text()
         assert {path: path.read_bytes() for path in spool.iterdir()} == before
 
-    def test_systemds_timer_starts_the_installed_service_and_its_failure_is_told(self, project, tmp_path):
+    def test_the_timer_of_systemd_starts_the_service_and_its_failure_is_reported(self, project, tmp_path):
         manager = Path("/lib/systemd/systemd")
         if not (manager.exists() and shutil.which("systemctl")):
             pytest.skip("systemd is not installed")

@@ -53,7 +53,7 @@ def accepted(workspace: Workspace) -> set[str]:
     return {path.name for path in (workspace.tree / PICTURES).rglob("*") if path.is_file()}
 
 
-def test_the_branch_keeps_what_was_accepted_while_the_project_goes_on(project, workspace):
+def test_the_branch_keeps_accepted_pictures_while_the_project_gets_commits(project, workspace):
     assert deliver(workspace, "1.png") == f"on the branch {BRANCH}"
     (project / "note").write_text("two\n")
     commit(project, "the user's")
@@ -65,7 +65,7 @@ def test_the_branch_keeps_what_was_accepted_while_the_project_goes_on(project, w
     assert workspace.base() == git(project, "rev-parse", "main") and accepted(workspace) == {"1.png", "2.png"}
 
 
-def test_branches_that_contradict_each_other_are_the_users_to_join(project, workspace):
+def test_the_user_has_to_merge_conflicting_branches(project, workspace):
     deliver(workspace, "1.png")
     (project / f"{PICTURES}.dvc").write_text("outs: []\n")
     commit(project, "another one")
@@ -98,7 +98,7 @@ def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, works
     assert git(project, "status", "--porcelain") == "" and (project / PICTURES / "a/2.png").is_file()
 
 
-def test_what_somebody_commits_to_the_branch_meanwhile_is_kept(project, workspace):
+def test_a_commit_to_the_branch_during_a_retraining_is_kept(project, workspace):
     deliver(workspace, "1.png")
     workspace.prepare(workspace.base(), PICTURES)
     (workspace.tree / PICTURES / "a/2.png").write_text("2.png")
@@ -130,7 +130,7 @@ def test_a_dry_run_moves_no_branch(project, workspace):
     assert git(project, "rev-parse", BRANCH) == before and (workspace.tree / "note").read_text() == "two\n"
 
 
-def test_a_remote_beside_the_project_is_the_same_one_from_the_worktree(project, workspace):
+def test_a_relative_remote_works_from_the_worktree(project, workspace):
     subprocess.run(
         [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "../store"],
         cwd=project,
@@ -169,14 +169,14 @@ def test_uncommitted_settings_of_dvc_are_in_no_commit(project, workspace):
     assert "SECRET" not in git(project, "show", "--stat", "-p", BRANCH)
 
 
-def test_pictures_that_dvc_does_not_know_are_not_taken_over(project, workspace):
+def test_pictures_that_dvc_does_not_track_are_refused(project, workspace):
     (project / PICTURES).mkdir()
     with pytest.raises(BadInput, match=f"dvc add {PICTURES}"):
         workspace.prepare(workspace.base(), PICTURES)
     workspace.prepare(workspace.base(), "")
 
 
-def test_a_command_that_fails_says_what_and_where(workspace):
+def test_a_failed_command_is_named_with_its_folder(workspace):
     workspace.prepare(workspace.base(), PICTURES)
     with pytest.raises(DarkroomError, match="dvc add failed"):
         workspace.track("data/own/nothing")
