@@ -56,7 +56,7 @@ class _Stage:
         self.attempts, self.began, self.seconds, self.resume_at = 0, 0.0, 0.0, 0.0
 
     def start(self, root: Path) -> None:
-        """Start the child. Call it in the main thread: ``die_with_parent`` refers to the thread that starts it."""
+        """Start the child, in the main thread: ``die_with_parent`` refers to the thread that starts it."""
         options: dict[str, Any] = {"cwd": root, "start_new_session": True, "preexec_fn": die_with_parent}
         options |= PIPES if self.name else {}
         env = for_child({"PYTHONUNBUFFERED": "1"})
@@ -79,7 +79,7 @@ class _Stage:
                 print(f"{self.name} | {line.rstrip()}\n", end="", flush=True)
 
     def poll(self, number: int) -> None:
-        """Update the state. After signal ``number``, or if DVC ended before its stage, end the whole group."""
+        """Update the state. After signal ``number``, or if DVC ended before its stage, end the group."""
         ended, now = self.process.poll() is not None, time.monotonic()
         if ended and not any(_is_in_group(process, self.process.pid) for process in psutil.process_iter()):
             self.reader.join(5)

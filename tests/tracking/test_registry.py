@@ -197,7 +197,7 @@ def test_a_classifiers_answer_names_the_classes_in_the_order_of_their_probabilit
         assert answer["probability"] == pytest.approx(max(answer["probabilities"]))
 
 
-def test_a_label_is_refused_by_a_model_that_does_not_use_labels(saved, monkeypatch):
+def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(saved, monkeypatch):
     import mlflow
 
     model = saved("gan")
