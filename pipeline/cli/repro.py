@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline import environment
+from pipeline.environment import read as read_environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.params import PARAMS
 
@@ -22,18 +22,18 @@ def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
     from pipeline.settings_check import require_valid_params
     from pipeline.tracking import runs
 
-    here, failure = environment.read(), None
+    environment, failure = read_environment(), None
     if PARAMS.is_file():
         require_valid_params()  # before DVC removes the outputs of the first stage that runs
     try:
-        stages.repro(here, list(targets), jobs, force)
+        stages.repro(environment, list(targets), jobs, force)
     except BadInput:
         raise
     except DarkroomError as error:
         failure = error
     if failure is None or failure.exit_code != EXIT_BUSY:
         try:
-            runs.sync(here)
+            runs.sync(environment)
         except DarkroomError as error:
             click.echo(f"warning: {error}", err=True)
     if failure is not None:

@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline import environment
+from pipeline.environment import read as read_environment
 
 
 @click.command()
@@ -24,7 +24,7 @@ def retrain(dry_run: bool, readmit: str) -> None:
     """
     from pipeline.retraining.retrain import retrain
 
-    retrain(environment.read(), dry_run, readmit)
+    retrain(read_environment(), dry_run, readmit)
 
 
 @click.command()
@@ -42,14 +42,14 @@ def history(as_json: bool) -> None:
     from pipeline.retraining.journal import Journal
     from pipeline.tracking import outbox, promotion
 
-    here = environment.read()
+    environment = read_environment()
     nothing = {"model": "", "from": "", "to": ""}
     refused = [
         {"time": run.ended, "deed": "refused", **nothing, "reason": run.explanation, "occasion": run.name}
-        for run in Journal(here.root).past()
+        for run in Journal(environment.root).past()
         if run.decision == "refused"
     ]
-    rows = sorted([*promotion.deeds(*outbox.connect(here)), *refused], key=lambda row: row["time"])
+    rows = sorted([*promotion.deeds(*outbox.connect(environment)), *refused], key=lambda row: row["time"])
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

@@ -9,7 +9,7 @@ from pipeline import environment
 from pipeline.files import write_text
 from pipeline.retraining import schedule as schedules
 
-NOTE = """Set its environment variables (MLFLOW_TRACKING_URI, ...) in .darkroom/schedule.env: lines NAME='value'.
+NOTE = """Set its variables (MLFLOW_TRACKING_URI, ...) in .darkroom/schedule.env, as lines NAME='value'.
 A user's systemd runs while the user is logged in. To let it run always: loginctl enable-linger"""
 which = click.option(
     "--cron/--systemd",
