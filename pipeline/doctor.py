@@ -23,6 +23,7 @@ from pipeline.tracking.moved import moved_from
 FREE_BYTES = 2 * 1024**3
 WAIT_SECONDS = 4.0  # for one address
 SQLITE_HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat.html
+TEMPORARY = "Temporary failure in name resolution"
 PACKAGES = ("torch", "ray", "mlflow", "dvc")
 
 
@@ -38,8 +39,8 @@ class Finding:
 def examine(environment: Environment, brief: bool = False) -> list[Finding]:
     """Check packages, settings, disk, git, DVC's files, models, addresses and devices.
 
-    ``brief`` leaves out what does not stop ``dvc repro``: models that it makes anew, and addresses that it
-    can do without.
+    ``brief`` leaves out what does not stop ``dvc repro``: models, which it can train again, and the addresses
+    of MLflow and the mirror.
     """
     root = environment.root
     findings = [
@@ -64,20 +65,14 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
 
 def _python() -> Iterator[Finding]:
     text = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(
-        sys.version_info >= (3, 11),
-        f"Python {text}",
-        "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11",
-    )
+    remedy = "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11"
+    yield Finding(sys.version_info >= (3, 11), f"Python {text}", remedy)
 
 
 def _packages(root: Path) -> Iterator[Finding]:
     lock = root / "requirements.lock"
-    pinned = (
-        dict(line.strip().split("==") for line in lock.read_text().splitlines() if "==" in line)
-        if lock.is_file()
-        else {}
-    )
+    lines = lock.read_text().splitlines() if lock.is_file() else []
+    pinned = dict(line.strip().split("==") for line in lines if "==" in line)
     for package in PACKAGES:
         try:
             found = importlib.metadata.version(package).partition("+")[0]
@@ -85,15 +80,12 @@ def _packages(root: Path) -> Iterator[Finding]:
             yield Finding(False, f"{package} is not installed", "make install")
             continue
         wanted = pinned.get(package, found)
-        yield Finding(
-            found == wanted,
-            f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}"),
-            "make install",
-        )
+        what = f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}")
+        yield Finding(found == wanted, what, "make install")
 
 
 def _settings() -> Iterator[Finding]:
-    """Each section of params.yaml, by the class that reads it."""
+    """The sections of params.yaml."""
     try:
         valid, faults = find_faults()
     except DarkroomError as error:
@@ -107,30 +99,22 @@ def _settings() -> Iterator[Finding]:
 def _disk(storage: Path) -> Iterator[Finding]:
     place = next(folder for folder in (storage, *storage.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    yield Finding(
-        free > FREE_BYTES,
-        f"{free / 1024**3:.1f} GiB free in {place}",
-        "free some space, or set DARKROOM_STORAGE to another disk",
-    )
+    remedy = "free some space, or set DARKROOM_STORAGE to another disk"
+    yield Finding(free > FREE_BYTES, f"{free / 1024**3:.1f} GiB free in {place}", remedy)
 
 
 def _git(root: Path) -> Iterator[Finding]:
     git = shutil.which("git")
-    yield Finding(
-        git is not None,
-        "git" if git else "git is not on the PATH",
-        "install git: DVC and MLflow's run tags need it",
-    )
+    remedy = "install git: DVC and MLflow's run tags need it"
+    yield Finding(git is not None, "git" if git else "git is not on the PATH", remedy)
     if git:
         command = [git, "-C", str(root), "rev-parse", "--is-inside-work-tree"]
         options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
         done = subprocess.run(command, env=for_child({"LC_ALL": "C"}), **options)
         what, remedy = "the project is under git", ""
         if "not a git repository" in done.stderr:
-            what, remedy = (
-                f"{root} is not in a git repository",
-                "run: git init; git add -A; git commit -m 'first commit'",
-            )
+            what = f"{root} is not in a git repository"
+            remedy = "run: git init; git add -A; git commit -m 'first commit'"
         elif done.returncode:
             what, remedy = f"git cannot use {root}: {done.stderr.splitlines()[0]}", "see: git status"
         yield Finding(not done.returncode, what, remedy)
@@ -143,12 +127,9 @@ def _git(root: Path) -> Iterator[Finding]:
 
 
 def _dvc_files(root: Path) -> Iterator[Finding]:
-    """dvc.lock and the list of running DVC commands: a crash or a merge conflict can leave either one
-    broken."""
+    """dvc.lock and DVC's list of running commands: a crash or a merge conflict can damage them."""
     if _locked_outputs(root) is None:
-        remedy = (
-            "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps the broken file"
-        )
+        remedy = "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps a copy"
         yield Finding(False, "dvc.lock cannot be read", remedy)
     running = root / ".dvc/tmp/rwlock"
     try:
@@ -177,7 +158,7 @@ def _models(root: Path) -> Iterator[Finding]:
 
 
 def _locked_outputs(root: Path) -> list[str] | None:
-    """The paths of the outputs in dvc.lock; none without that file, None if it cannot be read."""
+    """The paths of the outputs in dvc.lock; [] if there is no such file, None if it cannot be read."""
     from dvc.exceptions import DvcException
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.strictyaml import load
@@ -192,18 +173,14 @@ def _locked_outputs(root: Path) -> list[str] | None:
 
 
 def _moved(environment: Environment) -> Iterator[Finding]:
-    """Whether MLflow's local database still names the folder where the project was before."""
-    former = moved_from(environment)
-    if former:
-        yield Finding(
-            False,
-            f"the project was moved here from {former}; MLflow still names that folder",
-            "darkroom sync",
-        )
+    """Whether MLflow's local database still names the project's former folder."""
+    if former := moved_from(environment):
+        what = f"the project was moved here from {former}; MLflow still names that folder"
+        yield Finding(False, what, "darkroom sync")
 
 
 def _tracking(uri: str) -> Iterator[Finding]:
-    """The tracking server answers, or the database is one."""
+    """Whether the tracking server answers, or the file is a database."""
     shown = redact(uri)
     if uri.startswith("sqlite:///"):
         database = Path(uri.removeprefix("sqlite:///"))
@@ -216,7 +193,9 @@ def _tracking(uri: str) -> Iterator[Finding]:
         return
     failure = _probe(f"{uri.rstrip('/')}/health", is_page=True) if uri.startswith("http") else _probe(uri)
     what = f"runs go to {shown}" + (f", which {failure}" if failure else "")
-    remedy = "start the server or correct MLFLOW_TRACKING_URI; trainings run without it, `darkroom sync` sends their runs later"
+    remedy = (
+        "start the server or correct MLFLOW_TRACKING_URI; or train without it and run `darkroom sync` later"
+    )
     yield Finding(not failure, what, remedy)
 
 
@@ -235,7 +214,7 @@ def _mirror(mirror: str, root: Path) -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    """The Ray cluster that RAY_ADDRESS names accepts connections."""
+    """Whether the Ray cluster at RAY_ADDRESS accepts connections."""
     if not address or address in ("auto", "local"):
         return
     failure = _probe(address if "://" in address else f"ray://{address}")
@@ -245,12 +224,11 @@ def _cluster(address: str) -> Iterator[Finding]:
 
 
 def _probe(address: str, is_page: bool = False) -> str:
-    """Why ``address`` cannot be used: 'does not answer ...'; empty if it answers. It waits ``WAIT_SECONDS``
-    at most.
+    """Why ``address`` cannot be used: 'does not answer ...'; '' if it answers within ``WAIT_SECONDS``.
 
-    From an http(s) address a page is requested: with ``is_page`` it must exist, else any answer of a server
-    will do. Of other addresses only the port is tried. The look-up of a name has no
-    timeout of its own, so all of it runs in a thread that is left alone when the time is over.
+    An http(s) address is requested: with ``is_page`` the page must exist, else any answer is accepted. For
+    other addresses only the port is tried. Name resolution has no timeout, so all of this runs in a daemon
+    thread.
     """
     import requests
 
@@ -261,9 +239,8 @@ def _probe(address: str, is_page: bool = False) -> str:
             if address.startswith("http"):
                 answer = requests.get(address, timeout=WAIT_SECONDS, stream=True, allow_redirects=False)
                 status = answer.status_code
-                failed = status >= 500 or (
-                    is_page and status >= 400 and status != 401
-                )  # 401: a password is needed
+                missing = is_page and status >= 400 and status != 401  # 401: a password is needed
+                failed = status >= 500 or missing
                 found.append(f"answers with status {status}" if failed else "")
                 answer.close()
                 return
@@ -281,21 +258,15 @@ def _probe(address: str, is_page: bool = False) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The operating system's words for the failure of a connection, without the layers of libraries around
-    them."""
-    for text in (
-        "Connection refused",
-        "Name or service not known",
-        "Temporary failure in name resolution",
-        "No route to host",
-    ):
+    """The reason given by the operating system, without the messages of libraries around it."""
+    for text in ("Connection refused", "Name or service not known", "No route to host", TEMPORARY):
         if text in str(error):
             return text
     return f"nothing within {WAIT_SECONDS:g} s" if "timed out" in str(error).lower() else type(error).__name__
 
 
 def _first_bytes(path: Path) -> bytes:
-    """The first 16 bytes of a file; none where there is no such file, or it may not be read."""
+    """The first 16 bytes of a file; empty if it does not exist or cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read(len(SQLITE_HEADER))
@@ -308,9 +279,8 @@ def _devices(environment: Environment) -> Iterator[Finding]:
 
     gpus = torch.cuda.device_count()
     well = environment.device != "cuda" or gpus > 0 or bool(environment.ray_address)
-    where = (
-        f"cluster {environment.ray_address}" if environment.ray_address else f"{gpus} GPUs" if gpus else "CPU"
-    )
-    yield Finding(
-        well, f"workers {environment.workers} on {where}", "no CUDA device is seen: set DARKROOM_DEVICE=auto"
-    )
+    where = f"{gpus} GPUs" if gpus else "CPU"
+    if environment.ray_address:
+        where = f"cluster {environment.ray_address}"
+    what = f"workers {environment.workers} on {where}"
+    yield Finding(well, what, "no CUDA device was found: set DARKROOM_DEVICE=auto")

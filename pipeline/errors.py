@@ -1,4 +1,4 @@
-"""The exception whose text is written for users: what happened, where, and what to do next."""
+"""Errors for users: what happened, where, and what to do next."""
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -25,7 +25,7 @@ class DarkroomError(Exception):
 
 
 class BadInput(DarkroomError):
-    """The user's settings, files or arguments cannot be used as they are."""
+    """Settings, files or arguments that cannot be used."""
 
     exit_code = EXIT_BAD_INPUT
 

@@ -1,4 +1,4 @@
-"""Whole files or none: writing beside and renaming, and the hashes that name bytes."""
+"""Atomic writes of files and folders, and SHA-256 digests."""
 
 import hashlib
 import json
@@ -29,51 +29,51 @@ def digest_of_tree(paths: list[Path], root: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, synced and renamed onto it when the block succeeds, removed when it does not."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder. It replaces ``path`` if the block succeeds, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
-    beside = Path(name)
+    temporary = Path(name)
     try:
-        yield beside
-        with open(beside, "rb+") as file:
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        beside.chmod(0o644)
-        os.replace(beside, path)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that replaces it when the block succeeds and vanishes when it does not."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    beside.chmod(0o755)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary.chmod(0o755)
     try:
-        yield beside
+        yield temporary
         if path.exists():
             shutil.rmtree(path)
-        os.replace(beside, path)
+        os.replace(temporary, path)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def whole_copy(source: Path, target: Path) -> None:
-    """Copy a file whole or not at all."""
-    with whole_file(target) as beside:
-        shutil.copyfile(source, beside)
+def atomic_copy(source: Path, target: Path) -> None:
+    """Copy a file atomically."""
+    with atomic_write(target) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` whole or not at all."""
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    """Write ``text`` atomically, as UTF-8."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; the same value gives the same bytes. NaN and infinity raise ``ValueError``."""
+    """Write JSON atomically. The same value gives the same bytes. NaN and infinity raise ``ValueError``."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 

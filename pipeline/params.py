@@ -1,7 +1,7 @@
-"""params.yaml -> frozen, validated sections. The only reader of that file.
+"""The sections of params.yaml as frozen, validated pydantic models. No other module reads that file.
 
-A section is a pydantic model: strict types, unknown keys refused with the nearest known key, no NaN or infinity.
-Defaults live once, in the class.
+Types are strict, and NaN and infinity are refused. An unknown key is refused with the most similar known key.
+Defaults are in the classes.
 """
 
 import difflib
@@ -21,7 +21,7 @@ MAX_BYTES = 1_000_000
 
 
 class Section(BaseModel):
-    """A part of params.yaml: strict, frozen, closed."""
+    """A section of params.yaml, or a part of one."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -30,48 +30,40 @@ S = TypeVar("S", bound=Section)
 
 
 def read_file(path: Path = PARAMS) -> dict[str, Any]:
-    """The whole file as plain values. Raises ``BadInput`` for anything but one small YAML 1.2 mapping of plain values."""
+    """The whole file as plain values. Raises ``BadInput`` if it is not one small YAML 1.2 mapping of them."""
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise BadInput(
-                f"is larger than {MAX_BYTES:,} bytes", where=str(path), remedy="keep data out of the settings"
-            )
+            remedy = "keep data out of the settings"
+            raise BadInput(f"is larger than {MAX_BYTES:,} bytes", where=str(path), remedy=remedy)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise BadInput(
-            "no such file", where=str(path), remedy="run from the project's root, where params.yaml lies"
-        ) from None
+        remedy = "run from the project's root, the folder with params.yaml"
+        raise BadInput("no such file", where=str(path), remedy=remedy) from None
     except UnicodeDecodeError as error:
-        raise BadInput(
-            f"is not UTF-8 text ({error.reason})", where=str(path), remedy="save it as UTF-8"
-        ) from None
+        what = f"is not UTF-8 text ({error.reason})"
+        raise BadInput(what, where=str(path), remedy="save it as UTF-8") from None
     try:
         if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise BadInput(
-                "YAML aliases (*name) are not accepted", where=str(path), remedy="write the value out"
-            )
+            what = "YAML aliases (*name) are not accepted"
+            raise BadInput(what, where=str(path), remedy="write the value out")
         value = YAML(typ="safe", pure=True).load(text)
         plain = json.loads(json.dumps(value, allow_nan=False))
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadInput(f"cannot be read: {problem}", where=where, remedy="mend the YAML there") from None
+        raise BadInput(f"cannot be read: {problem}", where=where, remedy="correct the YAML there") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadInput(
-            f"holds a value that is not plain and finite ({error})",
-            where=str(path),
-            remedy="use numbers, text, lists",
-        ) from None
+        what = f"has a value that is not plain and finite ({error})"
+        raise BadInput(what, where=str(path), remedy="use numbers, text, lists") from None
     if not isinstance(plain, dict):
-        raise BadInput(
-            "is not a mapping of sections", where=str(path), remedy="start each section with 'name:'"
-        )
+        remedy = "start each section with 'name:'"
+        raise BadInput("is not a mapping of sections", where=str(path), remedy=remedy)
     return plain
 
 
 def read_section(name: str, kind: type[S], path: Path = PARAMS) -> S:
-    """The section ``name`` of the file, validated as ``kind``. Raises ``BadInput`` that names key and remedy."""
+    """The section ``name`` of the file, validated as ``kind``. Raises ``BadInput`` with the key at fault."""
     values = read_file(path)
     if name not in values:
         near = difflib.get_close_matches(name, values, 1)
@@ -81,18 +73,14 @@ def read_section(name: str, kind: type[S], path: Path = PARAMS) -> S:
 
 
 def validate(values: Any, kind: type[S], where: str) -> S:
-    """``values`` as a ``kind``; ``where`` stands before the key in an error."""
+    """``values`` as a ``kind``. An error names ``where`` before the key."""
     try:
-        return kind.model_validate_json(
-            json.dumps(values, allow_nan=False)
-        )  # JSON mode: a list is a fine tuple, 1 a fine float
+        # JSON mode also accepts a list for a tuple and 1 for a float.
+        return kind.model_validate_json(json.dumps(values, allow_nan=False))
     except ValidationError as error:
-        problems = [_explain(problem, kind, where) for problem in error.errors()[:3]]
-        raise BadInput(
-            problems[0][0],
-            where=problems[0][1],
-            remedy="; also ".join([problems[0][2], *(f"{p[1]}: {p[0]}" for p in problems[1:])]),
-        ) from None
+        (what, key, remedy), *others = [_explain(problem, kind, where) for problem in error.errors()[:3]]
+        remedy = "; also ".join([remedy, *(f"{other[1]}: {other[0]}" for other in others)])
+        raise BadInput(what, where=key, remedy=remedy) from None
 
 
 def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str, str]:
@@ -101,11 +89,8 @@ def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str,
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, location[:-1])
         near = difflib.get_close_matches(location[-1], known, 1)
-        return (
-            "no such setting",
-            path,
-            f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}",
-        )
+        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return "no such setting", path, remedy
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"

@@ -1,5 +1,4 @@
-"""Start and end of a stage or command: quiet libraries, exit codes, errors without a traceback, no orphaned
-processes."""
+"""Start and end of a stage or command: settings of libraries, exit codes, error messages, signals."""
 
 import ctypes
 import errno
@@ -15,8 +14,8 @@ from typing import NoReturn
 from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
 
-# The command `dvc`, able to write settings that are not ASCII, such as the path of a project: DVC writes its configuration in
-# the default encoding of configobj, and reads it as UTF-8.
+# The command `dvc` with a fix for settings that are not ASCII, such as the path of a project: DVC reads its
+# configuration as UTF-8 but writes it in the default encoding of configobj.
 DVC_SCRIPT = """
 import sys, functools, configobj
 from dvc.cli import main
@@ -43,10 +42,10 @@ REMEDIES = {
 
 
 def run(main: Callable[..., None], *arguments: str) -> None:
-    """Run a stage's ``main`` and exit with its code: 0, 1 failed, 2 bad input, 75 busy, 128 + signal.
+    """Run ``main``; exit with 1 if it failed, 2 for bad input, 75 if busy, 128 + n after signal n.
 
-    A termination signal becomes ``SystemExit``, so that ``finally`` blocks run. The process also gets it when
-    its parent dies: a killed ``dvc repro`` would otherwise leave its stage running.
+    SIGTERM becomes ``SystemExit``, so that ``finally`` blocks run. The process also gets SIGTERM when its
+    parent dies: without this, a killed ``dvc repro`` would leave its stage running.
     """
     environment.prepare()
     die_with_parent()
@@ -57,22 +56,19 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         main(*arguments)
     except DarkroomError as error:
         _fail(str(error), error.exit_code)
-    except OSError as error:  # from the machine: a full disk, a file without permission
+    except OSError as error:  # such as a full disk or a file without permission
         remedy = REMEDIES.get(error.errno or 0)
         if not (error.filename or remedy):
             raise
+        what = ": ".join(filter(None, (str(error.filename or ""), error.strerror)))
         remedy = f"{remedy}; DARKROOM_DEBUG=1" if remedy else "DARKROOM_DEBUG=1"
-        _fail(
-            ": ".join(filter(None, (str(error.filename or ""), error.strerror)))
-            + f"\n  -> {remedy} shows where in the code"
-        )
+        _fail(f"{what}\n  -> {remedy} shows where in the code")
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
-        _fail(
-            "out of memory\n  -> DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml"
-        )
+        remedy = "DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml"
+        _fail(f"out of memory\n  -> {remedy}")
 
 
 def die_with_parent() -> None:
@@ -81,15 +77,15 @@ def die_with_parent() -> None:
         return
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before prctl took effect
+    if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
 
 
 def keep_freed_memory() -> None:
     """Let this process reuse the memory that it frees (glibc; elsewhere this does nothing).
 
-    By itself glibc hands a step's larger tensors back to the kernel, which clears them anew, page by page, in
-    the next step.
+    By default, glibc returns the memory of large tensors to the kernel after each step, and the kernel clears
+    every page again in the next step.
     """
     with suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,7 @@
-"""``dvc repro`` with independent stages side by side: one at a time in a project, no process and no broken book of DVC's left behind."""
+"""``dvc repro`` with several stages at once, and one call per project at a time.
+
+It repairs files of DVC that a killed process left damaged, and passes signals on to all processes of a stage.
+"""
 
 import json
 import os
@@ -38,72 +41,62 @@ PIPES: dict[str, Any] = {
 }
 FAILURE = pattern(r"ERROR: .*(?:is busy, it is being blocked by|Unable to acquire lock|exited with (-?\d+))")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TICK_SECONDS, GRACE_SECONDS, TRIES = (
-    0.1,
-    60.0,
-    6,
-)  # of a stage that another process holds (75), with pauses of 1, 2, 4 ... seconds
-LEFT = (
-    "models/.*",
-    "history/.*",
-    "data/.raw",
-    "data/.processed",
-    ".plots",
-)  # by pipeline.files and a kill -9; and 8 characters
+TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
+MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
+# Temporary folders of atomic_folder that a kill -9 leaves; a dot and 8 characters follow.
+TEMPORARY = ("models/.*", "history/.*", "data/.raw", "data/.processed", ".plots")
 
 
 class _Stage:
-    """A stage of the plan and the child that runs it; without a name one plain ``dvc repro`` runs them all."""
+    """A stage and the child process that runs it. Without a name: one plain ``dvc repro`` of all stages."""
 
     def __init__(self, name: str, needs: list[str], arguments: list[str]) -> None:
         self.name, self.needs, self.arguments = name, needs, arguments
         self.state = "waiting"  # then running; then ran, restored, unchanged, failed or not started
-        self.tries, self.began, self.seconds, self.resume = 0, 0.0, 0.0, 0.0
+        self.attempts, self.began, self.seconds, self.resume_at = 0, 0.0, 0.0, 0.0
 
-    def start(
-        self, root: Path
-    ) -> None:  # by the main thread: the kernel ends children with the thread that started them
-        options: dict[str, Any] = {"cwd": root, "start_new_session": True, "preexec_fn": die_with_parent} | (
-            PIPES if self.name else {}
-        )
-        self.process = subprocess.Popen(
-            [*REPRO, *self.arguments], env=for_child({"PYTHONUNBUFFERED": "1"}), **options
-        )
-        self.state, self.told, self.code, self.kill = "running", "unchanged", EXIT_FAILED, 0.0
-        self.began, self.tries = self.began or time.monotonic(), self.tries + 1
+    def start(self, root: Path) -> None:
+        """Start the child, in the main thread: ``die_with_parent`` refers to the thread that starts it."""
+        options: dict[str, Any] = {"cwd": root, "start_new_session": True, "preexec_fn": die_with_parent}
+        options |= PIPES if self.name else {}
+        env = for_child({"PYTHONUNBUFFERED": "1"})
+        self.process = subprocess.Popen([*REPRO, *self.arguments], env=env, **options)
+        self.state, self.outcome, self.code, self.kill_at = "running", "unchanged", EXIT_FAILED, 0.0
+        self.began, self.attempts = self.began or time.monotonic(), self.attempts + 1
         self.reader = Thread(target=self._read, daemon=True)
         self.reader.start()
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
             if line.startswith(f"Running stage '{self.name}'"):
-                self.told = "ran"
+                self.outcome = "ran"
             elif line.startswith(f"Stage '{self.name}' is cached"):
-                self.told = "restored"
+                self.outcome = "restored"
             elif found := FAILURE.match(line):
                 code = int(found[1] or EXIT_BUSY)
                 self.code = code if code > 0 else 128 - code
-            with suppress(OSError):  # nobody listens any more; the work goes on
+            with suppress(OSError):  # stdout is closed; the stage continues
                 print(f"{self.name} | {line.rstrip()}\n", end="", flush=True)
 
-    def look_after(self, number: int) -> None:
-        """Notice its end; after a signal, or where DVC ended before its stage, end the whole group."""
+    def poll(self, number: int) -> None:
+        """Update the state. After signal ``number``, or if DVC ended before its stage, end the group."""
         ended, now = self.process.poll() is not None, time.monotonic()
-        if ended and not any(_is_of(self.process.pid, process) for process in psutil.process_iter()):
+        if ended and not any(_is_in_group(process, self.process.pid) for process in psutil.process_iter()):
             self.reader.join(5)
-            self.state, self.seconds = "failed" if self.process.returncode else self.told, now - self.began
-            if self.state == "failed" and self.code == EXIT_BUSY and self.tries < TRIES and not number:
-                self.state, self.resume = "waiting", now + 2 ** (self.tries - 1)
+            self.state = "failed" if self.process.returncode else self.outcome
+            self.seconds = now - self.began
+            is_busy = self.state == "failed" and self.code == EXIT_BUSY
+            if is_busy and self.attempts < MAX_ATTEMPTS and not number:
+                self.state, self.resume_at = "waiting", now + 2 ** (self.attempts - 1)
         elif number or ended:
             first = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+            later = signal.SIGKILL if now > self.kill_at else 0  # 0 sends nothing
             with suppress(ProcessLookupError):
-                os.killpg(
-                    self.process.pid, first if not self.kill else signal.SIGKILL if now > self.kill else 0
-                )
-            self.kill = self.kill or now + GRACE_SECONDS
+                os.killpg(self.process.pid, later if self.kill_at else first)
+            self.kill_at = self.kill_at or now + GRACE_SECONDS
 
 
-def _is_of(group: int, process: psutil.Process) -> bool:
+def _is_in_group(process: psutil.Process, group: int) -> bool:
     with suppress(psutil.Error, ProcessLookupError):
         return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -112,135 +105,124 @@ def _is_of(group: int, process: psutil.Process) -> bool:
 def repro(
     environment: Environment, targets: list[str], jobs: int = 1, force: bool = False, cores: int = 0
 ) -> None:
-    """Bring ``targets`` (none: every stage of dvc.yaml) up to date, at most ``jobs`` stages at once; ``cores``: 0 for this machine's.
+    """Bring ``targets`` up to date (none: every stage of dvc.yaml), at most ``jobs`` stages at once.
 
-    Raises ``DarkroomError`` with the failed command's exit code, or 75 where another one is at it; ``SystemExit`` 128 + n by a signal.
+    ``cores``: 0 for the number of this machine. Raises ``DarkroomError`` with the exit code of the command
+    that failed, or 75 if another call is running; ``SystemExit`` with 128 + n after signal n.
     """
-    root, book, options = environment.root, environment.root / "dvc.lock", ["--force"] * force
+    root, dvc_lock, options = environment.root, environment.root / "dvc.lock", ["--force"] * force
     if not ((root / "dvc.yaml").is_file() and (root / ".dvc").is_dir()):
-        raise BadInput(
-            "no DVC project with a dvc.yaml", where=str(root), remedy="run from the project's root"
-        )
+        remedy = "run from the project's root"
+        raise BadInput("no DVC project with a dvc.yaml", where=str(root), remedy=remedy)
     (root / ".dvc/tmp").mkdir(exist_ok=True)
-    books = Lock(str(root / ".dvc/tmp/lock"), wait=True, friendly=True)
+    dvc_is_idle = Lock(str(root / ".dvc/tmp/lock"), wait=True, friendly=True)
     try:
         with FileLock(root / ".darkroom/repro.lock", timeout=0):
-            with books:
-                known = _mend(root, book, time.time())
+            with dvc_is_idle:
+                known = _repair(root, dvc_lock, time.time())
             if jobs == 1:
-                return _work(root, {"": _Stage("", [], [*options, "--", *targets])}, 1, 1)
+                return _run_all(root, {"": _Stage("", [], [*options, "--", *targets])}, 1, 1)
             plan = _plan(root, targets)
             stages = {
                 name: _Stage(name, needs, [*options, "--single-item", "--", name])
                 for name, needs in plan.items()
             }
             try:
-                _work(root, stages, jobs, _limit(environment, plan, jobs, cores))
+                _run_all(root, stages, jobs, _max_trainings(environment, plan, jobs, cores))
             finally:
-                with (
-                    books,
-                    suppress(FileNotFoundError, DvcException),
-                ):  # DVC alone would have added the stages in the plan's order
-                    after = parse_yaml_for_update(book.read_text(encoding="utf-8"), book)
-                    for name in (
-                        added := [
-                            name for name in plan if name in after.get("stages", {}) and name not in known
-                        ]
-                    ):
-                        after["stages"].move_to_end(name)
-                    if added:
-                        write_text(book, dumps_yaml(after))
+                with dvc_is_idle, suppress(FileNotFoundError, DvcException):
+                    _sort_new_stages(dvc_lock, [name for name in plan if name not in known])
     except Timeout:
-        error = DarkroomError(
-            "another `darkroom repro` runs here", where=str(root), remedy="wait for it, or end it"
-        )
+        remedy = "wait for it, or end it"
+        error = DarkroomError("another `darkroom repro` runs here", where=str(root), remedy=remedy)
         error.exit_code = EXIT_BUSY
         raise error from None
 
 
-def _work(root: Path, stages: dict[str, _Stage], jobs: int, limit: int) -> None:
-    """Run everything, each stage after those it needs. Raises as ``repro`` does."""
-    heard: list[int] = []
-    usual = {
-        each: signal.signal(each, lambda *told: heard.append(told[0]))
-        for each in SIGNALS
-        if signal.getsignal(each) != signal.SIG_IGN
+def _sort_new_stages(dvc_lock: Path, names: list[str]) -> None:
+    """Move the stages ``names`` to the end of dvc.lock in this order, as a serial ``dvc repro`` adds them."""
+    content = parse_yaml_for_update(dvc_lock.read_text(encoding="utf-8"), dvc_lock)
+    if added := [name for name in names if name in content.get("stages", {})]:
+        for name in added:
+            content["stages"].move_to_end(name)
+        write_text(dvc_lock, dumps_yaml(content))
+
+
+def _run_all(root: Path, stages: dict[str, _Stage], jobs: int, max_trainings: int) -> None:
+    """Run each stage after those it needs. Raises as ``repro`` does."""
+    received: list[int] = []  # signals
+    handlers = {
+        number: signal.signal(number, lambda *arguments: received.append(arguments[0]))
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN
     }
     while any(
-        stage.state == "running" or (stage.state == "waiting" and not heard) for stage in stages.values()
+        stage.state == "running" or (stage.state == "waiting" and not received) for stage in stages.values()
     ):
         for stage in stages.values():
-            needed = {stages[name].state for name in stage.needs}
-            running = [name for name, other in stages.items() if other.state == "running"]
-            full = len(running) >= jobs or (
-                stage.name.startswith("train-")
-                and sum(name.startswith("train-") for name in running) >= limit
-            )
             if stage.state == "running":
-                stage.look_after(heard[0] if heard else 0)
-            elif stage.state == "waiting" and needed & {"failed", "not started"}:
-                stage.state = "not started"
-            elif stage.state == "waiting" and not (
-                heard or full or needed & {"waiting", "running"} or time.monotonic() < stage.resume
-            ):
-                stage.start(root)
+                stage.poll(received[0] if received else 0)
+            elif stage.state == "waiting":
+                needed = {stages[name].state for name in stage.needs}
+                running = [name for name, other in stages.items() if other.state == "running"]
+                full = len(running) >= jobs
+                if stage.name.startswith("train-"):
+                    full |= sum(name.startswith("train-") for name in running) >= max_trainings
+                blocked = received or full or needed & {"waiting", "running"}
+                if needed & {"failed", "not started"}:
+                    stage.state = "not started"
+                elif not blocked and time.monotonic() >= stage.resume_at:
+                    stage.start(root)
         time.sleep(TICK_SECONDS)
-    for number, handler in usual.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
     for stage in [each for each in stages.values() if each.name]:
-        print(f"{stage.name}: {stage.state}" + f", {stage.seconds:.1f} s" * (stage.tries > 0), flush=True)
-    if heard:
-        sys.exit(128 + heard[0])
+        print(f"{stage.name}: {stage.state}" + f", {stage.seconds:.1f} s" * (stage.attempts > 0), flush=True)
+    if received:
+        sys.exit(128 + received[0])
     if failed := [stage for stage in stages.values() if stage.state == "failed"]:
         where = ", ".join(stage.name or "dvc repro" for stage in failed)
-        error = DarkroomError(
-            f"failed with exit code {failed[0].code}",
-            where=where,
-            remedy="see above; the same command goes on",
-        )
+        what, remedy = f"failed with exit code {failed[0].code}", "see above; the same command continues"
+        error = DarkroomError(what, where=where, remedy=remedy)
         error.exit_code = failed[0].code
         raise error
 
 
-def _mend(root: Path, book: Path, now: float) -> list[str]:
-    """Put right what a kill -9 left: half-written books of DVC's, and temporary folders. The stages that dvc.lock knows."""
-    users = root / ".dvc/tmp/rwlock"
+def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
+    """Repair what a kill -9 left: damaged files of DVC, temporary folders. Returns the stages in dvc.lock."""
+    rwlock = root / ".dvc/tmp/rwlock"
     with suppress(FileNotFoundError):
         try:
-            json.loads(users.read_bytes())
+            json.loads(rwlock.read_bytes())
         except ValueError:
-            users.unlink()
-    if _recorded(book) is None:
-        os.replace(book, f"{book}.broken")
-        last = subprocess.run(
-            ["git", "show", f"HEAD:./{book.name}"], cwd=root, capture_output=True, text=True, check=False
-        ).stdout
-        write_text(book, last)
-        if _recorded(book) is None:
-            book.unlink()
-        print(
-            f"{book.name} was broken: kept as {book.name}.broken, {'restored from HEAD' if book.exists() else 'removed'}",
-            flush=True,
-        )
-    for path in (
-        found
-        for place in LEFT
-        for found in root.glob(f"{place}.{'[a-z0-9_]' * 8}")
-        if found.stat().st_mtime < now
-    ):
-        shutil.rmtree(path, ignore_errors=True)
-    return _recorded(book) or []
+            rwlock.unlink()
+    if _locked_stages(dvc_lock) is None:
+        os.replace(dvc_lock, f"{dvc_lock}.broken")
+        command = ["git", "show", f"HEAD:./{dvc_lock.name}"]
+        last = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
+        write_text(dvc_lock, last)
+        if _locked_stages(dvc_lock) is None:
+            dvc_lock.unlink()
+        result = "restored from HEAD" if dvc_lock.exists() else "removed"
+        print(f"{dvc_lock.name} was broken: kept as {dvc_lock.name}.broken, {result}", flush=True)
+    for place in TEMPORARY:
+        for path in root.glob(f"{place}.{'[a-z0-9_]' * 8}"):
+            if path.stat().st_mtime < now:
+                shutil.rmtree(path, ignore_errors=True)
+    return _locked_stages(dvc_lock) or []
 
 
-def _recorded(book: Path) -> list[str] | None:
-    """The stages in dvc.lock; None where it is broken."""
+def _locked_stages(dvc_lock: Path) -> list[str] | None:
+    """The stages in dvc.lock; None if it is damaged."""
+    if not dvc_lock.is_file():
+        return []
     with suppress(DvcException):
-        return list(load(book, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {})) if book.is_file() else []
+        return list(load(dvc_lock, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}))
     return None
 
 
 def _plan(root: Path, targets: list[str]) -> dict[str, list[str]]:
-    """DVC's own plan, with frozen stages and templates resolved: each stage and those it needs, in the order of a serial run."""
+    """The stages that DVC would run, in the order of a serial run, each with the stages it needs."""
     try:
         with Repo(str(root)) as repo:
             graph = get_active_graph(repo.index.graph)
@@ -252,22 +234,18 @@ def _plan(root: Path, targets: list[str]) -> dict[str, list[str]]:
         raise BadInput(str(error), where="dvc.yaml", remedy="name a stage or an output of it") from error
 
 
-def _limit(environment: Environment, plan: Iterable[str], jobs: int, cores: int) -> int:
-    """How many trainings at once: on one machine they share its cores, and are much slower where they fight for them."""
+def _max_trainings(environment: Environment, plan: Iterable[str], jobs: int, cores: int) -> int:
+    """How many trainings may run at once. Too many on one machine slow each other down."""
     wanted = min(jobs, sum(name.startswith("train-") for name in plan))
     workers = 1 if environment.workers == "auto" else environment.workers
-    cores = cores or (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    if not cores:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = environment.threads * workers or cores
     limit = jobs if environment.ray_address else max(1, cores // threads)
     if limit < wanted:
         fewer = max(1, cores // workers // wanted)
-        more = (
-            f"; DARKROOM_THREADS={fewer} would allow {n}" if (n := cores // (fewer * workers)) > limit else ""
-        )
-        print(
-            f"{limit} training{'s' * (limit > 1)} at a time: each uses {threads} threads of {cores} cores{more}",
-            flush=True,
-        )
+        possible = cores // (fewer * workers)
+        hint = f"; DARKROOM_THREADS={fewer} would allow {possible}" if possible > limit else ""
+        what = f"{limit} training{'s' * (limit > 1)} at a time"
+        print(f"{what}: each uses {threads} threads of {cores} cores{hint}", flush=True)
     return limit

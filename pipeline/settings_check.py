@@ -1,8 +1,8 @@
 """Validation of the whole params.yaml before any work starts.
 
-DVC removes the outputs of a stage before it runs the stage, and a late stage runs after hours of training. So
-every stage checks all sections first, not only its own. The check reads settings and changes no result, so no
-stage depends on it in dvc.yaml.
+DVC removes the outputs of a stage before it runs the stage, and a late stage may run after hours of training.
+So every stage first checks all sections, not only its own. The check cannot change a result, so no stage
+depends on it in dvc.yaml.
 """
 
 import difflib
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 
 def require_valid_params(path: Path = PARAMS) -> None:
-    """Raise ``BadInput`` that names every fault of params.yaml with its remedy. Without faults this does
-    nothing."""
+    """Raise ``BadInput`` with every fault of params.yaml and its remedy, if there are any."""
     faults = find_faults(path)[1]
     if len(faults) == 1:
         raise faults[0]
@@ -33,8 +32,7 @@ def require_valid_params(path: Path = PARAMS) -> None:
 
 
 def find_faults(path: Path = PARAMS) -> tuple[list[str], list[DarkroomError]]:
-    """The names of the valid sections and the faults of the others, each section read by the class that uses
-    it.
+    """The names of the valid sections, and the faults of the others.
 
     Raises ``BadInput`` if the file as a whole cannot be read.
     """
@@ -71,7 +69,7 @@ def _readers(path: Path) -> dict[str, Callable[[], Any]]:
 
 
 def _models() -> dict[str, type["Task"] | None]:
-    """The models by name; None for a file that cannot be imported, which must fail only its own stage."""
+    """The models by name. A file that cannot be imported gives None: it must stop only its own stage."""
     import pipeline.models
     from pipeline.core import model_files
 
@@ -94,7 +92,7 @@ def _check_data(path: Path) -> None:
 
 
 def _check_evaluate(path: Path, models: Mapping[str, type["Task"] | None]) -> None:
-    """The section, and that ``classifier`` names a model that can classify."""
+    """Check the section, and that ``classifier`` names a model that can classify."""
     from pipeline.core.task import Task
     from pipeline.evaluation.settings import EvaluationSettings
 

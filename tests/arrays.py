@@ -1,4 +1,4 @@
-"""An in-memory data set with the interface of pipeline.core.dataset, for tests of what stands above the data."""
+"""In-memory data sets with the interface of pipeline.core.dataset."""
 
 from dataclasses import dataclass
 
@@ -29,11 +29,8 @@ class ArrayDataset:
     """Two or more classes of bright squares in different places, plus noise: learnable in a few steps."""
 
     def __init__(self, channels=1, size=8, classes=2, train=96, validation=40, test=40, seed=0):
-        self.channels, self.size, self.class_names = (
-            channels,
-            size,
-            tuple(f"class {index}" for index in range(classes)),
-        )
+        self.channels, self.size = channels, size
+        self.class_names = tuple(f"class {index}" for index in range(classes))
         random = np.random.default_rng(seed)
         self.train, self.validation, self.test = (
             self._split(random, count) for count in (train, validation, test)

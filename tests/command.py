@@ -7,7 +7,7 @@ from pipeline.errors import DarkroomError
 
 
 def darkroom(*arguments, stdin=None):
-    """(exit code, standard output, error), as the console script would give them."""
+    """(exit code, standard output, error) of the console script."""
     result = CliRunner().invoke(commands, [str(argument) for argument in arguments], input=stdin)
     if isinstance(result.exception, DarkroomError):
         assert len(str(result.exception).splitlines()) <= 4

@@ -9,7 +9,7 @@ environment.prepare()
 
 @pytest.fixture(scope="session", autouse=True)
 def empty_working_directory(tmp_path_factory):
-    """Tests start in an empty folder: what the checkout holds (dvc.lock, history/, models/) must not reach them."""
+    """Tests start in an empty folder, because the checkout may contain dvc.lock, history/ and models/."""
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("cwd"))
     yield
@@ -18,7 +18,7 @@ def empty_working_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def processed_digits(tmp_path_factory):
-    """The digits at 8 x 8 pixels, as the stages download and preprocess make them."""
+    """The digits at 8 x 8 pixels, as the stages download and preprocess write them."""
     from tests.project import Project
 
     return Project(tmp_path_factory.mktemp("digits")).folder / "data/processed"
@@ -26,7 +26,7 @@ def processed_digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bucket():
-    """Moto's S3 on loopback, with the bucket ``darkroom``: a client, and the variables by which others reach it."""
+    """Moto's S3 on loopback with the bucket ``darkroom``: a client, and environment variables for others."""
     import boto3
     from moto.server import ThreadedMotoServer
 

@@ -1,5 +1,4 @@
-"""The `darkroom` command as a module, for tests that start it in a process of its own: python -m
-tests.darkroom."""
+"""The `darkroom` command as a module: python -m tests.darkroom."""
 
 from pipeline.cli import main
 

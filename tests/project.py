@@ -1,4 +1,4 @@
-"""A small project in a folder of its own, on which tests run the stages as DVC does."""
+"""A small project, in which tests run the stages as DVC does."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("ae", "cnn", "gan", "vae")  # Darkroom's own; the checkout may hold its user's models besides
+MODELS = ("ae", "cnn", "gan", "vae")  # Darkroom's own; the checkout may have others
 TRAINING = {
     "num_steps": 60,
     "batch_size": 32,
@@ -41,13 +41,13 @@ PARAMS = {
 
 
 def as_from_a_terminal():
-    """A shell's background job, in which tests may run too, ignores these; its children would inherit that."""
+    """Restore the default signal handlers. Tests in a background job of a shell would inherit others."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
 
 
 class Project:
-    """params.yaml, processed digits and MLflow's empty database in ``folder``, the last two copied where ``data`` is given."""
+    """``folder`` with params.yaml, processed digits and an empty MLflow database, copied from ``data``."""
 
     def __init__(self, folder: Path, data: Path | None = None):
         self.folder = folder
@@ -55,16 +55,14 @@ class Project:
         self.params = {name: dict(section) for name, section in PARAMS.items()}
         self.write()
         if data is None:
-            settings, where = (
-                DataSettings(image_size=8),
-                Environment(root=folder, storage=folder / ".darkroom"),
-            )
-            download(settings, where, folder / "data/raw")
-            preprocess(settings, where, folder / "data/raw", folder / "data/processed")
+            settings = DataSettings(image_size=8)
+            environment = Environment(root=folder, storage=folder / ".darkroom")
+            download(settings, environment, folder / "data/raw")
+            preprocess(settings, environment, folder / "data/raw", folder / "data/processed")
             MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
         else:
             shutil.copytree(data, folder / "data/processed")
-            shutil.copy(data.parents[1] / "mlflow.db", folder)  # which takes two seconds to make
+            shutil.copy(data.parents[1] / "mlflow.db", folder)  # creating it takes two seconds
 
     def write(self):
         (self.folder / "params.yaml").write_text(json.dumps(self.params))  # JSON is YAML
@@ -78,7 +76,7 @@ class Project:
         return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
     def start(self, *command, **more):
-        """Start a Python module in the project, in a process group of its own."""
+        """Start a Python module in the project, in its own process group."""
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.folder,
@@ -111,7 +109,7 @@ class Project:
         return [line["step"] for line in metrics_log.read(folders[0] / "metrics.jsonl")] if folders else []
 
     def kill_at(self, process, name, step, limit=120.0):
-        """Wait until ``step`` is recorded, then kill the whole group with -9. Returns the last step that was recorded."""
+        """Wait until ``step`` is recorded, then kill the group with -9. Returns the last recorded step."""
         deadline = time.monotonic() + limit
         while (self.steps(name) or [0])[-1] < step:
             assert process.poll() is None, process.stdout.read()

@@ -1,4 +1,4 @@
-"""A whole small project under git and DVC, as a user has one, and the commands that he runs in it."""
+"""A small project under git and DVC, and commands in it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ CLEAN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_", "PYTHONPATH")
 
 
 def create(folder: Path, **sections: dict) -> Path:
-    """A project with a classifier alone, committed; ``sections`` replace those of its params.yaml."""
+    """A committed project with a classifier only; ``sections`` replace those of its params.yaml."""
     for name in ("pipeline", "stages"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".gitignore", ".dvcignore"):
@@ -58,7 +58,7 @@ def commit(folder: Path, message: str) -> None:
 
 
 def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
-    """Start a command in ``folder``; Python modules (dvc, stages...) and darkroom run by this Python."""
+    """Start a command in ``folder``; Python modules (dvc, stages, ...) and darkroom use this Python."""
     words = [sys.executable, "-m", *command[1:]] if command[0] == "python" else list(command)
     if command[0] == "darkroom":
         words = [sys.executable, "-c", "from pipeline.cli import main; main()", *command[1:]]
@@ -83,11 +83,11 @@ def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
 
 
 def shell(folder: Path, *command: str, code: int = 0, **more: str) -> str:
-    """What a command printed; it must end with exit code ``code``."""
+    """The output of a command, which must end with exit code ``code``."""
     process = start(folder, *command, **more)
     try:
-        said, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=240)
     finally:
         process.kill()
-    assert process.returncode == code, said
-    return said
+    assert process.returncode == code, output
+    return output

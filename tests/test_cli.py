@@ -1,4 +1,4 @@
-"""The `darkroom` command, on models that were never trained: what goes in, what comes out, and what is refused."""
+"""The `darkroom` command on models with initial weights: input, output and errors."""
 
 import contextlib
 import importlib
@@ -19,7 +19,7 @@ from PIL import Image
 
 import pipeline.models
 from pipeline import cli
-from pipeline.cli.pictures import BATCH
+from pipeline.cli.inference import BATCH
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes, write_png
 from pipeline.core.noise import Noise
@@ -35,7 +35,7 @@ GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
-    """A models folder: each of the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
+    """A folder of models: the four for grey pictures of 8 x 8, and 'colour', a classifier of 3 x 12 x 12."""
     folder = tmp_path_factory.mktemp("shelf") / "models"
     for name in MODELS:
         task = model_files.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
@@ -52,7 +52,7 @@ def shelf(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def place(shelf, tmp_path, monkeypatch):
-    """A project with nothing but models, to work in."""
+    """A project with models only, as the current folder."""
     (tmp_path / "models").symlink_to(shelf)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}")
@@ -96,7 +96,7 @@ def hidden(folder):
 
 
 def mixed(*arguments):
-    """(exit code, standard output, standard error, what was raised) of a command that reports errors and goes on."""
+    """(exit code, standard output, standard error, exception) of a command that continues after errors."""
     result = CliRunner().invoke(cli.commands, [str(argument) for argument in arguments])
     return (
         getattr(result.exception, "exit_code", result.exit_code),
@@ -107,7 +107,7 @@ def mixed(*arguments):
 
 
 def everything(folder):
-    """All files and folders below ``folder``, but for what the models' link leads to."""
+    """All files and folders below ``folder``, without those behind the link to the models."""
     return sorted(
         str(path.relative_to(folder)) for path in Path(folder).rglob("*") if "models/" not in str(path)
     )
@@ -153,7 +153,7 @@ class TestGenerate:
         write_png(Path("expected.png"), to_bytes(drawn.numpy()), 2)
         assert Path("new/folder/x.png").read_bytes() == Path("expected.png").read_bytes()
 
-    def test_an_unknown_class_is_answered_with_the_known_ones(self):
+    def test_an_unknown_class_is_refused_with_the_known_ones(self):
         code, _, error = darkroom("generate", "gan", "--label", "seven")
         assert (
             code == 2
@@ -202,7 +202,7 @@ class TestClassify:
         picture("b.png")
         assert list(answers(done("classify", "-", stdin="\n  \na.png\n"))) == ["a.png"]
 
-    def test_more_pictures_than_a_batch_are_answered_once_each_in_order(self):
+    def test_more_pictures_than_a_batch_are_classified_once_each_in_order(self):
         for number in range(BATCH + 4):
             picture(f"many/{number:04d}.png", number)
         many = answers(done("classify", "many"))
@@ -263,7 +263,7 @@ class TestClassify:
         assert list(answers(done("classify", "-", stdin="\n".join(names)))) == names
         assert [json.loads(line)["path"] for line in done("classify", "--json", *names).splitlines()] == names
 
-    def test_a_name_that_is_no_text_does_not_stop_the_answer(self):
+    def test_a_file_name_that_is_not_utf_8_is_classified(self):
         try:
             name = os.fsdecode(b"caf\xe9.png")
             picture("plain.png").rename(name)
@@ -282,7 +282,7 @@ class TestClassify:
             and "use cnn" in error
         )
 
-    def test_a_model_that_is_not_there_is_answered_with_what_there_is_or_how_to_train_it(self, tmp_path):
+    def test_a_missing_model_is_refused_with_the_existing_ones_or_how_to_train_it(self, tmp_path):
         picture("a.png")
         code, output, error = darkroom("classify", "--model", "resnet", "a.png")
         assert (code, output) == (2, "") and "models/resnet: no such trained model" in error
@@ -297,14 +297,14 @@ class TestClassify:
         [
             (("nowhere.png",), None, "nowhere.png", "no such file or folder"),
             (("x" * 5000,), None, "x" * 200, "too long"),
-            (("empty",), None, "empty", "holds no picture"),
+            (("empty",), None, "empty", "has no pictures"),
             (("-",), "", "PATHS", "no picture was named"),
             (("-",), "\n\n", "PATHS", "no picture was named"),
             (("-",), "nowhere.png\n", "nowhere.png", "no such file or folder"),
             (("",), None, "PATHS", "no picture was named"),
         ],
     )
-    def test_a_path_that_leads_nowhere_is_named_and_nothing_is_answered(
+    def test_a_path_that_does_not_exist_is_named_and_nothing_is_classified(
         self, arguments, stdin, named, reason
     ):
         Path("empty").mkdir()
@@ -312,7 +312,7 @@ class TestClassify:
         assert (code, output) == (2, "") and f"{named}: " in error and reason in error and "->" in error
 
     @pytest.mark.parametrize("as_json", [False, True])
-    def test_a_broken_picture_is_reported_and_all_others_are_answered(self, as_json):
+    def test_a_broken_picture_is_reported_and_all_others_are_classified(self, as_json):
         for number in range(BATCH + 2):
             picture(f"many/{number:04d}.png", number)
         broken("many/0001.png")
@@ -331,7 +331,7 @@ class TestClassify:
             and "leave them out" in raised
         )
 
-    def test_where_no_picture_can_be_read_nothing_is_answered(self):
+    def test_if_no_picture_can_be_read_nothing_is_printed(self):
         code, output, error, raised = mixed("classify", broken("half.png"))
         assert (
             (code, output) == (2, "")
@@ -380,7 +380,7 @@ class TestRestore:
         assert done("restore", "many").startswith(f"{BATCH + 4} pictures")
         assert len(os.listdir("restored")) == BATCH + 5
 
-    def test_nothing_that_lies_there_is_overwritten_and_pictures_of_one_name_do_not_meet(self):
+    def test_existing_files_and_pictures_of_the_same_name_are_not_overwritten(self):
         Path("restored").mkdir()
         Path("restored/x.png").write_text("mine")
         picture("a/x.png", 1)
@@ -448,7 +448,7 @@ class TestDamage:
 class TestLabels:
     @pytest.fixture
     def lsgan(self, tmp_path, monkeypatch):
-        """The README's model, which knows no classes, with its initial weights."""
+        """The README's model, which has no classes, with its initial weights."""
         (tmp_path / "code").mkdir()
         (tmp_path / "code/lsgan.py").write_text(block("python", "# pipeline/models/lsgan.py"))
         monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(tmp_path / "code")])
@@ -459,15 +459,15 @@ class TestLabels:
             {"class_names": NAMES},
         )
 
-    def test_a_label_is_refused_by_a_model_that_draws_without_regard_to_classes(self, lsgan):
+    def test_a_label_is_refused_by_a_model_that_does_not_use_labels(self, lsgan):
         code, output, error = darkroom("generate", "lsgan", "--models", "own", "--label", "three")
-        assert (code, output) == (2, "") and "--label three" in error and "without regard to classes" in error
+        assert (code, output) == (2, "") and "--label three" in error and "does not use labels" in error
         assert not Path("lsgan.png").exists()
 
     def test_without_a_label_it_draws(self, lsgan):
         assert done("generate", "lsgan", "--models", "own", "--count", 10) == "10 pictures -> lsgan.png\n"
         with Image.open("lsgan.png") as drawn:
-            assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # no row for each class: there are none
+            assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # without classes, there is no row for each class
 
     @pytest.mark.parametrize("name", ["gan", "vae", "ae"])
     def test_a_conditional_model_takes_one(self, name):
@@ -485,7 +485,7 @@ class TestRegistry:
         with open_run(where, Description("train-gan", "f" * 64)) as run:
             for name in ("cnn", "gan", "ae"):
                 run.register(shelf / name, name)
-        (place / "models").unlink()  # so that nothing but the registry can answer
+        (place / "models").unlink()  # so that only the registry has the models
 
     def test_models_of_the_registry_are_used_by_alias_and_by_version(self, registered, shelf):
         picture("a.png", 1)
@@ -500,20 +500,20 @@ class TestRegistry:
         assert done("restore", "a.png", "--model", "ae/1").startswith("1 pictures")
 
     @pytest.mark.parametrize(
-        ("name", "said", "there"),
+        ("name", "reason", "there"),
         [
-            ("gan@nobody", "no version of gan has the alias 'nobody'", "gan/1 (the champion)"),
+            ("gan@production", "no version of gan has the alias 'production'", "gan/1 (the champion)"),
             ("gan/7", "no such version", "gan/1 (the champion)"),
             ("nothing@champion", "no such registered model", "gan (versions 1 to 1"),
         ],
     )
-    def test_an_unknown_one_is_answered_with_what_there_is(self, registered, name, said, there):
+    def test_an_unknown_version_is_refused_with_the_known_ones(self, registered, name, reason, there):
         code, output, error = darkroom("generate", name)
-        assert (code, output) == (2, "") and f"{name}: {said}" in error and there in error
+        assert (code, output) == (2, "") and f"{name}: {reason}" in error and there in error
 
 
 class TestSubfolder:
-    """Commands of a user who stands in a folder below the project's root."""
+    """Commands in a folder below the project's root."""
 
     @pytest.fixture
     def deep(self, place, monkeypatch):
@@ -610,8 +610,8 @@ class TestHelp:
             ], name
 
     def test_promote_says_that_a_reason_overrules_the_gates(self):
-        said = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
-        assert "A reason overrules the gates" in said
+        shown = " ".join(CliRunner().invoke(cli.commands, ["promote", "--help"]).output.split())
+        assert "A reason overrules the gates" in shown
 
 
 class TestMakeUi:
@@ -640,7 +640,7 @@ class TestProcess:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **pipes)
 
-    def test_a_list_on_standard_input_is_answered(self):
+    def test_a_list_on_standard_input_is_classified(self):
         picture("größe.png", 1)
         process = self.start("classify", "-")
         output, error = process.communicate("größe.png\n", timeout=60)

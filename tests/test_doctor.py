@@ -1,4 +1,4 @@
-"""What `darkroom doctor` finds wrong, and how it says to mend it."""
+"""What `darkroom doctor` finds wrong, and the remedies it prints."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ADDRESSES = ("MLFLOW_TRACKING_URI", "DARKROOM_MIRROR")
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project in which nothing is wrong."""
+    """A project without faults."""
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, timeout=60, check=True)
     (tmp_path / ".dvc").mkdir()
@@ -50,14 +50,14 @@ def project(tmp_path, monkeypatch):
     return write
 
 
-def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
+def test_without_faults_every_check_is_listed_and_with_brief_none(project):
     output = done("doctor")
     assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates, retrain" in output and "FAIL" not in output
     assert done("doctor", "--brief") == ""
 
 
 @pytest.mark.parametrize(
-    ("change", "said", "remedy"),
+    ("change", "message", "remedy"),
     [
         (
             lambda params: params["data"].update(sorce="digits"),
@@ -129,12 +129,14 @@ def test_where_all_is_well_everything_is_listed_and_briefly_nothing(project):
         "warm-up",
     ],
 )
-def test_a_wrong_setting_is_named_with_its_remedy(project, change, said, remedy):
+def test_a_wrong_setting_is_named_with_its_remedy(project, change, message, remedy):
     project(change)
     code, output, _ = darkroom("doctor", "--brief")
     assert code == 2 and len(output.splitlines()) == 2
     assert (
-        output.startswith(f"FAIL  {said}" if said.startswith("params") else f"FAIL  params.yaml: {said}")
+        output.startswith(
+            f"FAIL  {message}" if message.startswith("params") else f"FAIL  params.yaml: {message}"
+        )
         and f"-> {remedy}" in output
     )
 
@@ -254,13 +256,13 @@ def test_a_damaged_list_of_dvcs_running_commands_is_named(project, text):
 
 @contextmanager
 def listening():
-    """A port on which connections are accepted and nothing is ever answered."""
+    """A port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 def closed_port():
-    """A port on which nothing listens."""
+    """A port without a server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 

@@ -1,4 +1,4 @@
-"""dvc.yaml, params.yaml and the code say the same."""
+"""dvc.yaml, params.yaml and the code agree."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.test_walls import ROOT, imports
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
-# What a result does not depend on: how settings are parsed, files written, errors said, runs tracked and processes started.
+# Modules that cannot change a result: they parse settings, write files, report errors, start processes.
 NEUTRAL = {
     "__init__.py",
     "environment.py",
@@ -28,13 +28,13 @@ NEUTRAL = {
     "process.py",
     "settings_check.py",
 }
-# Every stage checks all sections of params.yaml first. That can stop a stage, but it changes no result; so neither this
-# module nor the classes that it reads the sections by are dependencies of every stage.
+# Every stage first checks all sections of params.yaml. This can stop a stage but not change its result, so
+# neither this module nor the classes of the sections are dependencies of every stage.
 VALIDATES = ROOT / "pipeline/settings_check.py"
 
 
 def closure(*files):
-    """Every file of the pipeline that ``files`` import, directly or through others."""
+    """All files of the pipeline that ``files`` import, directly or indirectly."""
     found, todo = set(), list(files)
     while todo:
         path = todo.pop()

@@ -1,4 +1,4 @@
-"""What is not the experiment: each variable's default, what it takes, and what it refuses."""
+"""Environment variables: defaults, accepted values and refused values."""
 
 import dataclasses
 import subprocess
@@ -179,7 +179,8 @@ def test_a_ray_of_our_own_has_a_fresh_token_and_a_cluster_keeps_its_own(monkeypa
 
 
 def test_importing_the_pipeline_sets_nothing():
-    code = "import os; before = dict(os.environ); import pipeline.environment, pipeline.process, pipeline.cli; assert os.environ == before"
+    modules = "pipeline.environment, pipeline.process, pipeline.cli"
+    code = f"import os; before = dict(os.environ); import {modules}; assert os.environ == before"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(environment.__file__).parents[1])
 
 

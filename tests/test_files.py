@@ -1,4 +1,4 @@
-"""Whole files or none."""
+"""Atomic writes and digests."""
 
 import copy
 import os
@@ -7,47 +7,47 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.files import (
+    atomic_folder,
+    atomic_write,
     digest_of,
     digest_of_tree,
     read_json,
     sha256,
-    whole_file,
-    whole_folder,
     write_json,
     write_text,
 )
 
 
 def test_a_file_appears_whole(tmp_path):
-    with whole_file(tmp_path / "deep" / "a.txt") as beside:
-        beside.write_text("new")
-        assert not (tmp_path / "deep" / "a.txt").exists() and beside.suffix == ".txt"
+    with atomic_write(tmp_path / "deep" / "a.txt") as temporary:
+        temporary.write_text("new")
+        assert not (tmp_path / "deep" / "a.txt").exists() and temporary.suffix == ".txt"
     assert (tmp_path / "deep" / "a.txt").read_text() == "new" and os.listdir(tmp_path / "deep") == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_earlier_file_and_nothing_beside(tmp_path, error):
+def test_a_failure_leaves_the_earlier_file_and_no_temporary_one(tmp_path, error):
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(error), whole_file(tmp_path / "a.txt") as beside:
-        beside.write_text("half")
+    with pytest.raises(error), atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
         raise error
     assert (tmp_path / "a.txt").read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
-def test_a_failure_leaves_the_earlier_folder_and_nothing_beside(tmp_path, error):
+def test_a_failure_leaves_the_earlier_folder_and_no_temporary_one(tmp_path, error):
     (tmp_path / "a").mkdir()
     write_text(tmp_path / "a" / "old", "")
-    with pytest.raises(error), whole_folder(tmp_path / "a") as beside:
-        write_text(beside / "half", "")
+    with pytest.raises(error), atomic_folder(tmp_path / "a") as temporary:
+        write_text(temporary / "half", "")
         raise error
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["old"]
 
 
 def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
     for name in ("old", "new"):
-        with whole_folder(tmp_path / "a") as beside:
-            write_text(beside / name, "")
+        with atomic_folder(tmp_path / "a") as temporary:
+            write_text(temporary / name, "")
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["new"]
 
 
@@ -77,9 +77,7 @@ def test_the_digest_of_code_depends_on_names_and_bytes_of_python_files(tmp_path)
 
 
 def test_an_error_keeps_its_kind_and_parts_between_processes():
-    error = copy.copy(
-        BadInput("is bad", where="file", remedy="mend it")
-    )  # made anew from __reduce__, as by Ray
+    error = copy.copy(BadInput("is bad", where="file", remedy="mend it"))  # made from __reduce__, as by Ray
     assert type(error) is BadInput and (error.what, error.where, error.remedy) == (
         "is bad",
         "file",

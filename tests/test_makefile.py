@@ -1,4 +1,4 @@
-"""`make install` with stand-ins for Python, pip and DVC: when it installs, and where."""
+"""`make install` with fake Python, pip and DVC: when it installs, and where."""
 
 import os
 import shutil
@@ -11,13 +11,15 @@ from tests.test_walls import ROOT
 TOOL = '#!/bin/sh\necho "$(basename "$0") $*" >> calls.log\n'
 PYTHON = """#!/bin/sh
 echo "python $*" >> calls.log
-if [ "$2" = venv ]; then mkdir -p .venv/bin; cp tool .venv/bin/pip; cp tool .venv/bin/dvc; cp python .venv/bin/python; fi
+if [ "$2" = venv ]; then
+    mkdir -p .venv/bin; cp tool .venv/bin/pip; cp tool .venv/bin/dvc; cp python .venv/bin/python
+fi
 """
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A folder with a blank and a letter beyond ASCII in its name, the Makefile and the stand-ins."""
+    """A folder with the Makefile and the fake programs; its name has a blank and a non-ASCII letter."""
     folder = tmp_path / "dark room é"
     folder.mkdir()
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):

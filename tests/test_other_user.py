@@ -1,4 +1,4 @@
-"""The pipeline in a path with blanks and letters beyond ASCII, run by a user who owns nothing but the project."""
+"""The pipeline in a path with blanks and non-ASCII letters, run by a user who owns only the project."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture
 def place():
-    """A folder that every user may enter, unlike pytest's own."""
+    """A folder that every user may enter, unlike that of pytest."""
     folder = Path(tempfile.mkdtemp(prefix="dark room é "))
     folder.chmod(0o755)
     yield folder
@@ -39,8 +39,8 @@ def test_another_user_rebuilds_the_project_in_a_path_with_blanks(place):
     )  # Python may be in the home of root
     become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads)
     options = {"HOME": str(place / "home"), "TMPDIR": str(place), "USER": "nobody", "LOGNAME": "nobody"}
-    said = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)
-    assert "measured on" in said
+    output = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)
+    assert "measured on" in output
     for name in ("reports/index.html", "mlflow.db", "models/cnn/model.safetensors"):
         assert (project / name).stat().st_uid == NOBODY
     again = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)

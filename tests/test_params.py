@@ -1,4 +1,4 @@
-"""params.yaml: what is accepted, and one clear refusal for everything else."""
+"""params.yaml: accepted values, and error messages for all others."""
 
 import pytest
 

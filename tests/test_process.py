@@ -1,4 +1,4 @@
-"""How a process of ours ends: its exit code, what it says, and that nothing of it is left."""
+"""The end of a process: exit code, messages, and no processes left."""
 
 import errno
 import os
@@ -10,7 +10,10 @@ import pytest
 
 from tests.project import ROOT, as_from_a_terminal
 
-HEAD = "import os, signal, sys, time\nfrom pipeline import process\nfrom pipeline.errors import BadInput, DarkroomError\n"
+HEAD = """import os, signal, sys, time
+from pipeline import process
+from pipeline.errors import BadInput, DarkroomError
+"""
 WAITING = """
 def main():
     try:
@@ -52,13 +55,14 @@ def raising(what):
         ("BadInput('is odd', where='a.txt', remedy='mend it')", 2),
     ],
 )
-def test_a_refusal_is_said_in_two_lines_and_has_its_exit_code(error, code):
+def test_a_refusal_is_printed_in_two_lines_and_has_its_exit_code(error, code):
     assert run(raising(error)) == (code, "", "error: a.txt: is odd\n  -> mend it\n")
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():
     code, _, error = run(
-        "def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\nprocess.run(main)"
+        "def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\n"
+        "process.run(main)"
     )
     assert (code, error) == (75, "error: is taken\n")
 
@@ -113,7 +117,7 @@ def test_a_full_disk_needs_no_file_name_to_be_explained():
 @pytest.mark.parametrize(
     "error", ["ValueError('a bug of ours')", "ConnectionRefusedError(111, 'Connection refused')"]
 )
-def test_an_error_that_nobody_foresaw_keeps_its_traceback(error):
+def test_an_unexpected_error_keeps_its_traceback(error):
     code, _, text = run(raising(error))
     assert code == 1 and "Traceback" in text
 
@@ -134,7 +138,7 @@ def test_a_signal_runs_the_finally_blocks_and_gives_its_own_exit_code(number, co
     assert "Traceback" not in error and len(error.splitlines()) <= 5
 
 
-def test_what_was_started_with_nohup_outlives_its_terminal():
+def test_a_process_started_with_nohup_outlives_its_terminal():
     process = start(
         WAITING.replace("60", "0.5"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     )
@@ -144,8 +148,10 @@ def test_what_was_started_with_nohup_outlives_its_terminal():
     assert (process.returncode, output) == (0, "tidied\n")
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux tells a child of its parent's end")
-def test_a_process_ends_tidily_when_its_parent_is_killed():
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="only Linux signals a child when its parent ends"
+)
+def test_a_process_cleans_up_when_its_parent_is_killed():
     parent = start(f"import subprocess\nsubprocess.run([sys.executable, '-c', {HEAD + WAITING!r}])")
     child = int(parent.stdout.readline().split()[1])
     parent.kill()

@@ -1,4 +1,4 @@
-"""The README's example of a new model, taken from its text: it keeps the contract and it trains."""
+"""The README's example of a new model keeps the contract and can be trained."""
 
 import importlib
 import re

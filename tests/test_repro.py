@@ -1,4 +1,4 @@
-"""`darkroom repro` on small DVC projects: order, overlap, equal books, failures, signals, damage."""
+"""`darkroom repro` on small DVC projects: order, overlap, dvc.lock, failures, signals, damaged files."""
 
 import os
 import shlex
@@ -25,7 +25,7 @@ def main(name, *needs):
     content = name + "".join(Path(need).read_text() for need in needs)
     Path(f"times/{name}.began").write_text(str(time.time()))
     for number in range(50):
-        print(name, "says", number, flush=True)
+        print(name, "prints", number, flush=True)
     awaited, deadline = os.environ.get("WAIT_" + name), time.monotonic() + 40
     while awaited and not Path(awaited).exists():
         time.sleep(0.02)
@@ -51,7 +51,7 @@ DIAMOND = {"last": ["left", "right"], "left": ["first"], "right": ["first"], "fi
 
 
 class Small:
-    """A project under git and DVC whose stages each write one file; ``commands`` in place of the usual one."""
+    """A project under git and DVC whose stages write one file each; ``commands`` replace the usual one."""
 
     def __init__(self, folder, needs, **commands):
         self.folder = folder
@@ -124,8 +124,8 @@ def test_a_stage_starts_after_those_it_needs_and_independent_ones_overlap(diamon
 def test_each_line_names_its_stage_and_is_whole_and_the_end_sums_up(diamond):
     lines = diamond[2].splitlines()
     for name in DIAMOND:
-        assert [line for line in lines if f"{name} says" in line] == [
-            f"{name} | {name} says {number}" for number in range(50)
+        assert [line for line in lines if f"{name} prints" in line] == [
+            f"{name} | {name} prints {number}" for number in range(50)
         ]
     assert [line.rpartition(", ")[0] for line in lines[-5:-1]] == [
         f"{name}: ran" for name in ("first", "left", "right", "last")
@@ -133,7 +133,7 @@ def test_each_line_names_its_stage_and_is_whole_and_the_end_sums_up(diamond):
     assert lines[-1] == "synced" and all(" | " in line for line in lines[:-5])
 
 
-def test_the_lock_file_is_that_of_a_serial_run_and_comes_back_when_it_was_cut(diamond, tmp_path):
+def test_the_lock_file_equals_that_of_a_serial_run_and_is_restored_if_damaged(diamond, tmp_path):
     project, serial = diamond[0], Small(tmp_path / "serial", DIAMOND)
     assert ended(serial.start(sys.executable, "-m", "dvc", "repro"))[0] == 0
     whole = (serial.folder / "dvc.lock").read_bytes()
@@ -159,7 +159,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path):
     states = [line.partition(",")[0] for line in output.splitlines() if " | " not in line][:4]
     assert states == ["bad: failed", "after: not started", "later: not started", "good: ran"]
     assert code == 137 and "synced\nerror: bad: failed with exit code 137\n" in output
-    assert ended(project.repro("bad"))[0] == 1  # a plain dvc repro does not tell
+    assert ended(project.repro("bad"))[0] == 1  # a plain dvc repro does not pass on the code
 
 
 @pytest.mark.parametrize(
@@ -208,14 +208,14 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     )
     for name in names:
         (tmp_path / name).mkdir(parents=True)
-    os.utime(tmp_path / names[-1], (2**32, 2**32))  # of one that runs
+    os.utime(tmp_path / names[-1], (2**32, 2**32))  # of a process that runs
     (tmp_path / "dvc.lock").touch()
-    assert repro._mend(tmp_path, tmp_path / "dvc.lock", time.time() + 60) == []
+    assert repro._repair(tmp_path, tmp_path / "dvc.lock", time.time() + 60) == []
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*names[3:]}
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
 
-def test_trainings_that_would_fight_for_the_cores_wait_for_each_other(tmp_path, capfd, monkeypatch):
+def test_trainings_that_would_share_cores_run_one_after_the_other(tmp_path, capfd, monkeypatch):
     slow = "date +%s.%N > times/{0}.began; sleep 1; date +%s.%N > times/{0}.ended; touch {0}"
     project = Small(
         tmp_path / "project",
@@ -234,8 +234,8 @@ def test_trainings_that_would_fight_for_the_cores_wait_for_each_other(tmp_path, 
         repro.repro(Environment(root=project.folder), ["nonsense"], jobs=2)
 
 
-def test_the_limit_says_what_would_raise_it(capsys):
-    for cores, more, limit, said in (
+def test_the_limit_of_trainings_is_printed_with_a_setting_that_raises_it(capsys):
+    for cores, more, limit, message in (
         (
             8,
             {},
@@ -253,9 +253,9 @@ def test_the_limit_says_what_would_raise_it(capsys):
         (2, {"ray_address": "head:6379"}, 9, ""),
     ):
         assert (
-            repro._limit(
+            repro._max_trainings(
                 Environment(root=Path(), **more), ["data", *(f"train-{name}" for name in "abcd")], 9, cores
             )
             == limit
         )
-        assert capsys.readouterr().out == said
+        assert capsys.readouterr().out == message

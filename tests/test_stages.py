@@ -1,4 +1,4 @@
-"""Bad input meets the real stages: a short answer that names file or key and the remedy, and everything stays as it was."""
+"""Bad input in the stages: a short message with file or key and remedy, and no file changes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def project(tmp_path):
 
 
 def contents(project):
-    """The hash of every file of the project, but for what waits in .darkroom and for the tracking's own."""
+    """The hash of every file of the project, except those of .darkroom and of MLflow."""
     files = [path for path in project.folder.rglob("*") if path.is_file()]
     names = {path.relative_to(project.folder).as_posix(): path for path in files}
     return {
@@ -45,7 +45,7 @@ def contents(project):
 
 
 def refused(project, *stage, code=2, **more):
-    """What the stage says when it refuses; nothing that a user or another stage sees has changed."""
+    """The message of a stage that refuses its input and changes no file of a user or another stage."""
     before = contents(project)
     found, output = project.run(*stage, **more)
     assert found == code, output
@@ -65,7 +65,7 @@ def set_folder(project, folder="pictures", **values):
 
 
 def fill(project, **classes):
-    """Folders of small pictures, so many of each class."""
+    """Folders of small pictures, with this many of each class."""
     for name, count in classes.items():
         folder = project.folder / "pictures" / name
         folder.mkdir(parents=True)
@@ -224,7 +224,7 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     assert "data/raw/source.json: is missing" in refused(project, "stages.preprocess")
 
 
-def test_a_folder_that_may_not_be_written_is_said_and_not_traced(project):
+def test_a_folder_without_write_permission_is_named_without_a_traceback(project):
     shutil.rmtree(project.folder / "data")
     (project.folder / "data").write_text("a file in its place")
     before = contents(project)
@@ -256,7 +256,7 @@ def test_a_wrong_model_or_setting_is_refused_before_the_data_is_read(project):
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory, processed_digits):
-    """Of a training that was started twice: what the second said, what it changed, and how the run reads then and at the end."""
+    """A training that was started twice: output and changes of the second, run status then and at the end."""
     project = Project(tmp_path_factory.mktemp("busy") / "project", processed_digits)
     project.params["ae"] = {**project.params["ae"], "training": {**TRAINING, "num_steps": 100_000}}
     project.write()
@@ -285,7 +285,7 @@ def busy(tmp_path_factory, processed_digits):
 
 
 @pytest.mark.slow
-def test_a_second_training_of_the_same_is_told_that_it_is_busy_and_the_first_goes_on(busy):
+def test_a_second_training_of_a_model_fails_as_busy_and_the_first_continues(busy):
     output = busy["output"]
     assert (
         busy["code"] == 75
@@ -302,7 +302,7 @@ def test_a_second_training_that_was_refused_does_not_end_the_run_of_the_first(bu
 
 
 def statuses(project):
-    """How the runs of the project read in the tracking database."""
+    """The statuses of the project's runs in the tracking database."""
     code, output = project.run("tests.statuses")
     assert code == 0, output
     return json.loads(output.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""The walls of the house, read from the imports."""
+"""The rules for imports between folders."""
 
 import ast
 from pathlib import Path
@@ -25,7 +25,7 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
 def imports(path):
-    """The modules that a file imports, anywhere in it, relative ones refused."""
+    """The modules that a file imports anywhere. Relative imports are refused."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -48,7 +48,7 @@ def named(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_no_room_imports_from_a_floor_above(path):
+def test_no_folder_imports_from_one_above_it(path):
     own = room(named(path).removesuffix(".py").replace("/", "."))
     if own == "__init__":
         return
@@ -59,7 +59,7 @@ def test_no_room_imports_from_a_floor_above(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_each_heavy_library_has_one_door(path):
+def test_each_heavy_library_is_imported_in_one_place(path):
     packages = {module.split(".")[0] for module in imports(path)}
     assert "ray" not in packages or named(path) in RAY
     assert "mlflow" not in packages or named(path).startswith("pipeline/tracking/")
@@ -89,7 +89,7 @@ def test_no_code_calls_a_global_generator(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)
-def test_files_stay_short_and_are_called_what_they_are(path):
+def test_files_are_short_and_have_specific_names(path):
     assert len(path.read_text().splitlines()) <= 400
     assert path.stem not in {"utils", "common", "helpers", "manager", "handler", "misc"}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import pictures, repro, retraining, schedule, tracking
+from pipeline.cli import inference, repro, retraining, schedule, tracking
 from pipeline.cli.project import in_project
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
@@ -23,13 +23,16 @@ def main() -> None:
 @click.version_option(package_name="darkroom", prog_name="darkroom")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def commands(debug: bool) -> None:
-    """Use what `dvc repro` trained. Exit codes: 0 done, 1 failed, 2 bad input, 75 busy."""
+    """Commands for the models that `dvc repro` trains.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 75 busy.
+    """
     if debug:
         environment.set_debug()
 
 
 @commands.command(name="doctor")
-@click.option("--brief", is_flag=True, help="Print only what is wrong and would stop `dvc repro`.")
+@click.option("--brief", is_flag=True, help="Print only faults that would stop `dvc repro`.")
 def check(brief: bool) -> None:
     """Check this installation and print how to fix what is wrong.
 
@@ -41,16 +44,15 @@ def check(brief: bool) -> None:
     findings = doctor.examine(environment.read(), brief)
     for finding in findings:
         if not finding.well or not brief:
-            click.echo(
-                f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}"
-                + (f"\n      -> {finding.remedy}" if not finding.well else "")
-            )
+            click.echo(f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}")
+            if not finding.well:
+                click.echo(f"      -> {finding.remedy}")
     if not all(finding.well for finding in findings):
         sys.exit(BadInput.exit_code)
 
 
 def _run() -> None:
-    """Click's own handling, but for Ctrl-C, whose exit code is 130 here."""
+    """Run the command. Ctrl-C gives exit code 130; an error of MLflow becomes a ``DarkroomError``."""
     try:
         sys.exit(commands.main(standalone_mode=False))
     except click.ClickException as error:
@@ -65,17 +67,19 @@ def _run() -> None:
         raise DarkroomError(f"MLflow failed: {reason}", remedy=remedy) from error
 
 
-for command in (pictures.generate, pictures.classify, pictures.restore, schedule.schedule):
+for command in (inference.generate, inference.classify, inference.restore, schedule.schedule):
     commands.add_command(command)
 for command in (
-    *(
-        tracking.sync,
-        tracking.trace,
-        tracking.verify,
-        tracking.reproduce,
-        tracking.promote,
-        tracking.rollback,
-    ),
-    *(tracking.compare, tracking.seeds, repro.repro, retraining.retrain, retraining.history),
+    tracking.sync,
+    tracking.trace,
+    tracking.verify,
+    tracking.reproduce,
+    tracking.promote,
+    tracking.rollback,
+    tracking.compare,
+    tracking.seeds,
+    repro.repro,
+    retraining.retrain,
+    retraining.history,
 ):
     commands.add_command(in_project(command))

@@ -1,8 +1,8 @@
-"""`darkroom repro`: dvc repro, with independent stages side by side."""
+"""`darkroom repro`: `dvc repro` with several stages at once."""
 
 import click
 
-from pipeline import environment
+from pipeline.environment import read as read_environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.params import PARAMS
 
@@ -12,28 +12,28 @@ from pipeline.params import PARAMS
 @click.option(
     "--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once."
 )
-@click.option("--force", "-f", is_flag=True, help="Run stages that are up to date, too.")
+@click.option("--force", "-f", is_flag=True, help="Also run stages that are up to date.")
 def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
-    """Run what is stale, independent stages side by side.
+    """Run the stages that are out of date, several at once.
 
-    TARGETS: stages (default: all). Afterwards MLflow is sent what it missed.
+    TARGETS: stages (default: all). Afterwards, results that MLflow does not have yet are sent to it.
     """
     from pipeline import repro as stages
     from pipeline.settings_check import require_valid_params
     from pipeline.tracking import runs
 
-    where, failure = environment.read(), None
+    environment, failure = read_environment(), None
     if PARAMS.is_file():
         require_valid_params()  # before DVC removes the outputs of the first stage that runs
     try:
-        stages.repro(where, list(targets), jobs, force)
+        stages.repro(environment, list(targets), jobs, force)
     except BadInput:
         raise
     except DarkroomError as error:
         failure = error
     if failure is None or failure.exit_code != EXIT_BUSY:
         try:
-            runs.sync(where)
+            runs.sync(environment)
         except DarkroomError as error:
             click.echo(f"warning: {error}", err=True)
     if failure is not None:

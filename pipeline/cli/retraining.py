@@ -1,8 +1,8 @@
-"""The commands retrain and history."""
+"""`darkroom retrain` and `darkroom history`."""
 
 import click
 
-from pipeline import environment
+from pipeline.environment import read as read_environment
 
 
 @click.command()
@@ -16,15 +16,15 @@ from pipeline import environment
 def retrain(dry_run: bool, readmit: str) -> None:
     """Train on new pictures; promote a model that is not worse.
 
-    New pictures are looked for at retrain.watch of params.yaml and checked. New models are compared with the
-    champions and promoted or refused. A retraining that was killed continues. Run it on a schedule: darkroom
+    The new pictures at retrain.watch (params.yaml) are checked. New models are compared with the champions
+    and promoted or refused. A retraining that was killed continues. To run this on a schedule: darkroom
     schedule install.
 
     Exit codes: 0 promoted, refused or nothing new; 1 failed; 2 bad input; 75 another retraining runs.
     """
-    from pipeline.retraining.retrain import retrain as once
+    from pipeline.retraining.retrain import retrain
 
-    once(environment.read(), dry_run, readmit)
+    retrain(read_environment(), dry_run, readmit)
 
 
 @click.command()
@@ -42,27 +42,21 @@ def history(as_json: bool) -> None:
     from pipeline.retraining.journal import Journal
     from pipeline.tracking import connection, promotion
 
-    where = environment.read()
-    deeds = promotion.alias_history(*connection.connect(where))
+    environment = read_environment()
+    nothing = {"model": "", "from": "", "to": ""}
     refused = [
-        {
-            "time": one.ended,
-            "deed": "refused",
-            "model": "",
-            "from": "",
-            "to": "",
-            "reason": one.explanation,
-            "occasion": one.name,
-        }
-        for one in Journal(where.root).past()
-        if one.decision == "refused"
+        {"time": run.ended, "deed": "refused", **nothing, "reason": run.explanation, "occasion": run.name}
+        for run in Journal(environment.root).past()
+        if run.decision == "refused"
     ]
-    rows = sorted([*deeds, *refused], key=lambda row: row["time"])
+    rows = sorted(
+        [*promotion.alias_history(*connection.connect(environment)), *refused], key=lambda row: row["time"]
+    )
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    shown = Table("time (UTC)", "deed", "model", "version", "reason", box=None, header_style="bold")
+    table = Table("time (UTC)", "event", "model", "version", "reason", box=None, header_style="bold")
     for row in rows:
         versions = f"{row['from'] or 'none'} → {row['to']}" if row["to"] else ""
-        shown.add_row(row["time"].replace("T", " "), row["deed"], row["model"], versions, row["reason"])
-    Console().print(shown)
+        table.add_row(row["time"].replace("T", " "), row["deed"], row["model"], versions, row["reason"])
+    Console().print(table)

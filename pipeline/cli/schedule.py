@@ -9,8 +9,8 @@ from pipeline import environment
 from pipeline.files import write_text
 from pipeline.retraining import schedule as schedules
 
-NOTE = """Put its environment variables (MLFLOW_TRACKING_URI, ...) into .darkroom/schedule.env, as lines NAME='value'.
-The systemd of a user runs while the user is logged in; to let it run always: loginctl enable-linger"""
+NOTE = """Set its variables (MLFLOW_TRACKING_URI, ...) in .darkroom/schedule.env, as lines NAME='value'.
+A user's systemd runs while the user is logged in. To let it run always: loginctl enable-linger"""
 which = click.option(
     "--cron/--systemd",
     "by_cron",
@@ -41,20 +41,20 @@ def schedule() -> None:
 def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
     """Install the schedule and print it.
 
-    It replaces an older schedule of this project.
+    An older schedule of this project is replaced.
     """
     wanted = schedules.Schedule(environment.read().root, at.time())
     if by_cron:
-        there = schedules.read_crontab() if not dry_run or shutil.which("crontab") else ""
-        crontab = wanted.merged(there)
+        present = schedules.read_crontab() if not dry_run or shutil.which("crontab") else ""
+        crontab = wanted.merged(present)
         shown = schedules.split(crontab, wanted.root)[1]
         if not dry_run:
-            schedules.tell("crontab", "-", given=crontab)
+            schedules.run("crontab", "-", stdin=crontab)
     else:
-        schedules.unit_files(wanted.root)  # raises if they are another project's
+        schedules.unit_files(wanted.root)  # raises if they belong to another project
         shown = "".join(f"# {path}\n{text}\n" for path, text in wanted.units().items())
         if not dry_run:
-            schedules.tell("systemctl", "--version")  # raises if there is none
+            schedules.run("systemctl", "--version")  # raises if it is not installed
             for path, text in wanted.units().items():
                 write_text(path, text)
             shown += schedules.systemctl("daemon-reload", f"enable --now {schedules.TIMER}")
@@ -69,7 +69,7 @@ def remove(by_cron: bool) -> None:
     others, block = schedules.split(schedules.read_crontab(), root) if by_cron else ("", "")
     units = [] if by_cron else schedules.unit_files(root)
     if block:
-        schedules.tell("crontab", "-", given=others)
+        schedules.run("crontab", "-", stdin=others)
     if units:
         for path in (*units, environment.user_units() / "timers.target.wants" / schedules.TIMER):
             path.unlink(missing_ok=True)

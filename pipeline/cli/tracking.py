@@ -168,7 +168,7 @@ def compare(things: tuple[str, ...], out: Path) -> None:
     """
     from rich.console import Console
 
-    from pipeline.evaluation.compare import table, write_page
+    from pipeline.evaluation.side_by_side import table, write_page
     from pipeline.tracking import connection, run_comparison
 
     client, _ = connection.connect(read_environment())
@@ -192,7 +192,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.settings import read_training
-    from pipeline.evaluation.compare import seed_table
+    from pipeline.evaluation.side_by_side import seed_table
     from pipeline.tracking import connection, run_comparison
     from pipeline.tracking.run_description import flatten
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.task import Phase
-from pipeline.files import read_json, sha256, whole_file, write_json
+from pipeline.files import atomic_write, read_json, sha256, write_json
 
 NUM_KEPT = 2
 
@@ -64,7 +64,7 @@ class CheckpointStore:
         """Write a checkpoint, then delete all but the newest two."""
         path = self.folder / f"step-{step:010d}.safetensors"
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        with whole_file(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary)
         write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256(path)})
         for old in sorted(self.folder.glob("step-*.json"))[:-NUM_KEPT]:

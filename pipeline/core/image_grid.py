@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 TARGET_PIXELS = 48  # small images are enlarged to about this side
 GAP = 2  # pixels between images
@@ -32,7 +32,7 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
 
 def write_png(path: Path, images: np.ndarray, columns: int) -> None:
     """Write a grid of uint8 images (N, C, H, W), atomically."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         grid(images, columns).save(temporary, format="PNG")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from pipeline.core.noise import initialisation
 from pipeline.core.task import DataSpec, Task
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import digest_of, read_json, sha256, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, read_json, sha256, write_json
 from pipeline.params import validate
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -52,7 +52,7 @@ def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
 def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Write ``folder`` atomically. Returns its model.json: name, config, data spec, SHA-256 and ``card``."""
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()})
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
         full = {
             **card,

@@ -12,7 +12,7 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.transfer import REPORT_SECONDS, RetryPolicy, fetch
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.files import sha256, whole_folder, write_json
+from pipeline.files import atomic_folder, sha256, write_json
 
 
 def download(
@@ -34,7 +34,7 @@ def download(
     for file in source.files:
         bases = (*mirrors, *source.addresses)
         fetch(file, [_join(base, file.name, environment.root) for base in bases], staging, retry)
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         files = {}
         for file in source.files:
             shutil.copyfile(staging / file.name, temporary / file.name)
@@ -61,7 +61,7 @@ def _copy_folder(source: sources.Source, folder: str, root: Path, target: Path) 
         remedy = "correct data.folder in params.yaml"
         raise BadInput("no such folder or zip", where=str(origin), remedy=remedy)
     layout = arrange(*(list_folder(origin) if origin.is_dir() else list_zip(origin)), where=str(origin))
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         if origin.is_dir():
             names = {name: f"{PICTURES}/{name}" for members in layout.splits.values() for name, _ in members}
         else:

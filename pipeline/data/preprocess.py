@@ -17,7 +17,7 @@ from pipeline.data.shards import ShardWriter
 from pipeline.data.splits import divide
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
-from pipeline.files import digest_of, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, write_json
 
 NUM_SAMPLES = 10  # images of each class on the contact sheet
 MAX_ROWS = 100  # classes on the contact sheet
@@ -39,7 +39,7 @@ def preprocess(
     collection, hashes = open_raw(settings, raw)
     parts = divide(collection.labels, collection.class_names, settings, collection.stable_names)
     total = sum(len(indices) for _, indices in parts.values())
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         with workers(environment) as decode:
             writer = _SplitWriter(collection, decode, max_bad=int(settings.max_bad_fraction * total))
             splits = {split: writer.write(folder / split, *part) for split, part in parts.items()}

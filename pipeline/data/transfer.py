@@ -24,7 +24,7 @@ import urllib3
 from pipeline.data.sources import RemoteFile
 from pipeline.environment import for_child
 from pipeline.errors import DarkroomError
-from pipeline.files import sha256, whole_file, whole_folder
+from pipeline.files import atomic_folder, atomic_write, sha256
 from pipeline.process import DVC, die_with_parent
 
 MAX_REDIRECTS = 3
@@ -95,7 +95,7 @@ def fetch_zip(
         if attempt:
             time.sleep(retry.pause_seconds * 2 ** (attempt - 1))
         try:
-            with whole_file(target) as temporary:
+            with atomic_write(target) as temporary:
                 _download_zip(url, temporary, max_bytes, deadline, retry)
                 os.utime(temporary, EPOCH)
             return target
@@ -115,7 +115,7 @@ def fetch_from_repository(
 
     Git does not prompt for a password. Raises ``TransferFailed``; no process is left running then.
     """
-    with whole_folder(target) as folder:
+    with atomic_folder(target) as folder:
         command = [*DVC, "get", "--out", str(folder / "pictures"), "--", repository, path]
         options: dict[str, Any] = {"stdin": DEVNULL, "stdout": DEVNULL, "stderr": PIPE, "errors": "replace"}
         options |= {"start_new_session": True, "preexec_fn": die_with_parent}

@@ -1,1 +1,1 @@
-"""What the trained models are worth: measures that name their protocol, with intervals and floors, and the report."""
+"""Evaluation of trained models: metrics with intervals, floors and protocol, and the report."""

@@ -1,6 +1,6 @@
-"""What a classifier is worth. Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+"""Metrics of classifiers. ``logits`` are (N, classes), ``labels`` (N,).
 
-Throughout, ``logits`` are (N, classes) and ``labels`` (N,).
+Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
 from collections.abc import Sequence
@@ -14,23 +14,25 @@ from pipeline.evaluation.averages import Estimate
 
 
 def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate | float]:
-    """Accuracy beside always answering the most frequent class, cross-entropy (nats) beside answering the class
-    frequencies, and calibration error."""
+    """Accuracy, cross-entropy (nats) and calibration error.
+
+    The floor of accuracy is that of the most frequent class, the floor of cross-entropy that of the class
+    frequencies.
+    """
     shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
     present = shares[shares > 0]
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
-    surprise = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
+    negative_log_likelihood = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
+    entropy = -(present * np.log(present)).sum()  # H(y)
     return {
-        "accuracy": averages.proportion(logits.argmax(axis=1) == labels).beside(shares.max()),
-        "cross_entropy": averages.mean([surprise], least=0.0).beside(
-            -(present * np.log(present)).sum()
-        ),  # H(y)
+        "accuracy": averages.proportion(logits.argmax(axis=1) == labels).with_floor(shares.max()),
+        "cross_entropy": averages.mean([negative_log_likelihood], least=0.0).with_floor(entropy),
         "calibration_error": calibration_error(np.exp(log_probabilities), labels),
     }
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: the gap between confidence and accuracy, averaged over ``bins`` of equal width by their examples."""
+    """Expected calibration error: the mean gap between confidence and accuracy in ``bins`` of equal width."""
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
@@ -38,23 +40,22 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts (classes, classes): rows are what the image shows, columns what the classifier says."""
+    """Counts (classes, classes): a row for each true class, a column for each predicted class."""
     classes = logits.shape[1]
-    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(
-        classes, classes
-    )
+    cells = labels * classes + logits.argmax(axis=1)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
-    """Precision, recall, F1 and support (test images) of each class. A share of nothing counts as 0."""
+    """Precision, recall, F1 and support (test images) of each class. 0 / 0 counts as 0."""
     table = confusion(logits, labels)
-    hits, said, there = np.diag(table), table.sum(axis=0), table.sum(axis=1)
+    hits, predicted, support = np.diag(table), table.sum(axis=0), table.sum(axis=1)
     return pd.DataFrame(
         {
             "class": list(names),
-            "precision": hits / np.maximum(said, 1),
-            "recall": hits / np.maximum(there, 1),
-            "f1": 2 * hits / np.maximum(said + there, 1),
-            "support": there,
+            "precision": hits / np.maximum(predicted, 1),
+            "recall": hits / np.maximum(support, 1),
+            "f1": 2 * hits / np.maximum(predicted + support, 1),
+            "support": support,
         }
     )

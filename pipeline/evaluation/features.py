@@ -1,4 +1,4 @@
-"""The space in which images are compared: vectors from a network, named by that network's digest."""
+"""The feature space in which images are compared."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,8 +13,11 @@ from pipeline.errors import BadInput
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """``function`` maps images (N, C, H, W), float32 in [0, 1], to vectors (N, D). Distances in two spaces do not compare:
-    ``name`` and ``digest`` say which network's this is. A further network, such as Inception, is a further constructor."""
+    """``function`` maps images (N, C, H, W), float32 in [0, 1], to vectors (N, D).
+
+    Distances in different spaces cannot be compared. ``name`` and ``digest`` identify the network. To add a
+    network such as Inception, add a constructor.
+    """
 
     name: str
     digest: str
@@ -23,20 +26,12 @@ class FeatureSpace:
 
     @classmethod
     def of_classifier(cls, name: str, task: Task, digest: str) -> "FeatureSpace":
-        """The vectors behind the last layer of the pipeline's own classifier. Raises ``BadInput`` for a model without them."""
-        space = cls(name, digest, task.features, task.device)
-        if (
-            task.features(
-                torch.zeros(1, task.spec.channels, task.spec.size, task.spec.size, device=task.device)
-            )
-            is None
-        ):
-            raise BadInput(
-                f"the model {name!r} has no features to compare images by",
-                where="params.yaml: evaluate.classifier",
-                remedy="name a classifier",
-            )
-        return space
+        """The input of the last layer of a classifier. Raises ``BadInput`` for a model without features."""
+        shape = (1, task.spec.channels, task.spec.size, task.spec.size)
+        if task.features(torch.zeros(shape, device=task.device)) is None:
+            what = f"the model {name!r} has no features to compare images by"
+            raise BadInput(what, where="params.yaml: evaluate.classifier", remedy="name a classifier")
+        return cls(name, digest, task.features, task.device)
 
     def vectors(self, batches: Iterable[Tensor]) -> np.ndarray:
         """Features (N, D), float64, of all images in ``batches``."""
@@ -45,5 +40,5 @@ class FeatureSpace:
 
 
 def as_saved(images: Tensor) -> Tensor:
-    """Images rounded to 8 bits, as a file would hold them: generated ones are compared with real ones that were files."""
+    """Images rounded to 8 bits, because the real images were files with 8 bits."""
     return images.clamp(0, 1).mul(255).round().div(255)

@@ -1,7 +1,8 @@
-"""The Fréchet distance between two sets of feature vectors: Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule".
+"""The Fréchet distance between two sets of feature vectors.
 
-Between Gaussians it is |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). The eigenvalues of C1 C2 are those of the symmetric
-C1^(1/2) C2 C1^(1/2), so no root of a non-symmetric matrix, complex in its rounding errors, is taken.
+Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule". Between Gaussians it is
+|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)). C1 C2 has the eigenvalues of the symmetric matrix
+C1^(1/2) C2 C1^(1/2), which avoids the complex rounding errors in the root of a non-symmetric matrix.
 """
 
 import numpy as np
@@ -24,37 +25,33 @@ def frechet(
 ) -> Estimate:
     """The distance between two sets (N, D) and (M, D), float64, each N > 1.
 
-    The interval is the estimate plus and minus 1.96 bootstrap standard errors, both sets resampled. It is not the
-    bootstrap's percentiles: resampling adds the bias of small sets a second time, and they would lie above the estimate.
+    The interval is the estimate plus and minus 1.96 bootstrap standard errors, with both sets resampled. The
+    percentiles of the bootstrap would be too high, because resampling adds the bias of small sets again.
     """
-    first, second = (
-        samples - reference.mean(axis=0),
-        reference - reference.mean(axis=0),
-    )  # small numbers, small rounding errors
+    centre = reference.mean(axis=0)  # subtracted, because small numbers have small rounding errors
+    first, second = samples - centre, reference - centre
     random = generator(seed, "bootstrap")
     resampled = [
         distance(moments(first, _counts(len(first), random)), moments(second, _counts(len(second), random)))
         for _ in progress.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
     ]
-    return averages.normal(
-        distance(moments(first), moments(second)), float(np.std(resampled, ddof=1)), least=0.0
-    )
+    error = float(np.std(resampled, ddof=1))
+    return averages.normal(distance(moments(first), moments(second)), error, least=0.0)
 
 
 def distance(first: Moments, second: Moments) -> float:
-    """The Fréchet distance between the Gaussians of two means and covariances."""
+    """The Fréchet distance between two Gaussians."""
     (mean1, covariance1), (mean2, covariance2) = first, second
     values, vectors = np.linalg.eigh(covariance1)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T  # C1^(1/2)
     product = root @ covariance2 @ root
     shared = np.sqrt(np.maximum(np.linalg.eigvalsh((product + product.T) / 2), 0)).sum()  # tr (C1 C2)^(1/2)
-    return max(
-        0.0, float(((mean1 - mean2) ** 2).sum() + np.trace(covariance1) + np.trace(covariance2) - 2 * shared)
-    )
+    traces = np.trace(covariance1) + np.trace(covariance2)
+    return max(0.0, float(((mean1 - mean2) ** 2).sum() + traces - 2 * shared))
 
 
 def moments(vectors: np.ndarray, counts: np.ndarray | None = None) -> Moments:
-    """Mean and unbiased covariance of vectors (N, D), each taken ``counts`` times (N in all)."""
+    """Mean and unbiased covariance of vectors (N, D), each repeated ``counts`` times (N in total)."""
     total = len(vectors)
     weighted = vectors if counts is None else vectors * counts[:, None]
     mean = weighted.sum(axis=0) / total
@@ -62,6 +59,5 @@ def moments(vectors: np.ndarray, counts: np.ndarray | None = None) -> Moments:
 
 
 def _counts(total: int, random: torch.Generator) -> np.ndarray:
-    return np.bincount(torch.randint(total, (total,), generator=random).numpy(), minlength=total).astype(
-        np.float64
-    )
+    drawn = torch.randint(total, (total,), generator=random).numpy()
+    return np.bincount(drawn, minlength=total).astype(np.float64)

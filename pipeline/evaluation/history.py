@@ -1,4 +1,4 @@
-"""What a training wrote of itself, read back: metrics by step, sample grids by step, seconds by part."""
+"""Reads the history that a training wrote: metrics and sample grids by step, seconds by part."""
 
 import json
 import re
@@ -11,17 +11,14 @@ from pipeline.files import read_json
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl`` in order; none where the training left no history."""
+    """The records of ``metrics.jsonl`` in order; [] if there is no such file."""
     path = folder / "metrics.jsonl"
-    return (
-        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if path.is_file()
-        else []
-    )
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def curves(folder: Path) -> pd.DataFrame | None:
-    """A row for each step, a column for each metric (empty where it was not measured); None without a history."""
+    """A row for each step and a column for each metric, with blank cells; None without a history."""
     rows: dict[int, dict[str, float]] = {}
     for line in lines(folder):
         rows.setdefault(line["step"], {}).update(line["metrics"])
@@ -32,12 +29,12 @@ def curves(folder: Path) -> pd.DataFrame | None:
 
 
 def ended(folder: Path) -> int:
-    """When the last line was written, in milliseconds since 1970; 0 without a history."""
+    """The time of the last record, in milliseconds since 1970; 0 without a history."""
     return max((line["time"] for line in lines(folder)), default=0)
 
 
 def samples(folder: Path, limit: int) -> dict[int, Path]:
-    """At most ``limit`` sample grids by step, the first and the last among them, evenly chosen between."""
+    """At most ``limit`` sample grids by step, evenly chosen, with the first and the last."""
     found = {
         int(match[1]): path
         for path in folder.glob("samples/step-*.png")
@@ -50,6 +47,6 @@ def samples(folder: Path, limit: int) -> dict[int, Path]:
 
 
 def times(folder: Path) -> dict[str, Any]:
-    """``times.json``: seconds by part of the training, "total" among them, and further facts; empty where there is none."""
+    """``times.json``: seconds by part of the training, "total", and other facts; {} without that file."""
     path = folder / "times.json"
     return read_json(path) if path.is_file() else {}

@@ -1,7 +1,7 @@
 """The kernel distance between two sets of feature vectors: Binkowski et al. 2018, "Demystifying MMD GANs".
 
-Squared maximum mean discrepancy with k(x, y) = (x.y / D + 1)^3, by the unbiased U-statistic over all pairs: unlike the
-Fréchet distance its expectation does not depend on the number of samples, and it can come out below zero.
+Squared maximum mean discrepancy with k(x, y) = (x.y / D + 1)^3, as the unbiased U-statistic over all pairs.
+Unlike the Fréchet distance, its expectation does not depend on the number of samples. It may be negative.
 """
 
 import numpy as np
@@ -14,8 +14,10 @@ CHUNK = 1000
 
 
 def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progress = SILENT) -> Estimate:
-    """KID of two sets (N, D) and (M, D), float64, each of at least three. The interval is the two-sample jackknife's, over all
-    single omissions, from the kernel's row sums."""
+    """KID of two sets (N, D) and (M, D), float64, each of at least three vectors.
+
+    The interval is that of the two-sample jackknife, which leaves out each vector once.
+    """
     count, others = len(samples), len(reference)
     within, between = _without_self(samples, progress), _sums(samples, reference, progress)
     within_reference, from_reference = _without_self(reference, progress), between[1]
@@ -28,14 +30,13 @@ def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progre
         + _pairs_without(within_reference)
         - 2 * (from_reference.sum() - from_reference) / (count * (others - 1))
     )
-    variance = sum(
-        (len(left) - 1) * float(np.var(left)) for left in (without_sample, without_reference)
-    )  # (n-1)/n sum (t_i - t)^2
+    # (n-1)/n sum (t_i - t)^2
+    variance = sum((len(each) - 1) * float(np.var(each)) for each in (without_sample, without_reference))
     return averages.normal(float(first + second - 2 * cross), float(np.sqrt(variance)))
 
 
 def _sums(first: np.ndarray, second: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """The kernel matrix's sums by row and by column, a chunk of rows at a time."""
+    """The sums of the kernel matrix by row and by column, computed for a chunk of rows at a time."""
     rows, columns = np.empty(len(first)), np.zeros(len(second))
     starts = range(0, len(first), CHUNK)
     for start in progress.track(starts, "kernel distance: blocks of images", len(starts)):
@@ -59,6 +60,5 @@ def _pairs(rows: np.ndarray) -> float:
 
 
 def _pairs_without(rows: np.ndarray) -> np.ndarray:
-    return (rows.sum() - 2 * rows) / (
-        (len(rows) - 1) * (len(rows) - 2)
-    )  # i appears once as a row and once as a column
+    pairs = (len(rows) - 1) * (len(rows) - 2)
+    return (rows.sum() - 2 * rows) / pairs  # i appears once as a row and once as a column

@@ -1,8 +1,9 @@
 """Fidelity, diversity and copying, by nearest neighbours among feature vectors.
 
-Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric". Density and coverage: Naeem et al.
-2020, "Reliable Fidelity and Diversity Metrics". The ball of a vector reaches to its k-th nearest neighbour in its own set.
-Intervals are over examples, the balls held fixed.
+Precision and recall: Kynkäänniemi et al. 2019, "Improved Precision and Recall Metric".
+Density and coverage: Naeem et al. 2020, "Reliable Fidelity and Diversity Metrics".
+The ball of a vector reaches to its k-th nearest neighbour in its own set. The intervals are over examples,
+with fixed balls.
 """
 
 from collections.abc import Iterator
@@ -20,10 +21,8 @@ def radii(vectors: np.ndarray, k: int, progress: Progress = SILENT) -> np.ndarra
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
     parts = []
     for rows, squares in _squares(vectors, vectors, progress):
-        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = (
-            0.0  # exactly: the nearest to itself is itself
-        )
-        parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is itself
+        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # without rounding errors
+        parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is the vector itself
     return np.concatenate(parts)
 
 
@@ -34,8 +33,10 @@ def neighbourhoods(
     k: int,
     progress: Progress = SILENT,
 ) -> tuple[dict[str, Estimate], np.ndarray]:
-    """Precision, recall, density and coverage of ``samples`` (N, D) against ``reference`` (M, D), and each sample's distance
-    (N,) to the nearest of the reference."""
+    """Precision, recall, density and coverage of ``samples`` (N, D) against ``reference`` (M, D).
+
+    Also returns the distance (N,) of each sample to its nearest neighbour in the reference.
+    """
     sample_radii = radii(samples, k, progress)
     balls, nearest = np.empty(len(samples)), np.empty(len(samples))
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
@@ -55,10 +56,14 @@ def neighbourhoods(
 
 
 def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
-    """The probability that a generated image is nearer to its nearest training image than a real unseen one is to its own
-    (an AUROC, interval of DeLong et al. 1988). One half: no nearer; towards one: copies, or samples that all play safe."""
-    farther = 1 - _rank(unseen, nearest)  # for each sample, the share of unseen images that lie farther
-    nearer = _rank(nearest, unseen)  # for each unseen image, the share of samples that lie nearer
+    """The probability that a generated image is nearer to a training image than an unseen real image is.
+
+    This is an AUROC, with the interval of DeLong et al. 1988. At 0.5 both are equally near. Near 1 the
+    samples are copies, or all close to the average. ``nearest`` and ``unseen`` are distances to the nearest
+    training image.
+    """
+    farther = 1 - _rank(unseen, nearest)  # for each sample, the share of unseen images that are farther
+    nearer = _rank(nearest, unseen)  # for each unseen image, the share of samples that are nearer
     error = np.sqrt(farther.var(ddof=1) / len(farther) + nearer.var(ddof=1) / len(nearer))
     estimate = averages.normal(float(farther.mean()), float(error), least=0.0)
     return Estimate(estimate.value, estimate.low, min(1.0, estimate.high), floor=0.5)
@@ -66,13 +71,12 @@ def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
 
 def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     ordered = np.sort(values)
-    return (np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")) / (
-        2 * len(values)
-    )  # ties count half
+    ranks = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")
+    return ranks / (2 * len(values))  # ties count half
 
 
 def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances (rows, M), a chunk of rows of ``first`` at a time."""
+    """Squared distances (rows, M) for one chunk of rows of ``first`` at a time."""
     centre = second.mean(axis=0)
     first, second = first - centre, second - centre
     norms = (second**2).sum(axis=1)

@@ -1,4 +1,4 @@
-"""How near one image is to another, pixel by pixel. Images are (N, C, H, W) in [0, 1]: the data range is 1.
+"""Errors between images, pixel by pixel. Images are (N, C, H, W) in [0, 1].
 
 SSIM: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity".
 """
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.core.noise import Noise
 
-SMALLEST_ERROR = 1e-10  # an exact copy has 100 dB rather than infinitely many
+SMALLEST_ERROR = 1e-10  # so that an exact copy has 100 dB, not infinity
 
 
 def squared_error(images: Tensor, others: Tensor) -> Tensor:
@@ -18,13 +18,15 @@ def squared_error(images: Tensor, others: Tensor) -> Tensor:
 
 
 def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, (N,), in dB; at most 100. Its mean over images is not the PSNR of the mean error."""
+    """Peak signal-to-noise ratio of each image, (N,), in dB; at most 100."""
     return -10 * squared_error(images, others).clamp(min=SMALLEST_ERROR).log10()  # 10 log10(1^2 / MSE)
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of each image, (N,), at most 1: Gaussian window of 11 pixels (sigma 1.5) within the image, channels
-    averaged. The window shrinks to the largest odd size that fits smaller images."""
+    """Structural similarity of each image, (N,), at most 1, averaged over channels.
+
+    The Gaussian window has 11 pixels (sigma 1.5), or the largest odd number of pixels that fits.
+    """
     first, second = images.double(), others.double()
     size = min(11, (min(images.shape[-2:]) - 1) // 2 * 2 + 1)
     offsets = torch.arange(size, dtype=torch.float64, device=images.device) - size // 2
@@ -45,7 +47,7 @@ def ssim(images: Tensor, others: Tensor) -> Tensor:
 
 
 def damaged(images: Tensor, sigma: float, noise: Noise) -> dict[str, Tensor]:
-    """Images to be restored, by the name of the restoration: under Gaussian noise, and with the middle square grey."""
+    """Damaged images by the name of the restoration: with Gaussian noise; with a grey middle square."""
     noisy = (images + sigma * noise.normal("damage", *images.shape[1:])).clamp(0, 1)
     height, width = images.shape[-2:]
     masked = images.clone()
@@ -54,5 +56,5 @@ def damaged(images: Tensor, sigma: float, noise: Noise) -> dict[str, Tensor]:
 
 
 def compression_ratio(images: Tensor, code: Tensor) -> float:
-    """Bytes of the images (8 bits a value) over bytes of their code (N, D) as float32."""
+    """Bytes of an image (8 bits per value) divided by bytes of its code (D,) as float32."""
     return images[0].numel() / (4 * code[0].numel())

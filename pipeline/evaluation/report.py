@@ -1,4 +1,4 @@
-"""``reports/index.html``: one page with every number and picture in it, that needs no network, no script and no clock."""
+"""``reports/index.html``: one self-contained page with all metrics and figures, without scripts."""
 
 import base64
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from pipeline.evaluation import glossary, history
 from pipeline.files import write_text
 
 NUM_PROGRESS_PICTURES = 6
-PARTS = {  # of a training's time: disjoint, as the report names them, and what they are the sum of in times.json
+PARTS = {  # the disjoint parts of a training's time in the report: the keys of times.json that they sum up
     "start-up": ("start", "build"),
     "compute": ("compute",),
     "data": ("data",),
@@ -35,8 +35,11 @@ def write(
     plots: Path = Path("plots"),
     path: Path = Path("reports/index.html"),
 ) -> None:
-    """Write the page for ``results``, as ``evaluate`` returns them, with what lies in ``plots``, in ``histories`` and in the
-    processed ``data`` folder. ``source`` names the data, ``commit`` the code. The same files give the same page."""
+    """Write the page for ``results``, as ``evaluate`` returns them. The same files give the same page.
+
+    It also shows files in ``plots``, ``histories`` and the folder of processed ``data``. ``source`` names the
+    data, ``commit`` the code.
+    """
     names = [name for name in results if name != "protocol"]
     ended = max((history.ended(histories / name) for name in names), default=0)
     models = [_model(name, results[name], histories / name, plots) for name in names]
@@ -86,7 +89,7 @@ def _model(name: str, metrics: Mapping[str, float], folder: Path, plots: Path) -
 
 
 def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row for each measure: its number, interval, floor, and where these lie on a line between 0 and 100."""
+    """A row for each measure: value, interval, floor, and their positions on a scale from 0 to 100."""
     rows = []
     for name, value in metrics.items():
         if name.rpartition("_")[0] in metrics and name.endswith(("_low", "_high", "_floor")):
@@ -95,26 +98,28 @@ def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
         low, high, floor = (metrics.get(f"{name}_{part}") for part in ("low", "high", "floor"))
         shown = [number for number in (value, low, high, floor) if number is not None]
         ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
+        interval = ""
+        if low is not None and high is not None:
+            interval = f"{measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)}"
+        positions = {"value": value, "low": low, "high": high, "floor": floor}
         rows.append(
             {
                 "name": name,
                 "title": measure.title,
                 "better": measure.better,
                 "value": measure.show(value),
-                "interval": ""
-                if low is None or high is None
-                else f"{measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)}",
+                "interval": interval,
                 "floor": "" if floor is None else measure.show(floor),
                 "reading": measure.floor.format(measure.show(floor)) if floor is not None else "",
-                "at": {
-                    key: None
-                    if number is None
-                    else round(100 * min(1.0, max(0.0, (number - ends[0]) / (ends[1] - ends[0]))), 2)
-                    for key, number in {"value": value, "low": low, "high": high, "floor": floor}.items()
-                },
+                "at": {key: _position(number, *ends) for key, number in positions.items()},
             }
         )
     return rows
+
+
+def _position(number: float | None, low: float, high: float) -> float | None:
+    """Where ``number`` is on a scale from 0 (``low``) to 100 (``high``)."""
+    return None if number is None else round(100 * min(1.0, max(0.0, (number - low) / (high - low))), 2)
 
 
 def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -141,7 +146,7 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """For each training that says how long it took: its parts in seconds and in percent of their sum, which is the total."""
+    """For each training with a known total: its parts in seconds and in percent of their sum."""
     known = {name: times for name, times in by_model.items() if "total" in times}
     seconds = {name: _parts(times) for name, times in known.items()}
     totals = {name: sum(parts.values()) for name, parts in seconds.items()}
@@ -165,7 +170,7 @@ def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _parts(times: dict[str, Any]) -> dict[str, float]:
-    """Seconds by part, disjoint; "other" is the rest of the total, and none where a process died before it could tell the total."""
+    """Seconds by part. "other" is the rest of the total; 0 if a killed process did not record all of it."""
     parts = {part: sum(times.get(key, 0.0) for key in keys) for part, keys in PARTS.items()}
     return {**parts, "other": max(0.0, times["total"] - sum(parts.values()))}
 
@@ -175,7 +180,10 @@ def _picture(path: Path) -> str:
 
 
 def _table(path: Path) -> dict[str, Any]:
-    """A CSV file's columns and its rows as text, and which hold numbers (the first names the row); empty where there is no file."""
+    """Columns and rows of a CSV file as text, each with whether it is numeric; {} without that file.
+
+    The first column names the row and is never numeric.
+    """
     if not path.is_file():
         return {}
     table = pd.read_csv(path, keep_default_na=False)

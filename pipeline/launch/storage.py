@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 PUSH_SECONDS = 2.0
 PUSHED_LAST = ("finished.json", "manifest.json")
@@ -73,7 +73,7 @@ class Mirror:
             if name == "metrics.jsonl":
                 _append_lines(self.folder / name, data)
             else:
-                with whole_file(self.folder / name) as temporary:
+                with atomic_write(self.folder / name) as temporary:
                     temporary.write_bytes(data)
             self._pulled[name] = version
             stat = (self.folder / name).stat()

@@ -19,7 +19,7 @@ from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
-from pipeline.files import digest_of, digest_of_tree, read_json, sha256, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
@@ -173,9 +173,9 @@ def _call_listeners(folder: Path, listeners: list[Listener], mirror: Mirror | No
 
 
 def _write_outputs(folder: Path, model: Path, history: Path, times: dict[str, Any]) -> None:
-    with whole_folder(model) as temporary:
+    with atomic_folder(model) as temporary:
         shutil.copytree(folder / "model", temporary, dirs_exist_ok=True)
-    with whole_folder(history) as temporary:
+    with atomic_folder(history) as temporary:
         for name in ("metrics.jsonl", "system.jsonl", "run.json"):  # tracking writes the last two
             if (folder / name).is_file():
                 shutil.copy(folder / name, temporary)

@@ -24,7 +24,7 @@ from pipeline.core.metrics_log import Diverged
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import EXIT_BAD_INPUT, BadInput, DarkroomError
-from pipeline.files import digest_of, read_json, whole_folder, write_json
+from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.process import keep_freed_memory
 
@@ -113,7 +113,7 @@ def _open_data(job: dict[str, Any]) -> Dataset:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
         if _digest(folder) != job["digest"]:
-            with whole_folder(folder) as temporary:
+            with atomic_folder(folder) as temporary:
                 if "data_address" in job:
                     Mirror(temporary, job["data_address"]).pull()
                 else:

@@ -1,16 +1,17 @@
-"""Retraining on new data as one transaction, usually every night.
+"""Retraining on new pictures, usually every night.
 
-incoming     pictures at the watched place that are not accepted yet
-quality      checks of the new pictures
-drift        statistical tests of the new pictures against the known ones
-survey       these three, for one delivery
-workspace    the git worktree in which new models are trained; commits and branches
-contest      champion and challenger, measured in the same way
-gates        the conditions for a promotion
-journal      the state of the current retraining and the past ones, on disk
-retrain      the transaction
-report       the result as a page and as text
-notice       notifications
-schedule     cron and systemd
-settings     the section ``retrain`` of params.yaml
+incoming              new pictures at ``retrain.watch``
+quality               checks of the new pictures
+drift                 statistical tests of the new pictures against the known ones
+intake_report         the three above for one delivery
+workspace             the git worktree in which new models are trained; commits and branches
+champion_challenger   comparison of champions and challengers
+gates                 the conditions for a promotion
+journal               the current retraining and the past ones, on disk
+retrain               one retraining from start to decision
+outcome               promotion or refusal, commit, report, notification
+report                the result as a page and as text
+notifications         JSON to an address or a command
+schedule              cron and systemd
+settings              the section ``retrain`` of params.yaml
 """

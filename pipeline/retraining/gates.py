@@ -12,28 +12,25 @@ from pipeline.evaluation import glossary
 from pipeline.params import Section
 
 Measured = Literal[*glossary.MEASURES]  # type: ignore[valid-type]
+NonNegative = Annotated[float, Field(ge=0)]
 NORMAL = NormalDist()
 
 
 class GateSettings(Section):
     """The section ``gates`` of params.yaml. No stage depends on it: gates read measures and change none."""
 
+    # None of these may be worse than the champion's by more than noise.
     guarded: list[Measured] = Field(
         ["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1
     )
-    targets: list[Measured] = Field(
-        ["accuracy", "fid", "psnr"]
-    )  # without new pictures, one of these must be better
-    seed_deviation: dict[Measured, Annotated[float, Field(ge=0)]] = Field(
-        {}
-    )  # standard deviation over seeds (`darkroom seeds`); counts as noise
-    max_loss: dict[Measured, Annotated[float, Field(ge=0)]] = Field(
-        {}
-    )  # allowed loss of a guarded measure, in its unit, also within noise
+    # Without new pictures, one of these must be better.
+    targets: list[Measured] = Field(["accuracy", "fid", "psnr"])
+    # Standard deviation over seeds (`darkroom seeds`), added to the noise.
+    seed_deviation: dict[Measured, NonNegative] = Field({})
+    # Allowed loss of a guarded measure, in its unit, also within noise.
+    max_loss: dict[Measured, NonNegative] = Field({})
     minimum_test_images: int = Field(100, ge=1)
-    max_memorisation: float = Field(
-        0.9, ge=0.5, le=1
-    )  # of the measure of that name, at the lower end of its interval
+    max_memorisation: float = Field(0.9, ge=0.5, le=1)  # of the lower end of the measure's interval
     max_megabytes: float | None = Field(None, gt=0)  # of the weights
     max_hours: float | None = Field(None, gt=0)  # of the training
 
@@ -49,17 +46,16 @@ class Gate:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What is known about a challenger besides its measures."""
+    """What is known about a challenger, apart from its measures."""
 
-    new_pictures: int  # that the champion was not trained on
+    new_pictures: int  # pictures on which the champion was not trained
     test_images: int
     megabytes: float  # of the weights
     hours: float  # of training; 0 if unknown
 
 
-Results = Mapping[
-    str, Mapping[str, float]
-]  # a version's measures, as ``evaluate`` flattens them, by protocol, the newest last
+# The measures of a version, as ``evaluate`` returns them, by protocol, the newest last.
+Results = Mapping[str, Mapping[str, float]]
 
 
 def judge(
@@ -68,31 +64,30 @@ def judge(
     settings: GateSettings,
     circumstances: Circumstances | None = None,
 ) -> list[Gate]:
-    """All gates, in order; ``champion`` is None if there is none yet. A measure that cannot be compared fails
-    its gate."""
+    """All gates, in order. ``champion`` is None if there is none yet.
+
+    A guarded measure that only the champion has fails its gate.
+    """
     shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
     numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
     measured = [name for name in settings.guarded if name in numbers]
-    gates = [
-        Gate(
-            "measured",
-            bool(measured),
-            ", ".join(measured) or "no guarded measure is known; run: dvc repro evaluate; darkroom sync",
-        )
-    ]
+    nothing = "no guarded measure is known; run: dvc repro evaluate; darkroom sync"
+    gates = [Gate("measured", bool(measured), ", ".join(measured) or nothing)]
     gates += _limits(numbers, settings, circumstances) if circumstances else []
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    otherwise = "the champion knows other classes, or was measured on other data or in another feature space"
-    gates.append(
-        Gate("comparable", bool(shared), "both were measured by the same protocol" if shared else otherwise)
-    )
+    finding = "both were measured by the same protocol"
+    if not shared:
+        finding = (
+            "the champion knows other classes, or was measured on other data or in another feature space"
+        )
+    gates.append(Gate("comparable", bool(shared), finding))
     before = champion[shared[-1]] if shared else {}
     for name in settings.guarded:
         if name in before and name in numbers:
             gates.append(_not_worse(name, numbers, before, settings))
         elif name in before:
-            gates.append(Gate(name, False, "this version was not measured by it, the champion was"))
+            gates.append(Gate(name, False, "measured for the champion only"))
     if circumstances and shared:
         gates.append(_worth_it(numbers, before, settings, circumstances.new_pictures))
     return gates
@@ -103,13 +98,10 @@ def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances:
     gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
     if "memorisation" in numbers:
         copied, most = numbers.get("memorisation_low", numbers["memorisation"]), settings.max_memorisation
-        gates.append(
-            Gate(
-                "memorisation",
-                copied <= most,
-                f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed",
-            )
+        finding = (
+            f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed"
         )
+        gates.append(Gate("memorisation", copied <= most, finding))
     for name, found, allowed in (
         ("megabytes", circumstances.megabytes, settings.max_megabytes),
         ("hours", circumstances.hours, settings.max_hours),
@@ -126,15 +118,10 @@ def _worth_it(
     if new_pictures:
         return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
     targets = [name for name in settings.targets if name in before and name in numbers]
-    better = [
-        name for name in targets if _compare(name, numbers, before, settings, len(targets))[0] == "better"
-    ]
-    finding = (
-        f"better in {', '.join(better)}"
-        if better
-        else "no new pictures, and no target is better by more than noise"
-    )
-    return Gate("worth it", bool(better), finding)
+    compared = {name: _compare(name, numbers, before, settings, len(targets))[0] for name in targets}
+    better = [name for name, verdict in compared.items() if verdict == "better"]
+    nothing = "no new pictures, and no target is better by more than noise"
+    return Gate("worth it", bool(better), f"better in {', '.join(better)}" if better else nothing)
 
 
 def _not_worse(
@@ -156,18 +143,18 @@ def _compare(
     settings: GateSettings,
     claims: int,
 ) -> tuple[str, float, float]:
-    """The verdict, the gain and the noise: half the 95 % intervals of both and the deviation between seeds,
-    added as independent errors are; where the best of several ``claims`` would do, wide enough for all of
-    them (Bonferroni)."""
+    """The verdict, the gain and the noise.
+
+    The noise is the root of the sum of squares of half the 95 % intervals of both and of the deviation
+    between seeds. If one of several ``claims`` is enough, it is widened by Bonferroni's correction.
+    """
     gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
-    seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
+    deviation = settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
+    seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * deviation
     noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
     noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
-    return (
-        "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise",
-        gain,
-        noise,
-    )
+    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
+    return verdict, gain, noise
 
 
 def _half_width(name: str, numbers: Mapping[str, float]) -> float:

@@ -7,40 +7,32 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from pipeline.evaluation import glossary
 from pipeline.files import write_text
-from pipeline.retraining.journal import Occasion, Verdict
+from pipeline.retraining.journal import RetrainingRun, Verdict
 
 LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader("pipeline.evaluation", ".")])
 
 
-def write(occasion: Occasion, folder: Path) -> Path:
+def write(run: RetrainingRun, folder: Path) -> Path:
     """Write ``folder``/<name of the retraining>.html, one self-contained page."""
     templates = Environment(
         loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    picture = folder / f"{occasion.name}-foreign.png"
-    foreign = (
-        "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-        if picture.is_file()
-        else ""
-    )
-    rows = {verdict.model: _rows(verdict) for verdict in occasion.verdicts}
-    path = folder / f"{occasion.name}.html"
-    write_text(
-        path, templates.get_template("retraining.html").render(occasion=occasion, rows=rows, foreign=foreign)
-    )
+    picture, foreign = folder / f"{run.name}-foreign.png", ""
+    if picture.is_file():
+        foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
+    rows = {verdict.model: _rows(verdict) for verdict in run.verdicts}
+    path = folder / f"{run.name}.html"
+    write_text(path, templates.get_template("retraining.html").render(run=run, rows=rows, foreign=foreign))
     return path
 
 
-def text(occasion: Occasion) -> str:
+def text(run: RetrainingRun) -> str:
     """A summary in Markdown."""
-    lines = [
-        f"**{occasion.decision}**: {occasion.explanation}",
-        "",
-        f"Reason for the retraining: {'; '.join(occasion.reasons)}.",
-    ]
-    lines += [f"- {finding['check']}: {finding['sentence']}" for finding in occasion.quality]
-    lines += [f"- drift: {occasion.drift['said']}"] if occasion.drift else []
-    for verdict in occasion.verdicts:
+    lines = [f"**{run.decision}**: {run.explanation}", ""]
+    lines += [f"Reason for the retraining: {'; '.join(run.reasons)}."]
+    lines += [f"- {finding['check']}: {finding['sentence']}" for finding in run.quality]
+    lines += [f"- drift: {run.drift['said']}"] if run.drift else []
+    for verdict in run.verdicts:
         lines += ["", f"`{verdict.model}` {verdict.before or 'none'} → {verdict.version}: {verdict.reason}"]
         lines += [
             f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}"
@@ -50,30 +42,28 @@ def text(occasion: Occasion) -> str:
     return "\n".join(lines)
 
 
-def by_hand(occasion: Occasion) -> str:
-    """The commands that promote what was refused and add its pictures to the data; '' if no model was
-    refused."""
-    commands = [verdict.promote_command for verdict in occasion.verdicts if verdict.refused]
+def manual_commands(run: RetrainingRun) -> str:
+    """The commands that promote the refused models and add their pictures; '' if no model was refused."""
+    commands = [verdict.promote_command for verdict in run.verdicts if verdict.refused]
     if not commands:
         return ""
     lines = ["to promote by hand what was refused:", *commands]
-    if occasion.decision == "refused" and occasion.fresh:
-        lines.append(
-            f"darkroom retrain --readmit '{occasion.refusal}'  # afterwards: adds its {len(occasion.fresh):,} pictures to the data"
-        )
+    if run.decision == "refused" and run.fresh:
+        comment = f"afterwards: adds its {len(run.fresh):,} pictures to the data"
+        lines.append(f"darkroom retrain --readmit '{run.refusal}'  # {comment}")
     return "\n  ".join(lines) + "\n"
 
 
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Title, challenger's value and champion's value of each measure with an interval."""
-    named = [name for name in verdict.numbers if f"{name}_low" in verdict.numbers]
     return [
-        (glossary.measure(name).title, _shown(name, verdict.numbers), _shown(name, verdict.before_numbers))
-        for name in named
+        (glossary.measure(name).title, _format(name, verdict.numbers), _format(name, verdict.before_numbers))
+        for name in verdict.numbers
+        if f"{name}_low" in verdict.numbers
     ]
 
 
-def _shown(name: str, numbers: dict[str, float]) -> str:
+def _format(name: str, numbers: dict[str, float]) -> str:
     if name not in numbers:
         return ""
     show = glossary.measure(name).show

@@ -1,7 +1,7 @@
-"""One retraining, from new pictures to a promotion or a refusal, in steps that can be repeated: a killed one
-continues.
+"""One retraining, from new pictures to a promotion or a refusal.
 
-The project does not change before the decision is on disk. Data and commit are stored before an alias moves.
+Each step can be repeated, so a killed retraining continues. The project does not change before the decision
+is on disk.
 """
 
 import dataclasses
@@ -18,206 +18,171 @@ from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import digest_of, digest_of_tree
 from pipeline.params import PARAMS, read_file, read_section
-from pipeline.retraining import contest, incoming, notice, report, survey
+from pipeline.retraining import champion_challenger, incoming, intake_report, notifications, outcome
 from pipeline.retraining.gates import GateSettings
-from pipeline.retraining.journal import Journal, Occasion, now
+from pipeline.retraining.intake_report import IntakeReport
+from pipeline.retraining.journal import Journal, RetrainingRun, now
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
 from pipeline.settings_check import require_valid_params
-from pipeline.tracking import connection, promotion, run_notes
 
-OWN = Path("data/own")  # where DVC's stage 'download' watches
+OWN = Path("data/own")  # the dependency of the DVC stage 'download'
 
 
-def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> Occasion | None:
-    """Run one retraining; the one that ended, or None if there was nothing to do. ``dry_run``: only print
-    what it would do.
+def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> RetrainingRun | None:
+    """Run one retraining and return it; None if there is nothing to do.
 
-    ``readmit``: quarantined pictures whose reason or hash contains this text are checked again. Raises
-    ``DarkroomError`` for what failed, with exit code 75 if another retraining runs; the next call continues
-    from there.
+    ``dry_run``: only print what would be done. ``readmit``: check quarantined pictures again whose reason or
+    hash contains this text. Raises ``DarkroomError`` if a step fails, with exit code 75 if another retraining
+    runs. The next call continues.
     """
     journal = Journal(environment.root)
-    with journal.alone():
-        aside = journal.aside()
+    with journal.lock():
+        quarantined = journal.quarantined()
         if readmit:
-            kept = journal.aside_without(readmit)
-            count, found = len(aside) - len(kept), f"has a reason or hash that contains '{readmit}'"
-            again = "would be checked again" if dry_run else "will be checked again"
-            print(
-                f"{count:,} quarantined pictures {again}" if count else f"no quarantined picture {found}",
-                flush=True,
-            )
-            aside = kept
+            kept = journal.quarantined_without(readmit)
+            count, again = len(quarantined) - len(kept), "would be" if dry_run else "will be"
+            if count:
+                print(f"{count:,} quarantined pictures {again} checked again", flush=True)
+            else:
+                print(f"no quarantined picture has a reason or hash that contains '{readmit}'", flush=True)
+            quarantined = kept
             if not dry_run:
                 journal.readmit(readmit)
         try:
-            return _Retraining(environment, journal, aside).run(dry_run)
+            return _Retraining(environment, journal, quarantined).run(dry_run)
         except Exception as error:
             if not dry_run and getattr(error, "exit_code", None) != EXIT_BUSY:
-                notice.send("failed", str(error) or type(error).__name__, {"project": environment.root.name})
+                text, facts = str(error) or type(error).__name__, {"project": environment.root.name}
+                notifications.send("failed", text, facts)
             raise
 
 
 class _Retraining:
-    def __init__(self, environment: Environment, journal: Journal, aside: dict[str, str]) -> None:
-        """``aside``: the quarantined pictures, reasons by key."""
+    def __init__(self, environment: Environment, journal: Journal, quarantined: dict[str, str]) -> None:
         require_valid_params()
-        self.environment, self.journal, self.aside, self.workspace = (
-            environment,
-            journal,
-            aside,
-            Workspace(environment),
-        )
-        self.settings, self.gates = (
-            read_section("retrain", RetrainSettings),
-            read_section("gates", GateSettings),
-        )
+        self.environment, self.journal, self.quarantined = environment, journal, quarantined
+        self.workspace = Workspace(environment)
+        self.settings = read_section("retrain", RetrainSettings)
+        self.gates = read_section("gates", GateSettings)
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
-        self.tree, self.champions = self.workspace.tree, journal.folder / "champions"
+        self.tree, self.champion_cache = self.workspace.tree, journal.folder / "champions"
 
-    def run(self, dry_run: bool) -> Occasion | None:
-        occasion = self.journal.current()
-        if occasion and dry_run:
-            print(
-                f"would continue the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
-                flush=True,
-            )
+    def run(self, dry_run: bool) -> RetrainingRun | None:
+        run = self.journal.current()
+        started = f"the retraining of {run.began} UTC" if run else ""
+        if run and dry_run:
+            print(f"would continue {started}: {'; '.join(run.reasons)}", flush=True)
             return None
-        decided = occasion is not None and self._is_decided(occasion)
-        base = (
-            occasion.base if occasion and decided else self.workspace.base(keep=not dry_run)
-        )  # it may clear the worktree
-        if (
-            occasion
-            and not decided
-            and (occasion.decision or occasion.base != base or not self.workspace.holds(base))
-        ):
+        decided = run is not None and self._is_decided(run)
+        # base() may clear the worktree, which a decided retraining still needs.
+        base = run.base if run and decided else self.workspace.base(keep=not dry_run)
+        if run and not decided and (run.decision or run.base != base or not self.workspace.holds(base)):
             why = "the project has a new commit, or the worktree of that retraining is lost"
-            print(
-                f"starting again instead of continuing the retraining of {occasion.began} UTC: {why}",
-                flush=True,
-            )
+            print(f"starting again instead of continuing {started}: {why}", flush=True)
             self.journal.abandon()
-            occasion = None
-        if occasion:
-            print(
-                f"continuing the retraining of {occasion.began} UTC: {'; '.join(occasion.reasons)}",
-                flush=True,
-            )
+            run = None
+        if run:
+            print(f"continuing {started}: {'; '.join(run.reasons)}", flush=True)
         else:
-            occasion = self._begin(base, dry_run)
-        if occasion is None:
+            run = self._begin(base, dry_run)
+        if run is None:
             return None
-        if not occasion.decision:
-            self._make(occasion)
-        self._carry_out(occasion)
-        return occasion
+        if not run.decision:
+            self._train_and_decide(run)
+        outcome.carry_out(self.environment, self.journal, self.workspace, self.settings, run)
+        return run
 
-    def _is_decided(self, occasion: Occasion) -> bool:
-        """Whether there is a decision and all that it needs."""
-        return occasion.decision == "refused" or bool(
-            occasion.commit or (occasion.decision and self.workspace.holds(occasion.base))
-        )
+    def _is_decided(self, run: RetrainingRun) -> bool:
+        """Whether there is a decision and everything that is needed to carry it out."""
+        has_result = bool(run.commit or (run.decision and self.workspace.holds(run.base)))
+        return run.decision == "refused" or has_result
 
-    def _begin(self, base: str, dry_run: bool) -> Occasion | None:
-        """A new retraining with the new pictures, its data under DVC in the worktree; None without a reason
-        to train."""
-        data = self._data()
+    def _begin(self, base: str, dry_run: bool) -> RetrainingRun | None:
+        """A new retraining, with its new pictures tracked in the worktree; None without a reason to train."""
+        data = self._data_settings()
         folder = data.folder.rstrip("/") if self.settings.watch else ""
         self.workspace.prepare(base, folder)
-        if (committed := read_section("data", DataSettings, self.tree / PARAMS)) != data:
-            names = [key for key, value in data if getattr(committed, key) != value]
-            what = f"is not as in the last commit ({', '.join(names)}), from which a retraining starts"
-            raise BadInput(
-                what,
-                where=f"{PARAMS}: data",
-                remedy=f"git add {PARAMS}; git commit -m 'the data to retrain on'",
-            )
+        self._require_committed(data)
         classifier = read_section("evaluate", EvaluationSettings).classifier
-        champion = contest.champions(self.environment, [classifier], self.champions).get(classifier)
+        champion = self._champions([classifier]).get(classifier)
         known, accepted = champion.folder if champion else None, self.tree / folder
-        with self._fetched() as beside:
-            found = survey.look(self.environment, self.settings, data, accepted, self.aside, known, beside)
-            found.tell()
-            reasons = [f"{len(found.usable):,} new pictures"] if found.usable and not found.refused else []
-            if not (reasons or found.refused) and self.workspace.is_stale():
-                reasons = ["code or settings are newer than the models"]
-            if not (reasons or found.refused or found.quarantined):
-                print(f"nothing new{_left(found)}", flush=True)
-                return None
-            key = digest_of([found.digest, self._made_of()])
-            past = [one for one in self.journal.past() if one.key == key]
-            if (
-                past and not found.usable
-            ):  # usable pictures are new ones: those of a refused delivery are quarantined
-                decided = f"{past[-1].decision}: {past[-1].explanation}"
-                print(f"nothing new{_left(found)}; decided on {past[-1].ended} UTC: {decided}", flush=True)
-                return None
-            occasion = Occasion(key, base, now(), reasons or ["new pictures that cannot be used"])
-            occasion.quality = (
-                [dataclasses.asdict(finding) for finding in found.checked.findings] if found.checked else []
+        with self._downloads() as downloads:
+            intake = intake_report.look(
+                self.environment, self.settings, data, accepted, self.quarantined, known, downloads
             )
-            occasion.quarantined = dict(found.quarantined)
-            kept = found.checked.kept if found.checked and found.refused else found.usable
-            occasion.fresh = [[picture.name, picture.key] for picture in kept]
+            intake.print_findings()
+            reasons = [f"{len(intake.usable):,} new pictures"] if intake.usable and not intake.refused else []
+            if not (reasons or intake.refused) and self.workspace.is_stale():
+                reasons = ["code or settings are newer than the models"]
+            if not (reasons or intake.refused or intake.quarantined):
+                print(f"nothing new{_unused_pictures(intake)}", flush=True)
+                return None
+            key = digest_of([intake.digest, self._content()])
+            past = [run for run in self.journal.past() if run.key == key]
+            if past and not intake.usable:
+                decided = f"decided on {past[-1].ended} UTC: {past[-1].decision}: {past[-1].explanation}"
+                print(f"nothing new{_unused_pictures(intake)}; {decided}", flush=True)
+                return None
+            run = RetrainingRun(key, base, now(), reasons or ["new pictures that cannot be used"])
+            findings = intake.checked.findings if intake.checked else []
+            run.quality = [dataclasses.asdict(finding) for finding in findings]
+            run.quarantined = dict(intake.quarantined)
+            kept = intake.checked.kept if intake.checked and intake.refused else intake.usable
+            run.fresh = [[picture.name, picture.key] for picture in kept]
             if not reasons:
-                occasion.decision, occasion.explanation = (
-                    "refused",
-                    found.refused or "no new picture can be used yet",
+                run.decision = "refused"
+                run.explanation = intake.refused or "no new picture can be used yet"
+            if intake.arrival and intake.usable:
+                page = downloads / "foreign.png"
+                if not dry_run:
+                    page = self.journal.folder / f"occasions/{run.name}-foreign.png"
+                place, processed = intake.arrival.place, self.tree / "data/processed"
+                run.drift = intake_report.measure_drift(
+                    self.environment, self.settings.drift, place, intake.usable, processed, known, page
                 )
-            if found.arrival and found.usable:
-                page = (
-                    beside / "foreign.png"
-                    if dry_run
-                    else self.journal.folder / f"occasions/{occasion.name}-foreign.png"
-                )
-                place, processed = found.arrival.place, self.tree / "data/processed"
-                occasion.drift = survey.measure_drift(
-                    self.environment, self.settings.drift, place, found.usable, processed, known, page
-                )
-                print(f"  drift: {occasion.drift['said']}", flush=True)
+                print(f"  drift: {run.drift['said']}", flush=True)
                 if not dry_run and reasons:
-                    incoming.copy(place, found.usable, accepted)
+                    incoming.copy(place, intake.usable, accepted)
                     self.workspace.track(folder)
             if reasons:
-                self._warn(data, found)
+                self._warn(data, intake)
             if dry_run:
-                print(
-                    f"would {'refuse: ' + occasion.explanation if occasion.decision else 'train: ' + '; '.join(reasons)}",
-                    flush=True,
-                )
+                what = f"refuse: {run.explanation}" if run.decision else f"train: {'; '.join(reasons)}"
+                print(f"would {what}", flush=True)
                 return None
-            self.journal.save(occasion)
-            return occasion
+            self.journal.save(run)
+            return run
 
-    def _warn(self, data: DataSettings, found: survey.Survey) -> None:
-        """Print, before anything is trained, why the new models will be refused, as far as this is known."""
-        expected, num_test = survey.expected_data(data, found, self.tree)
-        least = self.gates.minimum_test_images
-        if num_test is not None and num_test < least:
+    def _champions(self, names: list[str]) -> dict[str, champion_challenger.Champion]:
+        return champion_challenger.champions(self.environment, names, self.champion_cache)
+
+    def _warn(self, data: DataSettings, intake: IntakeReport) -> None:
+        """Print, before the training, why the new models will be refused, as far as this is known."""
+        expected, num_test = intake_report.expected_data(data, intake, self.tree)
+        minimum = self.gates.minimum_test_images
+        if num_test is not None and num_test < minimum:
             what = (
-                f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {least:,}"
+                f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {minimum:,}"
             )
-            print(
-                f"  note: {what}\n  So new models will be refused. Add pictures, or lower the minimum in {PARAMS}.",
-                flush=True,
-            )
+            remedy = f"So new models will be refused. Add pictures, or lower the minimum in {PARAMS}."
+            print(f"  note: {what}\n  {remedy}", flush=True)
         if expected is None:
             return
-        names = [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
-        serving = contest.champions(self.environment, names, self.champions)
-        compared = [contest.incomparable(name, champion, expected) for name, champion in serving.items()]
+        serving = self._champions(
+            [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
+        )
+        compared = [champion_challenger.incomparable(name, one, expected) for name, one in serving.items()]
         if differences := [difference for difference in compared if difference]:
             lines = [
                 *(f"note: {difference}" for difference in differences),
-                "So new models will be refused, and these champions stay. To let a new model serve, promote it by",
+                "So new models will be refused, and these champions stay. To use a new model, promote it by",
                 "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
             ]
             print("".join(f"  {line}\n" for line in lines), end="", flush=True)
 
     @contextmanager
-    def _fetched(self) -> Iterator[Path]:
+    def _downloads(self) -> Iterator[Path]:
         """An empty folder for downloads, removed at the end."""
         folder = self.journal.folder / "fetched"
         shutil.rmtree(folder, ignore_errors=True)
@@ -227,138 +192,76 @@ class _Retraining:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _data(self) -> DataSettings:
+    def _data_settings(self) -> DataSettings:
         data = read_section("data", DataSettings)
         if self.settings.watch and not (data.source == "folder" and Path(data.folder).parent == OWN):
-            remedy = f"set data.source: folder and data.folder: {OWN}/<name>; pictures from retrain.watch are added to that folder"
-            raise BadInput(
-                "retrain.watch is set, but new pictures cannot be added to this data",
-                where=f"{PARAMS}: data",
-                remedy=remedy,
+            what = "retrain.watch is set, but new pictures cannot be added to this data"
+            remedy = (
+                f"set data.source: folder and data.folder: {OWN}/<name>; "
+                "pictures from retrain.watch are added to that folder"
             )
+            raise BadInput(what, where=f"{PARAMS}: data", remedy=remedy)
         return data
 
-    def _made_of(self) -> str:
-        """Code, settings and tracked data of the candidate, and the gates that judge it."""
-        settings = {
-            name: section for name, section in read_file(self.tree / PARAMS).items() if name != "retrain"
-        }
-        texts = [
-            path.read_text(encoding="utf-8")
-            for path in (self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc")))
-        ]
+    def _require_committed(self, data: DataSettings) -> None:
+        """Raise ``BadInput`` if ``data`` differs from the section in the last commit."""
+        committed = read_section("data", DataSettings, self.tree / PARAMS)
+        if names := [key for key, value in data if getattr(committed, key) != value]:
+            what = f"is not as in the last commit ({', '.join(names)}), from which a retraining starts"
+            remedy = f"git add {PARAMS}; git commit -m 'the data to retrain on'"
+            raise BadInput(what, where=f"{PARAMS}: data", remedy=remedy)
+
+    def _content(self) -> str:
+        """A digest of code, settings, tracked data and gates."""
+        sections = read_file(self.tree / PARAMS)
+        settings = {name: section for name, section in sections.items() if name != "retrain"}
+        files = [self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc"))]
+        texts = [path.read_text(encoding="utf-8") for path in files]
         code = digest_of_tree([self.tree / "pipeline", self.tree / "stages"], self.tree)
         return digest_of([settings, self.gates.model_dump(), texts, code])
 
-    def _make(self, occasion: Occasion) -> None:
-        """Train in the worktree, measure and decide. A training that fails ``max_attempts`` times is
-        refused."""
-        self._count(
-            occasion, lambda: self.workspace.repro(max(1.0, self.deadline - time.monotonic()), occasion.name)
-        )
-        if occasion.decision:
+    def _train_and_decide(self, run: RetrainingRun) -> None:
+        """Train in the worktree, measure and decide. After ``max_attempts`` failures, ``run`` is refused."""
+        seconds = max(1.0, self.deadline - time.monotonic())
+        self._attempt(run, lambda: self.workspace.repro(seconds, run.name))
+        if run.decision:
             return
         settings = read_section("evaluate", EvaluationSettings, self.tree / PARAMS)
-        candidates = contest.challengers(self.environment, self.tree)
-        serving = contest.champions(self.environment, list(candidates), self.champions)
+        candidates = champion_challenger.challengers(self.environment, self.tree)
+        serving = self._champions(list(candidates))
 
         def decide() -> None:
-            new = len(occasion.fresh)
-            occasion.verdicts = contest.hold(
-                self.environment, settings, self.gates, self.tree, new, candidates, serving
+            run.verdicts = champion_challenger.compare(
+                self.environment, settings, self.gates, self.tree, len(run.fresh), candidates, serving
             )
-            occasion.decision, occasion.explanation = contest.sum_up(occasion.verdicts, settings.classifier)
+            run.decision, run.explanation = champion_challenger.decide(run.verdicts, settings.classifier)
 
-        self._count(occasion, decide)
-        self.journal.save(occasion)
+        self._attempt(run, decide)
+        self.journal.save(run)
 
-    def _count(self, occasion: Occasion, work: Callable[[], None]) -> None:
-        """Run ``work`` and count its failures, but for those from outside: a lock, a signal, the deadline."""
+    def _attempt(self, run: RetrainingRun, work: Callable[[], None]) -> None:
+        """Call ``work`` and count its failures, except for a lock, a signal or the deadline."""
         try:
             work()
-        except Exception as error:  # whatever code and data bring about
+        except Exception as error:
             code = getattr(error, "exit_code", DarkroomError.exit_code)
             if code == EXIT_BUSY or code > 128 or time.monotonic() > self.deadline:
                 raise
-            occasion.attempts += 1
-            if occasion.attempts >= self.settings.max_attempts:
-                occasion.decision, occasion.explanation = (
-                    "refused",
-                    f"it failed {occasion.attempts} times: {error}",
-                )
-            self.journal.save(occasion)
-            if not occasion.decision:
+            run.attempts += 1
+            if run.attempts >= self.settings.max_attempts:
+                run.decision, run.explanation = "refused", f"it failed {run.attempts} times: {error}"
+            self.journal.save(run)
+            if not run.decision:
                 raise
 
-    def _carry_out(self, occasion: Occasion) -> None:
-        """Carry out the decision. Each step can be repeated after a kill."""
-        refused = occasion.decision == "refused"
-        if refused:
-            contest.withdraw(self.environment, occasion.verdicts)
-            held = f"{occasion.refusal}: {occasion.explanation}"[:300]
-            self.journal.set_aside({key: f"{name}: {held}" for name, key in occasion.fresh})
-        else:
-            if not occasion.commit:
-                if self.settings.push:
-                    self.workspace.push()
-                occasion.commit = self.workspace.commit(
-                    f"retrain: {'; '.join(occasion.reasons)}\n\n{occasion.explanation}"
-                )
-                self.journal.save(occasion)
-            client, _ = connection.connect(self.environment)
-            for verdict in occasion.verdicts:
-                serves = promotion.champion(client, verdict.model) if verdict.promoted else None
-                if serves and str(serves.version) not in (verdict.before, verdict.version):
-                    verdict.promoted, verdict.reason = (
-                        False,
-                        f"version {serves.version} was promoted by hand in the meantime",
-                    )
-                elif verdict.promoted:
-                    version = client.get_model_version(verdict.model, verdict.version)
-                    promotion.promote(self.environment, version, verdict.reason, verdict.gates, occasion.name)
-            contest.withdraw(self.environment, occasion.verdicts)
-            occasion.published = self.workspace.publish(occasion.commit, self.settings.commit == "in place")
-            print(f"dvc.lock: {occasion.published}", flush=True)
-        self.journal.set_aside(occasion.quarantined)
-        occasion.ended = occasion.ended or now()
-        page = report.write(occasion, self.journal.folder / "occasions")
-        tags = {
-            "darkroom.decision": occasion.decision,
-            "darkroom.reason": occasion.explanation,
-            "darkroom.commit": occasion.commit,
-        }
-        try:
-            run_notes.write(self.environment, occasion.name, report.text(occasion), tags, page)
-        except Exception as error:  # a promotion would have failed before; a refusal is valid without MLflow
-            print(
-                f"warning: the result could not be sent to MLflow ({type(error).__name__}); the report holds it",
-                flush=True,
-            )
-        print(
-            f"{occasion.decision}: {occasion.explanation}\nreport: {page}\n{report.by_hand(occasion)}",
-            end="",
-            flush=True,
-        )
-        facts = {
-            "project": self.environment.root.name,
-            "models": {verdict.model: verdict.reason for verdict in occasion.verdicts},
-        }
-        facts |= {
-            "drift": occasion.drift.get("said", ""),
-            "dvc.lock": occasion.published,
-            "report": str(page),
-        }
-        notice.send(occasion.decision, occasion.explanation, facts)
-        self.journal.close(occasion)
 
-
-def _left(found: survey.Survey) -> str:
-    """How many pictures at ``retrain.watch`` are neither accepted nor new."""
-    if found.arrival is None:
+def _unused_pictures(intake: IntakeReport) -> str:
+    """How many pictures at ``retrain.watch`` are neither accepted nor used."""
+    if intake.arrival is None:
         return ""
     counts = {
-        "wait for more": len(found.arrival.fresh),
-        "are quarantined: darkroom retrain --readmit TEXT": found.arrival.set_aside,
+        "wait for more": len(intake.arrival.fresh),
+        "are quarantined: darkroom retrain --readmit TEXT": intake.arrival.quarantined,
     }
     parts = "; ".join(f"{count:,} pictures {what}" for what, count in counts.items() if count)
     return f" ({parts})" if parts else ""

@@ -1,7 +1,6 @@
 """The section ``retrain`` of params.yaml. No stage depends on it.
 
-The classes stand apart from the code that uses them, so that every stage can validate this section without
-importing scikit-learn.
+This module imports no scikit-learn, so that every stage can validate the section quickly.
 """
 
 import math
@@ -11,7 +10,7 @@ from pydantic import Field, model_validator
 
 from pipeline.params import Section
 
-MINIMUM = 20  # pictures on either side of a drift test; with fewer, only gross drift can be found
+MINIMUM = 20  # pictures on either side of a drift test; with fewer, only strong drift can be found
 
 
 class QualitySettings(Section):

@@ -1,5 +1,4 @@
-"""The git worktree in which new models are trained, with a shared DVC cache. The project does not change
-until the end."""
+"""The git worktree in which new models are trained. It shares the project's DVC cache."""
 
 import json
 import shutil
@@ -15,94 +14,80 @@ from pipeline.process import DVC, die_with_parent
 
 BRANCH = "retraining"
 GIT_SECONDS, DVC_SECONDS, GRACE_SECONDS = 120, 6 * 3600, 90
-GIT = (
-    "git",
-    "-c",
-    "commit.gpgsign=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-)  # a scheduled run cannot type a passphrase
-IDENTITY = (
-    "-c",
-    "user.name=darkroom retrain",
-    "-c",
-    "user.email=darkroom@localhost",
-)  # if git has no identity configured
+# Without signatures and hooks: a scheduled run cannot enter a passphrase.
+GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")
+# Used if git has no identity configured.
+IDENTITY = ("-c", "user.name=darkroom retrain", "-c", "user.email=darkroom@localhost")
 COMMAND = (sys.executable, "-c", "from pipeline.cli import main; main()")
 
 
 class Workspace:
-    """The worktree ``tree`` of the project in ``root``. To be used by one process at a time."""
+    """The worktree ``tree`` of the project in ``root``. Only one process may use it at a time."""
 
     def __init__(self, environment: Environment) -> None:
         self.environment, self.root = environment, environment.root
         self.tree = self.root / ".darkroom/retraining/tree"
 
     def base(self, keep: bool = True) -> str:
-        """The commit to start from, with all pictures accepted before: the current one, or the branch
-        'retraining' if it is ahead.
+        """The commit to start from, which has all accepted pictures.
 
-        If both have new commits, they are merged in the worktree; with ``keep`` the branch is moved to the
-        merge. Raises ``BadInput`` if they conflict.
+        It is the current commit, or the branch 'retraining' if it is ahead. If both have new commits, they
+        are merged in the worktree; with ``keep`` the branch is moved to the merge. Raises ``BadInput`` if
+        they conflict.
         """
-        head, tip = (
-            self._answer("rev-parse", "HEAD"),
-            self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}"),
-        )
+        head = self._try_git("rev-parse", "HEAD")
+        tip = self._branch_tip()
         if not head:
-            raise BadInput(
-                "is not a git repository with a commit",
-                where=str(self.root),
-                remedy="git init; git add -A; git commit",
-            )
+            what, remedy = "is not a git repository with a commit", "git init; git add -A; git commit"
+            raise BadInput(what, where=str(self.root), remedy=remedy)
         if not tip or self._is_ancestor(tip, head):
             return head
         if self._is_ancestor(head, tip):
             return tip
-        merge = self._join(tip, head)
+        merge = self._merge(tip, head)
         if not merge:
-            what, remedy = (
-                f"the branch '{BRANCH}' and the current one have a merge conflict",
-                f"git merge {BRANCH}, and resolve it",
-            )
-            raise BadInput(what, where=str(self.root), remedy=remedy)
+            what = f"the branch '{BRANCH}' and the current one have a merge conflict"
+            raise BadInput(what, where=str(self.root), remedy=f"git merge {BRANCH}, and resolve it")
         if keep:
             self._git("update-ref", f"refs/heads/{BRANCH}", merge, tip)
         return merge
 
-    def _join(self, one: str, other: str) -> str:
+    def _branch_tip(self) -> str:
+        return self._try_git("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+
+    def _merge(self, one: str, other: str) -> str:
         """The merge of two commits, made in the worktree; '' if they conflict."""
         self._check_out(one)
         command = [*GIT, "-c", "merge.ff=true", *self._identity(), "merge", "--quiet", "--no-edit", other]
         if _run(command, self.tree, GIT_SECONDS).returncode:
-            self._answer("merge", "--abort", where=self.tree)
+            self._try_git("merge", "--abort", where=self.tree)
             return ""
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def holds(self, commit: str) -> bool:
-        """Whether the worktree exists and is at ``commit`` or at a retraining's commit on top of it."""
-        return self._answer("merge-base", commit, "HEAD", where=self.tree) == commit
+        """Whether the worktree exists and is at ``commit`` or at a later commit of a retraining."""
+        return self._try_git("merge-base", commit, "HEAD", where=self.tree) == commit
 
     def prepare(self, commit: str, folder: str) -> None:
-        """Check out ``commit`` in the worktree: its files, the accepted pictures in ``folder`` ('': none) and
-        the cached outputs."""
+        """Check out ``commit`` in the worktree, with the cached outputs.
+
+        ``folder`` has the accepted pictures; '' if there are none.
+        """
         self._check_out(commit)
         if (self.root / ".dvc/config.local").is_file():
             shutil.copy(self.root / ".dvc/config.local", self.tree / ".dvc")
         for line in self._dvc("config", "--list", where=self.root).stdout.splitlines():
             key, _, value = line.partition("=")
-            if (
-                key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute()
-            ):  # relative to the project in its file
+            # A relative address in the file is relative to the project; DVC lists it as an absolute one.
+            if key.startswith("remote.") and key.endswith(".url") and Path(value).is_absolute():
                 self._dvc("config", "--local", key, value)
         self._dvc("config", "--local", "cache.dir", self._dvc("cache", "dir", where=self.root).stdout.strip())
         if folder and not (self.tree / f"{folder}.dvc").is_file():
             if (self.root / folder).exists():
                 add = "" if (self.root / f"{folder}.dvc").is_file() else f"dvc add {folder} && "
                 remedy = f"{add}git add {folder}.dvc && git commit -m 'the accepted pictures'"
-                raise BadInput(
-                    "these pictures are not tracked by DVC in the last commit", where=folder, remedy=remedy
-                )
+                what = "these pictures are not tracked by DVC in the last commit"
+                raise BadInput(what, where=folder, remedy=remedy)
             shutil.rmtree(self.tree / folder, ignore_errors=True)
         if self._dvc("checkout", "--quiet", "--force").returncode:
             self._dvc("pull", "--quiet", "--force", "--allow-missing")
@@ -110,15 +95,15 @@ class Workspace:
             self.run_dvc("checkout", "--quiet", "--force", f"{folder}.dvc")
 
     def _check_out(self, commit: str) -> None:
-        """Check out ``commit`` in the worktree, also after a kill of git in the middle of its work."""
-        if self._answer("rev-parse", "--show-toplevel", where=self.tree) == str(self.tree.resolve()):
+        """Check out ``commit`` in the worktree, also after a git command that was killed."""
+        if self._try_git("rev-parse", "--show-toplevel", where=self.tree) == str(self.tree.resolve()):
             for lock in Path(self._git("rev-parse", "--absolute-git-dir", where=self.tree)).glob("*.lock"):
                 lock.unlink(missing_ok=True)
         else:
             shutil.rmtree(self.tree, ignore_errors=True)
             self._git("worktree", "prune")
             self._git("worktree", "add", "--force", "--force", "--quiet", "--detach", str(self.tree), commit)
-        self._answer("merge", "--abort", where=self.tree)
+        self._try_git("merge", "--abort", where=self.tree)
         self._git("checkout", "--quiet", "--force", "--detach", commit, where=self.tree)
         self._git("clean", "--quiet", "-fd", where=self.tree)
 
@@ -134,24 +119,24 @@ class Workspace:
         self.run_dvc("add", "--quiet", folder)
 
     def repro(self, seconds: float, group: str) -> None:
-        """Run ``darkroom repro`` in the worktree. Raises ``DarkroomError`` with its exit code, or after
-        ``seconds``."""
-        here = {
+        """Run ``darkroom repro`` in the worktree.
+
+        Raises ``DarkroomError`` with its exit code, or if it takes longer than ``seconds``.
+        """
+        variables = {
             "DARKROOM_STORAGE": self.environment.remote or str(self.environment.storage),
             "MLFLOW_TRACKING_URI": self.environment.tracking_uri,
             "DARKROOM_GROUP": group,
             "PYTHONPATH": str(self.tree),
         }
-        process = subprocess.Popen(
-            [*COMMAND, "repro"], cwd=self.tree, env=for_child(here), preexec_fn=die_with_parent
-        )
+        env = for_child(variables)
+        process = subprocess.Popen([*COMMAND, "repro"], cwd=self.tree, env=env, preexec_fn=die_with_parent)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
+            where = "params.yaml: retrain.deadline_hours"
             remedy = "the next call continues from the last checkpoint; or allow more hours"
-            raise DarkroomError(
-                "the deadline has passed", where="params.yaml: retrain.deadline_hours", remedy=remedy
-            ) from None
+            raise DarkroomError("the deadline has passed", where=where, remedy=remedy) from None
         finally:
             if process.poll() is None:
                 process.terminate()
@@ -159,11 +144,8 @@ class Workspace:
                     process.wait(GRACE_SECONDS)
                 process.kill()
         if code:
-            error = DarkroomError(
-                f"darkroom repro ended with exit code {code}",
-                where=str(self.tree),
-                remedy="see its messages above",
-            )
+            what = f"darkroom repro ended with exit code {code}"
+            error = DarkroomError(what, where=str(self.tree), remedy="see its messages above")
             error.exit_code = code if code > 0 else 128 - code
             raise error
 
@@ -174,38 +156,35 @@ class Workspace:
     def commit(self, message: str) -> str:
         """Commit the changes in the worktree, if there are any. Returns the commit."""
         self._git("add", "--all", where=self.tree)
-        if self._answer("status", "--porcelain", where=self.tree):
+        if self._try_git("status", "--porcelain", where=self.tree):
             self._git(*self._identity(), "commit", "--quiet", "--no-verify", "-m", message, where=self.tree)
         return self._git("rev-parse", "HEAD", where=self.tree)
 
     def publish(self, commit: str, in_place: bool) -> str:
-        """Move the branch 'retraining' to ``commit``, or the current branch if ``in_place``. Returns a text
-        that names the branch."""
-        current = self._answer("symbolic-ref", "--quiet", "--short", "HEAD")
-        if current and (in_place or current == BRANCH) and self._forward(commit):
-            left = self._dvc(
-                "checkout", "--quiet", where=self.root
-            ).returncode  # does not overwrite changes that are not saved
-            return f"on {current}" + (
-                ", but dvc checkout could not update all outputs; see: dvc status" if left else ""
-            )
-        tip = self._answer("rev-parse", "--verify", "--quiet", f"refs/heads/{BRANCH}")
+        """Move the branch 'retraining' to ``commit``, or the current branch if ``in_place``.
+
+        Returns a text that names the branch.
+        """
+        current = self._try_git("symbolic-ref", "--quiet", "--short", "HEAD")
+        if current and (in_place or current == BRANCH) and self._fast_forward(commit):
+            failed = self._dvc("checkout", "--quiet", where=self.root).returncode  # keeps unsaved changes
+            why = ", but dvc checkout could not update all outputs; see: dvc status" if failed else ""
+            return f"on {current}{why}"
+        tip = self._branch_tip()
         why = ": the current branch has changes of its own" if in_place else ""
         if tip and self._is_ancestor(commit, tip):
             return f"on the branch {BRANCH}{why}"
-        joined = (
-            commit if not tip or self._is_ancestor(tip, commit) else self._join(commit, tip)
-        )  # it has a new commit by someone else
-        if joined and current != BRANCH:
-            self._git("update-ref", f"refs/heads/{BRANCH}", joined, *([tip] if tip else []))
+        is_ahead = not tip or self._is_ancestor(tip, commit)  # else a user has committed to the branch
+        target = commit if is_ahead else self._merge(commit, tip)
+        if target and current != BRANCH:
+            self._git("update-ref", f"refs/heads/{BRANCH}", target, *([tip] if tip else []))
             return f"on the branch {BRANCH}{why}"
         own = f"{BRANCH}-{commit[:8]}"
         self._git("update-ref", f"refs/heads/{own}", commit)
-        return (
-            f"on the branch {own}, because {BRANCH} conflicts with it or is checked out; run: git merge {own}"
-        )
+        why = f"because {BRANCH} conflicts with it or is checked out"
+        return f"on the branch {own}, {why}; run: git merge {own}"
 
-    def _forward(self, commit: str) -> bool:
+    def _fast_forward(self, commit: str) -> bool:
         return self._is_ancestor(commit, "HEAD") or self._succeeds("merge", "--ff-only", "--quiet", commit)
 
     def _is_ancestor(self, one: str, other: str) -> bool:
@@ -226,7 +205,7 @@ class Workspace:
             raise _failed(f"git {arguments[0]}", done, where or self.root)
         return done.stdout.strip()
 
-    def _answer(self, *arguments: str, where: Path | None = None) -> str:
+    def _try_git(self, *arguments: str, where: Path | None = None) -> str:
         """The output of a git command; '' if it fails."""
         place = where or self.root
         done = _run([*GIT, *arguments], place, GIT_SECONDS) if place.is_dir() else None
@@ -236,15 +215,14 @@ class Workspace:
         return not _run([*GIT, *arguments], self.root, GIT_SECONDS).returncode
 
     def _identity(self) -> tuple[str, ...]:
-        return () if self._answer("config", "user.email") else IDENTITY
+        return () if self._try_git("config", "user.email") else IDENTITY
 
 
 def _failed(what: str, done: subprocess.CompletedProcess[str], where: Path) -> DarkroomError:
     lines = done.stderr.strip().splitlines() or ["without a message"]
     message = next((line for line in lines if line.startswith(("fatal:", "error:", "ERROR:"))), lines[-1])
-    return DarkroomError(
-        f"{what} failed: {message[:300]}", where=str(where), remedy="correct this and repeat the command"
-    )
+    remedy = "correct this and repeat the command"
+    return DarkroomError(f"{what} failed: {message[:300]}", where=str(where), remedy=remedy)
 
 
 def _run(command: list[str], where: Path, seconds: int) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError
-from pipeline.files import whole_copy, write_json
+from pipeline.files import atomic_copy, write_json
 from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
 from pipeline.tracking.run_description import Description, describe, md5_tags, prefixed
@@ -121,7 +121,7 @@ class Run:
         """Copy a file or folder, as it is now, into ``folder`` of the run."""
         number = len(self._record.artifacts)
         kept = self._record.artifacts_folder(self._environment) / str(number) / path.name
-        (shutil.copytree if path.is_dir() else whole_copy)(path, kept)
+        (shutil.copytree if path.is_dir() else atomic_copy)(path, kept)
         self._record.artifacts.append([str(kept), folder])
 
     def __enter__(self) -> "Run":

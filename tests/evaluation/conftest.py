@@ -1,4 +1,4 @@
-"""A tiny world: stripes whose column is their class, a classifier that sees them, and models that make and rebuild them."""
+"""Images of stripes whose column is their class, and a classifier, generators and an autoencoder for them."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ SETTINGS = EvaluationSettings(allow_few_samples=True, num_bootstrap=10, num_neig
 
 
 def stripes(labels, blur, channels, size=SIZE):
-    """(N, C, size, size): two bright columns, where ``labels`` say, under noise ``blur`` (N, C, size, size)."""
+    """Images (N, C, size, size) with two bright columns for each label, and noise ``blur`` of that shape."""
     columns = torch.arange(size)[None, :] // 2 == labels[:, None]
     return (
         (0.8 * columns[:, None, None, :].float() + 0.1 + 0.1 * blur).clamp(0, 1).expand(-1, channels, -1, -1)
@@ -99,7 +99,7 @@ def world(channels=1):
 
 
 def sorted_world():
-    """The same in grey, with a test split that lies sorted by class, as a folder's does."""
+    """The same in grey, with a test split sorted by class, as that of a folder."""
     dataset = world()
     order = np.argsort(dataset.test.labels, kind="stable")
     dataset.test = ArraySplit(dataset.test.images[order], dataset.test.labels[order])
@@ -118,7 +118,7 @@ def tasks(dataset):
 
 
 def write_history(folder: Path, steps=(1, 2, 3)):
-    """What a training leaves behind."""
+    """Write what a training writes."""
     (folder / "samples").mkdir(parents=True)
     lines = [
         {
@@ -132,7 +132,8 @@ def write_history(folder: Path, steps=(1, 2, 3)):
     for step in steps:
         Image.new("L", (8, 8), step).save(folder / "samples" / f"step-{step:08d}.png")
     (folder / "times.json").write_text(
-        '{"total": 12.5, "loop": 10.0, "workers": 1, "device": "cpu", "mode": "local", "images_per_second": 1234.5}'
+        '{"total": 12.5, "loop": 10.0, "workers": 1, "device": "cpu", "mode": "local", '
+        '"images_per_second": 1234.5}'
     )
 
 

@@ -12,7 +12,7 @@ def test_the_mean_of_unequal_batches_is_not_the_mean_of_their_means():
     assert estimate.low == pytest.approx(2 - 1.959964 * error, abs=1e-5)
 
 
-def test_the_interval_of_a_mean_holds_the_truth_nineteen_times_in_twenty():
+def test_the_interval_of_a_mean_covers_the_true_mean_in_95_percent():
     rng = np.random.default_rng(0)
     estimates = [averages.mean([rng.normal(3, 2, size=50)]) for _ in range(2000)]
     assert 0.93 < np.mean([estimate.low <= 3 <= estimate.high for estimate in estimates]) < 0.96
@@ -34,4 +34,4 @@ def test_wilson_intervals_match_published_ones(hits, count, low, high):
 
 def test_an_estimate_is_flat_json():
     assert Estimate(1.0, 0.5, 1.5).flat("fid") == {"fid": 1.0, "fid_low": 0.5, "fid_high": 1.5}
-    assert Estimate(1.0, 0.5, 1.5).beside(np.float64(0.25)).flat("fid")["fid_floor"] == 0.25
+    assert Estimate(1.0, 0.5, 1.5).with_floor(np.float64(0.25)).flat("fid")["fid_floor"] == 0.25

@@ -4,8 +4,8 @@ import pytest
 from pipeline.evaluation import classification
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
-SAID = np.array([0, 0, 1, 1, 1, 0])
-LOGITS = np.log(np.eye(3)[SAID] * 0.7 + 0.1)  # 80 % for what it says, 10 % for each other class
+PREDICTED = np.array([0, 0, 1, 1, 1, 0])
+LOGITS = np.log(np.eye(3)[PREDICTED] * 0.7 + 0.1)  # 80 % for the predicted class, 10 % for each other
 
 
 def test_measures_match_closed_forms():

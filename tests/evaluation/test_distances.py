@@ -113,7 +113,7 @@ def test_kernel_distance_in_chunks_is_the_same(monkeypatch):
     assert kernel_distance(first, second).value == pytest.approx(whole.value, rel=1e-9)
 
 
-def test_kernel_distance_is_unbiased_and_its_interval_honest():
+def test_kernel_distance_is_unbiased_and_its_interval_covers_the_true_value():
     estimates = [
         kernel_distance(gaussians(60, seed=2 * draw + 20), gaussians(60, seed=2 * draw + 21))
         for draw in range(300)
@@ -181,7 +181,7 @@ def test_the_nearest_distance_is_the_nearest():
     assert nearest == pytest.approx(cdist(samples, reference).min(axis=1))
 
 
-def test_copies_of_training_images_are_told_from_new_ones():
+def test_memorisation_separates_copies_from_new_images():
     unseen = RNG.uniform(1, 2, size=300)
     assert memorisation(np.zeros(300), unseen).value == 1
     assert memorisation(np.full(300, 5.0), unseen).value == 0

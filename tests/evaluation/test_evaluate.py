@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.evaluation import evaluate as evaluation
-from pipeline.evaluation import history, pictures, progress
+from pipeline.evaluation import evaluator, figures, history, progress
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import (
     CLASSES,
@@ -60,7 +59,7 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     )
 
 
-def test_numbers_are_what_the_fakes_deserve(dataset, tasks, tmp_path):
+def test_metrics_match_the_quality_of_the_models(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
     assert results["cnn"]["accuracy"] == 1 and results["gan"]["label_agreement"] == 1
     assert results["cnn"]["accuracy_floor"] == pytest.approx(11 / 31)
@@ -88,7 +87,7 @@ def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
 def test_batches_change_nothing_that_is_not_noise(dataset, tasks, tmp_path, monkeypatch):
     del tasks["gan"], tasks["free"]
     whole = run(dataset, tasks, tmp_path)
-    monkeypatch.setattr(evaluation, "BATCH", 7)  # 31 = 4 * 7 + 3
+    monkeypatch.setattr(evaluator, "BATCH", 7)  # 31 = 4 * 7 + 3
     apart = run(dataset, tasks, tmp_path)
     assert {key: apart["ae"][key] for key in ("mse", "ssim", "brightness")} == pytest.approx(
         {key: whole["ae"][key] for key in ("mse", "ssim", "brightness")}
@@ -106,7 +105,7 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
     assert loud == pytest.approx(quiet, rel=1e-9)
 
 
-def test_plots_and_pictures_are_written_whole(dataset, tasks, tmp_path):
+def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "of-a-model-that-is-gone.png").touch()
@@ -159,10 +158,10 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
 def test_grids_show_the_pixels_they_were_given(tmp_path):
     images = torch.zeros(2, CLASSES, 1, 4, 4)
     images[1, 2, 0, 0, 0] = 1
-    pictures.save_grid(images, tmp_path / "grid.png")
+    figures.save_grid(images, tmp_path / "grid.png")
     drawn = np.asarray(Image.open(tmp_path / "grid.png"))
     assert (drawn[:, :, 0] == 255).sum() == 16 * 16  # one pixel, enlarged sixteen times, its edges sharp
-    pictures.save_grid(
+    figures.save_grid(
         images.expand(-1, -1, 3, -1, -1),
         tmp_path / "named.png",
         columns=["a", "a very long name", "c"],
@@ -173,7 +172,7 @@ def test_grids_show_the_pixels_they_were_given(tmp_path):
 
 @pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 10), (3, 9), (7, 7), (10, 10), (100, 10)])
 def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_often(classes, shown):
-    columns = pictures.columns(classes)
+    columns = figures.columns(classes)
     assert len(columns) == shown and columns.min() == 0 and columns.max() == classes - 1
     counts = np.bincount(columns)
     assert len(set(counts[counts > 0])) == 1
@@ -182,12 +181,12 @@ def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_ofte
 @pytest.mark.parametrize(
     ("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])]
 )
-def test_as_many_labels_as_wanted_keep_the_mix_of_a_split_that_lies_sorted_by_class(count, mix):
+def test_any_number_of_labels_keeps_the_class_mix_of_a_sorted_split(count, mix):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = evaluation.same_mix(labels, count)
+    chosen = evaluator.same_mix(labels, count)
     assert len(chosen) == count and np.bincount(chosen).tolist() == mix
     shuffled = labels[::-1]
-    assert evaluation.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
+    assert evaluator.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
 
 
 def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_path):
@@ -208,17 +207,15 @@ def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_p
     assert torch.bincount(generated).tolist() == [4, 4, 4]
 
 
-def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorted_by_class(
-    tmp_path, monkeypatch
-):
-    drawn, save = {}, pictures.save_grid
+def test_reconstructions_show_each_class_in_turn_of_a_sorted_test_split(tmp_path, monkeypatch):
+    drawn, save = {}, figures.save_grid
 
     def recorded(images, path, columns=(), rows=()):
         drawn[path.name] = (images, list(columns), list(rows))
         save(images, path, columns, rows)
 
-    monkeypatch.setattr(pictures, "save_grid", recorded)
-    monkeypatch.setattr(evaluation, "BATCH", 5)
+    monkeypatch.setattr(figures, "save_grid", recorded)
+    monkeypatch.setattr(evaluator, "BATCH", 5)
     run(sorted_world(), {"cnn": Classifier(), "ae": Autoencoder()}, tmp_path)
     images, columns, rows = drawn["ae-reconstructions.png"]
     in_turn = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
@@ -230,15 +227,13 @@ def test_reconstructions_show_each_class_in_turn_of_a_test_split_that_lies_sorte
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 25])
 def test_one_of_each_class_is_picked_before_a_second_one(classes):
     labels = np.repeat(np.arange(classes), 20)
-    picked = pictures.one_of_each(labels)
+    picked = figures.one_of_each(labels)
     assert len(set(picked)) == len(picked) == 10
     assert len(set(labels[picked][: min(classes, 10)])) == min(classes, 10)
-    assert pictures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
+    assert figures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
 
 
-def test_each_costly_part_says_how_far_it_is_when_ten_seconds_have_passed(
-    dataset, tasks, tmp_path, monkeypatch, capsys
-):
+def test_each_slow_part_prints_its_progress_every_ten_seconds(dataset, tasks, tmp_path, monkeypatch, capsys):
     clock = itertools.count(step=11)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run(dataset, tasks, tmp_path)

@@ -1,4 +1,4 @@
-"""The results of all four models in a project of its own: what DVC's commands and the report show of them."""
+"""What DVC's commands and the report show of the results of four models."""
 
 import json
 import re
@@ -43,9 +43,9 @@ class Evaluated:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, processed_digits):
-    """Four briefly trained models in a git and DVC repository with the project's own dvc.yaml, after the stage ``evaluate``.
+    """Four briefly trained models in a git and DVC repository, after the stage ``evaluate``.
 
-    The digits are declared to come from a folder of the user's.
+    The manifest declares that the digits come from a folder of the user.
     """
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(processed_digits, folder / "data/processed")
@@ -125,7 +125,7 @@ def test_dvcs_charts_hold_each_measured_value_once_and_no_blank(project):
         assert len({row["filename"] for row in rows}) == len(plot["y"]) == 2
 
 
-def test_without_a_network_dvcs_page_says_so_and_shows_the_curves_as_pictures(project):
+def test_without_a_network_dvcs_page_shows_the_curves_as_pictures(project):
     shell(project.folder, "python", "dvc", "plots", "show")
     page = (project.folder / "dvc_plots/index.html").read_text()
     assert (
@@ -212,7 +212,10 @@ def test_the_report_fits_a_phone(project):
     )
     tables = "".join(re.findall(r'<table class="stacked">.*?</table>', project.report, re.S))
     labels = re.findall(r'<td class="number soft[^"]*"(?: data-label="([^"]+)")?>[^<]+</td>', tables)
-    assert len(labels) > 40 and set(labels) == {"95 % interval", "at step"}  # which the head no longer says
+    assert len(labels) > 40 and set(labels) == {
+        "95 % interval",
+        "at step",
+    }  # which the table head does not show here
 
 
 def test_pictures_by_step_have_a_largest_size_however_few_they_are(project):

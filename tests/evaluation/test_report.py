@@ -64,8 +64,8 @@ def test_names_from_the_data_cannot_write_html(page):
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "&lt;i&gt;stripes&lt;/i&gt;" in page
 
 
-def test_the_page_says_what_was_measured_and_how(page):
-    for said in (
+def test_the_page_shows_data_code_and_protocol(page):
+    for text in (
         "real against real scores",
         "14 November 2023",
         "c0ffeec0ffee",
@@ -74,7 +74,7 @@ def test_the_page_says_what_was_measured_and_how(page):
         "31</b> test images",
         "Seed 0",
     ):
-        assert said in page, said
+        assert text in page, text
 
 
 def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_is_a_price():
@@ -109,19 +109,20 @@ def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_
         "shutdown": (3.0, 18.75),
         "other": (2.0, 12.5),
     }
-    assert shown["total"] == [
-        16.0,
-        14.0,
-    ]  # the second's process died before it could tell: the sum of what is known
+    # The second process died before it recorded all of the total: the sum of the known parts is shown.
+    assert shown["total"] == [16.0, 14.0]
     assert shown["communication"] == [4.0, 4.0] and shown["cost"] == [None, 0.25] and shown["prices"] == [0.5]
 
 
 def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     results = run(dataset, tasks, tmp_path)
-    told = tmp_path / "history" / "gan" / "times.json"
-    for more, said in (({}, False), ({"communication": 1.5, "cost": 0.0123, "price_per_hour": 1.75}, True)):
-        told.write_text(json.dumps(json.loads(told.read_text()) | more))
+    times = tmp_path / "history" / "gan" / "times.json"
+    for more, expected in (
+        ({}, False),
+        ({"communication": 1.5, "cost": 0.0123, "price_per_hour": 1.75}, True),
+    ):
+        times.write_text(json.dumps(json.loads(times.read_text()) | more))
         places = {
             "histories": tmp_path / "history",
             "plots": tmp_path / "plots",
@@ -132,7 +133,7 @@ def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset
         assert "12.5 s" in page
         assert [
             text in page for text in ("cost, at 1.75 an hour", "0.0123", "of which communication", "1.5 s")
-        ] == [said] * 4
+        ] == [expected] * 4
 
 
 def test_numbers_are_shown_with_three_digits_and_their_unit():

@@ -1,4 +1,4 @@
-"""What a team deploys: the manifests validate and restrict their pods, the cluster file is Ray's, the image holds no privilege."""
+"""The deployment files: valid manifests, restricted pods, Ray's cluster file, an unprivileged image."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-KUBERNETES = "1.30"  # the oldest that is meant
+KUBERNETES = "1.30"  # the oldest supported version
 RENDERED = ["base", "overlays/job", "overlays/gpu", "overlays/s3"]
 KUBERAY = json.loads((Path(__file__).parent / "kuberay.json").read_text())
 SECRET = re.compile(r"TOKEN|PASSWORD|SECRET|ACCESS_KEY", re.IGNORECASE)
@@ -34,7 +34,7 @@ VOLUMES, HOST = (
 
 @pytest.fixture(scope="module")
 def rendered():
-    """Each folder's manifests, as kustomize makes them; MLflow's and the schedule's beside them."""
+    """The manifests of each folder as kustomize renders them, and those of MLflow and the schedule."""
     if not shutil.which("kubectl"):
         pytest.skip("kubectl, which renders kustomize's folders, is not installed")
     found = {"mlflow": (ROOT / "infra/mlflow/kubernetes.yaml").read_text()}
@@ -48,13 +48,13 @@ def rendered():
 
 
 def cluster_of(manifests):
-    """The cluster's specification, of a RayCluster or within a RayJob."""
+    """The specification of the cluster, from a RayCluster or a RayJob."""
     (ray,) = [each for each in manifests if each["apiVersion"] == "ray.io/v1"]
     return ray["spec"].get("rayClusterSpec", ray["spec"])
 
 
 def templates_in(node):
-    """Every pod template, wherever it stands."""
+    """All pod templates."""
     if isinstance(node, dict):
         if "containers" in node.get("spec", {}):
             yield node
@@ -65,7 +65,7 @@ def templates_in(node):
 
 
 def breaches(template):
-    """In what a pod template is not restricted."""
+    """The restrictions that a pod template lacks."""
     pod = template["spec"]
     context = pod.get("securityContext", {})
     yield from (f"{key} is set" for key in HOST & set(pod))
@@ -88,7 +88,7 @@ def breaches(template):
                 yield f"no {kind}"
         served = (
             pod.get("restartPolicy", "Always") == "Always"
-        )  # a job's pod ends by itself, and nobody calls it
+        )  # the pod of a job ends by itself and serves no requests
         if served and not all(container.get(f"{kind}Probe") for kind in ("startup", "readiness", "liveness")):
             yield "no probes"
         if not re.search(r"(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})$", container["image"]):
@@ -159,7 +159,7 @@ def test_every_pod_is_restricted(rendered):
 def test_the_policy_sees_a_breach(rendered, path, value, breach):
     for name in (
         ("base",) if path[-1] == "livenessProbe" else ("base", "schedule")
-    ):  # a job's pod needs no probe
+    ):  # the pod of a job needs no probe
         template = copy.deepcopy(next(templates_in(rendered[name])))
         reduce(operator.getitem, path[:-1], template["spec"])[path[-1]] = value
         assert breach in list(breaches(template)), name

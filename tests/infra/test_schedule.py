@@ -1,6 +1,6 @@
-"""How retraining is scheduled where no crontab is: the CronJob's promises and what its pod runs, and GitHub's workflow.
+"""Schedules without a crontab: the Kubernetes CronJob, the script of its pod, and GitHub's workflow.
 
-That the CronJob validates and its pod is restricted is tested with all the others, in test_kubernetes.py.
+test_kubernetes.py tests that the CronJob is valid and its pod is restricted.
 """
 
 import copy
@@ -25,7 +25,7 @@ GIT = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
 
 @pytest.fixture
 def workflow():
-    """The file; YAML 1.1 reads its key ``on`` as true."""
+    """The workflow; YAML 1.1 reads its key ``on`` as true."""
     read = yaml.safe_load((FOLDER / "workflow.yml").read_text())
     return {"on" if name is True else name: value for name, value in read.items()}
 
@@ -43,13 +43,13 @@ def test_the_cronjob_never_overlaps_always_ends_and_repeats_only_what_was_killed
         "action": "FailJob",
         "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [1, 2, 75]},
     }
-    assert work["template"]["spec"]["restartPolicy"] == "Never"  # which podFailurePolicy demands
+    assert work["template"]["spec"]["restartPolicy"] == "Never"  # required by podFailurePolicy
     assert (
         ROOT / Path(container["command"][1]).relative_to("/opt/darkroom") == FOLDER / "kubernetes/retrain.sh"
     )
 
 
-def test_the_cronjobs_pod_reaches_mlflow_and_is_reached_by_nobody(rendered):  # noqa: F811
+def test_the_cronjobs_pod_reaches_mlflow_and_accepts_no_connections(rendered):  # noqa: F811
     (job,) = [
         each["spec"]["jobTemplate"]["spec"] for each in rendered["schedule"] if each["kind"] == "CronJob"
     ]
@@ -74,7 +74,7 @@ def test_the_cronjobs_pod_reaches_mlflow_and_is_reached_by_nobody(rendered):  # 
 class TestThePodsScript:
     @pytest.fixture
     def place(self, tmp_path):
-        """An image's commit, a volume, and stand-ins for dvc and darkroom that write down how they are called."""
+        """The commit of an image, a volume, and fake dvc and darkroom that record their calls."""
         image = tmp_path / "image"
         (image / "infra/schedule/kubernetes").mkdir(parents=True)
         shutil.copy(FOLDER / "kubernetes/retrain.sh", image / "infra/schedule/kubernetes")
@@ -100,7 +100,7 @@ class TestThePodsScript:
         self.git(folder, "commit", "--quiet", "--message", text)
 
     def start(self, place, **more):
-        """(exit code, what was called, error) of the script."""
+        """(exit code, calls, error) of the script."""
         calls = place / "calls"
         calls.unlink(missing_ok=True)
         variables = {
@@ -114,9 +114,7 @@ class TestThePodsScript:
         )
         return done.returncode, calls.read_text().splitlines() if calls.exists() else [], done.stderr
 
-    def test_the_first_night_makes_the_project_and_each_goes_on_in_it_with_the_commands_exit_code(
-        self, place
-    ):
+    def test_the_first_run_creates_the_project_and_each_ends_with_the_commands_exit_code(self, place):
         project = place / "volume/projects/retrain"
         expected = [
             f"{project}: dvc config --local cache.dir {place}/volume/cache",
@@ -146,7 +144,7 @@ class TestThePodsScript:
             and "git merge" in error
         )
 
-    def test_a_project_that_cannot_be_made_whole_is_not_there(self, place):
+    def test_a_project_that_cannot_be_completed_is_not_created(self, place):
         (place / "programs/cp").write_text("#!/bin/sh\nexit 1\n")
         (place / "programs/cp").chmod(0o755)
         assert self.start(place)[:2] == (1, []) and not (place / "volume/projects/retrain").exists()
@@ -194,7 +192,7 @@ def test_the_workflow_waits_for_the_one_before_and_its_scripts_take_no_text_from
         assert (
             subprocess.run(["bash", "-n"], input=script, text=True, timeout=10, check=False).returncode == 0
         )
-    for step in steps:  # the packages that are installed see no secret
+    for step in steps:  # installed packages have no access to secrets
         assert "secrets." not in json.dumps(step) or re.search("dvc pull|darkroom retrain", step["run"])
 
 

@@ -1,4 +1,4 @@
-"""Drift is found where it is, named after what drifted, and not found where there is none."""
+"""Drift is found and named, and there are no false alarms."""
 
 from statistics import NormalDist
 
@@ -76,10 +76,7 @@ def test_the_discrepancy_of_equal_sets_is_zero_and_of_two_points_is_known():
         ({}, []),
         ({"shift": 1.5}, ["features"]),
         ({"brighter": 1.5}, ["brightness"]),
-        (
-            {"mix": (0.85, 0.15)},
-            ["class mix"],
-        ),  # features and brightness follow the class, and yet are not blamed
+        ({"mix": (0.85, 0.15)}, ["class mix"]),  # although features and brightness depend on the class
         ({"mix": (0.85, 0.15), "shift": 1.5}, ["features", "class mix"]),
         ({"mix": (0.85, 0.15), "brighter": 1.5}, ["brightness", "class mix"]),
     ],
@@ -111,9 +108,8 @@ def test_p_values_are_uniform_without_drift_whatever_the_class_mix():
     for name in ("features", "brightness"):
         assert stats.kstest([tests[name].p_value for tests in found], "uniform").pvalue > 0.01, name
     quiet = [by_name(compare(settings, 40, 25, seed))["class mix"].p_value for seed in range(120)]
-    assert (
-        np.mean(np.array(quiet) <= 0.2) < 0.3
-    )  # few distinct tables: at most the level, 0.2, and three standard errors
+    # There are few distinct tables: at most the level, 0.2, plus three standard errors.
+    assert np.mean(np.array(quiet) <= 0.2) < 0.3
 
 
 def test_no_p_value_is_zero_and_correction_only_raises():
@@ -122,22 +118,21 @@ def test_no_p_value_is_zero_and_correction_only_raises():
         assert test.adjusted_p_value == pytest.approx(3 / 2001)
 
 
-def test_a_drift_too_small_to_matter_is_told_but_is_no_alarm():
+def test_a_small_drift_is_reported_without_an_alarm():
     for least, found, verdict in ((0.0, ["brightness"], "drift"), (0.3, [], "significant, but small")):
         drift = compare(DriftSettings(minimum_effect=least), brighter=0.6)
         assert alarms(drift) == found and by_name(drift)["brightness"].adjusted_p_value <= 0.01
         assert by_name(drift)["brightness"].sentence.startswith(f"{verdict}: brightness 1.")
 
 
-def test_sentences_say_numbers_in_words():
+def test_sentences_contain_the_numbers():
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 100, (1.0,)), draw(random, 50, (1.0,))
     reference.statistics["brightness"][:], fresh.statistics["brightness"][:] = 0.25, 0.5
     reference.labels[:50] = 1
     brightness, mix = measure(reference, fresh, SETTINGS, 0, NAMES).tests[1:]
-    assert (
-        brightness.sentence
-        == "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
+    assert brightness.sentence == (
+        "drift: brightness 0.5 on average, 0.25 in the reference; 100 % apart, p 0.0015 corrected for 3 tests"
     )
     assert mix.sentence.startswith(
         "drift: 'cat' is 100 % of the new pictures, 50 % of the reference; 50 % apart, p 0.0015"
@@ -187,11 +182,11 @@ def test_too_few_pictures_are_not_measured(reference, fresh, what):
     assert compare(SETTINGS, 400, MINIMUM, shift=9.0).alarm
 
 
-def test_a_class_that_the_reference_lacks_is_class_mix_and_spoils_no_other_test():
+def test_a_class_that_the_reference_lacks_only_enters_the_class_mix_test():
     assert alarms(compare(mix=(0.4, 0.4, 0.2))) == ["class mix"]
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 200), draw(random, 200)
-    fresh.labels[:50] = -1  # of no class with a name
+    fresh.labels[:50] = -1  # of an unknown class
     assert alarms(found := measure(reference, fresh, SETTINGS, 0, NAMES)) == ["class mix"]
     assert "'no known class' is 25 % of the new pictures, 0 % of the reference" in found.tests[-1].sentence
     drift = compare(mix=(0.0, 0.0, 1.0))
@@ -213,7 +208,7 @@ def test_settings_under_which_no_alarm_is_possible_are_refused():
     assert validate({"level": 0.001, "num_permutations": 12000}, DriftSettings, where="drift").level == 0.001
 
 
-def test_statistics_of_pictures_that_can_be_worked_out_by_hand():
+def test_statistics_match_values_worked_out_by_hand():
     flat = np.full((1, 1, 4, 4), 51, np.uint8)
     striped = np.tile(np.array([0, 255], np.uint8), (1, 1, 4, 2))
     found = statistics_of(np.concatenate([flat, striped]))
@@ -226,7 +221,7 @@ def test_statistics_of_pictures_that_can_be_worked_out_by_hand():
     assert statistics_of(np.concatenate([red, red[:, ::-1]]))["warmth"] == pytest.approx([1.0, -1.0])
 
 
-def test_pictures_seen_in_chunks_are_the_pictures_seen_at_once():
+def test_chunks_give_the_same_sample_as_all_pictures_at_once():
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (10, 3, 5, 5), dtype=np.uint8), np.arange(10)
     space = FeatureSpace("mean", "", lambda batch: batch.mean(dim=(2, 3)), torch.device("cpu"))

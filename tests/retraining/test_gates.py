@@ -1,4 +1,4 @@
-"""A gate decides by noise, not by the third digit, and says why."""
+"""Gates compare differences with the noise and give reasons."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.params import validate
-from pipeline.retraining.contest import sum_up
+from pipeline.retraining.champion_challenger import decide
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 
@@ -79,7 +79,7 @@ def test_the_first_champion_needs_only_be_measured():
     assert all(verdicts(judge({"p": measured()}, None, GUARDS)).values())
 
 
-def test_each_finding_says_numbers_in_words():
+def test_each_finding_contains_the_numbers():
     (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
     assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
     assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
@@ -137,18 +137,18 @@ def test_a_misspelt_measure_guards_nothing_and_is_refused():
         validate({"guarded": ["acuracy"]}, GateSettings, where="gates")
 
 
-def test_the_classifier_vouches_for_the_data():
+def test_if_the_classifier_is_refused_no_model_is_promoted():
     def verdict(model: str, promoted: bool, name: str = "fid") -> Verdict:
         return Verdict(
             model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}]
         )
 
     both = [verdict("cnn", True), verdict("gan", False)]
-    assert sum_up(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]
+    assert decide(both, "cnn")[0] == "promoted" and [one.promoted for one in both] == [True, False]
     suspect = [verdict("cnn", False), verdict("gan", True)]
-    assert sum_up(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
-    assert sum_up([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
-    assert sum_up([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
+    assert decide(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
+    assert decide([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
+    assert decide([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
         "promoted",
         "the trained versions are the champions already",
     )

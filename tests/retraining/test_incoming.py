@@ -1,5 +1,4 @@
-"""What arrived is told apart from what is known by its bytes, wherever it comes from, and nothing is taken
-half."""
+"""New pictures from folders, zips, addresses and DVC repositories."""
 
 import os
 import subprocess
@@ -60,7 +59,7 @@ def test_only_what_is_not_accepted_is_fresh(places, tmp_path, as_zip):
         ("dog/2.png", "dog"),
     ]
     assert arrival.fresh[0].sha256 == sha256(watched / "cat/2.png")
-    assert (arrival.known, arrival.set_aside, arrival.gone) == (2, 0, 1)
+    assert (arrival.known, arrival.quarantined, arrival.gone) == (2, 0, 1)
     assert names(arrival.accepted.values()) == ["cat/1.png", "cat/old.png", "dog/1.png"]
 
 
@@ -78,13 +77,13 @@ def test_an_accepted_name_with_other_bytes_is_fresh_and_its_old_bytes_are_not_go
     assert names(arrival.fresh) == ["cat/1.png"] and (arrival.known, arrival.gone) == (1, 0)
 
 
-def test_what_was_found_bad_is_set_aside_but_not_what_is_accepted(places):
+def test_quarantined_pictures_are_not_fresh_unless_they_are_accepted(places):
     watched, accepted = places
     bad = put(watched, "cat/2.png", 3)
     arrival = incoming.look(
         watched, accepted, {f"{sha256(bad)}/cat": "blank", f"{sha256(watched / 'cat/1.png')}/cat": "blank"}
     )
-    assert not arrival.fresh and (arrival.known, arrival.set_aside) == (2, 1)
+    assert not arrival.fresh and (arrival.known, arrival.quarantined) == (2, 1)
 
 
 def test_two_accepted_pictures_with_the_same_bytes_are_both_counted(places):
@@ -170,7 +169,7 @@ def test_a_damaged_member_of_a_zip_is_fresh_and_the_others_are_read(places, tmp_
     assert arrival.fresh[0].sha256 != sha256(watched / "cat/2.png") and len(arrival.fresh[0].sha256) == 64
 
 
-def test_a_zip_that_grew_in_place_is_read_anew(places, tmp_path):
+def test_a_zip_that_grew_in_place_is_read_again(places, tmp_path):
     watched, accepted = places
     path = zipped(watched, tmp_path / "w.zip")
     assert not incoming.look(path, accepted, {}).fresh
@@ -192,7 +191,7 @@ def test_accepted_pictures_in_a_zip_cannot_be_added_to(places, tmp_path):
 
 
 @pytest.mark.parametrize("as_zip", [False, True])
-def test_copying_is_whole_and_repeatable_and_overwrites_nothing(places, tmp_path, as_zip):
+def test_copying_is_atomic_and_repeatable_and_overwrites_nothing(places, tmp_path, as_zip):
     watched, accepted = places
     for number in range(40):
         put(watched, f"train/bird/{number}.png", 100 + number)
@@ -211,7 +210,7 @@ def test_copying_is_whole_and_repeatable_and_overwrites_nothing(places, tmp_path
     )
     assert not [path for path in accepted.rglob(".*")]
     put(accepted, fresh[3].name, 7)
-    with pytest.raises(BadInput, match="holds other bytes"):
+    with pytest.raises(BadInput, match="has other bytes"):
         incoming.copy(place, fresh, accepted)
     assert (accepted / fresh[3].name).read_bytes() == encoded(7)
 
@@ -226,29 +225,30 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_not_copied(places):
     assert not (accepted / "cat/2.png").exists()
 
 
-def test_a_path_is_looked_at_where_it_is_and_must_be_there(tmp_path):
+def test_a_path_is_used_in_place_and_must_exist(tmp_path):
     (tmp_path / "new").mkdir()
-    assert incoming.fetch("new", "", tmp_path, tmp_path / "beside") == tmp_path / "new"
+    assert incoming.fetch("new", "", tmp_path, tmp_path / "downloads") == tmp_path / "new"
     assert (
-        incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "beside") == tmp_path / "new"
+        incoming.fetch(str(tmp_path / "new"), "", Path("/elsewhere"), tmp_path / "downloads")
+        == tmp_path / "new"
     )
     for watch in ("old", ""):
         with pytest.raises(BadInput, match=r"params\.yaml: retrain\.watch"):
-            incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
+            incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
 
 
-def test_the_zip_at_an_address_comes_whole_and_counts_as_settled(server, places, tmp_path):
+def test_a_downloaded_zip_is_complete_and_counts_as_settled(server, places, tmp_path):
     watched, accepted = places
     put(watched, "cat/2.png", 3)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes())
-    place = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "beside")
+    place = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "downloads")
     assert place.read_bytes() == (tmp_path / "w.zip").read_bytes() and [
         path.name for path in place.parent.iterdir()
     ] == [place.name]
     assert names(incoming.look(place, accepted, {}, settle_seconds=60).fresh) == ["cat/2.png"]
     put(watched, "dog/2.png", 4)
     server.answers["/new.zip"] = body(zipped(watched, tmp_path / "w.zip").read_bytes(), length=None)
-    again = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "beside")
+    again = incoming.fetch(f"{server.url}/new.zip", "", tmp_path, tmp_path / "downloads")
     assert names(incoming.look(again, accepted, {}).fresh) == ["cat/2.png", "dog/2.png"]
 
 
@@ -295,9 +295,9 @@ def test_a_download_ends_when_its_time_is_over(server, tmp_path):
     "watch",
     ["http://me:secret@example.org/f.zip?key=secret", "s3://me:secret@bucket/f.zip", "file:///etc/passwd"],
 )
-def test_other_addresses_are_refused_without_saying_their_secrets(tmp_path, watch):
+def test_other_addresses_are_refused_without_printing_their_secrets(tmp_path, watch):
     with pytest.raises(BadInput, match="not https") as caught:
-        incoming.fetch(watch, "", tmp_path, tmp_path / "beside")
+        incoming.fetch(watch, "", tmp_path, tmp_path / "downloads")
     assert "secret" not in str(caught.value) and caught.value.where == "params.yaml: retrain.watch"
 
 
@@ -306,7 +306,7 @@ def shell(folder: Path, *command: str) -> None:
     subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=120)
 
 
-def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
+def test_a_path_in_another_dvc_repository_is_downloaded(tmp_path, places):
     there = tmp_path / "there"
     fill(there / "new", {"cat": 2, "dog": 1})
     shell(there, "git", "init", "-q", "-b", "main")
@@ -315,7 +315,7 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     shell(there, "git", "add", "-A")
     shell(there, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "-m", "new")
     (tmp_path / "project").mkdir()
-    place = incoming.fetch("new", "../there", tmp_path / "project", tmp_path / "beside")
+    place = incoming.fetch("new", "../there", tmp_path / "project", tmp_path / "downloads")
     assert names(incoming.look(place, places[1], {}, settle_seconds=60).fresh) == [
         "cat/000.png",
         "cat/001.png",
@@ -325,17 +325,17 @@ def test_a_path_in_another_dvc_repository_is_got_whole(tmp_path, places):
     with pytest.raises(
         DarkroomError, match=r"(?s)retrain\.watch: nothere of \.\./there cannot be downloaded: .*nothere"
     ):
-        incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "beside")
+        incoming.fetch("nothere", "../there", tmp_path / "project", tmp_path / "downloads")
 
 
-def test_a_repository_that_does_not_answer_is_given_up_with_its_processes(server, tmp_path):
-    asked = []
-    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: asked.append(
+def test_a_repository_that_does_not_answer_leaves_no_process(server, tmp_path):
+    answered = []
+    server.answers["/there/info/refs?service=git-upload-pack"] = lambda request: answered.append(
         threading.Event().wait(20)
     )
     with pytest.raises(TransferFailed, match="timed out after 0 s"):
         fetch_from_repository(f"{server.url}/there", "new", tmp_path, tmp_path / "got", 0.05)
-    assert not asked and not list(tmp_path.iterdir())
+    assert not answered and not list(tmp_path.iterdir())
     assert not [
         child
         for child in psutil.Process().children(recursive=True)

@@ -1,12 +1,12 @@
-"""What a retraining has decided outlives it."""
+"""The journal of retrainings on disk."""
 
 import pytest
 
 from pipeline.errors import DarkroomError
-from pipeline.retraining.journal import Journal, Occasion, Verdict
+from pipeline.retraining.journal import Journal, RetrainingRun, Verdict
 
 
-def occasion(**more) -> Occasion:
+def run(**more) -> RetrainingRun:
     verdict = Verdict(
         "cnn",
         "2",
@@ -17,14 +17,14 @@ def occasion(**more) -> Occasion:
         {"fid": 1.0},
         {"fid": 2.0},
     )
-    return Occasion(
+    return RetrainingRun(
         "k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more
     )
 
 
-def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
-    journal, written = Journal(tmp_path), occasion(decision="promoted")
-    with journal.alone():
+def test_a_saved_retraining_is_current_and_a_closed_one_is_past(tmp_path):
+    journal, written = Journal(tmp_path), run(decision="promoted")
+    with journal.lock():
         assert journal.current() is None and journal.past() == []
         journal.save(written)
         assert Journal(tmp_path).current() == written and written.name == "20261121T023000Z-kkkkkkkk"
@@ -32,11 +32,11 @@ def test_what_was_written_is_read_and_history_once_it_is_closed(tmp_path):
     assert journal.current() is None and Journal(tmp_path).past() == [written] and written.ended
 
 
-def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
+def test_a_second_process_fails_with_exit_code_75(tmp_path):
     with (
-        Journal(tmp_path).alone(),
+        Journal(tmp_path).lock(),
         pytest.raises(DarkroomError, match="another `darkroom retrain`") as caught,
-        Journal(tmp_path).alone(),
+        Journal(tmp_path).lock(),
     ):
         pass
     assert caught.value.exit_code == 75
@@ -44,14 +44,13 @@ def test_one_at_a_time_the_other_leaves_with_75(tmp_path):
 
 def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
     journal = Journal(tmp_path)
-    with journal.alone():
-        journal.set_aside({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
-        journal.set_aside({"b/dog": "another reason"})
-        assert journal.aside() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
-        assert (
-            list(journal.aside_without("refused")) == ["a/cat"] and len(journal.aside()) == 2
-        )  # nothing is written
+    with journal.lock():
+        journal.quarantine({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
+        journal.quarantine({"b/dog": "another reason"})
+        assert journal.quarantined() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
+        assert list(journal.quarantined_without("refused")) == ["a/cat"]
+        assert len(journal.quarantined()) == 2  # nothing was written
         journal.readmit("refused")
-        assert list(journal.aside()) == ["a/cat"]
+        assert list(journal.quarantined()) == ["a/cat"]
         journal.readmit("nothing")
-        assert list(journal.aside()) == ["a/cat"]
+        assert list(journal.quarantined()) == ["a/cat"]

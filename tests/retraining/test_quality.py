@@ -1,4 +1,4 @@
-"""Each check finds its fault and only that, says it in numbers, and the good pictures stay."""
+"""Each check finds its own fault only, with numbers, and the good pictures are kept."""
 
 import io
 import zipfile
@@ -71,7 +71,7 @@ def plain(grey: int, amplitude: int = 0) -> bytes:
     return stream.getvalue()
 
 
-def test_good_pictures_are_all_kept_and_every_check_says_so(places):
+def test_good_pictures_are_kept_and_pass_every_check(places):
     quality = examined(places)
     assert len(quality.kept) == 8 and not quality.quarantined and not quality.refused and not quality.waits
     assert {one.level for one in quality.findings} == {"fine"} and not [
@@ -220,7 +220,7 @@ def test_a_delivery_that_shifts_the_classes_too_far_is_refused(places, limit, re
 
 
 def champion(places, wrong, confidence, seen=None):
-    """A classifier that knows each picture's class, and is mistaken about those named."""
+    """A classifier that knows the class of each picture, but is wrong about those in ``wrong``."""
     answers = {}
     for path in places[0].rglob("*.png"):
         pixels = np.asarray(Image.open(path).convert("RGB")).transpose(2, 0, 1).tobytes()
@@ -251,7 +251,9 @@ def test_labels_that_a_sure_champion_contradicts_are_counted_and_kept(
 ):
     quality = examined(places, classify=champion(places, wrong, confidence))
     found = finding(quality, "labels")
-    assert found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it errs too" in found.sentence
+    assert (
+        found.sentence.startswith(f"{contradicted} of 8 new pictures") and "it can be wrong" in found.sentence
+    )
     assert found.names == (tuple(sorted(wrong)) if contradicted else ()) and len(quality.kept) == 8
     assert bool(quality.refused) == refused and found.level == ("refuse" if refused else "fine")
 
@@ -264,7 +266,7 @@ def test_the_champion_judges_good_pictures_of_its_own_classes_alone(places):
     assert finding(quality, "labels").sentence.startswith("0 of 8 new pictures") and len(quality.kept) == 13
 
 
-def test_without_a_champion_labels_are_said_to_be_not_measured(places):
+def test_without_a_champion_labels_are_not_measured(places):
     assert finding(examined(places), "labels").sentence.startswith("not measured")
 
 
@@ -330,7 +332,7 @@ def test_a_delivery_that_would_spoil_the_accepted_folder_is_refused(places):
     assert "differ only in case" in quality.refused and finding(quality, "layout").level == "refuse"
 
 
-def test_pictures_are_opened_in_chunks_and_seen_as_they_will_be_trained_on(places, monkeypatch):
+def test_pictures_are_decoded_in_chunks_as_for_training(places, monkeypatch):
     monkeypatch.setattr("pipeline.retraining.quality.chunk_size", lambda channels, size: 3)
     seen: list[int] = []
     quality = examined(places, classify=champion(places, (), 0.95, seen))
@@ -349,7 +351,7 @@ def test_what_is_kept_can_be_copied_and_is_then_known(places):
     quality = examined(places)
     copy(places[0], quality.kept, places[1])
     after = look(*places, quality.quarantined)
-    assert not after.fresh and (after.known, after.set_aside) == (9, 1)
+    assert not after.fresh and (after.known, after.quarantined) == (9, 1)
 
 
 def test_files_that_were_not_looked_at_are_counted(places):

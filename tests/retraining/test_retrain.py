@@ -1,5 +1,4 @@
-"""`darkroom retrain` on a small project whose pictures arrive in a folder: helped, refused, killed, doubled,
-rolled back."""
+"""`darkroom retrain` on a small project: promoted, refused, killed, started twice, rolled back."""
 
 import json
 import os
@@ -41,21 +40,19 @@ SECTIONS = {
 
 
 def deliver(project: Path, first: int, last: int, labels: np.ndarray | None = None) -> None:
-    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, under their own ``labels`` or
-    these."""
+    """Put scikit-learn's digits ``first`` to ``last`` into the watched folder, with ``labels`` if given."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    told = digits.target if labels is None else labels
+    shown = digits.target if labels is None else labels
     for number in range(first, last):
-        path = project.parent / f"incoming/{told[number]}/{number:04d}.png"
+        path = project.parent / f"incoming/{shown[number]}/{number:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((digits.images[number] * 15).astype(np.uint8)).save(path)
 
 
 def look(project: Path) -> dict:
-    """What a watchman sees: who serves, what is committed, how often what was promoted, and no open
-    occasion."""
+    """The state of the project: champion, commit, promotions, quarantine, open retraining."""
     from mlflow import MlflowClient
 
     from pipeline.tracking import promotion
@@ -65,11 +62,11 @@ def look(project: Path) -> dict:
     return {
         "sha256": serving.tags["darkroom.sha256"],
         "version": int(serving.version),
-        "deeds": [
-            (deed["deed"], deed["from"], deed["to"]) for deed in promotion.alias_history(client, "1")[1:]
+        "history": [
+            (event["deed"], event["from"], event["to"]) for event in promotion.deeds(client, "1")[1:]
         ],
         "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
-        "aside": len(Journal(project).aside()),
+        "aside": len(Journal(project).quarantined()),
         "open": Journal(project).current(),
     }
 
@@ -79,8 +76,8 @@ def first(tmp_path_factory) -> Path:
     """A project after its first retraining: 700 pictures, one champion."""
     project = create(tmp_path_factory.mktemp("first") / "project", **SECTIONS)
     deliver(project, 0, 700)
-    said = shell(project, "darkroom", "retrain")
-    assert "promoted: cnn none -> 1 (the first version)" in said, said
+    output = shell(project, "darkroom", "retrain")
+    assert "promoted: cnn none -> 1 (the first version)" in output, output
     return project
 
 
@@ -99,34 +96,36 @@ def project(first, tmp_path) -> Path:
 def test_with_nothing_new_nothing_changes(project):
     before = look(project)
     assert "nothing new" in shell(project, "darkroom", "retrain")
-    assert look(project) == before and before["version"] == 1 and before["deeds"] == []
+    assert look(project) == before and before["version"] == 1 and before["history"] == []
     assert shell(project, "git", "status", "--porcelain") == ""
 
 
 def test_the_command_line_of_the_schedule_runs_it(project):
     programs = str(Path(sys.executable).parent)
     script = ROOT / "pipeline/retraining/schedules/retrain.sh"
-    assert shell(project, "sh", str(script), str(project), programs) == ""  # what it prints cron mails
+    assert shell(project, "sh", str(script), str(project), programs) == ""  # cron would mail the output
     assert "nothing new" in (project / ".darkroom/retrain.log").read_text()
 
 
-def test_new_pictures_make_a_new_champion_though_it_is_killed_and_a_rollback_brings_the_old_one_back(project):
+def test_a_killed_retraining_ends_with_a_new_champion_and_a_rollback_restores_the_old_one(project):
     before = look(project)
     deliver(project, 700, 1200)
     assert "would train: 500 new pictures" in shell(project, "darkroom", "retrain", "--dry-run")
     assert look(project) == before
-    assert _kill(project, lambda: Journal(project).current() is not None)  # what follows is as if nobody had
-    told = f"{shutil.which('tee')} {project.parent}/told.json"
-    said = shell(project, "darkroom", "retrain", DARKROOM_NOTIFY_COMMAND=told)
+    assert _kill(project, lambda: Journal(project).current() is not None)  # the result must not change
+    command = f"{shutil.which('tee')} {project.parent}/notification.json"
+    output = shell(project, "darkroom", "retrain", DARKROOM_NOTIFY_COMMAND=command)
     after = look(project)
     assert (
-        "promoted: cnn 1 -> 2" in said and after["version"] == 2 and after["deeds"] == [("promote", "1", "2")]
-    ), said
+        "promoted: cnn 1 -> 2" in output
+        and after["version"] == 2
+        and after["history"] == [("promote", "1", "2")]
+    ), output
     assert after["lock"] != before["lock"] and shell(project, "git", "status", "--porcelain") == ""
     assert len(list((project / "data/own/digits").rglob("*.png"))) == 1200 and "up to date" in shell(
         project, "python", "dvc", "status"
     )
-    assert json.loads((project.parent / "told.json").read_text())["event"] == "promoted"
+    assert json.loads((project.parent / "notification.json").read_text())["event"] == "promoted"
     page = max((project / ".darkroom/retraining/occasions").glob("*.html")).read_text()
     assert (
         "cnn: promoted" in page
@@ -136,23 +135,23 @@ def test_new_pictures_make_a_new_champion_though_it_is_killed_and_a_rollback_bri
     assert "nothing new" in shell(project, "darkroom", "retrain")
     shell(project, "darkroom", "rollback", "cnn", "--reason", "a test")
     assert "nothing new" in shell(project, "darkroom", "retrain") and look(project)["version"] == 1
-    told = json.loads(shell(project, "darkroom", "history", "--json"))
-    assert [(row["deed"], row["to"]) for row in told] == [
+    events = json.loads(shell(project, "darkroom", "history", "--json"))
+    assert [(row["deed"], row["to"]) for row in events] == [
         ("promote", "1"),
         ("promote", "2"),
         ("rollback", "1"),
     ]
-    assert told[2]["reason"] == "a test"
+    assert events[2]["reason"] == "a test"
 
 
-def test_shuffled_labels_are_refused_named_and_set_aside(project):
+def test_shuffled_labels_are_refused_and_quarantined(project):
     from sklearn.datasets import load_digits
 
     before = look(project)
     deliver(project, 700, 1000, np.random.default_rng(0).permutation(load_digits().target))
-    said = shell(project, "darkroom", "retrain")
+    output = shell(project, "darkroom", "retrain")
     after = look(project)
-    assert "refused: " in said and {**after, "aside": 0} == before and after["aside"] >= 300 - 60, said
+    assert "refused: " in output and {**after, "aside": 0} == before and after["aside"] >= 300 - 60, output
     assert "are quarantined" in shell(project, "darkroom", "retrain")
     assert "refused: " in shell(project, "darkroom", "retrain", "--readmit", "contradicts")
     deliver(project, 1000, 1400)
@@ -181,13 +180,16 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
     assert "git add params.yaml; git commit" in shell(project, "darkroom", "retrain", code=2)
     commit(project, "our own pictures")
 
-    note = "the champion cnn/1 knows 10 classes (0, 1, 2, 3, 4, ...) of 1 x 8 x 8 pixels, the new data has 2 classes (even, odd) of 1 x"
+    note = (
+        "the champion cnn/1 knows 10 classes (0, 1, 2, 3, 4, ...) of 1 x 8 x 8 pixels, "
+        "the new data has 2 classes (even, odd) of 1 x"
+    )
     dry = shell(project, "darkroom", "retrain", "--dry-run")
     assert note in dry and "these champions stay" in dry and "would train: 300 new pictures" in dry, dry
     assert "about 60 pictures will be test pictures, gates.minimum_test_images is 100" in dry
-    said = shell(project, "darkroom", "retrain")
-    assert said.index(note) < said.index("Running stage") and "refused: cnn stays 1" in said, said
-    assert serving(project) == 1 and len(Journal(project).aside()) == 300
+    output = shell(project, "darkroom", "retrain")
+    assert output.index(note) < output.index("Running stage") and "refused: cnn stays 1" in output, output
+    assert serving(project) == 1 and len(Journal(project).quarantined()) == 300
 
     error = shell(project, "darkroom", "promote", "cnn", code=2)
     assert (
@@ -195,7 +197,7 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
         and "cnn/2, cnn/1 (the champion)" in error
     )
     promote, readmit = [
-        shlex.split(line, comments=True) for line in said.splitlines() if line.startswith("  darkroom ")
+        shlex.split(line, comments=True) for line in output.splitlines() if line.startswith("  darkroom ")
     ]
     assert promote == ["darkroom", "promote", "cnn/2", "--reason", "..."] and readmit[:3] == [
         "darkroom",
@@ -211,7 +213,7 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
         and "would train: 300 new pictures" in dry
         and "note: the champion" not in dry
     )
-    assert len(Journal(project).aside()) == 300 and not (project / "data/own/digits.dvc").exists()
+    assert len(Journal(project).quarantined()) == 300 and not (project / "data/own/digits.dvc").exists()
     assert "promoted: the trained versions are the champions already" in shell(project, *readmit)
     after = look(project)
     assert (after["version"], after["aside"]) == (2, 0) and len(
@@ -235,7 +237,7 @@ def load_labels() -> np.ndarray:
     return load_digits().target
 
 
-def test_of_two_that_start_together_one_leaves_with_75(project):
+def test_of_two_retrainings_that_start_together_one_fails_with_75(project):
     one = start(project, "darkroom", "retrain")
     while not (project / ".darkroom/retraining/retrain.lock").exists() or not _is_held(project):
         assert one.poll() is None
@@ -245,8 +247,8 @@ def test_of_two_that_start_together_one_leaves_with_75(project):
         assert "another `darkroom retrain` runs here" in shell(project, "darkroom", "retrain", code=75)
     finally:
         os.killpg(one.pid, signal.SIGCONT)
-    said, _ = one.communicate(timeout=240)
-    assert one.returncode == 0 and "nothing new" in said
+    output, _ = one.communicate(timeout=240)
+    assert one.returncode == 0 and "nothing new" in output
 
 
 def _is_held(project: Path) -> bool:
@@ -260,8 +262,7 @@ def _is_held(project: Path) -> bool:
 
 
 def _kill(project: Path, due: Callable[[], bool]) -> bool:
-    """Start a retraining, kill all of its processes with -9 as soon as it is ``due``; whether it was still at
-    work."""
+    """Start a retraining and kill its processes with -9 when ``due``; whether it was still running."""
     process = start(project, "darkroom", "retrain")
     while not due() and process.poll() is None:
         time.sleep(0.05)
@@ -314,4 +315,4 @@ def test_twenty_kills_at_random_moments_end_in_the_same_state(first, tmp_path):
             assert look(projects[-1]) == expected
             projects.append(fresh(str(len(projects))))
     shell(projects[-1], "darkroom", "retrain")
-    assert look(projects[-1]) == expected and expected["deeds"] == [("promote", "1", "2")]
+    assert look(projects[-1]) == expected and expected["history"] == [("promote", "1", "2")]

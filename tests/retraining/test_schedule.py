@@ -1,5 +1,4 @@
-"""`darkroom schedule`: what it writes, and that cron and systemd run exactly that, in a folder whose name has
-a blank, % and more."""
+"""`darkroom schedule`, in a folder whose name has a blank, % and more, and what cron and systemd run."""
 
 import os
 import re
@@ -22,10 +21,10 @@ from pipeline.retraining.schedule import Schedule
 from tests.command import darkroom, done
 
 NAME = "10 % of [a] it's $HOME"
-BARE = {"HOME": "/", "PATH": "/usr/bin:/bin"}  # all that cron and systemd give
+BARE = {"HOME": "/", "PATH": "/usr/bin:/bin"}  # the only variables from cron and systemd
 OTHERS = b"MAILTO=me@example\n# caf\xe9\n\n  */5 * * * *\techo 'a  b' \\% \r\n"
 STAND_IN = """#!/bin/sh
-echo "said by darkroom"
+echo "printed by darkroom"
 printf '%s\\n' "$PWD" "$*" "$SECRET" "$(command -v darkroom)" >called
 exit "${CODE:-0}"
 """
@@ -33,7 +32,7 @@ exit "${CODE:-0}"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project, beside it a folder with a stand-in for darkroom that writes down how it is called."""
+    """A project, and a folder with a fake darkroom that records its calls."""
     root = tmp_path / NAME
     (root / ".darkroom").mkdir(parents=True)
     (root / "dvc.yaml").touch()
@@ -52,7 +51,7 @@ def wanted(project):
 
 
 def called(project):
-    """Folder, arguments, a variable of the environment file and the program, as the stand-in saw them."""
+    """Folder, arguments, a variable of the environment file and the program, as the fake recorded them."""
     lines = (project / "called").read_text().splitlines()
     (project / "called").unlink()
     return lines
@@ -64,14 +63,14 @@ def expected(project):
 
 @pytest.fixture
 def crontab(tmp_path, monkeypatch):
-    """A crontab program that keeps its file here, and refuses one without a line break at its end as the real
-    one does."""
+    """A fake crontab program. Like the real one, it refuses a file without a line break at its end."""
     kept, folder = tmp_path / "kept", tmp_path / "fake"
     folder.mkdir()
     (folder / "crontab").write_text(
         f"""#!/bin/sh
 case $1 in
--l) [ -e '{kept}' ] || {{ echo "no crontab for me" >&2; exit 1; }}; [ -r '{kept}' ] && cat '{kept}' || exit 1 ;;
+-l) [ -e '{kept}' ] || {{ echo "no crontab for me" >&2; exit 1; }}
+    [ -r '{kept}' ] && cat '{kept}' || exit 1 ;;
 -) cat >'{kept}.new'; [ -z "$(tail -c 1 '{kept}.new')" ] || exit 1; mv '{kept}.new' '{kept}' ;;
 *) exit 1 ;;
 esac
@@ -83,7 +82,7 @@ esac
 
 
 class TestTheCrontab:
-    def test_other_lines_stay_byte_for_byte_and_removing_brings_back_what_was(self, project, crontab):
+    def test_other_lines_do_not_change_and_removing_restores_the_file(self, project, crontab):
         crontab.write_bytes(OTHERS)
         shown = done("schedule", "install", "--cron", "--at", "23:05")
         once = crontab.read_bytes()
@@ -103,12 +102,12 @@ class TestTheCrontab:
             "schedule", "show"
         )
 
-    def test_where_there_is_none_it_is_made_and_a_dry_run_makes_none(self, project, crontab):
+    def test_a_missing_crontab_is_created_but_not_by_a_dry_run(self, project, crontab):
         assert "30 2 * * *" in done("schedule", "install", "--cron", "--dry-run") and not crontab.exists()
         done("schedule", "install", "--cron")
         assert crontab.read_text().count("\n30 2 * * * ") == 1
 
-    def test_two_projects_stand_side_by_side(self, project, crontab, wanted):
+    def test_two_projects_have_separate_blocks(self, project, crontab, wanted):
         other = project.parent / "other"
         other.mkdir()
         (other / "dvc.yaml").touch()
@@ -161,7 +160,7 @@ class TestTheCrontab:
 
 class TestWhatCronRuns:
     def run(self, wanted, **more):
-        """The line of the block as cron gives it to its shell: (exit code, what cron would mail)."""
+        """Run the line of the block as cron does: (exit code, the output that cron would mail)."""
         (line,) = re.findall(r"(?m)^30 2 \* \* \* (.*)$", wanted.merged(""))
         assert not re.search(r"(?<!\\)%", line)  # cron would cut the line there
         command = ["/bin/sh", "-c", line.replace(r"\%", "%")]
@@ -174,7 +173,7 @@ class TestWhatCronRuns:
         assert self.run(wanted) == (0, "") and called(project) == expected(project)
         assert (
             self.run(wanted) == (0, "")
-            and (project / ".darkroom/retrain.log").read_text() == "said by darkroom\n" * 2
+            and (project / ".darkroom/retrain.log").read_text() == "printed by darkroom\n" * 2
         )
 
     def test_another_one_that_runs_is_no_failure_to_mail(self, project, wanted):
@@ -185,13 +184,13 @@ class TestWhatCronRuns:
         assert (
             code == 3
             and f"darkroom retrain in {project} on " in mail
-            and "ended with exit code 3\nsaid by darkroom\n" in mail
+            and "ended with exit code 3\nprinted by darkroom\n" in mail
         )
 
-    def test_a_command_of_ones_own_is_told_instead(self, project, wanted):
+    def test_an_alert_command_replaces_the_mail(self, project, wanted):
         with open(project / ".darkroom/schedule.env", "a") as file:
-            file.write("DARKROOM_ALERT='cat >told; echo by mail'\nCODE=1\n")
-        assert self.run(wanted) == (1, "by mail\n") and "exit code 1" in (project / "told").read_text()
+            file.write("DARKROOM_ALERT='cat >alert; echo by mail'\nCODE=1\n")
+        assert self.run(wanted) == (1, "by mail\n") and "exit code 1" in (project / "alert").read_text()
 
     def test_a_program_or_a_project_that_is_gone_is_mailed(self, project, wanted):
         (project.parent / "pro %grams/darkroom").unlink()
@@ -201,18 +200,18 @@ class TestWhatCronRuns:
         code, mail = self.run(wanted)
         assert code == 1 and "exit code 1" in mail
 
-    def test_a_long_log_is_moved_aside_once(self, project, wanted):
+    def test_a_long_log_is_renamed_once(self, project, wanted):
         log = project / ".darkroom/retrain.log"
         log.write_bytes(b"x" * 10_000_001)
         self.run(wanted)
         assert (
-            log.read_text() == "said by darkroom\n"
+            log.read_text() == "printed by darkroom\n"
             and log.with_name("retrain.log.1").stat().st_size == 10_000_001
         )
 
 
 def value(text, name):
-    """A unit's setting as systemd reads it; no specifier but %% stands there."""
+    """A setting of a unit as systemd reads it. It has no specifier but %%."""
     (found,) = re.findall(rf"(?m)^{name}=(.*)$", text)
     assert "%" not in found.replace("%%", "") or "%n" in found
     return found.replace("%%", "%")
@@ -244,10 +243,10 @@ class TestTheUnits:
         if not shutil.which("systemd-analyze"):
             pytest.skip("systemd-analyze is not installed")
         when = value(list(wanted.units().values())[1], "OnCalendar")
-        said = subprocess.run(
+        shown = subprocess.run(
             ["systemd-analyze", "calendar", when], capture_output=True, text=True, timeout=30, check=True
         ).stdout
-        assert "Normalized form: *-*-* 02:30:00 UTC" in said
+        assert "Normalized form: *-*-* 02:30:00 UTC" in shown
 
     @pytest.mark.parametrize("code", [0, 3])
     def test_the_service_runs_in_the_project_with_its_programs_and_variables(self, project, wanted, code):
@@ -267,11 +266,11 @@ class TestTheUnits:
 
     @staticmethod
     def only(pattern):
-        """The one file that a pattern of systemd's means."""
+        """The only file that matches a pattern of systemd."""
         (found,) = Path("/").glob(pattern.lstrip("/"))
         return found
 
-    def test_the_alert_tells_the_command_or_the_journal(self, project, wanted, tmp_path):
+    def test_the_alert_goes_to_the_command_or_the_journal(self, project, wanted, tmp_path):
         alert = list(wanted.units().values())[2]
         (line,) = re.findall(r"(?ms)^ExecStart=(.*?)(?<!\\)$", alert)
         line = (
@@ -282,7 +281,8 @@ class TestTheUnits:
         )
         for name in ("journalctl", "systemd-cat"):
             (tmp_path / name).write_text(
-                f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/asked"\n[ {name} = journalctl ] || cat >>"{tmp_path}/asked"\n'
+                f'#!/bin/sh\necho "{name} $*" >>"{tmp_path}/calls"\n'
+                f'[ {name} = journalctl ] || cat >>"{tmp_path}/calls"\n'
             )
             (tmp_path / name).chmod(0o755)
         variables = {
@@ -290,32 +290,33 @@ class TestTheUnits:
             "MONITOR_SERVICE_RESULT": "exit-code",
             "MONITOR_EXIT_STATUS": "1",
         }
-        for more in ({}, {"DARKROOM_ALERT": "cat >told"}):
+        for more in ({}, {"DARKROOM_ALERT": "cat >alert"}):
             subprocess.run(["/bin/sh", "-c", line], env=variables | more, cwd=project, timeout=30, check=True)
-        assert (project / "told").read_text() == "darkroom-retrain.service on here failed: exit-code 1\n"
-        asked = (tmp_path / "asked").read_text()
+        assert (project / "alert").read_text() == "darkroom-retrain.service on here failed: exit-code 1\n"
+        calls = (tmp_path / "calls").read_text()
         assert (
-            "systemd-cat --priority err" in asked
-            and asked.count("journalctl --user --unit darkroom-retrain.service") == 2
+            "systemd-cat --priority err" in calls
+            and calls.count("journalctl --user --unit darkroom-retrain.service") == 2
         )
 
     @pytest.mark.parametrize("reachable", [True, False])
-    def test_systemd_is_told_where_it_can_be_reached_else_the_user_is(
+    def test_systemctl_is_called_if_systemd_can_be_reached_else_the_commands_are_printed(
         self, project, tmp_path, monkeypatch, reachable
     ):
         program = tmp_path / "systemctl"
         program.write_text(
-            f'#!/bin/sh\necho "$*" >>"{tmp_path}/told"\n[ "$2" != show-environment ] || {{ echo A=b; exit {0 if reachable else 1}; }}\n'
+            f'#!/bin/sh\necho "$*" >>"{tmp_path}/calls"\n'
+            f'[ "$2" != show-environment ] || {{ echo A=b; exit {0 if reachable else 1}; }}\n'
         )
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
         folder = tmp_path / "config/systemd/user"
         assert "OnCalendar" in done("schedule", "install", "--dry-run") and not folder.exists()
-        said = done("schedule", "install", "--systemd")
+        shown = done("schedule", "install", "--systemd")
         assert sorted(path.name for path in folder.iterdir()) == sorted(schedule.UNITS)
         line = "systemctl --user enable --now darkroom-retrain.timer"
-        assert f"{'done' if reachable else 'to do by hand'}: {line}" in said
-        assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "told").read_text()) == reachable
+        assert f"{'done' if reachable else 'to do by hand'}: {line}" in shown
+        assert ("--user enable --now darkroom-retrain.timer" in (tmp_path / "calls").read_text()) == reachable
         assert "02:30:00 UTC" in done("schedule", "show")
         (folder / "timers.target.wants").mkdir()
         (folder / "timers.target.wants/darkroom-retrain.timer").symlink_to(folder / "darkroom-retrain.timer")
@@ -356,7 +357,7 @@ def test_a_folder_without_a_project_is_refused(tmp_path, monkeypatch):
     assert code == 2 and "no project" in error
 
 
-def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
+def test_the_units_of_a_user_are_in_the_folder_that_systemd_reads(monkeypatch):
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/me")
     assert environment.user_units() == Path("/home/me/.config/systemd/user")
@@ -366,14 +367,12 @@ def test_a_users_units_lie_where_systemd_looks_for_them(monkeypatch):
 
 @pytest.mark.nightly
 class TestTheRealOnes:
-    """cron and systemd in namespaces of their own, where nothing of this machine's is seen, changed or left
-    behind."""
+    """The real cron and systemd in their own namespaces, so that nothing of this machine is changed."""
 
     COMMAND = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--mount-proc")
 
     def run(self, project, script, file, seconds, **variables):
-        """Run a shell script as root of new namespaces until ``file`` holds a line; all that it started dies
-        with it."""
+        """Run a shell script as root of new namespaces until ``file`` has a line, then kill its processes."""
         if (
             os.getuid() != 0
             or subprocess.run(
@@ -383,7 +382,7 @@ class TestTheRealOnes:
             pytest.skip("namespaces need root")
         with open(project / ".darkroom/schedule.env", "a") as kept:
             kept.write(
-                f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >told'\n"
+                f"PATH='{project.parent}/pro %grams:/usr/bin:/bin'\nCODE=3\nDARKROOM_ALERT='cat >alert'\n"
             )
         given = {
             **os.environ,
@@ -416,12 +415,12 @@ class TestTheRealOnes:
         exec cron -f
         """
         at = datetime.now(UTC) + timedelta(seconds=75)  # the next minute that it surely sees
-        self.run(project, script, project / "told", 150, AT=f"{at:%H:%M}")
+        self.run(project, script, project / "alert", 150, AT=f"{at:%H:%M}")
         assert called(project) == expected(project)
-        assert "ended with exit code 3\nsaid by darkroom\n" in (project / "told").read_text()
+        assert "ended with exit code 3\nprinted by darkroom\n" in (project / "alert").read_text()
         assert {path: path.read_bytes() for path in spool.iterdir()} == before
 
-    def test_systemds_timer_starts_the_installed_service_and_its_failure_is_told(self, project, tmp_path):
+    def test_the_timer_of_systemd_starts_the_service_and_its_failure_is_reported(self, project, tmp_path):
         manager = Path("/lib/systemd/systemd")
         if not (manager.exists() and shutil.which("systemctl")):
             pytest.skip("systemd is not installed")
@@ -435,7 +434,7 @@ class TestTheRealOnes:
         mount -t cgroup2 none /sys/fs/cgroup
         {manager} --user --log-target=null &
         until systemctl --user show-environment >/dev/null 2>&1; do sleep 0.2; done
-        "$DARKROOM" schedule install --systemd >"$HOME/said"
+        "$DARKROOM" schedule install --systemd >"$HOME/output"
         systemctl --user list-timers --all --no-pager >"$HOME/timers"
         wait
         """
@@ -444,16 +443,16 @@ class TestTheRealOnes:
         self.run(
             project,
             script,
-            project / "told",
+            project / "alert",
             90,
             HOME=str(home),
             XDG_DATA_HOME=str(home),
             XDG_RUNTIME_DIR="/run/user/0",
         )
         assert called(project) == expected(project)
-        assert (project / "told").read_text().startswith("darkroom-retrain.service on ")
-        assert "failed: exit-code 3\n" in (project / "told").read_text()
-        assert "done: systemctl --user enable --now" in (home / "said").read_text()
+        assert (project / "alert").read_text().startswith("darkroom-retrain.service on ")
+        assert "failed: exit-code 3\n" in (project / "alert").read_text()
+        assert "done: systemctl --user enable --now" in (home / "output").read_text()
         assert "darkroom-retrain.timer" in (home / "timers").read_text()
 
 

@@ -1,5 +1,4 @@
-"""The worktree: what was accepted is never lost, what a kill left is cleared away, and the user's own work is
-not touched."""
+"""The worktree keeps accepted pictures, recovers from a kill and does not change the user's work."""
 
 import shutil
 import subprocess
@@ -39,8 +38,8 @@ def workspace(project) -> Workspace:
     return Workspace(Environment(root=project, storage=project / ".darkroom"))
 
 
-def night(workspace: Workspace, name: str, in_place: bool = False) -> str:
-    """Accept one more picture and publish it; says where."""
+def deliver(workspace: Workspace, name: str, in_place: bool = False) -> str:
+    """Accept one more picture and publish it. Returns the branch."""
     workspace.prepare(workspace.base(), PICTURES)
     path = workspace.tree / PICTURES / "a" / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +53,11 @@ def accepted(workspace: Workspace) -> set[str]:
     return {path.name for path in (workspace.tree / PICTURES).rglob("*") if path.is_file()}
 
 
-def test_the_branch_keeps_what_was_accepted_while_the_project_goes_on(project, workspace):
-    assert night(workspace, "1.png") == f"on the branch {BRANCH}"
+def test_the_branch_keeps_accepted_pictures_while_the_project_gets_commits(project, workspace):
+    assert deliver(workspace, "1.png") == f"on the branch {BRANCH}"
     (project / "note").write_text("two\n")
     commit(project, "the user's")
-    assert night(workspace, "2.png") == f"on the branch {BRANCH}"
+    assert deliver(workspace, "2.png") == f"on the branch {BRANCH}"
     assert accepted(workspace) == {"1.png", "2.png"} and (workspace.tree / "note").read_text() == "two\n"
     assert workspace.base() == workspace.base() == git(project, "rev-parse", BRANCH)
     assert git(project, "status", "--porcelain") == "" and not (project / f"{PICTURES}.dvc").exists()
@@ -66,8 +65,8 @@ def test_the_branch_keeps_what_was_accepted_while_the_project_goes_on(project, w
     assert workspace.base() == git(project, "rev-parse", "main") and accepted(workspace) == {"1.png", "2.png"}
 
 
-def test_branches_that_contradict_each_other_are_the_users_to_join(project, workspace):
-    night(workspace, "1.png")
+def test_the_user_has_to_merge_conflicting_branches(project, workspace):
+    deliver(workspace, "1.png")
     (project / f"{PICTURES}.dvc").write_text("outs: []\n")
     commit(project, "another one")
     before = git(project, "rev-parse", BRANCH)
@@ -78,12 +77,12 @@ def test_branches_that_contradict_each_other_are_the_users_to_join(project, work
 
 def test_in_place_the_project_has_the_pictures_and_keeps_unsaved_work(project, workspace):
     (project / "note").write_text("unsaved\n")
-    assert night(workspace, "1.png", in_place=True) == "on main"
+    assert deliver(workspace, "1.png", in_place=True) == "on main"
     assert (project / PICTURES / "a/1.png").read_text() == "1.png" and (
         project / "note"
     ).read_text() == "unsaved\n"
     (project / f"{PICTURES}.dvc").write_text("unsaved too\n")
-    assert night(workspace, "2.png", in_place=True).startswith(
+    assert deliver(workspace, "2.png", in_place=True).startswith(
         f"on the branch {BRANCH}: the current branch has changes"
     )
     assert (project / f"{PICTURES}.dvc").read_text() == "unsaved too\n" and accepted(workspace) == {
@@ -93,14 +92,14 @@ def test_in_place_the_project_has_the_pictures_and_keeps_unsaved_work(project, w
 
 
 def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, workspace):
-    night(workspace, "1.png")
+    deliver(workspace, "1.png")
     git(project, "switch", "-q", BRANCH)
-    assert night(workspace, "2.png") == f"on {BRANCH}"
+    assert deliver(workspace, "2.png") == f"on {BRANCH}"
     assert git(project, "status", "--porcelain") == "" and (project / PICTURES / "a/2.png").is_file()
 
 
-def test_what_somebody_commits_to_the_branch_meanwhile_is_kept(project, workspace):
-    night(workspace, "1.png")
+def test_a_commit_to_the_branch_during_a_retraining_is_kept(project, workspace):
+    deliver(workspace, "1.png")
     workspace.prepare(workspace.base(), PICTURES)
     (workspace.tree / PICTURES / "a/2.png").write_text("2.png")
     workspace.track(PICTURES)
@@ -123,7 +122,7 @@ def test_what_somebody_commits_to_the_branch_meanwhile_is_kept(project, workspac
 
 
 def test_a_dry_run_moves_no_branch(project, workspace):
-    night(workspace, "1.png")
+    deliver(workspace, "1.png")
     (project / "note").write_text("two\n")
     commit(project, "the user's")
     before = git(project, "rev-parse", BRANCH)
@@ -131,7 +130,7 @@ def test_a_dry_run_moves_no_branch(project, workspace):
     assert git(project, "rev-parse", BRANCH) == before and (workspace.tree / "note").read_text() == "two\n"
 
 
-def test_a_remote_beside_the_project_is_the_same_one_from_the_worktree(project, workspace):
+def test_a_relative_remote_works_from_the_worktree(project, workspace):
     subprocess.run(
         [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "../store"],
         cwd=project,
@@ -148,15 +147,15 @@ def test_a_remote_beside_the_project_is_the_same_one_from_the_worktree(project, 
 
 
 @pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "locked"])
-def test_what_a_killed_git_left_does_not_stop_the_next_night(project, workspace, name):
-    night(workspace, "1.png")
+def test_a_killed_git_command_does_not_stop_the_next_retraining(project, workspace, name):
+    deliver(workspace, "1.png")
     (project / ".git/worktrees/tree" / name).touch()
     (workspace.tree / "half").write_text("half")
     assert accepted(workspace) == {"1.png"} and not (workspace.tree / "half").exists()
 
 
 def test_a_worktree_that_is_gone_is_made_again(project, workspace):
-    night(workspace, "1.png")
+    deliver(workspace, "1.png")
     shutil.rmtree(workspace.tree)
     assert not workspace.holds(git(project, "rev-parse", "main")) and accepted(workspace) == {"1.png"}
     shutil.rmtree(project / ".git/worktrees")
@@ -166,18 +165,18 @@ def test_a_worktree_that_is_gone_is_made_again(project, workspace):
 def test_uncommitted_settings_of_dvc_are_in_no_commit(project, workspace):
     with open(project / ".dvc/config", "a") as file:
         file.write("['remote \"store\"']\n    url = https://user:SECRET@example.org\n")
-    night(workspace, "1.png")
+    deliver(workspace, "1.png")
     assert "SECRET" not in git(project, "show", "--stat", "-p", BRANCH)
 
 
-def test_pictures_that_dvc_does_not_know_are_not_taken_over(project, workspace):
+def test_pictures_that_dvc_does_not_track_are_refused(project, workspace):
     (project / PICTURES).mkdir()
     with pytest.raises(BadInput, match=f"dvc add {PICTURES}"):
         workspace.prepare(workspace.base(), PICTURES)
     workspace.prepare(workspace.base(), "")
 
 
-def test_a_command_that_fails_says_what_and_where(workspace):
+def test_a_failed_command_is_named_with_its_folder(workspace):
     workspace.prepare(workspace.base(), PICTURES)
     with pytest.raises(DarkroomError, match="dvc add failed"):
         workspace.track("data/own/nothing")

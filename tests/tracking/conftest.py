@@ -1,6 +1,7 @@
 """Tracking on a real sqlite database in a temporary folder."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path

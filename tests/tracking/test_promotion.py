@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pipeline.cli import commands
-from pipeline.evaluation import compare
+from pipeline.evaluation import side_by_side
 from pipeline.tracking import promotion, run_comparison
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_model, write_picture
@@ -148,12 +148,12 @@ def test_a_comparison_shows_results_params_and_pictures(command, tmp_path):
 def test_seeds_are_summarised_by_mean_and_standard_deviation(command, client):
     found = run_comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
     assert list(found) == [0, 1, 2]
-    mean, deviation, values = compare.seed_summary(found)["fid"]
+    mean, deviation, values = side_by_side.seed_summary(found)["fid"]
     assert (
         values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
     )
     console = Console(width=120, record=True)
-    console.print(compare.seed_table(found))
+    console.print(side_by_side.seed_table(found))
     assert "1.17 ± 0.764" in console.export_text()
 
 

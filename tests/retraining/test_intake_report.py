@@ -1,12 +1,12 @@
-"""What is known about the data of the next training before it starts."""
+"""The data of the next training, as far as it is known before the start."""
 
 import json
 
 import pytest
 
 from pipeline.data.settings import DataSettings
-from pipeline.retraining import survey
-from pipeline.retraining.contest import Expected
+from pipeline.retraining import intake_report
+from pipeline.retraining.champion_challenger import Expected
 from pipeline.retraining.incoming import look
 from pipeline.retraining.quality import Quality
 from tests.data.conftest import fill
@@ -18,37 +18,46 @@ def test_accepted_and_new_pictures_together_give_classes_and_test_pictures(tmp_p
     fill(tmp_path / "data/own/pets", {"cat": 10, "dog": 10})
     fill(tmp_path / "watched", {"owl": 20})
     arrival = look(tmp_path / "watched", tmp_path / "data/own/pets", {})
-    found = survey.Survey(arrival, Quality([], arrival.fresh, {}, "", False))
-    assert survey.expected_data(OWN, found, tmp_path) == (Expected(3, 8, ("cat", "dog", "owl")), 8)
-    nothing_new = survey.Survey(arrival, None)
-    assert survey.expected_data(OWN, nothing_new, tmp_path) == (Expected(3, 8, ("cat", "dog")), 4)
+    found = intake_report.IntakeReport(arrival, Quality([], arrival.fresh, {}, "", False))
+    assert intake_report.expected_data(OWN, found, tmp_path) == (Expected(3, 8, ("cat", "dog", "owl")), 8)
+    nothing_new = intake_report.IntakeReport(arrival, None)
+    assert intake_report.expected_data(OWN, nothing_new, tmp_path) == (Expected(3, 8, ("cat", "dog")), 4)
 
 
 def test_a_folder_that_is_not_watched_is_read_and_its_own_test_split_counts(tmp_path):
     for split, count in (("train", 6), ("test", 3)):
         fill(tmp_path / f"data/own/pets/{split}", {"cat": count, "dog": count})
     grey = OWN.model_copy(update={"color": "grey"})
-    assert survey.expected_data(grey, survey.Survey(), tmp_path) == (Expected(1, 8, ("cat", "dog")), 6)
+    assert intake_report.expected_data(grey, intake_report.IntakeReport(), tmp_path) == (
+        Expected(1, 8, ("cat", "dog")),
+        6,
+    )
 
 
 @pytest.mark.parametrize("classes", [{}, {"cat": 3}])
-def test_a_folder_that_cannot_be_trained_on_gives_nothing(tmp_path, classes):
+def test_a_folder_that_cannot_be_trained_on_has_no_expected_data(tmp_path, classes):
     fill(tmp_path / "data/own/pets", classes)
-    assert survey.expected_data(OWN, survey.Survey(), tmp_path) == (None, None)
+    assert intake_report.expected_data(OWN, intake_report.IntakeReport(), tmp_path) == (None, None)
 
 
 def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_path):
     digits = DataSettings(source="digits", color="rgb")
-    assert survey.expected_data(digits, survey.Survey(), tmp_path) == (Expected(3, 8, None), None)
+    assert intake_report.expected_data(digits, intake_report.IntakeReport(), tmp_path) == (
+        Expected(3, 8, None),
+        None,
+    )
     (tmp_path / "data/processed").mkdir(parents=True)
     for source, names in (("mnist", None), ("digits", ("a", "b"))):
         (tmp_path / "data/processed/manifest.json").write_text(
             json.dumps({"source": source, "class_names": ["a", "b"]})
         )
-        assert survey.expected_data(digits, survey.Survey(), tmp_path) == (Expected(3, 8, names), None)
+        assert intake_report.expected_data(digits, intake_report.IntakeReport(), tmp_path) == (
+            Expected(3, 8, names),
+            None,
+        )
 
 
-def test_what_is_expected_reads_as_a_sentence_without_a_long_list():
+def test_expected_data_is_described_without_a_long_list():
     assert str(Expected(1, 8, ("a", "b"))) == "2 classes (a, b) of 1 x 8 x 8 pixels"
     assert str(Expected(3, 32, tuple("abcdefg"))) == "7 classes (a, b, c, d, e, ...) of 3 x 32 x 32 pixels"
     assert str(Expected(3, 32, None)) == "images of 3 x 32 x 32 pixels"

@@ -1,33 +1,38 @@
-"""Pictures for people: grids enlarged so that single pixels stay sharp, confusion tables, curves. All PNG, all deterministic."""
+"""Figures as PNG files: image grids, confusion matrices, curves. The same data gives the same bytes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 MOST_COLUMNS = 10
-PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the report's prints
+PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the colours of the report
 LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
 
 
 def columns(num_classes: int) -> np.ndarray:
-    """The class of each column of a sample sheet, at most ten: all classes, as often as there is room, or ten spread over them."""
-    classes = np.unique(
-        np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round().astype(np.int64)
-    )
+    """The class of each column of a sample grid with at most ten columns.
+
+    With up to ten classes, all of them, repeated if there is room; else ten evenly spaced ones.
+    """
+    spaced = np.linspace(0, num_classes - 1, min(num_classes, MOST_COLUMNS)).round()
+    classes = np.unique(spaced.astype(np.int64))
     return np.tile(classes, MOST_COLUMNS // len(classes))
 
 
 def one_of_each(labels: np.ndarray) -> np.ndarray:
-    """Indices of up to ten examples: the first of each class, then the second of each, and so on. Of more than ten classes,
-    ten are shown, spread as in :func:`columns`."""
+    """Indices of up to ten examples: the first of each class, then the second of each, and so on.
+
+    Of more than ten classes, ten are chosen as in :func:`columns`.
+    """
     classes = np.unique(labels)
     by_class = [np.flatnonzero(labels == classes[index]) for index in np.unique(columns(len(classes)))]
     in_turn = [indices[turn] for turn in range(MOST_COLUMNS) for indices in by_class if turn < len(indices)]
@@ -35,7 +40,10 @@ def one_of_each(labels: np.ndarray) -> np.ndarray:
 
 
 def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
-    """Draw images (R, K, C, H, W) in [0, 1], one or three channels, as R rows and K columns with their names."""
+    """Draw images (R, K, C, H, W) in [0, 1] as R rows and K columns, with their names.
+
+    Small images are enlarged by a whole factor.
+    """
     pixels = images.clamp(0, 1).mul(255).round().byte().cpu().numpy()
     height, width = pixels.shape[-2:]
     scale = max(1, round(64 / max(height, width)))
@@ -43,86 +51,68 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
     font = ImageFont.load_default(14)
     left = max((int(font.getlength(name)) + 12 for name in rows), default=gap)
     top = 24 if columns else gap
-    sheet = Image.new(
-        "RGB", (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap)), PAPER
-    )
+    size = (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap))
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, name in enumerate(columns):
-        draw.text(
-            (left + column * (wide + gap) + wide / 2, top / 2),
-            _fitted(name, font, wide),
-            fill=INK,
-            font=font,
-            anchor="mm",
-        )
+        centre = (left + column * (wide + gap) + wide / 2, top / 2)
+        draw.text(centre, _fitted(name, font, wide), fill=INK, font=font, anchor="mm")
     for row, line in enumerate(pixels):
         y = top + row * (high + gap)
         if rows:
             draw.text((left - 8, y + high / 2), rows[row], fill=INK, font=font, anchor="rm")
         for column, image in enumerate(line):
             picture = Image.fromarray(image[0] if len(image) == 1 else image[:3].transpose(1, 2, 0))
-            sheet.paste(
-                picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB"),
-                (left + column * (wide + gap), y),
-            )
-    with whole_file(path) as beside:
-        sheet.save(beside, optimize=True)
+            enlarged = picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB")
+            sheet.paste(enlarged, (left + column * (wide + gap), y))
+    with atomic_write(path) as temporary:
+        sheet.save(temporary, optimize=True)
 
 
-def confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """Draw confusion counts (classes, classes): shares of each row as tone, counts as numbers where they can be read."""
+def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """Draw confusion counts (classes, classes). The tone is the share of the row."""
     count = len(table)
     side = min(9.0, max(4.2, 0.5 * count + 1.2))
     figure = Figure(figsize=(side, side), facecolor=PAPER, layout="constrained")
     axes = figure.subplots()
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    axes.imshow(
-        np.sqrt(shares), cmap=LinearSegmentedColormap.from_list("print", [PAPER, INK]), vmin=0, vmax=1.1
-    )  # the root makes rare mistakes visible
+    colours = LinearSegmentedColormap.from_list("print", [PAPER, INK])
+    axes.imshow(np.sqrt(shares), cmap=colours, vmin=0, vmax=1.1)  # the root makes rare mistakes visible
     if count <= 20:
         for row, column in np.argwhere(table > 0):
             tone = PAPER if shares[row, column] > 0.35 else INK if row == column else RED
             axes.text(column, row, f"{table[row, column]}", ha="center", va="center", color=tone, fontsize=9)
     shown = range(0, count, max(1, count // 25))
     short = [names[index] if len(names[index]) <= 14 else names[index][:13] + "…" for index in shown]
-    turned = 0 if max(map(len, short)) <= 3 else 60
-    axes.set_xticks(
-        shown,
-        short,
-        rotation=turned,
-        ha="center" if turned == 0 else "right",
-        rotation_mode="anchor" if turned else "default",
-    )
+    if max(map(len, short)) <= 3:
+        axes.set_xticks(shown, short)
+    else:
+        axes.set_xticks(shown, short, rotation=60, ha="right", rotation_mode="anchor")
     axes.set_yticks(shown, short)
-    axes.set_xlabel("the classifier says")
-    axes.set_ylabel("the image shows")
-    _restrain(axes)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    _style(axes)
     _save(figure, path)
 
 
-def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
-    """Draw a training's curves: one chart for each quantity (a metric name's last part), one line for each ``split/phase``; those
-    with a validation first, those of the machine (``system/``) not at all."""
+def draw_curves(table: pd.DataFrame, path: Path, most: int = 6) -> None:
+    """Draw the curves of a training: a chart for each quantity, which is the last part of a metric's name.
+
+    At most ``most`` charts are drawn, those with a validation metric first. ``system/`` metrics are left out.
+    """
     groups: dict[str, list[str]] = {}
     for name in table.columns.drop("step"):
         if not name.startswith("system/"):
             groups.setdefault(name.rpartition("/")[2], []).append(name)
     if not groups:
         return
-    validated = {
-        quantity
-        for quantity, names in groups.items()
-        if any(name.startswith("validation/") for name in names)
-    }
-    chosen = sorted(
-        groups,
-        key=lambda quantity: (
-            quantity not in validated,
-            quantity != "loss",
-            -len(groups[quantity]),
-            quantity,
-        ),
-    )[:most]
+
+    def priority(quantity: str) -> tuple[bool, bool, int, str]:
+        names = groups[quantity]
+        has_validation = any(name.startswith("validation/") for name in names)
+        return not has_validation, quantity != "loss", -len(names), quantity
+
+    chosen = sorted(groups, key=priority)[:most]
     wide = len(chosen) if len(chosen) <= 4 else 3
     high = -(-len(chosen) // wide)
     figure = Figure(figsize=(min(11.0, 5.5 * wide), 2.5 * high), facecolor=PAPER, layout="constrained")
@@ -130,18 +120,12 @@ def curve_sheet(table: pd.DataFrame, path: Path, most: int = 6) -> None:
         for colour, name in zip(LINES, groups[quantity]):
             line = table[["step", name]].dropna()
             style = "-o" if name.startswith("validation") else "-"
-            axes.plot(
-                line["step"],
-                line[name],
-                style,
-                color=colour,
-                linewidth=1.3,
-                markersize=2.5,
-                label=name.rpartition("/")[0] or quantity,
-            )
+            options = {"color": colour, "linewidth": 1.3, "markersize": 2.5}
+            label = name.rpartition("/")[0] or quantity
+            axes.plot(line["step"], line[name], style, label=label, **options)
         axes.set_title(quantity.replace("_", " "), loc="left", fontsize=10, color=INK)
         axes.legend(fontsize=7, frameon=False, labelcolor=INK)
-        _restrain(axes)
+        _style(axes)
     for axes in figure.axes[len(chosen) :]:
         axes.remove()
     _save(figure, path)
@@ -153,7 +137,7 @@ def _fitted(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide:
     return name
 
 
-def _restrain(axes) -> None:
+def _style(axes: Axes) -> None:
     axes.set_facecolor(PAPER)
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=8, length=2)
     axes.xaxis.label.set_color(INK)
@@ -165,5 +149,5 @@ def _restrain(axes) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as beside:
-        figure.savefig(beside, dpi=144, facecolor=PAPER, metadata={"Software": None})
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=144, facecolor=PAPER, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Trained models applied to pictures: generate, classify, restore."""
+"""`darkroom generate`, `classify` and `restore`: use trained models."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import click
 from pipeline import environment
 from pipeline.cli.project import find as find_project
 from pipeline.errors import BadInput
-from pipeline.files import whole_file
+from pipeline.files import atomic_write
 
 BATCH = 256
 PAIRS = "pairs.png"
@@ -39,7 +39,7 @@ models = click.option(
     "--label",
     "labels",
     multiple=True,
-    help="A class to draw, by name; may be repeated. Default: each in turn.",
+    help="The name of a class to draw; may be repeated. Default: each in turn.",
 )
 @click.option(
     "--seed",
@@ -81,18 +81,12 @@ def generate(
         raise BadInput("this model does not generate pictures", where=model, remedy="use gan, vae or ae")
     conditional = uses_labels(task)
     if labels and not conditional:
-        what = f"{model} draws without regard to classes: a label would change nothing"
-        raise BadInput(
-            what,
-            where=f"--label {labels[0]}",
-            remedy="leave out --label, or use a model of classes (gan, vae, ae)",
-        )
+        what = f"{model} does not use labels"
+        remedy = "leave out --label, or use a model of classes (gan, vae, ae)"
+        raise BadInput(what, where=f"--label {labels[0]}", remedy=remedy)
     out = out or Path(f"{model.replace('/', '-')}.png")
-    write_png(
-        out,
-        to_bytes(drawn.numpy()),
-        columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8),
-    )
+    columns = columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8)
+    write_png(out, to_bytes(drawn.numpy()), columns)
     click.echo(f"{count} pictures -> {out}")
 
 
@@ -111,8 +105,8 @@ def generate(
 def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path | None) -> None:
     """Print the class and its probability for each picture.
 
-    PATHS: files, folders, or - for a list of them on standard input. A picture that cannot be read is reported on standard
-    error; the others are classified, and the exit code is 2.
+    PATHS: files, folders, or - for a list of them on standard input. A picture that cannot be read is
+    reported on standard error; the others are classified, and the exit code is 2.
     """
     import torch
 
@@ -150,18 +144,18 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
 )
 @models
 def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) -> None:
-    """Pass pictures through an autoencoder, a PNG for each.
+    """Pass pictures through an autoencoder; write a PNG for each.
 
-    PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png, which shows the
-    pictures before and after. A picture that cannot be read is reported on standard error; the others are restored, and
-    the exit code is 2.
+    PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png,
+    which shows the pictures before and after. A picture that cannot be read is reported on standard error;
+    the others are restored, and the exit code is 2.
     """
     import torch
 
     from pipeline.core.image_grid import to_bytes, write_png
 
     task, _ = _load(model, models)
-    pairs: list[Any] = []  # images (C, H, W): as given, as restored, of the first batch
+    pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
     count = 0
     unread: list[BadInput] = []
     for files, images in _read(paths, task, unread):
@@ -182,7 +176,7 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
 
 
 def _load(model: str, models: Path | None) -> tuple[Any, dict[str, Any]]:
-    """The task and the card of a trained model: of the folder ``models``, the project's own, or MLflow's registry."""
+    """The task and the card of a trained model in the folder ``models``, the project or MLflow's registry."""
     from pipeline.core import model_files
 
     with _folder(model, models) as folder:
@@ -199,9 +193,9 @@ def _folder(model: str, models: Path | None) -> Iterator[Path]:
         return
     from pipeline.tracking import promotion
 
-    find_project()  # refuses outside one, where MLflow's database would be made
-    with tempfile.TemporaryDirectory() as beside:
-        yield promotion.fetch(environment.read(), model, Path(beside))
+    find_project()  # raises outside a project: MLflow would create a database there
+    with tempfile.TemporaryDirectory() as temporary:
+        yield promotion.fetch(environment.read(), model, Path(temporary))
 
 
 def _unknown(model: str, root: Path) -> BadInput:
@@ -209,28 +203,23 @@ def _unknown(model: str, root: Path) -> BadInput:
 
     trained = ", ".join(sorted(card.parent.name for card in root.glob(f"[!.]*/{model_files.CARD}"))) or "none"
     remedy = f"train it: dvc repro train-{model}" if model in model_files.names() else f"there are: {trained}"
-    return BadInput(
-        "no such trained model",
-        where=str(root / model),
-        remedy=f"{remedy}; or name a registered one: NAME@ALIAS",
-    )
+    remedy += "; or name a registered one: NAME@ALIAS"
+    return BadInput("no such trained model", where=str(root / model), remedy=remedy)
 
 
 def _refuse(unread: list[BadInput]) -> None:
-    """End with exit code 2 if pictures could not be read, each of which was reported."""
+    """Raise ``BadInput`` if pictures could not be read. Each of them was already reported."""
     if unread:
-        said = f"{len(unread)} {'picture' if len(unread) == 1 else 'pictures'} could not be read"
-        raise BadInput(
-            said, where=unread[0].where, remedy="leave them out, or replace them by whole PNG or JPEG files"
-        )
+        what = f"{len(unread)} {'picture' if len(unread) == 1 else 'pictures'} could not be read"
+        remedy = "leave them out, or replace them by whole PNG or JPEG files"
+        raise BadInput(what, where=unread[0].where, remedy=remedy)
 
 
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
     unknown = [label for label in labels if label not in names]
     if unknown:
-        raise BadInput(
-            "no such class", where=f"--label {unknown[0]}", remedy=f"choose from: {', '.join(names)}"[:300]
-        )
+        remedy = f"choose from: {', '.join(names)}"[:300]
+        raise BadInput("no such class", where=f"--label {unknown[0]}", remedy=remedy)
     return [names.index(label) for label in labels] or list(range(len(names)))
 
 
@@ -240,10 +229,9 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
         for text in os.fsdecode(sys.stdin.buffer.read()).splitlines() if given == "-" else [given]:
             try:
                 files += _files_at(text) if text.strip() else []
-            except OSError as error:  # a name that is too long, say
-                raise BadInput(
-                    error.strerror or "cannot be read", where=text[:200], remedy="check the path"
-                ) from None
+            except OSError as error:  # such as a name that is too long
+                what = error.strerror or "cannot be read"
+                raise BadInput(what, where=text[:200], remedy="check the path") from None
     if not files:
         remedy = "name files or folders, or send paths to standard input with -"
         raise BadInput("no picture was named", where="PATHS", remedy=remedy)
@@ -260,12 +248,12 @@ def _files_at(text: str) -> list[Path]:
         raise BadInput("no such file or folder", where=text[:200], remedy="check the path")
     found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:
-        raise BadInput("holds no picture", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
+        raise BadInput("has no pictures", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
     return found
 
 
 def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator[tuple[list[Path], Any]]:
-    """The pictures of ``paths`` in batches: (files, images (N, C, H, W) in [0, 1]), fitted to what the model takes.
+    """Batches of the pictures in ``paths``, in the model's size and channels: files, images (N, C, H, W).
 
     A picture that cannot be read is reported on standard error and added to ``unread``.
     """
@@ -289,7 +277,7 @@ def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator
 
 
 def _free(folder: Path, stem: str) -> Path:
-    """A name in ``folder`` that is not taken by another picture of the same stem."""
+    """A name in ``folder`` that is not in use; pictures from different folders may have the same stem."""
     path, number = folder / f"{stem}.png", 1
     while path.exists() or path.name == PAIRS:
         path, number = folder / f"{stem}-{number}.png", number + 1
@@ -299,7 +287,6 @@ def _free(folder: Path, stem: str) -> Path:
 def _write_picture(path: Path, image: Any) -> None:
     from PIL import Image
 
-    with whole_file(path) as beside:
-        Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0)).save(
-            beside, format="PNG"
-        )
+    with atomic_write(path) as temporary:
+        picture = Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
+        picture.save(temporary, format="PNG")

@@ -16,10 +16,9 @@ URL_SECONDS, COMMAND_SECONDS = 10, 60
 
 
 def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
-    """Send ``event`` ('promoted', 'refused' or 'failed') to the address and the command that the environment
-    names, if any.
+    """Send ``event`` ('promoted', 'refused' or 'failed') to DARKROOM_NOTIFY_URL and DARKROOM_NOTIFY_COMMAND.
 
-    A failure to send is printed as a warning.
+    If that fails, a warning is printed.
     """
     url, command = notification()
     message = {"event": event, "text": redact(text), **facts}  # "text" is what chat services show
@@ -27,24 +26,15 @@ def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
         if url:
             requests.post(url, json=message, timeout=URL_SECONDS, allow_redirects=False).raise_for_status()
     except requests.RequestException as error:
-        print(
-            f"warning: the notification to DARKROOM_NOTIFY_URL failed ({type(error).__name__})",
-            file=sys.stderr,
-            flush=True,
-        )
-    if not command:
-        return
+        _warn("DARKROOM_NOTIFY_URL", error)
     try:
-        words = shlex.split(command)
-        subprocess.run(
-            words,
-            input=json.dumps(message),
-            text=True,
-            env=for_child({}),
-            timeout=COMMAND_SECONDS,
-            check=True,
-        )
+        if command:
+            options: dict[str, Any] = {"text": True, "timeout": COMMAND_SECONDS, "check": True}
+            subprocess.run(shlex.split(command), input=json.dumps(message), env=for_child({}), **options)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        print(
-            f"warning: DARKROOM_NOTIFY_COMMAND failed ({type(error).__name__})", file=sys.stderr, flush=True
-        )
+        _warn("DARKROOM_NOTIFY_COMMAND", error)
+
+
+def _warn(variable: str, error: Exception) -> None:
+    what = f"the notification to {variable} failed ({type(error).__name__})"
+    print(f"warning: {what}", file=sys.stderr, flush=True)
