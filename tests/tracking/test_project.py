@@ -83,9 +83,9 @@ def test_a_model_trained_with_uncommitted_code_is_refused(made, tmp_path):
     )
 
 
-def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made, tmp_path):
-    clone = tmp_path / "clone"
-    shell(tmp_path, "git", "clone", "-q", str(made), str(clone))
+def test_a_clone_that_pulled_has_runs_metrics_and_model_and_can_trace_them(made):
+    clone = made.with_name("clone")  # in the same folder: the path of the DVC remote is relative
+    shell(made, "git", "clone", "-q", str(made), str(clone))
     shell(clone, "python", "dvc", "pull", "-q")
     assert "2 runs sent" in shell(clone, "darkroom", "sync")
     assert "0 runs sent" in shell(clone, "darkroom", "sync")
