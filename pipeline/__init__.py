@@ -1,18 +1,21 @@
 """Darkroom: image data in; trained, measured and served models out.
 
-    core/              all that the bits of a model depend on: the contract between a model and the rest (task.py), noise, data,
-                       sampler, step, loop, checkpoints
-    models/            one file for each model; a new model is added here
-    data/              sources, download, folders of pictures, preprocessing
-    launch/            where and how a training runs; Ray Train is started in ray_train.py
-    evaluation/        measures with floors and intervals, and the report; a new measure is added here and in glossary.py
-    tracking/          MLflow: runs, lineage, registry; the only code that calls it
-    retraining/        from new pictures to a better model
-    cli/               the `darkroom` command
-    doctor, repro, settings_check    checks of an installation, `darkroom repro`, validation of params.yaml
-    params, environment, process, files, errors    settings, environment variables, processes, atomic writes, error messages
+    core/          all that the bits of a model depend on: the contract between a model and the rest
+                   (task.py), noise, data, sampler, step, loop, checkpoints
+    models/        one file for each model; a new model is added here
+    data/          sources, download, folders of pictures, preprocessing
+    launch/        where and how a training runs; Ray Train is started in ray_train.py
+    evaluation/    measures with floors and intervals, and the report; a new measure is added here and in
+                   glossary.py
+    tracking/      MLflow: runs, lineage, registry; the only code that calls it
+    retraining/    from new pictures to a better model
+    cli/           the `darkroom` command
+    doctor, repro, settings_check
+                   checks of an installation, `darkroom repro`, validation of params.yaml
+    params, environment, process, files, errors
+                   settings, environment variables, processes, atomic writes, error messages
 
-A training stage depends on core/, its model's file, its data and its section of params.yaml. No folder imports one above it:
-stages, cli, doctor, repro -> retraining, settings_check -> launch, evaluation -> tracking -> data, models -> core
--> params, environment, process -> files, errors. A test reads the imports.
+A training stage depends on core/, its model's file, its data and its section of params.yaml. No folder
+imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch, evaluation -> tracking
+-> data, models -> core -> params, environment, process -> files, errors. A test reads the imports.
 """

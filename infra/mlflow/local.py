@@ -2,7 +2,8 @@
 
     MLFLOW_AUTH_ADMIN_PASSWORD=... python infra/mlflow/local.py --port 5000 --artifacts s3://bucket/prefix
 
-Ctrl-C or SIGTERM ends all of it, and so does its own death (Linux); runs, users and passwords stay in ``--folder``.
+Ctrl-C or SIGTERM ends all of it, and so does the death of this process (Linux). Runs, users and passwords stay
+in ``--folder``.
 """
 
 import argparse
@@ -30,7 +31,10 @@ SHORTEST, START_SECONDS, STOP_SECONDS = 12, 120, 20  # MLflow itself demands 12 
 
 
 def main(*arguments: str) -> None:
-    """Serve until told to end. Raises ``BadInput`` for a missing password, program or port, ``DarkroomError`` if a part fails."""
+    """Serve until a signal ends it.
+
+    Raises ``BadInput`` for a missing password, program or port, ``DarkroomError`` if a part fails.
+    """
     parser = argparse.ArgumentParser(description="PostgreSQL and MLflow with passwords, on loopback")
     parser.add_argument("--port", type=int, default=5000, help="MLflow's; 0: any that is free")
     parser.add_argument(
@@ -54,7 +58,7 @@ def main(*arguments: str) -> None:
         check_mlflow = _start_mlflow(parts, folder, port, asked.artifacts or str(folder / "artifacts"), login)
         print(f"export MLFLOW_TRACKING_URI=http://{HOST}:{port} MLFLOW_TRACKING_USERNAME={ADMIN}")
         print(
-            "read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # type it: no history keeps it"
+            "read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # typed, so not in a history"
         )
         print(f"# ready; everything is in {folder}; Ctrl-C ends it", flush=True)
         while True:
@@ -92,7 +96,7 @@ def _port(wanted: int) -> int:
 def _start_postgres(
     parts: ExitStack, programs: Path, home: Path
 ) -> tuple[dict[str, str], Callable[[], None]]:
-    """PostgreSQL on a free port, made at the first start: the variables by which clients log in, and its check."""
+    """PostgreSQL on a free port, created at the first start: the variables for its clients, and its check."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     password, new, data = _secret(home / "password"), home / "new", home / "data"
     identity: dict[str, Any] = {}
@@ -205,7 +209,10 @@ def _start_mlflow(
 def _start(
     parts: ExitStack, command: list[Any], log: Path, end: int, answers: Callable[[], bool], **more: Any
 ) -> Callable[[], None]:
-    """Start a process in a session of its own and wait for it; what checks it. ``parts`` stops it by ``end``, or by SIGKILL."""
+    """Start a process in a session of its own and wait for it; returns its check.
+
+    ``parts`` stops it by ``end``, or by SIGKILL.
+    """
     with open(log, "wb") as file:
         started = subprocess.Popen(
             command, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent, **more

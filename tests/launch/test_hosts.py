@@ -107,7 +107,8 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
     look = f"ls -1 -d {' '.join(f'{shlex.quote(folder)}/by-*' for folder in own)}"
     seen = drive(
         cluster[0],
-        f"on_each(lambda: os.system({write!r}))\nreport(on_each(lambda: os.popen({look!r}).read().splitlines()))",
+        f"on_each(lambda: os.system({write!r}))\n"
+        f"report(on_each(lambda: os.popen({look!r}).read().splitlines()))",
     )
     expected = [sorted(f"{folder}/by-host-{number}" for folder in own) for number in range(3)]
     assert sorted(sorted(names) for names in seen) == expected

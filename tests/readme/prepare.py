@@ -40,7 +40,7 @@ def flowers(accepted: str, incoming: str) -> None:
 
 
 def merge(target: str, source: str) -> None:
-    """Merge a YAML block of the README into params.yaml, or a stage into dvc.yaml, where ``evaluate`` then depends on it."""
+    """Merge a YAML block into params.yaml, or a stage into dvc.yaml and the deps of ``evaluate``."""
     yaml = YAML()
     values, added = yaml.load(Path(target)), yaml.load(Path(source))
     if Path(target).name == "dvc.yaml":

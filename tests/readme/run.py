@@ -2,9 +2,9 @@
 
     python tests/readme/run.py [FOLDER]
 
-The copy is made in FOLDER and left there, else in a temporary folder. Its trainings take a few steps only. Python and YAML
-blocks that name a file are written to it or merged into it. Nothing but the standard library is imported here, since the
-first command of the README is the one that installs everything else.
+The copy is made in FOLDER and left there, else in a temporary folder. Its trainings take a few steps only.
+Python and YAML blocks that name a file are written to it or merged into it. Only the standard library is
+imported here, since the first command of the README is the one that installs everything else.
 """
 
 import os
