@@ -2,8 +2,8 @@
 
     MLFLOW_AUTH_ADMIN_PASSWORD=... python infra/mlflow/local.py --port 5000 --artifacts s3://bucket/prefix
 
-Ctrl-C or SIGTERM ends all of it, and so does the death of this process (Linux). Runs, users and passwords stay
-in ``--folder``.
+Ctrl-C or SIGTERM ends all of it, and so does the death of this process (Linux). Runs, users and passwords
+stay in ``--folder``.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main(*arguments: str) -> None:
         check_mlflow = _start_mlflow(parts, folder, port, asked.artifacts or str(folder / "artifacts"), login)
         print(f"export MLFLOW_TRACKING_URI=http://{HOST}:{port} MLFLOW_TRACKING_USERNAME={ADMIN}")
         print(
-            "read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # typed, so not in a history"
+            "read -rs MLFLOW_TRACKING_PASSWORD && export MLFLOW_TRACKING_PASSWORD  # typed: not in a history"
         )
         print(f"# ready; everything is in {folder}; Ctrl-C ends it", flush=True)
         while True:
