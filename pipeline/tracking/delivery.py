@@ -34,7 +34,7 @@ SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves o
 def deliver(
     client: "MlflowClient", experiment: str, record: RunRecord, environment: Environment, *, announce: bool
 ) -> None:
-    """Update MLflow to what ``record`` says. ``announce`` creates or reopens the run first."""
+    """Bring MLflow up to date with ``record``. ``announce``: create or reopen the run first."""
     status = record.status  # read once: if it changes during the delivery, more has to be sent
     if announce:
         _announce(client, experiment, record)

@@ -19,7 +19,7 @@ DATABASE_SECONDS, SERVER_SECONDS = 60, 10
 
 
 class MlflowIndex:
-    """Empty if MLflow has no database yet or does not answer; ``note`` says so then."""
+    """Empty if MLflow has no database yet or does not answer; then ``note`` gives the reason."""
 
     def __init__(self, environment: Environment) -> None:
         self.uri = environment.tracking_uri
