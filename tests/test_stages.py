@@ -117,6 +117,8 @@ def test_a_stage_names_all_wrong_settings_at_once(project):
 def test_the_command_repro_refuses_wrong_settings_before_it_starts_a_stage(project):
     project.params["evaluate"] = {**PARAMS["evaluate"], "classifier": "cn"}
     project.write()
+    (project.folder / ".dvc").mkdir()
+    (project.folder / "dvc.yaml").write_text("stages: {}")
     assert "there is no model 'cn'" in refused(project, "tests.darkroom", "repro")
 
 
