@@ -17,6 +17,7 @@
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 
-No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch, evaluation
--> tracking -> data, models -> core -> params, environment, process -> files, errors. A test reads the imports.
+No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch,
+evaluation -> tracking -> data, models -> core -> params, environment, process -> files, errors. A test reads
+the imports.
 """
