@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline.evaluation import glossary
 from pipeline.files import write_text
-from pipeline.tracking.comparison import Compared, differing, numbers, spread
+from pipeline.tracking.run_comparison import Compared, differing, numbers, spread
 
 PARTS = ("_low", "_high", "_floor")
 
