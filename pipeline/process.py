@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -79,6 +80,15 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
+
+
+def worker_python() -> dict[str, str]:
+    """The runtime environment of Ray's workers on this machine: empty, unless the path of Python must be quoted.
+
+    Ray 2.60 starts workers with a shell command in which that path is not quoted.
+    """
+    quoted = shlex.quote(sys.executable)
+    return {} if quoted == sys.executable else {"py_executable": quoted}
 
 
 def keep_freed_memory() -> None:

@@ -290,7 +290,7 @@ def test_a_second_training_of_a_model_fails_as_busy_and_the_first_continues(busy
     assert (
         busy["code"] == 75
         and "another process runs this training" in output
-        and "  -> wait for it, or end it" in output
+        and "  -> wait for it, or stop it" in output
     )
     assert "Traceback" not in output and len(output.splitlines()) <= 5
     assert busy["unchanged"]

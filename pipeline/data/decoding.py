@@ -22,6 +22,7 @@ from pipeline.data.archives import MAX_MEMBER_BYTES, read_member
 from pipeline.data.images import BrokenImage, decode
 from pipeline.environment import Environment, prepare
 from pipeline.errors import DarkroomError
+from pipeline.process import worker_python
 
 CHUNK = 256  # maximum number of images decoded at a time
 CHUNK_BYTES = 16_000_000  # maximum size of their pixels
@@ -92,7 +93,7 @@ def workers(environment: Environment) -> Iterator[Decode]:
     if start_ray:
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not environment.ray_address:
-            options["include_dashboard"] = False
+            options |= {"include_dashboard": False, "runtime_env": worker_python()}
             if environment.workers != "auto":
                 options["num_cpus"] = environment.workers
         ray.init(address=environment.ray_address or "local", **options)

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.process import worker_python
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _start_ray(environment: Environment, cores: int) -> list[dict[str, float]]:
         address = environment.ray_address or "local"  # None would join any cluster found on this machine
         options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if not environment.ray_address:
-            options |= {"num_cpus": cores, "include_dashboard": False}
+            options |= {"num_cpus": cores, "include_dashboard": False, "runtime_env": worker_python()}
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:

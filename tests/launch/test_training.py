@@ -1,5 +1,8 @@
 """Trainings in process: their times, memory errors, GPUs and plans."""
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +22,7 @@ from pipeline.launch import plan as plan_module
 from pipeline.launch import worker
 from pipeline.launch.plan import Plan
 from pipeline.launch.training import Training, train
+from tests.project import ROOT
 
 
 def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_piece(
@@ -113,3 +117,33 @@ def test_a_plan_without_gpus_asks_ray_for_its_threads():
         "use_gpu": False,
         "resources_per_worker": {"CPU": 3},
     }
+
+
+@pytest.mark.cluster
+def test_ray_workers_start_where_the_path_of_python_has_a_blank(tmp_path, processed_digits):
+    """Ray puts that path into a shell command."""
+    environment = tmp_path / "an environment"
+    environment.symlink_to(sys.prefix)
+    script = f"""
+from pathlib import Path
+from pipeline import environment
+environment.prepare()
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.settings import TrainingSettings
+from pipeline.launch.training import Training, train
+from tests.project import ROOT
+settings = TrainingSettings(num_steps=2, batch_size=16)
+data = Dataset.open(Path({str(processed_digits)!r}))
+training = Training("ae", settings, model_files.find("ae").Config(width=8), data)
+here = Path({str(tmp_path)!r})
+where = environment.Environment(here, 1, storage=here / "storage", threads=1, device="cpu")
+train(training, where, here / "model", here / "history", [])
+"""
+    command = [str(environment / "bin/python"), "-c", script]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "DARKROOM_"))}
+    done = subprocess.run(
+        command, env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model/model.safetensors").is_file()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def origin(tmp_path_factory) -> Path:
     write_model(root / "given/model", "cnn")
     stages = {
         name: {
-            "cmd": f"{sys.executable} make.py {name.split('-')[0]}",
+            "cmd": shlex.join([sys.executable, "make.py", name.split("-")[0]]),
             "deps": ["make.py", *deps],
             "params": [param],
             "outs": outs,
