@@ -83,7 +83,7 @@ def die_with_parent() -> None:
 
 
 def worker_python() -> dict[str, str]:
-    """The runtime environment of Ray's workers on this machine: empty, unless the path of Python must be quoted.
+    """The runtime environment of local Ray workers: empty, unless the path of Python must be quoted.
 
     Ray 2.60 starts workers with a shell command in which that path is not quoted.
     """
