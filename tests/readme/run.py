@@ -90,7 +90,7 @@ def main(folder: Path) -> None:
 
 def copy_project(folder: Path) -> Path:
     """The files that git knows or would add, committed in a repository of their own, with small budgets."""
-    project = folder / "darkroomé"
+    project = folder / "darkroom"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
