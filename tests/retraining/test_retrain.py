@@ -63,7 +63,7 @@ def look(project: Path) -> dict:
         "sha256": serving.tags["darkroom.sha256"],
         "version": int(serving.version),
         "history": [
-            (event["deed"], event["from"], event["to"]) for event in promotion.deeds(client, "1")[1:]
+            (event["deed"], event["from"], event["to"]) for event in promotion.alias_history(client, "1")[1:]
         ],
         "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
         "aside": len(Journal(project).quarantined()),
