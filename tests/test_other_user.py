@@ -40,7 +40,7 @@ def test_another_user_rebuilds_the_project_in_a_path_with_blanks(place):
     become = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *reads)
     options = {"HOME": str(place / "home"), "TMPDIR": str(place), "USER": "nobody", "LOGNAME": "nobody"}
     output = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)
-    assert "measured on" in output
+    assert "evaluated on" in output
     for name in ("reports/index.html", "mlflow.db", "models/cnn/model.safetensors"):
         assert (project / name).stat().st_uid == NOBODY
     again = shell(project, *become, sys.executable, "-m", "dvc", "repro", **options)
