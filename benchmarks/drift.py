@@ -71,7 +71,7 @@ def trained(pictures: np.ndarray, labels: np.ndarray, steps: int = 300) -> Task:
     task = model_files.build(
         "cnn",
         {"dropout": 0.2, "shift": 0.08, "zoom": 0.1, "optimizer": OPTIMIZER},
-        DataSpec(1, pictures.shape[-1], 10),
+        spec := DataSpec.labelled_images(1, pictures.shape[-1], 10),
         0,
     )
     schedule = ScheduleSettings(kind="cosine", warmup_steps=20)
@@ -79,7 +79,8 @@ def trained(pictures: np.ndarray, labels: np.ndarray, steps: int = 300) -> Task:
         num_steps=steps, clip_norm=1.0, ema_decay=0.99, schedule=schedule, checkpoint_every=steps
     )
     data = SimpleNamespace(
-        train=Split([pictures], [labels]), validation=Split([pictures[:100]], [labels[:100]])
+        train=Split([{"image": pictures, "label": labels}], spec),
+        validation=Split([{"image": pictures[:100], "label": labels[:100]}], spec),
     )
     with tempfile.TemporaryDirectory() as folder:
         return Loop(task, data, settings, Path(folder)).run()  # type: ignore[arg-type]
@@ -111,7 +112,7 @@ def main(batches: int, mnist: Path | None) -> None:
             space,
         )
         quiet = quiet or seen
-        logits = task.classify(Batch.of(changed, labels).images)
+        logits = task.classify(Batch.load({"image": changed}, task.spec).images)
         correct = float((logits.argmax(1).numpy() == labels).mean())
         for size in SIZES:
             found = []

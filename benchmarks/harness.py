@@ -98,7 +98,7 @@ def project(base: Path) -> Path:
     folder = Path(tempfile.mkdtemp(dir=base.parent))
     shutil.copy(base / "params.yaml", folder)
     (folder / "data").mkdir()
-    (folder / "data/processed").symlink_to(base / "data/processed")
+    (folder / "data/processed/images").symlink_to(base / "data/processed/images")
     return folder
 
 

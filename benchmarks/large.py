@@ -82,9 +82,9 @@ def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
 
 
 def train(mode: str, steps: str) -> None:
-    """The child process: train on data/processed and print the measurements."""
+    """The child process: train on data/processed/images and print the measurements."""
     keep_freed_memory()  # as a worker does
-    began, folder = time.perf_counter(), Path("data/processed")
+    began, folder = time.perf_counter(), Path("data/processed/images")
     data = Dataset.open(folder)
     result = {"opened": time.perf_counter() - began, "shards": [], "memory": []}
     splits = {"shards": data.train}
@@ -94,9 +94,10 @@ def train(mode: str, steps: str) -> None:
             os.posix_fadvise(os.open(path, os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)
     if mode == "both":
         shards = data.manifest["splits"]["train"]["shards"]
-        splits["memory"] = Split(
-            *([np.load(folder / shard[kind]["file"]) for shard in shards] for kind in ("images", "labels"))
-        )
+        loaded = [
+            {name: np.load(folder / shard[name]["file"]) for name in data.spec.fields} for shard in shards
+        ]
+        splits["memory"] = Split(loaded, data.spec)
     for seed in range(TURNS if mode == "both" else 1):
         for name in sorted(splits, reverse=bool(seed % 2)):  # the order alternates
             data.train = splits[name]
@@ -108,7 +109,10 @@ def train(mode: str, steps: str) -> None:
                 validate_every=int(steps),
             )
             task = model_files.build(
-                "cnn", {"channels": [8, 16, 16], "dense": [32]}, DataSpec(3, SIZE, CLASSES), seed
+                "cnn",
+                {"channels": [8, 16, 16], "dense": [32]},
+                DataSpec.labelled_images(3, SIZE, CLASSES),
+                seed,
             )
             loop = Loop(
                 task,

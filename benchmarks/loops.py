@@ -48,7 +48,6 @@ def process(rank, size, port, name, folder, path):
     from pipeline.core.distributed import DistributedContext
     from pipeline.core.loop import Loop
     from pipeline.core.settings import read_training
-    from pipeline.core.task import DataSpec
     from pipeline.process import keep_freed_memory
 
     make_deterministic(1)
@@ -61,10 +60,8 @@ def process(rank, size, port, name, folder, path):
         )
         wrap = partial(torch.nn.parallel.DistributedDataParallel, forward_sync_buffers=False)
     settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
-    data = Dataset.open(folder / "data/processed")
-    task = model_files.build(
-        name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
-    )
+    data = Dataset.open(folder / "data/processed/images")
+    task = model_files.build(name, config, data.spec, settings.seed)
     count(path)
     Loop(
         task,
@@ -102,7 +99,9 @@ def ray(name, folder, size, path):
 
     ray_train.train_worker = partial(work, path)
     training = Training(
-        name, *read_training(name, model_files.find(name).Config), Dataset.open(folder / "data/processed")
+        name,
+        *read_training(name, model_files.find(name).Config),
+        Dataset.open(folder / "data/processed/images"),
     )
     train(training, environment.read(), folder / "model", folder / "history", [])
 

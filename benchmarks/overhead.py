@@ -2,10 +2,10 @@
 
     python benchmarks/overhead.py [model] [--rounds 3] [--workers 1 2]
 
-Needs data/processed. The bare loop and the stage run alternately; medians and ratios are printed. The bare
-loop is also a process of its own: it imports PyTorch, reads the same shards with NumPy, takes the same steps
-with the same batches, schedule, clipping and weight averaging, and saves the weights. It has no validation,
-samples, checkpoints, metrics log or tracking.
+Needs data/processed/images. The bare loop and the stage run alternately; medians and ratios are printed. The
+bare loop is also a process of its own: it imports PyTorch, reads the same shards with NumPy, takes the same
+steps with the same batches, schedule, clipping and weight averaging, and saves the weights. It has no
+validation, samples, checkpoints, metrics log or tracking.
 """
 
 import argparse
@@ -29,15 +29,17 @@ from torch.nn.utils import clip_grad_norm_
 name, out = sys.argv[1:]
 sys.path.insert(0, {root!r})
 from pipeline.core import model_files
-from pipeline.core.task import Batch, DataSpec
+from pathlib import Path
+from pipeline.core.batch import Batch
+from pipeline.core.fields import DataSpec
 from pipeline.core.noise import Noise
 from pipeline.core.lr_schedule import learning_rate_factor
 from pipeline.core.sampler import Sampler
 from pipeline.core.settings import read_training
 settings, config = read_training(name, model_files.find(name).Config)
-manifest = json.load(open("data/processed/manifest.json"))
-images, labels = (np.load(f"data/processed/train/{{part}}-00000.npy") for part in ("images", "labels"))
-spec = DataSpec(images.shape[1], images.shape[2], len(manifest["class_names"]))
+data = Path("data/processed/images")
+spec = DataSpec.from_json(json.loads((data / "manifest.json").read_text())["fields"])
+images, labels = (np.load(data / f"train/{{field}}-00000.npy") for field in spec.fields)
 task = model_files.build(name, config, spec, settings.seed)
 task = task.to(memory_format=torch.channels_last)
 average = [parameter.detach().clone() for parameter in task.parameters()]
@@ -46,7 +48,7 @@ rates = [phase.optimizer.param_groups[0]["lr"] for phase in phases]
 loop = time.perf_counter()
 for step in range(1, settings.num_steps + 1):
     rows = order.indices(step)
-    batch = Batch.of(images[rows], labels[rows])
+    batch = Batch.load({{"image": images[rows], "label": labels[rows]}}, spec)
     for phase, rate in zip(phases, rates):
         if step % phase.every == 0:
             task.requires_grad_(False)
@@ -92,7 +94,7 @@ def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "params.yaml").write_text(Path("params.yaml").read_text())
     (folder / "data").mkdir()
-    (folder / "data/processed").symlink_to(Path("data/processed").resolve())
+    (folder / "data/processed/images").symlink_to(Path("data/processed/images").resolve())
     tracking = f"sqlite:///{folder.parent}/mlflow.db"  # the first round creates it
     more = {"DARKROOM_WORKERS": workers, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": tracking}
     wall, _ = timed([sys.executable, "-m", "stages.train", name], folder, **more)

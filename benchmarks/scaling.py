@@ -30,7 +30,6 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.metrics_log import read
 from pipeline.core.noise import Noise
 from pipeline.core.settings import read_training
-from pipeline.core.task import Batch
 
 RATE = "system/images_per_second"
 FIRST: dict = {}  # the first weights and dvc.lock; later ones are compared with them
@@ -45,8 +44,11 @@ def figures(name: str, folder: Path, workers: int) -> Figures:
         for line in lines
         if RATE in line["metrics"] and line["step"] > lines[-1]["step"] / 2
     )
-    weights, test = model_files.load(folder / "models" / name), Dataset.open(folder / "data/processed").test
-    batch, first = Batch.of(*test.rows(np.arange(len(test)))), FIRST.setdefault(name, weights.state_dict())
+    weights, test = (
+        model_files.load(folder / "models" / name),
+        Dataset.open(folder / "data/processed/images").test,
+    )
+    batch, first = test.batch(np.arange(len(test))), FIRST.setdefault(name, weights.state_dict())
     values = weights.evaluate(batch, Noise.whole(0, len(batch), "test"))
     difference = max(float((value - first[key]).abs().max()) for key, value in weights.state_dict().items())
     measured = {

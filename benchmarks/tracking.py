@@ -36,7 +36,7 @@ def measure(name: str, folder: Path) -> None:
         artifacts=str(folder / "artifacts"),
     )
     settings, config = read_training(name, model_files.find(name).Config)
-    training = Training(name, settings, config, Dataset.open(Path("data/processed").resolve()))
+    training = Training(name, settings, config, Dataset.open(Path("data/processed/images").resolve()))
     os.chdir(folder)  # otherwise the project's history would be sent to the new database first
     spent: list[float] = []
     kept = runs.delivery.deliver, runs.sync

@@ -8,7 +8,7 @@ from pipeline.files import digest_of
 
 
 def main() -> None:
-    """Evaluate all of models/ on data/processed; write metrics/, plots/ and reports/; log them to MLflow."""
+    """Evaluate all of models/; write metrics/, plots/ and reports/; log them to MLflow."""
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.data.settings import DataSettings
@@ -22,7 +22,7 @@ def main() -> None:
     require_valid_params()
     env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
-    data, raw_folder = Dataset.open(Path("data/processed")), read_section("data", DataSettings).folder
+    data, raw_folder = Dataset.open(Path("data/processed/images")), read_section("data", DataSettings).folder
     device = env.torch_device
     cards = sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))
     folders = {card.parent.name: card.parent for card in cards}
@@ -31,7 +31,7 @@ def main() -> None:
     params = json.loads(settings.model_dump_json())
     fingerprint = digest_of([params, data.digest, digests])
     description = runs.Description(
-        "evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device}
+        "evaluate", fingerprint, params, data.source, data.digest, "data/processed/images", {"device": device}
     )
     with runs.open_run(env, description) as run:
         results = evaluate(settings, data, tasks, digests)

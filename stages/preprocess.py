@@ -12,8 +12,8 @@ def main() -> None:
     require_valid_params()
     manifest = preprocess(read_section("data", DataSettings), environment.read())
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())
-    shape = f"{manifest['channels']} x {manifest['size']} x {manifest['size']}"
-    print(f"data/processed: {counts} images of {shape}, {len(manifest['class_names'])} classes")
+    shape = " x ".join(str(number) for number in manifest["fields"]["image"]["shape"])
+    print(f"data/processed/images: {counts} images of {shape}, {len(manifest['class_names'])} classes")
     within, across = (sum(manifest["duplicates"][kind].values()) for kind in ("within", "across"))
     print(f"exact duplicates: {within:,} within a split, {across:,} across splits")
     print(f"broken images left out: {len(manifest['quarantined']):,}")

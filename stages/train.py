@@ -8,9 +8,10 @@ from pipeline import environment, process
 
 
 def main(name: str = "") -> None:
-    """Train the model ``name`` on data/processed; write models/<name>/ and history/<name>/."""
+    """Train the model ``name`` on its data set; write models/<name>/ and history/<name>/."""
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
+    from pipeline.core.fields import PROCESSED
     from pipeline.core.settings import read_training
     from pipeline.launch.plan import trains_in_process
     from pipeline.launch.progress import Progress
@@ -23,7 +24,8 @@ def main(name: str = "") -> None:
     require_valid_params()
     env = environment.read()
     settings, config = read_training(name, kind.Config)
-    training = Training(name, settings, config, Dataset.open(Path("data/processed")))
+    data = Dataset.open(PROCESSED / kind.dataset)
+    training = Training(name, settings, config, data, {need: Path("models", need) for need in kind.needs})
     description = runs.Description(
         stage=f"train-{name}",
         fingerprint=training.fingerprint,
@@ -31,9 +33,9 @@ def main(name: str = "") -> None:
             "training": json.loads(settings.model_dump_json()),
             "model": json.loads(config.model_dump_json()),
         },
-        data_name=training.data.source,
-        data_digest=training.data.digest,
-        data_source="data/processed",
+        data_name=data.source,
+        data_digest=data.digest,
+        data_source=data.folder.as_posix(),
     )
     model, history = Path("models", name), Path("history", name)
     with training_lock(training, env):

@@ -21,7 +21,7 @@ def processed_digits(tmp_path_factory):
     """The digits at 8 x 8 pixels, as the stages download and preprocess write them."""
     from tests.project import Project
 
-    return Project(tmp_path_factory.mktemp("digits")).folder / "data/processed"
+    return Project(tmp_path_factory.mktemp("digits")).folder / "data/processed/images"
 
 
 @pytest.fixture(scope="session")

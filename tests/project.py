@@ -58,11 +58,11 @@ class Project:
             settings = DataSettings(image_size=8)
             environment = Environment(root=folder, storage=folder / ".darkroom")
             download(settings, environment, folder / "data/raw")
-            preprocess(settings, environment, folder / "data/raw", folder / "data/processed")
+            preprocess(settings, environment, folder / "data/raw", folder / "data/processed/images")
             MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments(max_results=1)
         else:
-            shutil.copytree(data, folder / "data/processed")
-            shutil.copy(data.parents[1] / "mlflow.db", folder)  # creating it takes two seconds
+            shutil.copytree(data, folder / "data/processed/images")
+            shutil.copy(data.parents[2] / "mlflow.db", folder)  # creating it takes two seconds
 
     def write(self):
         (self.folder / "params.yaml").write_text(json.dumps(self.params))  # JSON is YAML

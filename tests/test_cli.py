@@ -30,7 +30,7 @@ from tests.project import MODELS, PARAMS, ROOT
 from tests.test_readme import block
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "sieben", "acht", "neun"]
-GREY, COLOUR = DataSpec(1, 8, 10), DataSpec(3, 12, 10)
+GREY, COLOUR = DataSpec.labelled_images(1, 8, 10), DataSpec.labelled_images(3, 12, 10)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def shelf(tmp_path_factory):
     for name in MODELS:
         task = model_files.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
         images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        task.on_train_end([Batch(images, torch.arange(40) % 10)])
+        task.on_train_end([Batch.of_images(images, torch.arange(40) % 10)])
         model_files.write(task, folder / name, {"class_names": NAMES})
     model_files.write(
         model_files.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1),
@@ -87,7 +87,7 @@ def answers(output):
 def expected(seed):
     """The class and probability that the classifier itself gives to ``picture(seed=seed)``."""
     task = model_files.load(Path("models/cnn"))
-    shares = task.classify(Batch.of(pixels(seed)[None, None], np.zeros(1, np.int64)).images).softmax(1)[0]
+    shares = task.classify(Batch.load({"image": pixels(seed)[None, None]}, GREY).images).softmax(1)[0]
     return NAMES[int(shares.argmax())], pytest.approx(float(shares.max()), abs=1e-4)
 
 
@@ -351,7 +351,7 @@ class TestRestore:
     def restored(self, name, seed):
         return to_bytes(
             model_files.load(Path("models", name))
-            .reconstruct(Batch.of(pixels(seed)[None, None], np.zeros(1)).images)
+            .reconstruct(Batch.load({"image": pixels(seed)[None, None]}, GREY).images)
             .numpy()
         )[0, 0]
 

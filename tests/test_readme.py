@@ -11,7 +11,6 @@ from pipeline.core import metrics_log, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.loop import Loop
 from pipeline.core.settings import read_training
-from pipeline.core.task import DataSpec
 from tests.models import test_contract as contract
 from tests.test_walls import ROOT
 
@@ -50,7 +49,10 @@ def test_the_readmes_model_trains_with_the_readmes_params(lsgan, tmp_path, proce
     assert config.width == 256
     data = Dataset.open(processed_digits)
     task = model_files.build(
-        lsgan, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
+        lsgan,
+        config,
+        data.spec,
+        settings.seed,
     )
     Loop(task, data, settings, tmp_path / "training").run()
     lines = metrics_log.read(tmp_path / "training/metrics.jsonl")

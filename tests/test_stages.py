@@ -236,11 +236,11 @@ def test_a_folder_without_write_permission_is_named_without_a_traceback(project)
 
 
 def test_a_shard_with_one_flipped_bit_is_not_trained_on(project):
-    flip(project.folder / "data/processed/train/images-00000.npy")
+    flip(project.folder / "data/processed/images/train/image-00000.npy")
     before = sha256(project.folder / "mlflow.db")
     output = refused(project, "stages.train", "cnn")
     assert (
-        "data/processed/train/images-00000.npy: is missing or differs" in output
+        "data/processed/images/train/image-00000.npy: is missing or differs" in output
         and "dvc repro --force preprocess" in output
     )
     assert not project.trainings("cnn") and sha256(project.folder / "mlflow.db") == before

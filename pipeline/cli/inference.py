@@ -273,7 +273,7 @@ def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator
                 unread.append(BadInput(str(error), where=click.format_filename(file)))
                 click.echo(f"error: {unread[-1]}", err=True)
         if some:
-            yield some, Batch.of(np.stack(decoded), np.zeros(len(some), np.int64)).images
+            yield some, Batch.load({"image": np.stack(decoded)}, task.spec).images
 
 
 def _free(folder: Path, stem: str) -> Path:

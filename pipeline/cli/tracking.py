@@ -200,7 +200,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     client, experiment = connection.connect(environment)
     settings, config = read_training(name, model_files.find(name).Config)
     sections = {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
-    params, data = flatten(sections), Dataset.open(Path("data/processed")).digest
+    params, data = flatten(sections), Dataset.open(Path("data/processed/images")).digest
 
     def trained() -> dict[int, run_comparison.Compared]:
         return run_comparison.by_seed(client, experiment, name, params, data)

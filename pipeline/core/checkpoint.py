@@ -23,7 +23,7 @@ def state_dict(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[s
     """
     state = {f"task/{name}": value for name, value in average.source.state_dict().items()}
     state |= {f"average/{name}": value for name, value in average.task.state_dict().items()}
-    for phase in phases:
+    for phase in _with_own_optimizer(phases):
         for index, values in phase.optimizer.state_dict()["state"].items():
             state |= {
                 f"optimizer/{phase.name}/{index}/{name}": value
@@ -35,11 +35,11 @@ def state_dict(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[s
 
 def load_state_dict(state: dict[str, Tensor], average: ExponentialMovingAverage, phases: list[Phase]) -> None:
     """Load what :func:`state_dict` returned."""
-    average.source.load_state_dict(_with_prefix("task/", state))
-    average.task.load_state_dict(_with_prefix("average/", state))
-    for phase in phases:
+    average.source.load_state_dict(with_prefix("task/", state))
+    average.task.load_state_dict(with_prefix("average/", state))
+    for phase in _with_own_optimizer(phases):
         values: dict[int, dict[str, Tensor]] = {}
-        for key, value in _with_prefix(f"optimizer/{phase.name}/", state).items():
+        for key, value in with_prefix(f"optimizer/{phase.name}/", state).items():
             index, _, name = key.partition("/")
             values.setdefault(int(index), {})[name] = value
         phase.optimizer.load_state_dict({**phase.optimizer.state_dict(), "state": values})
@@ -48,6 +48,11 @@ def load_state_dict(state: dict[str, Tensor], average: ExponentialMovingAverage,
             for name, value in tensors.items():
                 if value.shape == parameter.shape:
                     tensors[name] = torch.empty_like(parameter).copy_(value)
+
+
+def _with_own_optimizer(phases: list[Phase]) -> list[Phase]:
+    """The phases without those that share the optimizer of an earlier phase."""
+    return list({id(phase.optimizer): phase for phase in reversed(phases)}.values())[::-1]
 
 
 class CheckpointStore:
@@ -86,5 +91,6 @@ class CheckpointStore:
         return None
 
 
-def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,4 +1,8 @@
-"""The processed data: three splits of memory-mapped shards, verified by hash when they are opened."""
+"""Processed data sets: three splits of memory-mapped shards, verified by hash when they are opened.
+
+The data set ``<name>`` is the folder data/processed/<name>. Its manifest.json has the fields of an example,
+and for each split the shards: for each field a file ``<field>-00000.npy``.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,82 +12,108 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from pipeline.core.batch import Batch
+from pipeline.core.fields import DataSpec, Field, chunks
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, sha256
 
 REMEDY = "create it again: dvc repro --force preprocess"
+SPLITS = ("train", "validation", "test")
 
 
 class Split:
-    """The images and labels of one split, in shards of ``shard_sizes`` rows. Images are read on access."""
+    """The examples of one split, in shards: for each shard an array (n, *shape) for each field.
 
-    def __init__(self, images: list[np.ndarray], labels: list[np.ndarray]) -> None:
-        self._images, self._labels = images, labels
-        self.shard_sizes = tuple(len(shard) for shard in labels)
+    Values are read on access.
+    """
+
+    def __init__(self, shards: list[dict[str, np.ndarray]], spec: DataSpec) -> None:
+        self.spec, self._shards = spec, shards
+        self.shard_sizes = tuple(len(next(iter(shard.values()))) for shard in shards)
         self._ends = np.cumsum(self.shard_sizes)
         self._count = int(self._ends[-1])
 
     @cached_property
     def labels(self) -> np.ndarray:
         """All labels, int64 (N,), in memory."""
-        return np.concatenate(self._labels)
+        return np.concatenate([shard["label"] for shard in self._shards])
 
     def __len__(self) -> int:
         return self._count
 
-    def rows(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The uint8 images (n, C, H, W) and int64 labels (n,) at ``indices``, in that order.
+    def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The stored values of each field, (n, *shape), at ``indices``, in that order.
 
         Raises ``IndexError`` for a negative index.
         """
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and indices.min() < 0:
             raise IndexError(f"index {indices.min()} is negative")
-        if len(self._images) == 1:
-            return self._images[0][indices], self._labels[0][indices]
-        images = np.empty((len(indices), *self._images[0].shape[1:]), np.uint8)
-        labels = np.empty(len(indices), np.int64)
+        if len(self._shards) == 1:
+            return {name: values[indices] for name, values in self._shards[0].items()}
+        rows = {
+            name: np.empty((len(indices), *values.shape[1:]), values.dtype)
+            for name, values in self._shards[0].items()
+        }
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards):
             here = shards == shard
             within = indices[here] - self._ends[shard] + self.shard_sizes[shard]
-            images[here], labels[here] = self._images[shard][within], self._labels[shard][within]
-        return images, labels
+            for name, values in self._shards[shard].items():
+                rows[name][here] = values[within]
+        return rows
 
-    def chunks(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All images and labels in order, ``size`` at a time; the last chunk may be smaller."""
-        for start in range(0, len(self), size):
-            yield self.rows(np.arange(start, min(start + size, len(self))))
+    def chunks(self, size: int) -> Iterator[dict[str, np.ndarray]]:
+        """All rows in order, ``size`` at a time; the last chunk may be smaller."""
+        for indices in chunks(len(self), size):
+            yield self.rows(indices)
+
+    def batch(self, indices: np.ndarray, device: torch.device | str = "cpu") -> Batch:
+        """The examples at ``indices``."""
+        return Batch.load(self.rows(indices), self.spec, device)
+
+    def batches(
+        self, size: int, device: torch.device | str = "cpu", first: int = 0, every: int = 1
+    ) -> Iterator[Batch]:
+        """All examples in order, in batches of ``size`` (the last may be smaller).
+
+        With ``every`` only each ``every``-th batch, beginning with batch number ``first``.
+        """
+        for number, indices in enumerate(chunks(len(self), size)):
+            if number % every == first:
+                yield self.batch(indices, device)
 
 
 class Dataset:
-    """The output of the stage ``preprocess``."""
+    """A processed data set."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], splits: dict[str, Split]) -> None:
-        self.folder, self.manifest = folder, manifest
-        self.train, self.validation, self.test = (splits[name] for name in ("train", "validation", "test"))
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], splits: dict[str, Split], spec: DataSpec
+    ) -> None:
+        self.folder, self.manifest, self.spec = folder, manifest, spec
+        self.train, self.validation, self.test = (splits[name] for name in SPLITS)
         self.source: str = manifest["source"]
         self.class_names: tuple[str, ...] = tuple(manifest["class_names"])
-        self.channels: int = manifest["channels"]
-        self.size: int = manifest["size"]
         self.digest = digest_of(manifest)
 
     @classmethod
     def open(cls, folder: Path) -> "Dataset":
-        """Open the data in ``folder`` and check the hashes of all files.
+        """Open the data set in ``folder`` and check the hashes of all files.
 
         Raises ``BadInput`` that names the first missing or changed file.
         """
         path = folder / "manifest.json"
         try:
             manifest = read_json(path)
-            shape = (manifest["channels"], manifest["size"], manifest["size"])
-            shards = {name: manifest["splits"][name]["shards"] for name in ("train", "validation", "test")}
-            entries = [entry for split in shards.values() for entry in split]
-            _verify(folder, [entry[kind] for entry in entries for kind in ("images", "labels")])
-            splits = {name: _open_split(folder, split, shape) for name, split in shards.items()}
-            return cls(folder, manifest, splits)
+            spec = DataSpec.from_json(manifest["fields"])
+            shards = {name: manifest["splits"][name]["shards"] for name in SPLITS}
+            _verify(
+                folder, [shard[name] for split in shards.values() for shard in split for name in spec.fields]
+            )
+            splits = {name: Split(_open(folder, split, spec), spec) for name, split in shards.items()}
+            return cls(folder, manifest, splits, spec)
         except FileNotFoundError:
             raise BadInput("is missing", where=str(path), remedy="create it: dvc repro preprocess") from None
         except (OSError, ValueError, TypeError, LookupError) as error:
@@ -102,18 +132,13 @@ def _verify(folder: Path, files: list[dict[str, str]]) -> None:
                 raise BadInput(what, where=str(path), remedy=REMEDY)
 
 
-def _open_split(folder: Path, shards: list[dict[str, Any]], shape: tuple[int, int, int]) -> Split:
-    images: list[np.ndarray] = []
-    labels: list[np.ndarray] = []
-    for shard in shards:
-        for arrays, kind, dtype, row in (
-            (images, "images", np.dtype(np.uint8), shape),
-            (labels, "labels", np.dtype(np.int64), ()),
-        ):
-            path, expected = folder / shard[kind]["file"], (shard["count"], *row)
-            array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            if array.dtype != dtype or array.shape != expected:
-                what = f"is {array.dtype} {array.shape}, not {dtype} {expected}"
-                raise BadInput(what, where=str(path), remedy=REMEDY)
-            arrays.append(array)
-    return Split(images, labels)
+def _open(folder: Path, shards: list[dict[str, Any]], spec: DataSpec) -> list[dict[str, np.ndarray]]:
+    def open_file(shard: dict[str, Any], name: str, field: Field) -> np.ndarray:
+        path, expected = folder / shard[name]["file"], (shard["count"], *field.shape)
+        array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+        if array.dtype != field.dtype or array.shape != expected:
+            what = f"is {array.dtype} {array.shape}, not {field.dtype} {expected}"
+            raise BadInput(what, where=str(path), remedy=REMEDY)
+        return array
+
+    return [{name: open_file(shard, name, field) for name, field in spec.fields.items()} for shard in shards]

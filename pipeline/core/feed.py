@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.batch import Batch
 from pipeline.core.dataset import Split
-from pipeline.core.task import Batch
+from pipeline.core.fields import chunks
 
 RESIDENT_FRACTION = 0.25  # of the GPU's free memory, for a split that is kept there
 CHUNK = 4096  # images copied at a time
@@ -27,27 +28,33 @@ def make_feed(split: Split, device: torch.device, indices: Indices) -> Feed:
     """
     if device.type != "cuda":
         return partial(read_batch, split, device, indices)
-    num_bytes = split.rows(np.arange(1))[0].nbytes * len(split)
+    num_bytes = sum(values.nbytes for values in split.rows(np.arange(1)).values()) * len(split)
     free, _ = torch.cuda.mem_get_info(device)
     return (ResidentFeed if num_bytes <= RESIDENT_FRACTION * free else Prefetcher)(split, device, indices)
 
 
 def read_batch(split: Split, device: torch.device, indices: Indices, step: int) -> Batch:
     """The batch of ``step``, read from the memory-mapped shards."""
-    return Batch.of(*split.rows(indices(step)), device)
+    return split.batch(indices(step), device)
 
 
 class ResidentFeed:
-    """Copies all images (as uint8) and labels to the device once."""
+    """Copies the split, as stored, to the device once."""
 
     def __init__(self, split: Split, device: torch.device, indices: Indices) -> None:
-        chunks = [[torch.from_numpy(part).to(device) for part in chunk] for chunk in split.chunks(CHUNK)]
-        self.images, self.labels = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        self.device, self.indices = device, indices
+        self.values = {
+            name: torch.empty((len(split), *field.shape), dtype=_torch_type(field.dtype), device=device)
+            for name, field in split.spec.fields.items()
+        }
+        for rows in chunks(len(split), CHUNK):
+            for name, values in split.rows(rows).items():
+                self.values[name][rows[0] : rows[-1] + 1] = torch.from_numpy(values)
+        self.split, self.device, self.indices = split, device, indices
 
     def __call__(self, step: int) -> Batch:
         indices = torch.from_numpy(self.indices(step)).to(self.device)
-        return Batch.of(self.images[indices], self.labels[indices], self.device)
+        rows = {name: values[indices] for name, values in self.values.items()}
+        return Batch.load(rows, self.split.spec, self.device)
 
 
 class Prefetcher:
@@ -56,14 +63,21 @@ class Prefetcher:
     def __init__(self, split: Split, device: torch.device, indices: Indices) -> None:
         self.split, self.device, self.indices = split, device, indices
         self.thread = ThreadPoolExecutor(1, "feed")
-        self.pending: tuple[int, Future[tuple[Tensor, Tensor]]] = (0, Future())  # step, its examples
+        self.pending: tuple[int, Future[dict[str, Tensor]]] = (0, Future())  # step, its examples
 
     def __call__(self, step: int) -> Batch:
         pending_step, pending = self.pending
         examples = (pending if pending_step == step else self.thread.submit(self._read, step)).result()
         self.pending = (step + 1, self.thread.submit(self._read, step + 1))
-        return Batch.of(*examples, self.device)
+        return Batch.load(examples, self.split.spec, self.device)
 
-    def _read(self, step: int) -> tuple[Tensor, Tensor]:
-        images, labels = (torch.from_numpy(part) for part in self.split.rows(self.indices(step)))
-        return (images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else (images, labels)
+    def _read(self, step: int) -> dict[str, Tensor]:
+        rows = self.split.rows(self.indices(step))
+        tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
+        if self.device.type == "cuda":
+            tensors = {name: values.pin_memory() for name, values in tensors.items()}
+        return tensors
+
+
+def _torch_type(dtype: np.dtype) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.checkpoint import CheckpointStore, load_state_dict, state_dict
-from pipeline.core.dataset import Dataset, Split
+from pipeline.core.best_model import BestModel
+from pipeline.core.checkpoint import CheckpointStore, load_state_dict, state_dict, with_prefix
+from pipeline.core.dataset import Dataset
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.feed import make_feed
@@ -24,7 +25,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.sampler import Sampler
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
-from pipeline.core.task import Batch, Phase, Task
+from pipeline.core.task import Batch, Phase, Ratio, Task, mean_ratio
 
 EVALUATION_BATCH = 512
 NUM_SAMPLES = 64
@@ -61,6 +62,7 @@ class Loop:
         rows = slice(*self.context.rows(settings.batch_size))
         self.feed = make_feed(data.train, self.context.device, lambda step: self.sampler.indices(step)[rows])
         self.checkpoints = CheckpointStore(folder / "checkpoints")
+        self.best = BestModel(settings)
         self.seconds: dict[str, float] = defaultdict(float)
         # The metrics of the steps since the last log entry, and that entry's step and time.
         self._window: dict[str, list[Tensor]] = defaultdict(list)
@@ -68,20 +70,24 @@ class Loop:
         self.num_steps_taken = 0  # without those before the checkpoint it resumed from
 
     def run(self) -> Task:
-        """Train to the last step, from the newest checkpoint if there is one; return the averaged model."""
+        """Train to the last step, from the newest checkpoint if there is one; return the averaged model.
+
+        ``patience`` may end it earlier; with ``keep: best`` the model of the best validation is returned.
+        """
         settings, first = self.settings, self._resume()
         self.num_steps_taken = settings.num_steps - first
         log = MetricsLog(self.folder / "metrics.jsonl") if self.context.rank == 0 else None
         if self.context.size > 1 and self.num_steps_taken:
-            counts = [settings.num_steps // phase.every - first // phase.every for phase in self.phases]
             self.seconds["communication"] = sum(
-                count * self._all_reduce_seconds(phase)
-                for phase, count in zip(self.phases, counts, strict=True)
+                phase.num_runs(first, settings.num_steps) * self._all_reduce_seconds(phase)
+                for phase in self.phases
             )
         if log and first == 0:
             self._draw(0)  # the initial weights, for MLflow's step slider
         self._since = (first, time.perf_counter())
-        for number in range(first + 1, settings.num_steps + 1):
+        number = first
+        while number < settings.num_steps and not self.best.exhausted:
+            number += 1
             with self._timed("data"):
                 batch, noise = self._batch(number)
             with self._timed("compute"):
@@ -89,13 +95,14 @@ class Loop:
                     self._window[name].append(value)
                 self.average.update(number)
             last = number == settings.num_steps
+            validated = self._validate() if last or number % settings.validate_every == 0 else {}
+            if validated:
+                self.best.update(number, validated, self.average.task)
+                last = last or self.best.exhausted
             save = last or number % settings.checkpoint_every == 0
-            metrics: dict[str, float] = {}
             # Each checkpoint empties the window, so that a resumed training logs the same means.
-            if save or number % settings.log_every == 0:
-                metrics |= self._training_metrics(number)
-            if last or number % settings.validate_every == 0:
-                metrics |= self._validate()
+            logged = save or number % settings.log_every == 0
+            metrics = (self._training_metrics(number) if logged else {}) | validated
             check_finite(number, metrics)
             if metrics and log:
                 with self._timed("logging"):
@@ -104,12 +111,18 @@ class Loop:
                 self._draw(number)
             if log and save:
                 with self._timed("checkpoint"):
-                    self.checkpoints.save(number, state_dict(self.average, self.phases))
+                    self.checkpoints.save(number, self._state_dict())
             if save:
                 with self._timed("logging"):
                     self.report(metrics)
-        self.average.task.on_train_end(_batches(self.data.train, self.context.device))
+        self.num_steps_taken = number - first
+        self.best.restore(self.average.task)
+        self.average.task.on_train_end(self.data.train.batches(EVALUATION_BATCH, self.context.device))
         return self.average.task
+
+    def _state_dict(self) -> dict[str, Tensor]:
+        best = {f"best/{name}": value for name, value in self.best.state_dict().items()}
+        return state_dict(self.average, self.phases) | best
 
     def _resume(self) -> int:
         """Load the newest checkpoint on all workers; return its step, or 0.
@@ -122,6 +135,7 @@ class Loop:
             return 0
         step, state = latest
         load_state_dict(state, self.average, self.phases)
+        self.best.load_state_dict(with_prefix("best/", state))
         return step
 
     def _all_reduce_seconds(self, phase: Phase) -> float:
@@ -158,60 +172,44 @@ class Loop:
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
-        """Per-example values of the averaged model, summed over the validation split and divided once."""
+        """The metrics of the averaged model: sums over the validation split, divided once."""
         with self._timed("validation"):
-            seed, device, num_examples = self.settings.seed, self.context.device, len(self.data.validation)
-            totals: dict[str, Tensor] = {}
-            for chunk, batch in enumerate(_batches(self.data.validation, device)):
-                if chunk % self.context.size == self.context.rank:
-                    noise = Noise.whole(seed, len(batch), "validation", chunk, device)
-                    for name, values in self.average.task.evaluate(batch, noise).items():
-                        total = values.double().sum()
-                        totals[name] = totals[name] + total if name in totals else total
-            sums = self._sum_over_workers({name: float(total) for name, total in totals.items()})
-            return {f"validation/{name}": value / num_examples for name, value in sums.items()}
+            rank, size, device = self.context.rank, self.context.size, self.context.device
+            sums: dict[str, Tensor] = {}  # by metric: numerators and denominators, (2, ...)
+            batches = self.data.validation.batches(EVALUATION_BATCH, device, first=rank, every=size)
+            for index, batch in enumerate(batches):
+                chunk = index * size + rank
+                noise = Noise.whole(self.settings.seed, len(batch), "validation", chunk, device)
+                for name, values in self.average.task.evaluate(batch, noise).items():
+                    ratio = values if isinstance(values, Ratio) else Ratio(values, torch.ones_like(values))
+                    parts = torch.stack([part.double().sum(0) for part in ratio])
+                    sums[name] = sums[name] + parts if name in sums else parts
+            totals = self._sum_over_workers({name: parts.cpu() for name, parts in sums.items()})
+            return {f"validation/{name}": mean_ratio(*parts) for name, parts in totals.items()}
 
-    def _sum_over_workers(self, sums: dict[str, float]) -> dict[str, float]:
+    def _sum_over_workers(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.context.size == 1:
             return sums
-        gathered: list[dict[str, float]] = [{} for _ in range(self.context.size)]
+        gathered: list[dict[str, Tensor]] = [{} for _ in range(self.context.size)]
         torch.distributed.all_gather_object(gathered, sums)
         names = sorted({name for part in gathered for name in part})  # a worker without a batch has none
-        return {name: sum(part.get(name, 0.0) for part in gathered) for name in names}
+        return {name: torch.stack([part[name] for part in gathered if name in part]).sum(0) for name in names}
 
     @torch.no_grad()
     def _draw(self, number: int) -> None:
-        """Write a grid of generated or reconstructed images.
-
-        Latents, classes and originals are the same at each step.
-        """
+        """Write the model's preview, from the same noise and examples at each step."""
         with self._timed("samples"):
-            task, device = self.average.task, self.context.device
-            classes, columns = task.spec.classes, 8
-            if 2 <= classes <= 16:
-                columns = classes * max(1, 10 // classes)  # each column shows one class
-            labels = torch.arange(NUM_SAMPLES, device=device) % classes
-            noise = Noise.whole(self.settings.seed, NUM_SAMPLES, "samples", device=device)
-            images = task.generate(labels, NUM_SAMPLES, noise)
-            if images is None:
-                # Examples are sorted by class: take some from all over the split.
-                rows = np.linspace(0, len(self.data.validation) - 1, NUM_SAMPLES // 2).astype(np.int64)
-                originals = Batch.of(*self.data.validation.rows(rows), device).images
-                restored = task.reconstruct(originals)
-                columns = 8  # an even number, so that an original and its reconstruction are in one row
-                images = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)
-            if images is not None:
+            # Examples are sorted by class: take some from all over the split.
+            rows = np.linspace(0, len(self.data.validation) - 1, NUM_SAMPLES).astype(np.int64)
+            examples = self.data.validation.batch(rows, self.context.device)
+            noise = Noise.whole(self.settings.seed, NUM_SAMPLES, "samples", device=self.context.device)
+            preview = self.average.task.preview(examples, noise)
+            if preview is not None:
                 path = self.folder / "samples" / f"step-{number:08d}.png"
-                pixels = to_bytes(images.float().cpu().numpy())
-                write_png(path, pixels[: NUM_SAMPLES // columns * columns], columns)
+                write_png(path, to_bytes(preview.images.float().cpu().numpy()), preview.columns)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
         self.seconds[part] += time.perf_counter() - began
-
-
-def _batches(split: Split, device: torch.device) -> Iterator[Batch]:
-    for images, labels in split.chunks(EVALUATION_BATCH):
-        yield Batch.of(images, labels, device)

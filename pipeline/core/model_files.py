@@ -8,11 +8,13 @@ import importlib
 import inspect
 import json
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_weights
+from safetensors.torch import save
 
 from pipeline.core.noise import initialisation
 from pipeline.core.task import DataSpec, Task
@@ -37,33 +39,48 @@ def find(name: str) -> type[Task]:
     return task
 
 
-def build(name: str, config: Any, spec: DataSpec, seed: int) -> Task:
+def build(name: str, config: Any, spec: DataSpec, seed: int, needs: Mapping[str, Task] | None = None) -> Task:
     """A new model with initial weights from ``seed``.
 
-    ``config`` is the model's Config, or a dict of its values.
+    ``config`` is the model's Config, or a dict of its values. ``needs`` are the trained models that it needs,
+    by name; their weights are not changed.
     """
     kind = find(name)
     if not isinstance(config, kind.Config):
         config = validate(config, kind.Config, where=f"{name}.model")
+    for needed in (needs or {}).values():
+        needed.eval().requires_grad_(False)
     with initialisation(seed):
-        return kind(config, spec)
+        return kind(config, spec, **needs or {})
 
 
 def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Write ``folder`` atomically. Returns its model.json: name, config, data spec, SHA-256 and ``card``."""
+    """Write ``folder`` atomically. Returns its model.json: see :func:`describe`, SHA-256 and ``card``."""
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in task.state_dict().items()})
     with atomic_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
         full = {
             **card,
-            "name": type(task).__module__.rpartition(".")[2],
-            "config": json.loads(task.config.model_dump_json()),
-            "spec": vars(task.spec),
+            **describe(task),
             "sha256": sha256(temporary / WEIGHTS),
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
         }
         write_json(temporary / CARD, full)
     return full
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """All that is needed to build ``task`` again: name, config, data spec, and the models that it needs.
+
+    The weights of those are among its own.
+    """
+    needs = {name: describe(getattr(task, name)) for name in task.needs}
+    return {
+        "name": type(task).__module__.rpartition(".")[2],
+        "config": json.loads(task.config.model_dump_json()),
+        "spec": task.spec.to_json(),
+        **({"needs": needs} if needs else {}),
+    }
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -90,12 +107,22 @@ def load(folder: Path, device: str = "cpu") -> Task:
         what = "the weights do not match the SHA-256 in model.json"
         raise DarkroomError(what, where=str(folder / WEIGHTS), remedy=remedy)
     try:
-        task = build(card["name"], card["config"], DataSpec(**card["spec"]), seed=0)
-        task.load_state_dict(load_file(folder / WEIGHTS))
+        return restore(card, (folder / WEIGHTS).read_bytes()).to(device)
     except (SafetensorError, RuntimeError) as error:
         what = f"the weights do not fit the code ({str(error).splitlines()[0]})"
         raise DarkroomError(what, where=str(folder), remedy=remedy) from None
-    return task.to(device).eval().requires_grad_(False)
+
+
+def restore(card: dict[str, Any], weights: bytes) -> Task:
+    """The model that ``card`` describes, with ``weights`` (safetensors), for inference."""
+
+    def rebuild(part: dict[str, Any]) -> Task:
+        needs = {name: rebuild(needed) for name, needed in part.get("needs", {}).items()}
+        return build(part["name"], part["config"], DataSpec.from_json(part["spec"]), 0, needs)
+
+    task = rebuild(card)
+    task.load_state_dict(load_weights(weights))
+    return task.eval().requires_grad_(False)
 
 
 def digest(folder: Path) -> str:

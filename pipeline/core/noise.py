@@ -1,18 +1,20 @@
 """Random numbers as a pure function of (seed, step, phase, name).
 
-Noise is drawn for the *global* batch and each worker takes its rows, so it does not depend on the number of
-workers, and a resumed training needs only its step. It is drawn on the CPU, so it does not depend on the
-device. The pipeline does not use PyTorch's global generator; layers that PyTorch initialises from it are
-built inside :func:`initialisation`.
+The rows of the *global* batch are drawn in blocks of 32, each from its own generator, and a worker draws the
+blocks that contain its rows. So the noise does not depend on the number of workers, and a resumed training
+needs only its step. It is drawn on the CPU, so it does not depend on the device. The pipeline does not use
+PyTorch's global generator; layers that PyTorch initialises from it are built inside :func:`initialisation`.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+
+BLOCK = 32  # rows that are drawn from one generator
 
 
 def generator(*key: int | str) -> torch.Generator:
@@ -58,18 +60,19 @@ class Noise:
 
     def normal(self, name: str, *shape: int) -> Tensor:
         """Standard normal numbers, (rows, *shape)."""
-        return self._rows(torch.randn(self.total, *shape, generator=self._generator(name)))
+        return self._draw(name, lambda generator: torch.randn(BLOCK, *shape, generator=generator))
 
     def uniform(self, name: str, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), (rows, *shape)."""
-        return self._rows(torch.rand(self.total, *shape, generator=self._generator(name)))
+        return self._draw(name, lambda generator: torch.rand(BLOCK, *shape, generator=generator))
 
     def integers(self, name: str, high: int, *shape: int) -> Tensor:
         """Uniform integers in [0, high), int64, (rows, *shape)."""
-        return self._rows(torch.randint(high, (self.total, *shape), generator=self._generator(name)))
+        return self._draw(name, lambda generator: torch.randint(high, (BLOCK, *shape), generator=generator))
 
-    def _generator(self, name: str) -> torch.Generator:
-        return generator(self.seed, self.step, self.phase, name)
-
-    def _rows(self, drawn: Tensor) -> Tensor:
-        return drawn[self.start : self.stop].to(self.device)
+    def _draw(self, name: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
+        """Draw the blocks that contain these rows, and return the rows."""
+        first, last = self.start // BLOCK, max(self.start, self.stop - 1) // BLOCK
+        key = (self.seed, self.step, self.phase, name)
+        blocks = torch.cat([draw(generator(*key, block)) for block in range(first, last + 1)])
+        return blocks[self.start - first * BLOCK : self.stop - first * BLOCK].to(self.device)

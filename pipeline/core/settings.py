@@ -29,6 +29,11 @@ class TrainingSettings(Section):
     l2: float = Field(0.0, ge=0)  # added to the loss: l2 * sum w^2 over weights (not biases)
     ema_decay: float = Field(0.0, ge=0, lt=1)  # of the averaged weights; 0: no averaging
     schedule: ScheduleSettings = ScheduleSettings()
+    initial_weights: str = ""  # models/<name> or a .safetensors file; see pipeline/core/initial_weights.py
+    keep: Literal["last", "best"] = "last"  # the weights handed on: of the last step or the best validation
+    monitor: str = ""  # the metric that decides, such as validation/accuracy
+    monitor_mode: Literal["min", "max"] = "min"  # whether a smaller or a larger value is better
+    patience: int | None = Field(None, ge=1)  # validations without improvement that end the training
     log_every: int = Field(25, ge=1)
     validate_every: int = Field(250, ge=1)
     sample_every: int = Field(500, ge=1)
@@ -43,6 +48,12 @@ def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tupl
         model: config = config()  # type: ignore[valid-type]
 
     section = read_section(name, ModelSection, path)
+    if not section.training.monitor and (section.training.keep == "best" or section.training.patience):
+        where, remedy = (
+            f"{path}: {name}.training.monitor",
+            "for example validation/accuracy, with its monitor_mode",
+        )
+        raise BadInput("keep: best and patience need a metric to monitor", where=where, remedy=remedy)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
         raise BadInput(
             "the warm-up is not shorter than the training",

@@ -14,6 +14,23 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import Batch, Phase, Task
 
 
+class _UseParameters(torch.autograd.Function):
+    """Returns the loss unchanged, as a function of all parameters with an undefined gradient.
+
+    DistributedDataParallel waits for every parameter, but a loss need not depend on all of them: a gradient
+    penalty does not depend on the last layer's bias.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return gradient, *[None] * ctx.count
+
+
 class PhaseLoss(nn.Module):
     """The loss of one phase, as a module that DistributedDataParallel can wrap.
 
@@ -28,7 +45,8 @@ class PhaseLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         loss, values = self._task[0].loss(self.phase, batch, noise)
-        return loss + self._penalty(), {"loss": loss, **values}
+        total = _UseParameters.apply(loss + self._penalty(), *self.network.parameters())
+        return total, {"loss": loss, **values}
 
     def _penalty(self) -> Tensor | float:
         penalty: Tensor | float = 0.0
@@ -52,6 +70,9 @@ class Step:
         self.task, self.phases, self.settings, self.context = task, phases, settings, context
         self.losses = [context.wrap(PhaseLoss(task, phase, settings)) for phase in phases]
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
+        self._spectral_norms = [
+            module for module in task.modules() if isinstance(module, ParametrizationList) and module.training
+        ]
 
     def run(self, number: int, batch: Batch, noise: Noise) -> dict[str, Tensor]:
         """Run step ``number`` on this worker's rows of the global batch. Returns detached scalars."""
@@ -60,12 +81,15 @@ class Step:
         bounds = [(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
         pieces = [(batch.rows(*piece), noise.rows(*piece)) for piece in bounds]
         for index, phase in enumerate(self.phases):
-            if number % phase.every:
+            if not phase.num_runs(number - 1, number):
                 continue
             self.task.requires_grad_(False)
             phase.module.requires_grad_(True)
             phase.optimizer.zero_grad(set_to_none=True)
             values = self._accumulate(index, pieces)
+            for parameter in phase.module.parameters():
+                if parameter.grad is None:  # DistributedDataParallel sets these to zero, too
+                    parameter.grad = torch.zeros_like(parameter)
             max_norm = self.settings.clip_norm or float("inf")
             norm = nn.utils.clip_grad_norm_(phase.module.parameters(), max_norm)
             self._set_rate(index, number)
@@ -83,7 +107,7 @@ class Step:
         compute_loss, sums = cast(Any, self.losses[index]), dict[str, Tensor]()
         for number, (batch, noise) in enumerate(pieces):
             if number == 1:
-                _set_power_iteration(self.task, False)
+                self._set_power_iteration(False)
             # DDP averages over workers. With this weight that gives the mean over the global batch.
             weight = len(batch) * self.context.size / noise.total
             last = number == len(pieces) - 1
@@ -95,25 +119,25 @@ class Step:
                 part = value.detach().float() * weight
                 sums[name] = sums[name] + part if name in sums else part
         if len(pieces) > 1:
-            _set_power_iteration(self.task, True)
+            self._set_power_iteration(True)
         return sums
 
+    def _set_power_iteration(self, on: bool) -> None:
+        """Turn the power iteration of spectral norms on or off: it runs once for each batch, not piece."""
+        for module in self._spectral_norms:
+            module.train(on)
+
     def _set_rate(self, index: int, number: int) -> None:
-        factor = learning_rate_factor(self.settings.schedule, number, self.settings.num_steps)
-        for group, rate in zip(self.phases[index].optimizer.param_groups, self.rates[index], strict=True):
+        phase, num_steps = self.phases[index], self.settings.num_steps
+        if phase.schedule:
+            length = (phase.last or num_steps) - phase.first + 1
+            factor = learning_rate_factor(phase.schedule, number - phase.first + 1, length)
+        else:
+            factor = learning_rate_factor(self.settings.schedule, number, num_steps)
+        for group, rate in zip(phase.optimizer.param_groups, self.rates[index], strict=True):
             group["lr"] = rate * factor
 
     def _precision(self) -> AbstractContextManager:
         if self.settings.precision == "bfloat16":
             return torch.autocast(self.context.device.type, dtype=torch.bfloat16)
         return nullcontext()
-
-
-def _set_power_iteration(task: Task, on: bool) -> None:
-    """Turn the power iteration of spectral norms on or off.
-
-    It must run once for each batch, not for each piece.
-    """
-    for module in task.modules():
-        if isinstance(module, ParametrizationList):
-            module.train(on)

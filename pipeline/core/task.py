@@ -1,65 +1,70 @@
 """The interface between a model and the rest of the pipeline.
 
-A training step is a list of *phases*; a model with one optimizer has one phase. The loop is responsible for
-the backward pass, clipping, precision, learning rate, weight averaging, logging, checkpoints and
-distribution. A task is responsible for its networks, losses and optimizers, and does not depend on Ray,
-MLflow or DVC.
+A training step is a list of *phases*; a simple model has one phase. The loop is responsible for the backward
+pass, clipping, precision, learning rate, weight averaging, logging, checkpoints and distribution. A task is
+responsible for its networks, losses and optimizers, and does not depend on Ray, MLflow or DVC.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from pipeline.core.batch import Batch
+from pipeline.core.fields import DataSpec
 from pipeline.core.noise import Noise
+from pipeline.core.settings import ScheduleSettings
 from pipeline.params import Section
 
 
-@dataclass(frozen=True)
-class DataSpec:
-    """Properties of the data: images have ``channels`` x ``size`` x ``size`` values, labels ``classes``."""
+class Ratio(NamedTuple):
+    """A metric that is a ratio of sums over the examples, such as the intersection over the union.
 
-    channels: int
-    size: int
-    classes: int
+    Both tensors are (N, ...). The sums over N are divided; further dimensions, such as classes, are averaged.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples on one device: images (N, C, H, W), float32 in [0, 1]; labels (N,), int64."""
+def mean_ratio(numerators: Tensor, denominators: Tensor) -> float:
+    """The mean of the ratios of sums whose denominator is positive; NaN if there is none."""
+    positive = denominators > 0
+    return float((numerators[positive] / denominators[positive]).mean())
+
+
+class Preview(NamedTuple):
+    """Images to draw as a grid: (N, C, H, W) in [0, 1], and the number of columns."""
 
     images: Tensor
-    labels: Tensor
-
-    @classmethod
-    def of(
-        cls, images: np.ndarray | Tensor, labels: np.ndarray | Tensor, device: torch.device | str = "cpu"
-    ) -> "Batch":
-        """A batch from uint8 images (N, C, H, W) and labels (N,), as stored in the shards."""
-        pixels, labels = (torch.as_tensor(given).to(device, non_blocking=True) for given in (images, labels))
-        return cls(pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels)
-
-    def rows(self, start: int, stop: int) -> "Batch":
-        """Some of the examples."""
-        return Batch(self.images[start:stop], self.labels[start:stop])
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    columns: int
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of the training step with its own optimizer."""
+    """A part of the training step: a loss, and the optimizer that minimises it.
+
+    It runs on the steps from ``first`` to ``last`` (None: the end) that are multiples of ``every``. Phases
+    may share a module and its optimizer, for example to compute a penalty only on some steps.
+    """
 
     name: str
-    module: nn.Module  # its parameters are updated by this phase only
+    module: nn.Module  # the only module whose parameters it updates
     optimizer: Optimizer
-    every: int = 1  # the phase runs on the steps that are multiples of this
+    every: int = 1
+    first: int = 1
+    last: int | None = None
+    schedule: ScheduleSettings | None = None  # from first to last; None: that of the training
+
+    def num_runs(self, after: int, until: int) -> int:
+        """How often it runs on the steps ``after`` + 1 to ``until``."""
+        start = max(after, self.first - 1)
+        stop = until if self.last is None else min(until, self.last)
+        return max(0, stop // self.every - start // self.every)
 
 
 class Task(nn.Module, ABC):
@@ -71,6 +76,10 @@ class Task(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Section]]
+    dataset: ClassVar[str] = "images"  # it learns from data/processed/<dataset>
+    # Trained models that it needs. Its constructor gets them as keyword arguments and keeps them as
+    # attributes of the same names: their weights are saved with its own.
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()
@@ -85,8 +94,8 @@ class Task(nn.Module, ABC):
         """The loss, a mean over the batch's examples, and further scalars to log (also means)."""
 
     @abstractmethod
-    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
-        """Per-example metrics, each (N,); the caller averages them over a split.
+    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor | Ratio]:
+        """Metrics: values (N,), which the caller averages over a split, or a :class:`Ratio`.
 
         ``noise`` is for this batch's rows.
         """
@@ -110,6 +119,25 @@ class Task(nn.Module, ABC):
     def encode(self, images: Tensor) -> Tensor | None:
         """An autoencoder's codes (N, D) of ``images``."""
         return None
+
+    def preview(self, examples: Batch, noise: Noise) -> Preview | None:
+        """What is drawn during a training; ``examples`` and ``noise`` are the same each time.
+
+        By default generated images, or else the examples' images with their reconstructions.
+        """
+        if "image" not in examples.fields:
+            return None
+        count, columns = len(examples), 8
+        classes = self.spec.classes if "label" in self.spec.fields else 0
+        labels = torch.arange(count, device=self.device) % classes if classes else None
+        images = self.generate(labels, count, noise)
+        if images is None:
+            originals = examples.images[: count // 2]
+            restored = self.reconstruct(originals)
+            images = None if restored is None else torch.stack([originals, restored], 1).flatten(0, 1)
+        elif 2 <= classes <= 16:
+            columns = classes * max(1, 10 // classes)  # each column shows one class
+        return None if images is None else Preview(images[: count // columns * columns], columns)
 
     def on_train_end(self, batches: Iterable[Batch]) -> None:
         """Called once after the last step, with the training split in order; may fit further parameters."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.core.fields import DataSpec
 from pipeline.data import sources
 from pipeline.data.archives import list_zip
 from pipeline.data.decoding import Decode, Decoded, Decoder, chunk_size
@@ -33,6 +34,11 @@ class Collection(ABC):
     labels: dict[str, np.ndarray]
     channels: int
     size: int
+
+    @property
+    def spec(self) -> DataSpec:
+        """The fields of the preprocessed examples."""
+        return DataSpec.labelled_images(self.channels, self.size, len(self.class_names))
 
     @property
     def stable_names(self) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.core.fields import PROCESSED
 from pipeline.data.collection import Collection, open_raw
 from pipeline.data.decoding import Decode, workers
 from pipeline.data.settings import DataSettings
@@ -29,7 +30,7 @@ def preprocess(
     settings: DataSettings,
     environment: Environment,
     raw: Path = Path("data/raw"),
-    target: Path = Path("data/processed"),
+    target: Path = PROCESSED / "images",
 ) -> dict[str, Any]:
     """Create ``target`` from ``raw`` and return its manifest.
 
@@ -46,8 +47,7 @@ def preprocess(
         manifest = {
             "source": settings.source,
             "class_names": list(collection.class_names),
-            "channels": collection.channels,
-            "size": collection.size,
+            "fields": collection.spec.to_json(),
             "splits": splits,
             "raw": hashes if len(hashes) <= MAX_HASHES else {f"{len(hashes)} files": digest_of(hashes)},
             "settings": settings.model_dump(),
@@ -80,7 +80,7 @@ class _SplitWriter:
         """Write the images at ``indices`` of ``source_split`` to ``folder``. Returns their manifest entry."""
         labels = self.collection.labels[source_split][indices]
         good = np.ones(len(indices), bool)
-        writer = ShardWriter(folder, (self.collection.channels, self.collection.size, self.collection.size))
+        writer = ShardWriter(folder, self.collection.spec)
         start = 0
         for images, reasons in self.collection.decode(source_split, indices, self.decode):
             chunk = slice(start, start + len(images))
@@ -89,7 +89,7 @@ class _SplitWriter:
                 if reason:
                     self._quarantine(self.collection.name(source_split, int(indices[start + row])), reason)
             images, good_labels = images[good[chunk]], labels[chunk][good[chunk]]
-            writer.write(images, good_labels)
+            writer.write({"image": images, "label": good_labels})
             for image in images:
                 self.hashes += blake2b(image.tobytes(), digest_size=16).digest()
             if folder.name == "train":

@@ -1,68 +1,71 @@
-"""Write shards: ``images-00000.npy``, uint8 (N, C, H, W), and ``labels-00000.npy``, int64 (N,)."""
+"""Write the shards of a split: for each field of the examples files ``<field>-00000.npy``, (N, *shape)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from pipeline.core.fields import DataSpec, Field
 from pipeline.files import sha256
 
-SHARD_BYTES = 256_000_000  # maximum size of an images file
+SHARD_BYTES = 256_000_000  # maximum size of a file
+HEADER_BYTES = 128  # of an .npy file
 
 
 class ShardWriter:
-    """Writes images to files of at most ``SHARD_BYTES``, without keeping them in memory."""
+    """Writes examples to files of at most ``SHARD_BYTES``, without keeping them in memory."""
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
-        self._folder, self._shape = folder, shape
-        self._capacity = max(1, (SHARD_BYTES - 128) // int(np.prod(shape)))  # an .npy header takes 128 bytes
-        self._file: BinaryIO | None = None
-        self._labels: list[np.ndarray] = []
+    def __init__(self, folder: Path, spec: DataSpec) -> None:
+        self._folder, self._spec = folder, spec
+        row_bytes = max(field.dtype.itemsize * int(np.prod(field.shape)) for field in spec.fields.values())
+        self._capacity = max(1, (SHARD_BYTES - HEADER_BYTES) // row_bytes)
+        self._files: dict[str, BinaryIO] = {}  # of the open shard
+        self._count = 0  # its rows
         self.shards: list[dict[str, Any]] = []
         folder.mkdir(parents=True)
 
-    def write(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Append images (n, C, H, W) and their labels (n,)."""
-        while len(images):
-            if self._file is None:
-                self._file = open(self._path("images"), "wb")  # noqa: SIM115 - closed by close()
-                self._write_header(0)
-            room = self._capacity - sum(map(len, self._labels))
-            self._file.write(np.ascontiguousarray(images[:room]).data)
-            self._labels.append(labels[:room])
-            images, labels = images[room:], labels[room:]
-            if len(images):
+    def write(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Append the values of each field, (n, *shape)."""
+        start, total = 0, len(next(iter(rows.values())))
+        while start < total:
+            if not self._files:
+                self._files = {name: self._path(name).open("wb") for name in self._spec.fields}
+                self._write_headers()
+            stop = min(total, start + self._capacity - self._count)
+            for name, field in self._spec.fields.items():
+                self._files[name].write(np.ascontiguousarray(rows[name][start:stop], field.dtype).data)
+            self._count += stop - start
+            start = stop
+            if self._count == self._capacity:
                 self.close()
 
     def close(self) -> list[dict[str, Any]]:
         """Finish the open shard; return the manifest entries of all shards."""
-        if self._file is not None:
-            labels = np.concatenate(self._labels).astype(np.int64)
-            self._file.seek(0)
-            self._write_header(len(labels))
-            self._file.close()
-            np.save(self._path("labels"), labels)
+        if self._files:
+            self._write_headers()
+            for file in self._files.values():
+                file.close()
             entries = {
-                kind: {"file": self._name(kind), "sha256": sha256(self._path(kind))}
-                for kind in ("images", "labels")
+                name: {"file": self._name(name), "sha256": sha256(self._path(name))} for name in self._files
             }
-            self.shards.append({"count": len(labels), **entries})
-            self._file, self._labels = None, []
+            self.shards.append({"count": self._count, **entries})
+            self._files, self._count = {}, 0
         return self.shards
 
-    def _write_header(self, count: int) -> None:
-        assert self._file is not None
+    def _write_headers(self) -> None:
         # NumPy pads the header, so that it can be overwritten with a larger count.
-        header = {
-            "descr": npy.dtype_to_descr(np.dtype(np.uint8)),
-            "fortran_order": False,
-            "shape": (count, *self._shape),
-        }
-        npy.write_array_header_1_0(self._file, header)
+        for name, file in self._files.items():
+            file.seek(0)
+            npy.write_array_header_1_0(file, _header(self._spec[name], self._count))
 
-    def _name(self, kind: str) -> str:
-        return f"{self._folder.name}/{kind}-{len(self.shards):05d}.npy"
+    def _name(self, field: str) -> str:
+        return f"{self._folder.name}/{field}-{len(self.shards):05d}.npy"
 
-    def _path(self, kind: str) -> Path:
-        return self._folder.parent / self._name(kind)
+    def _path(self, field: str) -> Path:
+        return self._folder.parent / self._name(field)
+
+
+def _header(field: Field, count: int) -> dict[str, Any]:
+    return {"descr": npy.dtype_to_descr(field.dtype), "fortran_order": False, "shape": (count, *field.shape)}

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.core.dataset import Dataset, Split
 from pipeline.core.noise import generator
-from pipeline.core.task import Batch
 from pipeline.evaluation import neighbours
 from pipeline.evaluation.averages import Estimate
 from pipeline.evaluation.features import FeatureSpace
@@ -91,9 +90,7 @@ class ReferenceSet:
         rows = subset(len(split), limit, self.settings.seed, name)
         starts = range(0, len(rows), BATCH)
         tracked = self.progress.track(starts, f"features of {name} images: batches", len(starts))
-        return self.space.vectors(
-            Batch.of(*split.rows(rows[start : start + BATCH])).images for start in tracked
-        )
+        return self.space.vectors(split.batch(rows[start : start + BATCH]).images for start in tracked)
 
     def _check(self, vectors: np.ndarray, what: str, key: str) -> None:
         count, dimensions = vectors.shape

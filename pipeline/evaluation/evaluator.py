@@ -102,6 +102,7 @@ class Evaluator:
         for index, batch in enumerate(self._test(task, "the model's own measures")):
             noise = Noise.whole(self.settings.seed, len(batch), "test", index, task.device)
             for quantity, each in task.evaluate(batch, noise).items():
+                assert isinstance(each, Tensor)
                 values.setdefault(quantity, []).append(each.double().cpu().numpy())
         return {quantity: averages.mean(batches) for quantity, batches in sorted(values.items())}
 
@@ -173,7 +174,8 @@ class Evaluator:
 
     @cached_property
     def _mean_image(self) -> np.ndarray:
-        total = sum(images.astype(np.float64).sum(axis=0) for images, _ in self.dataset.train.chunks(BATCH))
+        chunks = self.dataset.train.chunks(BATCH)
+        total = np.add.reduce([rows["image"].astype(np.float64).sum(axis=0) for rows in chunks])
         return total / (255 * len(self.dataset.train))  # (C, H, W)
 
     def _reconstruction(self, name: str, task: Task) -> Measured:
@@ -240,12 +242,11 @@ class Evaluator:
         figures.save_grid(torch.stack(list(rows.values())), path, columns=names, rows=list(rows))
 
     def _test_images(self, task: Task, indices: np.ndarray) -> Tensor:
-        return Batch.of(*self.dataset.test.rows(indices), task.device).images
+        return self.dataset.test.batch(indices, task.device).images
 
     def _test(self, task: Task, purpose: str) -> Iterator[Batch]:
-        chunks, total = self.dataset.test.chunks(BATCH), -(-len(self.dataset.test) // BATCH)
-        for images, labels in self.progress.track(chunks, f"{purpose}: batches", total):
-            yield Batch.of(images, labels, task.device)
+        batches, total = self.dataset.test.batches(BATCH, task.device), -(-len(self.dataset.test) // BATCH)
+        yield from self.progress.track(batches, f"{purpose}: batches", total)
 
 
 def same_mix(labels: np.ndarray, count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import write_text
@@ -39,6 +40,7 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # at INFO it logs each report
     job = _job(training, plan, folder, environment.microbatch)
+    job |= _weights(training, share=plan.workers > 0)
     if environment.remote:
         job["storage"] = _address(environment, folder)
     if environment.ray_address:
@@ -111,6 +113,21 @@ def _job(training: Any, plan: Plan, folder: Path, microbatch: int) -> dict[str, 
             "training": json.loads(training.settings.model_dump_json()),
         },
     }
+
+
+def _weights(training: Any, share: bool) -> dict[str, Any]:
+    """The entries of the job with weights: initial ones, and those of the models that are needed.
+
+    With ``share`` they are references in Ray's object store.
+    """
+    import ray
+
+    put = ray.put if share else lambda value: value
+    needs = {
+        name: (model_files.read_card(folder), put((folder / model_files.WEIGHTS).read_bytes()))
+        for name, folder in training.needs.items()
+    }
+    return {"needs": needs, "initial_weights": put(training.initial_weights())}
 
 
 def _prepare_cluster(training: Any, environment: Environment) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Start or resume a training, and write its result to models/ and history/."""
 
+import hashlib
 import importlib.metadata
 import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 import pipeline
+from pipeline.core import initial_weights, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
@@ -36,26 +38,36 @@ Listener = Callable[[Path], None]
 class Training:
     """All that determines the result of a training.
 
-    ``fingerprint`` is a digest of params, code, data, seed and the version of PyTorch.
+    ``needs`` are the folders of the trained models that it needs, by name. ``fingerprint`` is a digest of
+    params, code, data, seed, initial weights, needed models and the version of PyTorch.
     """
 
     name: str
     settings: TrainingSettings
     config: Any
     data: Dataset
+    needs: Mapping[str, Path] = field(default_factory=dict)
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
         root = Path(pipeline.__file__).parent
+        weights = self.initial_weights()
         parts = {
             "name": self.name,
             "settings": json.loads(self.settings.model_dump_json()),
             "config": json.loads(self.config.model_dump_json()),
             "data": self.data.digest,
+            "needs": {name: model_files.digest(folder) for name, folder in self.needs.items()},
+            "initial_weights": hashlib.sha256(weights).hexdigest() if weights else "",
             "code": digest_of_tree([root / part for part in (CODE, f"models/{self.name}.py")], root),
             "torch": importlib.metadata.version("torch"),
         }
         object.__setattr__(self, "fingerprint", digest_of(parts))
+
+    def initial_weights(self) -> bytes:
+        """The safetensors file of ``settings.initial_weights``; empty if there is none."""
+        path = self.settings.initial_weights
+        return initial_weights.read(Path(path)) if path else b""
 
     def folder(self, storage: Path) -> Path:
         """The folder of its checkpoints, metrics and result."""

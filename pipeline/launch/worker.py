@@ -15,14 +15,13 @@ from filelock import FileLock
 from torch import nn
 
 from pipeline import environment
-from pipeline.core import model_files
+from pipeline.core import initial_weights, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DDP_ARGUMENTS, DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import Diverged
 from pipeline.core.settings import TrainingSettings
-from pipeline.core.task import DataSpec
 from pipeline.errors import EXIT_BAD_INPUT, BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
@@ -99,9 +98,24 @@ def _build_loop(
     job: dict[str, Any], data: Dataset, folder: Path, context: DistributedContext, report: Any
 ) -> Loop:
     settings = TrainingSettings.model_validate_json(job["settings"])
-    spec = DataSpec(channels=data.channels, size=data.size, classes=len(data.class_names))
-    task = model_files.build(job["name"], json.loads(job["config"]), spec, settings.seed)
+    needs = {
+        name: model_files.restore(card, _fetch(weights)) for name, (card, weights) in job["needs"].items()
+    }
+    task = model_files.build(job["name"], json.loads(job["config"]), data.spec, settings.seed, needs)
+    if settings.initial_weights:
+        lines = initial_weights.apply(task, _fetch(job["initial_weights"]), settings.initial_weights)
+        if context.rank == 0:
+            print(*(f"{job['name']}: initial weights: {line}" for line in lines), sep="\n", flush=True)
     return Loop(task, data, settings, folder, context, report)
+
+
+def _fetch(value: Any) -> bytes:
+    """The bytes of ``value``, which is a reference in Ray's object store if there are Ray workers."""
+    if isinstance(value, bytes):
+        return value
+    import ray
+
+    return ray.get(value, timeout=COPY_SECONDS)
 
 
 def _open_data(job: dict[str, Any]) -> Dataset:
@@ -122,11 +136,9 @@ def _open_data(job: dict[str, Any]) -> Dataset:
 
 
 def _write_files(refs: dict[str, Any], folder: Path) -> None:
-    import ray
-
     for name, ref in refs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(ray.get(ref, timeout=COPY_SECONDS))
+        (folder / name).write_bytes(_fetch(ref))
 
 
 def _digest(folder: Path) -> str:

@@ -43,7 +43,7 @@ class Ae(Task):
     network: "Pair"
     code_means: Tensor  # (classes, D)
     code_factor: Tensor  # (D, D), lower Cholesky factor of the covariance
-    concluded: Tensor  # (), bool: whether the code distribution is fitted
+    fitted: Tensor  # (), bool: whether the code distribution is fitted
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -51,7 +51,7 @@ class Ae(Task):
         self.network = build_network(config, spec)
         self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
         self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
-        self.register_buffer("concluded", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def phases(self) -> list[Phase]:
         return [Phase("autoencoder", self.network, self.config.optimizer.build(self.network.parameters()))]
@@ -80,17 +80,18 @@ class Ae(Task):
     def on_train_end(self, batches: Iterable[Batch]) -> None:
         pairs = [(self.encode(batch.images).double(), batch.labels) for batch in batches]
         codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
-        members = F.one_hot(labels, self.spec.classes).double()  # (N, classes)
-        means = members.T @ codes / members.sum(0).clamp_min(1)[:, None]
+        counts = torch.bincount(labels, minlength=self.spec.classes).clamp_min(1)
+        sums = torch.zeros_like(self.code_means, dtype=torch.float64).index_add_(0, labels, codes)
+        means = sums / counts[:, None]
         within = codes - means[labels]
         covariance = within.T @ within / len(within)
         ridge = RIDGE * torch.eye(self.config.code_size, dtype=torch.float64, device=codes.device)
         self.code_means.copy_(means)
         self.code_factor.copy_(torch.linalg.cholesky(covariance + ridge))
-        self.concluded.fill_(True)
+        self.fitted.fill_(True)
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
-        if not self.concluded:
+        if not self.fitted:
             return None
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
         codes = self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
+from pipeline.core.fields import DataSpec
 from pipeline.core.model_files import read_card
 from pipeline.core.task import Task
 from pipeline.environment import Environment
@@ -37,7 +38,8 @@ class Expected:
         """The data of the trained model in ``folder``."""
         card = read_card(folder)
         names = tuple(card["class_names"]) if "class_names" in card else None
-        return cls(card["spec"]["channels"], card["spec"]["size"], names)
+        spec = DataSpec.from_json(card["spec"])
+        return cls(spec.channels, spec.size, names)
 
     def __str__(self) -> str:
         names, shape = self.class_names, f"{self.channels} x {self.size} x {self.size} pixels"
@@ -102,7 +104,7 @@ def compare(
     serving: Mapping[str, Champion],
 ) -> list[Verdict]:
     """A verdict for each of ``candidates``: the registered versions of the models trained in ``tree``."""
-    folders, data = _models(tree), Dataset.open(tree / "data/processed")
+    folders, data = _models(tree), Dataset.open(tree / "data/processed/images")
     contested = {
         name
         for name, version in candidates.items()
@@ -255,5 +257,7 @@ def _models(tree: Path) -> dict[str, Path]:
 
 def _fits(one: Path, other: Path) -> bool:
     first, second = read_card(one), read_card(other)
-    same = all(first.get(key) == second.get(key) for key in ("spec", "class_names"))
-    return same and load(one, "cpu") is not None
+    same_spec = DataSpec.from_json(first["spec"]) == DataSpec.from_json(second["spec"])
+    return (
+        same_spec and first.get("class_names") == second.get("class_names") and load(one, "cpu") is not None
+    )

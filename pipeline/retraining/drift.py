@@ -15,11 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from scipy.spatial.distance import pdist, squareform
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from pipeline.core.task import Batch
 from pipeline.errors import BadInput
 from pipeline.evaluation.distances import subset
 from pipeline.evaluation.features import FeatureSpace
@@ -73,7 +73,7 @@ class Drift:
 def observe(chunks: Iterable[tuple[np.ndarray, np.ndarray]], space: FeatureSpace) -> Sample:
     """The sample of all pictures in ``chunks`` (one or more): uint8 images (n, C, H, W) and labels (n,)."""
     parts = [
-        Sample(space.vectors([Batch.of(images, labels).images]), statistics_of(images), labels)
+        Sample(space.vectors([torch.from_numpy(images).float() / 255]), statistics_of(images), labels)
         for images, labels in chunks
     ]
     statistics = {

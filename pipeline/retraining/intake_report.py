@@ -89,7 +89,7 @@ def look(
         return IntakeReport(arrival)
     # Without accepted pictures this is empty, and any class is allowed.
     known = tuple(sorted({picture.label for picture in arrival.accepted.values()}))
-    spec = DataSpec(channels=1 if data.color == "grey" else 3, size=data.image_size, classes=len(known))
+    spec = DataSpec.labelled_images(1 if data.color == "grey" else 3, data.image_size, len(known))
     classify = None
     if champion and tuple(model_files.read_card(champion)["class_names"]) == known:
         task = champion_challenger.load(champion, environment.torch_device)
@@ -106,7 +106,7 @@ def expected_data(data: DataSettings, intake: IntakeReport, tree: Path) -> tuple
     channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
     size = data.image_size or source.shape[1]
     if source.read is not None:
-        manifest = tree / "data/processed/manifest.json"
+        manifest = tree / "data/processed/images/manifest.json"
         known = read_json(manifest) if manifest.is_file() else {}
         names = tuple(known["class_names"]) if known.get("source") == data.source else None
         return Expected(channels, size, names), None
@@ -141,15 +141,15 @@ def measure_drift(
     if champion is None or not (processed / "manifest.json").is_file():
         return _not_measured("there is no champion yet")
     known, card = Dataset.open(processed), model_files.read_card(champion)
-    names, spec = list(known.class_names), card["spec"]
-    if (names, known.channels, known.size) != (card["class_names"], spec["channels"], spec["size"]):
+    names = list(known.class_names)
+    if (names, known.spec) != (card["class_names"], DataSpec.from_json(card["spec"])):
         return _not_measured("the champion knows other classes or sizes")
     task = champion_challenger.load(champion, environment.torch_device)
     if task is None:
         return _not_measured("the champion does not fit the present code")
     space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
-    decode = Decoder(place, known.channels, known.size)
+    decode = Decoder(place, known.spec.channels, known.spec.size)
     labels = {name: number for number, name in enumerate(names)}
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -158,7 +158,11 @@ def measure_drift(
             images = decode([picture.name for picture in part])[0]
             yield images, np.array([labels.get(picture.label, -1) for picture in part])
 
-    held_out = (chunk for split in (known.test, known.validation) for chunk in split.chunks(BATCH))
+    held_out = (
+        (rows["image"], rows["label"])
+        for split in (known.test, known.validation)
+        for rows in split.chunks(BATCH)
+    )
     with torch.inference_mode():
         reference, new = drift.observe(held_out, space), drift.observe(chunks(), space)
     found = drift.measure(reference, new, settings, 0, names)

@@ -137,7 +137,7 @@ class _Retraining:
                 page = downloads / "foreign.png"
                 if not dry_run:
                     page = self.journal.folder / f"occasions/{run.name}-foreign.png"
-                place, processed = intake.arrival.place, self.tree / "data/processed"
+                place, processed = intake.arrival.place, self.tree / "data/processed/images"
                 run.drift = intake_report.measure_drift(
                     self.environment, self.settings.drift, place, intake.usable, processed, known, page
                 )

@@ -21,7 +21,7 @@ from pipeline.tracking.dvc_lock import DvcLock
 
 GIT_SECONDS = 60
 DVC_SECONDS = 3600
-DATA = "data/processed"
+DATA = "data/processed/images"
 MACHINE = ("machine", "version.torch", "device", "threads", "workers")  # tags darkroom.<key>
 TOLERANCE = 1e-3  # of every weight, if one of ``MACHINE`` differs
 

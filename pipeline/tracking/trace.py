@@ -222,8 +222,12 @@ class _Lineage:
             yield run.info.run_id, run.info.run_id, run
             yield run.data.tags.get("darkroom.fingerprint", ""), run.info.run_id, run
         for run in self.index.runs:
-            if md5 := _md5s(run).get("data/processed"):
-                yield run.data.tags.get("darkroom.data", ""), "data/processed", ("data/processed", md5)
+            if md5 := _md5s(run).get("data/processed/images"):
+                yield (
+                    run.data.tags.get("darkroom.data", ""),
+                    "data/processed/images",
+                    ("data/processed/images", md5),
+                )
         for path, md5 in self.lock.contents():
             manifest, card = self.lock.read_json(path, md5, MANIFEST), self.lock.read_json(path, md5, CARD)
             for digest in (md5, digest_of(manifest) if manifest else "", card.get("fingerprint", "")):

@@ -22,7 +22,7 @@ class TwoScalars(Task):
     def __init__(self, up=1.0, down=5.0, classes=2):
         super().__init__(self.Config(), None)
         self.up, self.down = Scalar(up), Scalar(down)
-        self.spec = DataSpec(1, 8, classes)
+        self.spec = DataSpec.labelled_images(1, 8, classes)
 
     def phases(self):
         return [

@@ -6,6 +6,7 @@ import torch
 
 from pipeline.core import feed
 from pipeline.core.dataset import Split
+from pipeline.core.fields import DataSpec
 from pipeline.core.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -15,10 +16,11 @@ CPU = torch.device("cpu")
 def split():
     random = np.random.default_rng(0)
     sizes = (5000, 3000)  # more than ResidentFeed copies at once
-    return Split(
-        [random.integers(0, 256, (n, 1, 2, 2), dtype=np.uint8) for n in sizes],
-        [random.integers(0, 9, n) for n in sizes],
-    )
+    shards = [
+        {"image": random.integers(0, 256, (n, 1, 2, 2), dtype=np.uint8), "label": random.integers(0, 9, n)}
+        for n in sizes
+    ]
+    return Split(shards, DataSpec.labelled_images(1, 2, 9))
 
 
 @pytest.mark.parametrize("kind", [feed.ResidentFeed, feed.Prefetcher])
@@ -45,7 +47,7 @@ def test_an_error_in_the_thread_is_raised_when_the_batch_is_requested(split):
         feed.Prefetcher(split, CPU, lambda step: np.array([-1]))(1)
 
 
-@pytest.mark.parametrize(("free", "way"), [(4 * 8000 * 4, "ResidentFeed"), (4 * 8000 * 4 - 1, "Prefetcher")])
+@pytest.mark.parametrize(("free", "way"), [(4 * 8000 * 12, "ResidentFeed"), (4 * 8000 * 12 - 1, "Prefetcher")])
 def test_a_gpu_keeps_what_fits_into_a_quarter_of_its_free_memory(split, monkeypatch, free, way):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     for name in ("ResidentFeed", "Prefetcher"):

@@ -42,7 +42,7 @@ def test_the_logged_means_cover_the_steps_since_the_last_entry(tmp_path):
     task, data = TwoScalars(), ArrayDataset()
     loop = Loop(task, data, SETTINGS, tmp_path)
     loop.run()
-    seen = [data.train.rows(loop.sampler.indices(step))[0].mean() / 255 for step in (6, 7, 8)]
+    seen = [data.train.rows(loop.sampler.indices(step))["image"].mean() / 255 for step in (6, 7, 8)]
     line = next(line for line in read(tmp_path / "metrics.jsonl") if line["step"] == 8)
     assert line["metrics"]["train/up/mean"] == pytest.approx(sum(seen) / 3, rel=1e-5)
 
@@ -140,7 +140,7 @@ def test_a_finished_training_trains_no_further(tmp_path):
 
 @pytest.mark.parametrize("died_at", [None, 3, 8])
 def test_samples_are_written_for_the_initial_weights_and_at_each_interval(tmp_path, died_at):
-    task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+    task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec.labelled_images(1, 8, 2), seed=0)
     loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
     take = loop.step.run
 
@@ -155,7 +155,9 @@ def test_samples_are_written_for_the_initial_weights_and_at_each_interval(tmp_pa
         with pytest.raises(InterruptedError):
             loop.run()
         first = (samples / "step-00000000.png").read_bytes()
-        task = model_files.build("gan", {"width": 8, "latent_size": 8}, DataSpec(1, 8, 2), seed=0)
+        task = model_files.build(
+            "gan", {"width": 8, "latent_size": 8}, DataSpec.labelled_images(1, 8, 2), seed=0
+        )
         Loop(task, ArrayDataset(), SETTINGS, tmp_path).run()
         assert (samples / "step-00000000.png").read_bytes() == first
     else:
@@ -204,7 +206,7 @@ def _settings(steps=4):
 
 def _train(name, folder, context=None, steps=4):
     data = ArrayDataset()
-    task = model_files.build(name, model_files.find(name).Config(), DataSpec(1, 8, 2), 0)
+    task = model_files.build(name, model_files.find(name).Config(), DataSpec.labelled_images(1, 8, 2), 0)
     torch.set_num_threads(1)
     loop = Loop(task, data, _settings(steps), folder, context)
     weights = loop.run().state_dict()

@@ -13,7 +13,7 @@ from pipeline.core.step import Step
 from pipeline.core.task import Batch
 from tests.core.fake import TwoScalars
 
-BATCH = Batch(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
+BATCH = Batch.of_images(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
 
 
 def take(settings, numbers=(1,), task=None):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.dataset import Dataset
+from pipeline.core.fields import DataSpec
 from pipeline.data import shards
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
@@ -40,7 +41,8 @@ def tree(folder: Path) -> dict[str, str]:
 
 def test_digits_are_divided_once_into_three_stratified_splits(environment):
     data = made(environment)
-    assert (data.channels, data.size, data.source, data.class_names) == (1, 8, "digits", tuple("0123456789"))
+    assert (data.source, data.class_names) == ("digits", tuple("0123456789"))
+    assert data.spec == DataSpec.labelled_images(1, 8, 10)
     assert len(data.train) + len(data.validation) + len(data.test) == 1797
     whole = np.bincount(np.concatenate([data.train.labels, data.validation.labels, data.test.labels]))
     assert np.abs(np.bincount(data.test.labels) - 0.2 * whole).max() <= 0.5
@@ -58,7 +60,9 @@ def test_the_same_raw_files_and_settings_give_the_same_bytes(environment):
 def test_another_seed_draws_another_test_split_of_the_same_size(environment):
     first, second = made(environment), made(environment, DataSettings(seed=1), "other")
     assert len(first.test) == len(second.test)
-    assert not np.array_equal(first.test.rows(np.arange(300))[0], second.test.rows(np.arange(300))[0])
+    assert not np.array_equal(
+        first.test.rows(np.arange(300))["image"], second.test.rows(np.arange(300))["image"]
+    )
 
 
 def test_an_official_test_split_is_kept_and_validation_comes_from_training():
@@ -107,7 +111,7 @@ def test_pixels_and_labels_belong_together(environment):
             )
     data = made(environment, pets())
     for split in (data.train, data.validation, data.test):
-        images, labels = split.rows(np.arange(len(split)))
+        images, labels = split.rows(np.arange(len(split))).values()
         assert images[:, 0, 0, 0].tolist() == [[0, 128, 255][label] for label in labels]
 
 
@@ -117,7 +121,7 @@ def test_pixels_and_labels_belong_together(environment):
 def test_colour_and_size_are_those_of_the_settings(environment, color, source, channels):
     fill(environment.root / "pets", {"cat": 6, "dog": 6})
     data = made(environment, pets(source=source, color=color, image_size=16))
-    assert data.train.rows(np.arange(2))[0].shape == (2, channels, 16, 16)
+    assert data.train.rows(np.arange(2))["image"].shape == (2, channels, 16, 16)
 
 
 def test_a_folder_and_its_zip_give_the_same_shards(environment):
@@ -140,12 +144,13 @@ def test_chunks_and_shards_of_any_size_give_the_same_images(environment, monkeyp
     assert [shard["count"] for shard in parts.manifest["splits"]["train"]["shards"]] == [5, 5, 5, 5, 5, 4]
     assert all(path.stat().st_size <= shards.SHARD_BYTES for path in parts.folder.rglob("images-*.npy"))
     order = np.random.default_rng(0).permutation(len(whole.train))
-    for ours, theirs in zip(whole.train.rows(order), parts.train.rows(order)):
+    for ours, theirs in zip(whole.train.rows(order).values(), parts.train.rows(order).values()):
         assert np.array_equal(ours, theirs)
     chunks = list(parts.train.chunks(7))
     assert [len(labels) for _, labels in chunks] == [7, 7, 7, 7, 1]
     assert np.array_equal(
-        np.concatenate([images for images, _ in chunks]), whole.train.rows(np.arange(len(whole.train)))[0]
+        np.concatenate([rows["image"] for rows in chunks]),
+        whole.train.rows(np.arange(len(whole.train)))["image"],
     )
 
 
@@ -230,10 +235,10 @@ def test_raw_data_that_is_not_what_was_downloaded_is_refused(environment, fault)
 @pytest.mark.parametrize(
     "name",
     [
-        "train/images-00000.npy",
-        "train/labels-00000.npy",
-        "validation/images-00000.npy",
-        "test/labels-00000.npy",
+        "train/image-00000.npy",
+        "train/label-00000.npy",
+        "validation/image-00000.npy",
+        "test/label-00000.npy",
     ],
 )
 @pytest.mark.parametrize("where", [0, 200, -1])
@@ -263,7 +268,7 @@ def test_rows_out_of_range_are_refused(environment):
     for index in (-1, len(data.train)):
         with pytest.raises(IndexError):
             data.train.rows(np.array([index]))
-    assert data.train.rows(np.array([], np.int64))[0].shape == (0, 1, 8, 8)
+    assert data.train.rows(np.array([], np.int64))["image"].shape == (0, 1, 8, 8)
 
 
 def test_the_digest_changes_with_the_data(environment):
@@ -304,4 +309,4 @@ def test_real_photographs_in_a_zip_are_prepared(environment):
     assert (len(data.train), len(data.validation), len(data.test)) == (89, 11, 100) and data.class_names[
         3
     ] == "cat"
-    assert 60 < data.train.rows(np.arange(89))[0].mean() < 190
+    assert 60 < data.train.rows(np.arange(89))["image"].mean() < 190

@@ -16,7 +16,7 @@ from pipeline.core.task import DataSpec, Task
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.params import Section
-from tests.arrays import ArraySplit
+from tests.arrays import array_split
 
 CLASSES = 3
 SIZE = 6
@@ -34,16 +34,15 @@ def stripes(labels, blur, channels, size=SIZE):
 def split(count, channels, seed):
     labels = np.arange(count, dtype=np.int64) % CLASSES
     blur = torch.randn(count, channels, SIZE, SIZE, generator=generator(seed))
-    return ArraySplit(
-        (stripes(torch.from_numpy(labels), blur, channels) * 255).round().byte().numpy(), labels
-    )
+    images = (stripes(torch.from_numpy(labels), blur, channels) * 255).round().byte().numpy()
+    return array_split(images, labels, CLASSES)
 
 
 class Fake(Task):
     Config = Section
 
     def __init__(self, channels=1):
-        super().__init__(Section(), DataSpec(channels, SIZE, CLASSES))
+        super().__init__(Section(), DataSpec.labelled_images(channels, SIZE, CLASSES))
         self.weight = nn.Parameter(torch.zeros(()))
 
     def phases(self):
@@ -93,16 +92,16 @@ class Diverged(Fake):
 
 def world(channels=1):
     splits = {"train": split(90, channels, 1), "test": split(31, channels, 2)}
-    return SimpleNamespace(
-        **splits, class_names=["a", "<b>bold</b>", "c"], channels=channels, size=SIZE, digest="d1" * 32
-    )
+    spec = splits["train"].spec
+    return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], spec=spec, digest="d1" * 32)
 
 
 def sorted_world():
     """The same in grey, with a test split sorted by class, as that of a folder."""
     dataset = world()
     order = np.argsort(dataset.test.labels, kind="stable")
-    dataset.test = ArraySplit(dataset.test.images[order], dataset.test.labels[order])
+    rows = dataset.test.rows(order)
+    dataset.test = array_split(rows["image"], rows["label"], CLASSES)
     return dataset
 
 
@@ -114,7 +113,7 @@ def dataset(request):
 @pytest.fixture
 def tasks(dataset):
     kinds = {"cnn": Classifier, "gan": Conditional, "free": Unconditional, "ae": Autoencoder}
-    return {name: kind(dataset.channels).eval() for name, kind in kinds.items()}
+    return {name: kind(dataset.spec.channels).eval() for name, kind in kinds.items()}
 
 
 def write_history(folder: Path, steps=(1, 2, 3)):

@@ -13,7 +13,6 @@ from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.loop import Loop
 from pipeline.core.settings import read_training
-from pipeline.core.task import DataSpec
 from pipeline.evaluation import glossary
 from pipeline.files import read_json, write_json
 from tests.project import PARAMS, ROOT
@@ -48,10 +47,10 @@ def project(tmp_path_factory, processed_digits):
     The manifest declares that the digits come from a folder of the user.
     """
     folder = tmp_path_factory.mktemp("evaluated")
-    shutil.copytree(processed_digits, folder / "data/processed")
+    shutil.copytree(processed_digits, folder / "data/processed/images")
     shutil.copy(processed_digits.parents[1] / "mlflow.db", folder)
     write_json(
-        folder / "data/processed/manifest.json",
+        folder / "data/processed/images/manifest.json",
         {**read_json(processed_digits / "manifest.json"), "source": "folder"},
     )
     for name in (".gitignore", "dvc.yaml"):
@@ -63,11 +62,14 @@ def project(tmp_path_factory, processed_digits):
     params["data"] = {**params["data"], "source": "folder", "folder": "data/own/flowers"}
     params["evaluate"] = {"allow_few_samples": True, "num_bootstrap": 5}
     write_json(folder / "params.yaml", params)
-    data = Dataset.open(folder / "data/processed")
+    data = Dataset.open(folder / "data/processed/images")
     for name in MODELS:
         settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
         task = model_files.build(
-            name, config, DataSpec(data.channels, data.size, len(data.class_names)), settings.seed
+            name,
+            config,
+            data.spec,
+            settings.seed,
         )
         task = Loop(task, data, settings, folder / "history" / name).run()
         model_files.write(task, folder / "models" / name, {"class_names": list(data.class_names)})

@@ -100,7 +100,7 @@ def test_the_hosts_share_no_disk_but_the_shared_one(cluster):
     own = [
         "/tmp",
         "/dev/shm",
-        *(f"{ROOT}/{name}" for name in (".darkroom", "data/processed", "models", "history")),
+        *(f"{ROOT}/{name}" for name in (".darkroom", "data/processed/images", "models", "history")),
     ]
     places = " ".join(map(shlex.quote, [*own, str(SHARED)]))
     write = f'for folder in {places}; do mkdir -p "$folder"; touch "$folder/by-$(hostname)"; done'

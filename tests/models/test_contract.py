@@ -15,7 +15,7 @@ from pipeline.core.step import Step
 from pipeline.core.task import Batch, DataSpec
 from pipeline.errors import BadInput
 
-SPECS = [DataSpec(1, 8, 2), DataSpec(3, 13, 5)]
+SPECS = [DataSpec.labelled_images(1, 8, 2), DataSpec.labelled_images(3, 13, 5)]
 IDS = ["grey 8x8", "rgb 13x13"]
 pytestmark = pytest.mark.parametrize("name", model_files.names())
 
@@ -27,7 +27,7 @@ def build(name, spec=SPECS[0], seed=0):
 
 def batch(spec, count=6):
     noise = Noise.whole(7, count)
-    return Batch(
+    return Batch.of_images(
         noise.uniform("images", spec.channels, spec.size, spec.size), noise.integers("labels", spec.classes)
     )
 
@@ -77,9 +77,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
     for phase in task.phases():
         total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
         parts = [
-            task.loss(
-                phase.name, Batch(whole.images[a:b], whole.labels[a:b]), Noise(0, 1, phase.name, a, b, 8)
-            )[0]
+            task.loss(phase.name, whole.rows(a, b), Noise(0, 1, phase.name, a, b, 8))[0]
             for a, b in ((0, 4), (4, 8))
         ]
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)

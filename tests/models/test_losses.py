@@ -14,12 +14,12 @@ from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig
 from pipeline.models.vae import VaeConfig
 
-SPEC = DataSpec(1, 8, 3)
+SPEC = DataSpec.labelled_images(1, 8, 3)
 
 
 def batch(count=5):
     noise = Noise.whole(1, count)
-    return Batch(noise.uniform("x", 1, 8, 8), noise.integers("y", 3))
+    return Batch.of_images(noise.uniform("x", 1, 8, 8), noise.integers("y", 3))
 
 
 def test_the_vaes_divergence_is_that_of_the_two_normal_distributions():
@@ -82,7 +82,7 @@ def test_the_dense_autoencoder_has_layers_of_64_and_32():
 
 
 def test_the_default_classifier_has_the_layers_of_the_tutorials():
-    task = model_files.build("cnn", CnnConfig(), DataSpec(1, 28, 10), 0)
+    task = model_files.build("cnn", CnnConfig(), DataSpec.labelled_images(1, 28, 10), 0)
     shapes = [tuple(p.shape) for p in task.parameters() if p.dim() > 1]
     assert shapes == [(32, 1, 3, 3), (64, 32, 3, 3), (64, 64, 3, 3), (64, 64 * 7 * 7), (10, 64)]
 
@@ -91,7 +91,10 @@ def test_a_trained_autoencoder_fits_each_classs_mean_code_and_the_pooled_covaria
     task = model_files.build("ae", AeConfig(architecture="dense", code_size=2), SPEC, 0)
     shown = batch(300)
     task.on_train_end(
-        [Batch(shown.images[:100], shown.labels[:100]), Batch(shown.images[100:], shown.labels[100:])]
+        [
+            Batch.of_images(shown.images[:100], shown.labels[:100]),
+            Batch.of_images(shown.images[100:], shown.labels[100:]),
+        ]
     )
     codes = task.encode(shown.images).detach().double()
     for label in range(3):

@@ -46,9 +46,9 @@ def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_pat
         Expected(3, 8, None),
         None,
     )
-    (tmp_path / "data/processed").mkdir(parents=True)
+    (tmp_path / "data/processed/images").mkdir(parents=True)
     for source, names in (("mnist", None), ("digits", ("a", "b"))):
-        (tmp_path / "data/processed/manifest.json").write_text(
+        (tmp_path / "data/processed/images/manifest.json").write_text(
             json.dumps({"source": source, "class_names": ["a", "b"]})
         )
         assert intake_report.expected_data(digits, intake_report.IntakeReport(), tmp_path) == (

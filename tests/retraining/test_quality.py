@@ -16,7 +16,7 @@ from pipeline.retraining.incoming import copy, folders, look
 from pipeline.retraining.quality import QualitySettings, examine
 from tests.data.conftest import encoded
 
-SPEC = DataSpec(channels=3, size=12, classes=2)
+SPEC = DataSpec.labelled_images(3, 12, 2)
 CLASSES = ("cat", "dog")
 PER_PICTURE = ("class folder", "same name", "one class", "readable", "size", "contrast")
 
@@ -341,7 +341,7 @@ def test_pictures_are_decoded_in_chunks_as_for_training(places, monkeypatch):
     examined(
         places,
         classify=lambda images: shapes.append(images.shape) or np.ones((len(images), 2)),
-        spec=DataSpec(1, 5, 2),
+        spec=DataSpec.labelled_images(1, 5, 2),
     )
     assert shapes == [(3, 1, 5, 5), (3, 1, 5, 5), (2, 1, 5, 5)]
 

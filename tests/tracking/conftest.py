@@ -15,7 +15,7 @@ from pipeline.tracking.runs import Description
 
 prepare()  # before mlflow is imported
 
-SPEC = DataSpec(channels=1, size=16, classes=4)
+SPEC = DataSpec.labelled_images(1, 16, 4)
 SMALL = {
     "gan": {"width": 8, "latent_size": 8},
     "vae": {"width": 8, "latent_size": 4},
@@ -61,7 +61,7 @@ def description() -> Description:
         params,
         "digits",
         "d" * 64,
-        "data/processed",
+        "data/processed/images",
         {"num_workers": 2, "device": "cpu"},
     )
 

@@ -161,7 +161,7 @@ def test_a_run_has_the_tags_of_its_origin(environment, client, description, tmp_
     assert (data.dataset.name, data.dataset.digest, json.loads(data.dataset.source)) == (
         "digits",
         "d" * 36,
-        {"uri": "data/processed"},
+        {"uri": "data/processed/images"},
     )
     tags = found.data.tags
     assert (

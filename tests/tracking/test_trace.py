@@ -35,8 +35,8 @@ if sys.argv[1] == "download":
     write("data/raw/source.json", {"files": {"digits.gz": source}})
 elif sys.argv[1] == "preprocess":
     kinds = ("images", "labels")
-    shard = {kind: write(f"data/processed/test/{kind}-0.npy", kind.encode() * 99) for kind in kinds}
-    write("data/processed/manifest.json", {"splits": {"test": {"shards": [shard]}}})
+    shard = {kind: write(f"data/processed/images/test/{kind}-0.npy", kind.encode() * 99) for kind in kinds}
+    write("data/processed/images/manifest.json", {"splits": {"test": {"shards": [shard]}}})
 elif sys.argv[1] == "train":
     shutil.copytree("given/model", "models/cnn")
     write("history/cnn/metrics.jsonl", b"{}")
@@ -48,8 +48,8 @@ else:
 """
 STAGES = {
     "download": ([], ["data/raw"], "data.source"),
-    "preprocess": (["data/raw"], ["data/processed"], "data"),
-    "train-cnn": (["data/processed", "given"], ["models/cnn", "history/cnn"], "cnn"),
+    "preprocess": (["data/raw"], ["data/processed/images"], "data"),
+    "train-cnn": (["data/processed/images", "given"], ["models/cnn", "history/cnn"], "cnn"),
     "evaluate": (
         ["models/cnn", "history/cnn"],
         ["plots", "reports", {"metrics/evaluation.json": {"cache": False}}],
@@ -59,8 +59,8 @@ STAGES = {
 FILES = [
     "data/raw/digits.gz",
     "data/raw/source.json",
-    "data/processed/test/images-0.npy",
-    "data/processed/manifest.json",
+    "data/processed/images/test/images-0.npy",
+    "data/processed/images/manifest.json",
     "models/cnn/model.safetensors",
     "models/cnn/model.json",
     "history/cnn/metrics.jsonl",
@@ -131,10 +131,10 @@ def origin(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setenv("DVC_STAGE", "train-cnn")
-        digest = digest_of(read_json(root / "data/processed/manifest.json"))
+        digest = digest_of(read_json(root / "data/processed/images/manifest.json"))
         with open_run(
             environment_of(root),
-            Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed"),
+            Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed/images"),
         ) as run:
             assert run.register(Path("models/cnn"), "cnn") == "1"
     for command in (
@@ -167,7 +167,7 @@ def test_the_lineage_of_a_version_reaches_the_source_and_the_report(origin):
         "models/cnn",
         "train-cnn: ",
         "run train-cnn, FINISHED",
-        "data/processed",
+        "data/processed/images",
         f"digits.gz from {URL}",
     ):
         assert part in up
@@ -185,15 +185,15 @@ def test_the_lineage_of_a_version_reaches_the_source_and_the_report(origin):
 
 def test_every_form_of_a_hash_is_found(origin):
     (run,) = (node for node in trace(environment_of(origin), "cnn/1").up.walk() if node.kind == "run")
-    lock = trace(environment_of(origin), "data/processed").up.hash
-    digest = digest_of(read_json(origin / "data/processed/manifest.json"))
-    shard = "data/processed/test/images-0.npy"
+    lock = trace(environment_of(origin), "data/processed/images").up.hash
+    digest = digest_of(read_json(origin / "data/processed/images/manifest.json"))
+    shard = "data/processed/images/test/images-0.npy"
     things = {
         run.hash: run.title,
         "f" * 10: run.title,
-        lock: "data/processed",
-        lock[:8]: "data/processed",
-        digest[:12]: "data/processed",
+        lock: "data/processed/images",
+        lock[:8]: "data/processed/images",
+        digest[:12]: "data/processed/images",
     }
     things |= {
         sha256(origin / "models/cnn/model.safetensors"): trace(environment_of(origin), "cnn/1").up.title,
@@ -206,7 +206,7 @@ UNKNOWN = ("nonsense", "0123456789abcdef", "abc", "elsewhere/cnn/model.json")
 ANSWERS = [
     ("cnn/7", "registered: cnn/1, "),
     ("cnn@nothing", "registered: cnn/1, "),
-    ("data", "name one of: data/processed, data/raw"),
+    ("data", "name one of: data/processed/images, data/raw"),
     ("99914b93", "name one of: history/cnn/metrics.jsonl, history/cnn/times.json"),
     *((thing, "name a registered model") for thing in UNKNOWN),
 ]
@@ -282,17 +282,17 @@ def test_an_unreachable_server_is_named_and_the_rest_is_shown(clone):
 
 
 def test_a_missing_file_is_checked_in_the_cache_or_has_to_be_pulled(clone):
-    shutil.rmtree(clone / "data/processed")
+    shutil.rmtree(clone / "data/processed/images")
     assert trace(environment_of(clone), "models/cnn").first_failure is None
     assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
-        ("data/processed", "absent")
+        ("data/processed/images", "absent")
     ]
     shutil.rmtree(clone / ".dvc/cache")
     failure = trace(environment_of(clone), "models/cnn").first_failure
     assert (failure.path, failure.state, failure.remedy) == (
-        "data/processed",
+        "data/processed/images",
         "absent",
-        "dvc pull --force data/processed",
+        "dvc pull --force data/processed/images",
     )
 
 

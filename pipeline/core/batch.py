@@ -1,0 +1,57 @@
+"""Batches: examples as tensors on one device."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.fields import DataSpec, Field
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples on one device: a tensor (N, ...) for each field, see :class:`Field`."""
+
+    fields: Mapping[str, Tensor]
+
+    @classmethod
+    def of_images(cls, images: Tensor, labels: Tensor) -> "Batch":
+        """A batch of images (N, C, H, W), float32 in [0, 1], and labels (N,), int64."""
+        return cls({"image": images, "label": labels})
+
+    @classmethod
+    def load(
+        cls, rows: Mapping[str, np.ndarray | Tensor], spec: DataSpec, device: torch.device | str = "cpu"
+    ) -> "Batch":
+        """Examples as they are stored: an array (N, *shape) for each field."""
+        return cls({name: _load(values, spec[name], device) for name, values in rows.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.fields[name]
+
+    @property
+    def images(self) -> Tensor:
+        """The field ``image``, (N, C, H, W)."""
+        return self.fields["image"]
+
+    @property
+    def labels(self) -> Tensor:
+        """The field ``label``, (N,)."""
+        return self.fields["label"]
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Some of the examples."""
+        return Batch({name: values[start:stop] for name, values in self.fields.items()})
+
+    def __len__(self) -> int:
+        return len(next(iter(self.fields.values())))
+
+
+def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str) -> Tensor:
+    values = torch.as_tensor(stored).to(device, non_blocking=True)
+    if field.kind not in ("image", "clip"):
+        return values.long()
+    pixels = values.float().div_(255)
+    return pixels.contiguous(memory_format=torch.channels_last) if field.kind == "image" else pixels
