@@ -47,7 +47,9 @@ def test_an_error_in_the_thread_is_raised_when_the_batch_is_requested(split):
         feed.Prefetcher(split, CPU, lambda step: np.array([-1]))(1)
 
 
-@pytest.mark.parametrize(("free", "way"), [(4 * 8000 * 12, "ResidentFeed"), (4 * 8000 * 12 - 1, "Prefetcher")])
+@pytest.mark.parametrize(
+    ("free", "way"), [(4 * 8000 * 12, "ResidentFeed"), (4 * 8000 * 12 - 1, "Prefetcher")]
+)
 def test_a_gpu_keeps_what_fits_into_a_quarter_of_its_free_memory(split, monkeypatch, free, way):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     for name in ("ResidentFeed", "Prefetcher"):

@@ -16,6 +16,7 @@ from pipeline.core.metrics_log import read
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import DarkroomError
+from tests import toys
 from tests.arrays import ArrayDataset
 from tests.core.fake import TwoScalars
 
@@ -205,8 +206,10 @@ def _settings(steps=4):
 
 
 def _train(name, folder, context=None, steps=4):
-    data = ArrayDataset()
-    task = model_files.build(name, model_files.find(name).Config(), DataSpec.labelled_images(1, 8, 2), 0)
+    data = toys.array_dataset(name)
+    images = DataSpec.labelled_images(1, 8, 2)
+    needs = {need: model_files.build(need, {}, images, 0) for need in model_files.find(name).needs}
+    task = model_files.build(name, {}, data.spec, 0, needs)
     torch.set_num_threads(1)
     loop = Loop(task, data, _settings(steps), folder, context)
     weights = loop.run().state_dict()
@@ -215,6 +218,7 @@ def _train(name, folder, context=None, steps=4):
 
 
 def _one_of(rank, size, port, names, folder):
+    toys.register()
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size
     )
@@ -243,8 +247,9 @@ TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of thre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_train_the_same_model_as_one(tmp_path, size):
+def test_several_processes_train_the_same_model_as_one(tmp_path, toy_models, size):
     names = model_files.names()
+    assert set(names) > set(toys.NAMES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,13 +1,16 @@
 """Noise is a pure function of (seed, step, phase, name)."""
 
+import itertools
+
 import pytest
 import torch
 
+from pipeline.core import noise
 from pipeline.core.noise import Noise, generator, initialisation
 
 
-def _noise(start=0, stop=8, seed=1, step=2, phase="a"):
-    return Noise(seed, step, phase, start, stop, 8)
+def _noise(start=0, stop=100, seed=1, step=2, phase="a"):
+    return Noise(seed, step, phase, start, stop, 100)
 
 
 @pytest.mark.parametrize(
@@ -15,8 +18,21 @@ def _noise(start=0, stop=8, seed=1, step=2, phase="a"):
 )
 def test_workers_rows_together_are_the_global_batchs_noise(draw):
     whole = draw(_noise())
-    parts = torch.cat([draw(_noise(0, 3)), draw(_noise(3, 8))])
-    assert torch.equal(whole, parts)
+    bounds = (0, 3, 31, 32, 65, 65, 96, 100)  # blocks of 32 rows are drawn together
+    parts = torch.cat([draw(_noise(*piece)) for piece in itertools.pairwise(bounds)])
+    assert len(whole) == 100 and torch.equal(whole, parts)
+
+
+def test_a_worker_draws_only_the_blocks_that_contain_its_rows(monkeypatch):
+    blocks = []
+    monkeypatch.setattr(noise, "generator", lambda *key: blocks.append(key[-1]) or generator(*key))
+    _noise(40, 70).normal("x")
+    assert blocks == [1, 2]
+
+
+def test_different_blocks_are_independent_noise():
+    blocks = _noise(0, 64).normal("x", 50).view(2, -1)
+    assert abs(torch.corrcoef(blocks)[0, 1]) < 0.1
 
 
 @pytest.mark.parametrize("other", [_noise(seed=2), _noise(step=3), _noise(phase="b")])
@@ -34,8 +50,8 @@ def test_the_same_name_twice_is_the_same_noise():
 
 
 def test_numbers_have_the_distributions_they_claim():
-    noise = Noise.whole(0, 20_000)
-    normal, uniform, integers = noise.normal("n"), noise.uniform("u"), noise.integers("i", 4)
+    drawn = Noise.whole(0, 20_000)
+    normal, uniform, integers = drawn.normal("n"), drawn.uniform("u"), drawn.integers("i", 4)
     assert abs(normal.mean()) < 0.03 and abs(normal.std() - 1) < 0.03
     assert uniform.min() >= 0 and uniform.max() < 1 and abs(uniform.mean() - 0.5) < 0.01
     assert integers.unique().tolist() == [0, 1, 2, 3] and integers.dtype == torch.int64

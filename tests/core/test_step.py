@@ -5,12 +5,14 @@ import itertools
 import pytest
 import torch
 
+from pipeline.core.batch import Batch
+from pipeline.core.checkpoint import state_dict
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.noise import Noise
 from pipeline.core.settings import ScheduleSettings, TrainingSettings
 from pipeline.core.step import Step
-from pipeline.core.task import Batch
+from pipeline.core.task import Phase
 from tests.core.fake import TwoScalars
 
 BATCH = Batch.of_images(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
@@ -34,6 +36,58 @@ def test_a_phase_runs_on_the_steps_that_are_its_multiples():
     assert task.down.value.item() == 5 and "down/loss" not in metrics[0]
     task, metrics = take(TrainingSettings(), (1, 2))
     assert task.down.value.item() != 5 and "down/loss" in metrics[1]
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        ({}, range(1, 11)),
+        ({"first": 4}, range(4, 11)),
+        ({"last": 3}, (1, 2, 3)),
+        ({"every": 3}, (3, 6, 9)),
+        ({"every": 2, "first": 3, "last": 8}, (4, 6, 8)),
+    ],
+)
+def test_a_phase_runs_from_its_first_to_its_last_step(values, steps):
+    phase = Phase("a", None, None, **values)
+    assert [number for number in range(1, 11) if phase.num_runs(number - 1, number)] == list(steps)
+    for after, until in itertools.combinations(range(11), 2):
+        assert phase.num_runs(after, until) == len([number for number in steps if after < number <= until])
+
+
+def test_a_phase_may_have_a_schedule_of_its_own():
+    task = TwoScalars()
+    linear = ScheduleSettings(kind="linear", final=0.0)
+    optimizer = torch.optim.SGD(task.up.parameters(), 0.1)
+    task.phases = lambda: [Phase("up", task.up, optimizer, first=5, last=8, schedule=linear)]
+    take(TrainingSettings(num_steps=20), (6,), task)
+    assert task.up.value.item() == pytest.approx(1 - 0.1 * 0.5 * 0.5)  # half of its steps are done
+
+
+def test_phases_may_share_a_module_and_its_optimizer_whose_state_is_saved_once():
+    task = TwoScalars()
+    optimizer = torch.optim.SGD(task.up.parameters(), 0.1, momentum=0.5)
+    phases = [Phase("up", task.up, optimizer), Phase("again", task.up, optimizer, every=2)]
+    task.phases, task.loss = lambda: phases, lambda *given: TwoScalars.loss(task, "up", *given[1:])
+    take(TrainingSettings(), (2,), task)
+    assert task.up.value.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1 * (0.5 + 0.5 * 0.5))
+    saved = state_dict(ExponentialMovingAverage(task, 0.0), phases)
+    assert [name for name in saved if name.startswith("optimizer/")] == ["optimizer/up/0/momentum_buffer"]
+
+
+def test_a_parameter_that_a_loss_does_not_depend_on_has_a_gradient_of_zero():
+    """As with several workers: a momentum moves it on, also when its gradient is not defined."""
+    task = TwoScalars()
+    optimizer = torch.optim.SGD(task.up.parameters(), 0.1, momentum=0.5)
+    phases = [Phase("up", task.up, optimizer), Phase("constant", task.up, optimizer)]
+    task.phases = lambda: phases
+    up = lambda batch: (task.up.value * batch.images.mean()).sum()
+    task.loss = lambda phase, batch, noise: (
+        up(batch) if phase == "up" else torch.zeros((), requires_grad=True).clone(),
+        {},
+    )
+    take(TrainingSettings(), (1,), task)
+    assert task.up.value.item() == pytest.approx(1 - 0.1 * 0.5 - 0.1 * 0.5 * 0.5)
 
 
 def test_clipping_bounds_the_gradients_norm_and_reports_the_unclipped():

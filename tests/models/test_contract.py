@@ -1,4 +1,8 @@
-"""What every model must do. A new file in pipeline/models is tested here automatically."""
+"""What every model must do. A new file in pipeline/models is tested here automatically.
+
+The models of tests/toys use what Darkroom's own do not: clips, label maps, ratios of sums, needed models,
+phases that share a module.
+"""
 
 import copy
 
@@ -6,30 +10,60 @@ import pytest
 import torch
 
 from pipeline.core import model_files
+from pipeline.core.batch import Batch
 from pipeline.core.checkpoint import load_state_dict, state_dict
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
+from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
-from pipeline.core.task import Batch, DataSpec
+from pipeline.core.task import Ratio
 from pipeline.errors import BadInput
+from tests import toys
 
-SPECS = [DataSpec.labelled_images(1, 8, 2), DataSpec.labelled_images(3, 13, 5)]
+SHAPES = [(1, 8, 2), (3, 13, 5)]  # channels, size, classes
 IDS = ["grey 8x8", "rgb 13x13"]
-pytestmark = pytest.mark.parametrize("name", model_files.names())
+pytestmark = [
+    pytest.mark.parametrize("name", [*model_files.names(), *toys.NAMES]),
+    pytest.mark.usefixtures("toy_models"),
+]
 
 
-def build(name, spec=SPECS[0], seed=0):
+def spec_of(name, shape=SHAPES[0]):
+    """The fields that the model ``name`` learns from."""
+    channels, size, classes = shape
+    image = Field("image", (channels, size, size))
+    return {
+        "images": DataSpec.labelled_images(*shape),
+        "clips": DataSpec({"clip": Field("clip", (3, channels, size, size))}),
+        "scenes": DataSpec({"image": image, "mask": Field("label_map", (size, size), classes)}),
+    }[model_files.find(name).dataset]
+
+
+def build(name, shape=SHAPES[0], seed=0):
     kind = model_files.find(name)
-    return model_files.build(name, kind.Config(), spec, seed)
+    needs = {need: build(need, shape) for need in kind.needs}
+    return model_files.build(name, kind.Config(), spec_of(name, shape), seed, needs)
 
 
-def batch(spec, count=6):
+def batch(task, count=6):
+    """Random examples."""
     noise = Noise.whole(7, count)
-    return Batch.of_images(
-        noise.uniform("images", spec.channels, spec.size, spec.size), noise.integers("labels", spec.classes)
+    return Batch(
+        {
+            name: noise.uniform(name, *field.shape)
+            if field.kind in ("image", "clip")
+            else noise.integers(name, field.num_values, *field.shape)
+            for name, field in task.spec.fields.items()
+        }
     )
+
+
+def own(task):
+    """The parameters that are trained: not those of needed models."""
+    needed = {id(value) for name in task.needs for value in getattr(task, name).parameters()}
+    return {name: value for name, value in task.named_parameters() if id(value) not in needed}
 
 
 def weights(task):
@@ -45,34 +79,32 @@ def test_initial_weights_depend_on_the_seed_alone(name):
     assert any(not torch.equal(a, b) for a, b in zip(same.parameters(), other.parameters(), strict=True))
 
 
-def test_phases_share_no_parameter_and_leave_none_out(name):
+def test_phases_share_a_module_or_no_parameter_and_leave_none_out(name):
     task = build(name)
-    owned = [id(parameter) for phase in task.phases() for parameter in phase.module.parameters()]
-    assert len(owned) == len(set(owned)) and set(owned) == {id(parameter) for parameter in task.parameters()}
+    modules = {id(phase.module): phase for phase in task.phases()}
+    owned = [id(parameter) for phase in modules.values() for parameter in phase.module.parameters()]
+    assert len(owned) == len(set(owned)) and set(owned) == {id(value) for value in own(task).values()}
     for phase in task.phases():
         stepped = {id(parameter) for group in phase.optimizer.param_groups for parameter in group["params"]}
         assert stepped == {id(parameter) for parameter in phase.module.parameters()}
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_every_phases_loss_is_a_finite_scalar_that_reaches_all_of_its_parameters(name, spec):
-    task = build(name, spec)
+@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
+def test_every_loss_is_a_finite_scalar_and_the_losses_of_a_module_reach_all_of_its_parameters(name, shape):
+    task = build(name, shape)
     for phase in task.phases():
-        task.zero_grad(set_to_none=True)
-        loss, values = task.loss(phase.name, batch(spec, 40), Noise.whole(0, 40, phase.name))
-        assert (
-            loss.dim() == 0
-            and loss.isfinite()
-            and all(value.dim() == 0 and value.isfinite() for value in values.values())
-        )
-        loss.backward()
-        without = [key for key, parameter in phase.module.named_parameters() if parameter.grad is None]
-        assert not without, f"{name}/{phase.name}: no gradient for {without}"
+        loss, values = task.loss(phase.name, batch(task, 40), Noise.whole(0, 40, phase.name))
+        assert loss.dim() == 0 and loss.isfinite()
+        assert all(value.dim() == 0 and value.isfinite() for value in values.values())
+        loss.backward(inputs=list(phase.module.parameters()))
+    without = [key for key, parameter in own(task).items() if parameter.grad is None]
+    assert not without, f"{name}: no gradient for {without}"
 
 
 def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
     """So that workers, each with its rows, average to the global loss."""
-    task, whole = build(name), batch(SPECS[0], 8)
+    task = build(name)
+    whole = batch(task, 8)
     task.eval()
     for phase in task.phases():
         total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
@@ -89,7 +121,7 @@ def test_microbatches_give_the_same_step_as_the_whole_batch(name):
     for microbatch in (0, 4):
         task = build(name)
         step = Step(task, task.phases(), TrainingSettings(l2=1e-3), DistributedContext(microbatch=microbatch))
-        metrics = [step.run(number, batch(SPECS[0]), Noise.whole(0, 6, step=number)) for number in (1, 2)]
+        metrics = [step.run(number, batch(task), Noise.whole(0, 6, step=number)) for number in (1, 2, 3)]
         ended.append((weights(task), metrics))
     (whole, whole_metrics), (pieces, pieces_metrics) = ended
     assert all(torch.allclose(whole[key], pieces[key], atol=5e-5, rtol=0) for key in whole)
@@ -97,41 +129,50 @@ def test_microbatches_give_the_same_step_as_the_whole_batch(name):
         assert all(torch.allclose(value, two[key], atol=1e-4, rtol=1e-4) for key, value in one.items())
 
 
-def test_a_step_is_repeatable_and_changes_each_phases_network(name):
+def test_steps_are_repeatable_and_change_each_phases_network(name):
     results = []
     for _ in range(2):
         task = build(name)
-        before = weights(task)
-        Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(
-            1, batch(SPECS[0]), Noise.whole(0, 6, step=1)
-        )
+        before, step = weights(task), Step(task, task.phases(), TrainingSettings(), DistributedContext())
+        for number in (1, 2, 3):
+            step.run(number, batch(task), Noise.whole(0, 6, step=number))
         results.append(weights(task))
+        changed = {key for key, value in before.items() if not torch.equal(value, results[-1][key])}
         for phase in task.phases():
-            names = [
-                key
-                for key, value in task.named_parameters()
-                if any(value is mine for mine in phase.module.parameters())
-            ]
-            assert any(not torch.equal(before[key], results[-1][key]) for key in names)
+            mine = {id(parameter) for parameter in phase.module.parameters()}
+            assert changed & {key for key, value in task.named_parameters() if id(value) in mine}
+        assert not changed & (dict(task.named_parameters()).keys() - own(task).keys())
     assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_evaluation_gives_a_finite_value_for_each_example_and_changes_nothing(name, spec):
-    task = build(name, spec).eval()
+@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
+def test_evaluation_gives_finite_values_of_each_example_and_changes_nothing(name, shape):
+    task = build(name, shape).eval()
     before = weights(task)
     with torch.no_grad():
-        values = task.evaluate(batch(spec), Noise.whole(0, 6))
-    assert values and all(value.shape == (6,) and value.isfinite().all() for value in values.values())
+        values = task.evaluate(batch(task), Noise.whole(0, 6))
+    assert values
+    for value in values.values():
+        if isinstance(value, Ratio):
+            assert len(value.numerator) == 6 and value.numerator.shape == value.denominator.shape
+            assert (value.denominator >= 0).all() and value.numerator.isfinite().all()
+        else:
+            assert value.shape == (6,) and value.isfinite().all()
     assert all(torch.equal(before[key], value) for key, value in task.state_dict().items())
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=IDS)
-def test_output_images_have_the_shape_and_range_of_the_input(name, spec):
-    task = build(name, spec).eval()
-    shown = batch(spec)
+@pytest.mark.parametrize("shape", SHAPES, ids=IDS)
+def test_output_images_have_the_shape_and_range_of_the_input(name, shape):
+    task = build(name, shape).eval()
+    shown = batch(task)
     with torch.no_grad():
-        task.on_train_end([batch(spec, 40)])
+        task.on_train_end([batch(task, 40)])
+        preview = task.preview(batch(task, 64), Noise.whole(0, 64))
+        if preview is not None:
+            assert len(preview.images) and len(preview.images) % preview.columns == 0
+            assert preview.images.min() >= 0 and preview.images.max() <= 1
+        if "image" not in task.spec.fields or "label" not in task.spec.fields:
+            return
         drawn = [task.generate(labels, 6, Noise.whole(0, 6)) for labels in (None, shown.labels)]
         for images in [*drawn, task.reconstruct(shown.images)]:
             if images is not None:
@@ -140,20 +181,22 @@ def test_output_images_have_the_shape_and_range_of_the_input(name, spec):
         logits, features = task.classify(shown.images), task.features(shown.images)
         assert (logits is None) == (features is None)
         if logits is not None:
-            assert logits.shape == (6, spec.classes) and features.shape[0] == 6 and features.dim() == 2
+            assert logits.shape == (6, task.spec.classes)
+            assert features.shape[0] == 6 and features.dim() == 2
 
 
-def test_a_model_classifies_generates_or_reconstructs(name):
+def test_a_model_classifies_generates_reconstructs_or_draws_a_preview(name):
     task = build(name).eval()
-    shown = batch(SPECS[0])
-    assert any(
-        one is not None
-        for one in (
-            task.classify(shown.images),
-            task.generate(None, 6, Noise.whole(0, 6)),
-            task.reconstruct(shown.images),
-        )
+    shown = batch(task)
+    if "label" not in task.spec.fields:
+        assert task.preview(shown, Noise.whole(0, 6)) is not None
+        return
+    outputs = (
+        task.classify(shown.images),
+        task.generate(None, 6, Noise.whole(0, 6)),
+        task.reconstruct(shown.images),
     )
+    assert any(output is not None for output in outputs)
 
 
 def test_generated_images_depend_only_on_the_noise(name):
@@ -165,12 +208,12 @@ def test_generated_images_depend_only_on_the_noise(name):
 
 
 def test_training_resumes_from_a_checkpoint_bit_for_bit(name):
-    settings, shown = TrainingSettings(ema_decay=0.9), batch(SPECS[0])
+    settings = TrainingSettings(ema_decay=0.9)
 
     def run(task, phases, average, steps):
         step = Step(task, phases, settings, DistributedContext())
         for number in steps:
-            step.run(number, shown, Noise.whole(0, 6, step=number))
+            step.run(number, batch(task), Noise.whole(0, 6, step=number))
             average.update(number)
 
     task = build(name)
@@ -189,7 +232,7 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(name):
 
 def test_a_written_model_loads_with_the_same_outputs(name, tmp_path):
     task = build(name).eval()
-    task.on_train_end([batch(SPECS[0], 40)])
+    task.on_train_end([batch(task, 40)])
     card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
     again = model_files.load(tmp_path / name)
     assert card["name"] == name and model_files.read_card(tmp_path / name) == card
@@ -209,7 +252,7 @@ def test_a_copy_for_averaging_is_independent(name):
     task = build(name)
     twin = copy.deepcopy(task)
     Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(
-        1, batch(SPECS[0]), Noise.whole(0, 6, step=1)
+        1, batch(task), Noise.whole(0, 6, step=1)
     )
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
 
