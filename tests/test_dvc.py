@@ -84,6 +84,15 @@ def test_every_model_has_a_file_a_section_and_a_stage():
         stage = STAGES[f"train-{name}"]
         assert stage["cmd"] == f"python -m stages.train {name}" and stage["params"] == [name]
         assert stage["outs"] == [f"models/{name}", f"history/{name}"]
+        kind = model_files.find(name)
+        needs = [f"models/{need}" for need in kind.needs]
+        assert stage["deps"] == [
+            f"data/processed/{kind.dataset}",
+            *needs,
+            "pipeline/core",
+            f"pipeline/models/{name}.py",
+            "stages/train.py",
+        ]
         assert {f"models/{name}", f"history/{name}"} <= set(STAGES["evaluate"]["deps"])
 
 

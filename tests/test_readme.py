@@ -36,7 +36,7 @@ CHECKS = [check for name, check in vars(contract).items() if name.startswith("te
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_readmes_model_keeps_the_contract(lsgan, check, tmp_path):
-    arguments = {"name": lsgan, "spec": contract.SPECS[1], "tmp_path": tmp_path, "text": "{"}
+    arguments = {"name": lsgan, "shape": contract.SHAPES[1], "tmp_path": tmp_path, "text": "{"}
     wanted = check.__code__.co_varnames[: check.__code__.co_argcount]
     check(**{name: arguments[name] for name in wanted})
 
@@ -48,12 +48,7 @@ def test_the_readmes_model_trains_with_the_readmes_params(lsgan, tmp_path, proce
     settings, config = read_training(lsgan, kind.Config, tmp_path / "params.yaml")
     assert config.width == 256
     data = Dataset.open(processed_digits)
-    task = model_files.build(
-        lsgan,
-        config,
-        data.spec,
-        settings.seed,
-    )
+    task = model_files.build(lsgan, config, data.spec, settings.seed)
     Loop(task, data, settings, tmp_path / "training").run()
     lines = metrics_log.read(tmp_path / "training/metrics.jsonl")
     losses = [

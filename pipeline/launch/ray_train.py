@@ -9,13 +9,13 @@ from typing import Any
 
 from pipeline.core import model_files
 from pipeline.environment import Environment
-from pipeline.errors import BadInput, DarkroomError
+from pipeline.errors import DarkroomError
 from pipeline.files import write_text
 from pipeline.launch.plan import Plan
 from pipeline.launch.preflight import TOKEN, USABLE, PreflightRequest, check_cluster, format_table
 from pipeline.launch.rendezvous import use_loopback, use_node_address
 from pipeline.launch.storage import Mirror, open_address
-from pipeline.launch.worker import train_worker
+from pipeline.launch.worker import KINDS, train_worker
 
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
@@ -69,8 +69,7 @@ def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> di
     finally:
         shutil.rmtree(folder / "ray", ignore_errors=True)
     if failure := (result or {}).get("error"):
-        kind = BadInput if failure.pop("bad_input") else DarkroomError
-        raise kind(**failure)
+        raise KINDS[result["kind"]](**failure)
     return result
 
 

@@ -55,6 +55,23 @@ class Mirror:
                 self._filesystem.rm_file(f"{self._root}/{name}")
             del self._pushed[name]
 
+    def send(self, name: str) -> None:
+        """Upload one file."""
+        with self._storage_errors():
+            self._filesystem.pipe_file(f"{self._root}/{name}", (self.folder / name).read_bytes())
+
+    def has(self, name: str) -> bool:
+        """Whether the file ``name`` is at the address."""
+        with self._storage_errors():
+            self._filesystem.invalidate_cache()
+            return self._filesystem.exists(f"{self._root}/{name}")
+
+    def remove(self, name: str) -> None:
+        """Remove the file ``name`` at the address, if it is there."""
+        if self.has(name):
+            with self._storage_errors():
+                self._filesystem.rm_file(f"{self._root}/{name}")
+
     def pull(self, *prefixes: str) -> None:
         """Download the new and changed files, or only those whose names start with one of ``prefixes``."""
         with self._storage_errors():

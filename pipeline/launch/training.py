@@ -25,13 +25,13 @@ from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, 
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
-from pipeline.launch.worker import FINISHED
+from pipeline.launch.worker import FINISHED, STOP
 
 CODE = "core"  # besides the model's own file, the only code that determines the weights
 POLL_SECONDS = 2.0
 KEEP_FINISHED = 3
 
-Listener = Callable[[Path], None]
+Listener = Callable[[Path], bool | None]  # a training's folder -> True to end the training
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def train(
     """Run ``training`` to its end. Writes ``model`` and ``history`` (metrics, samples, times) atomically.
 
     Call it inside :func:`training_lock`. During the training each listener is called every two seconds with
-    the training's folder. Raises ``DarkroomError`` if the cluster is too small or the training fails.
+    the training's folder. If one returns True, the training ends at its next checkpoint with
+    ``TrainingStopped``. Raises ``DarkroomError`` if the cluster is too small or the training fails.
     """
     began = time.time()
     folder = training.folder(environment.storage)
@@ -104,6 +105,9 @@ def train(
                 what = f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}"
                 remedy = f"use at most {training.settings.batch_size} workers, or raise batch_size"
                 raise BadInput(what, where="DARKROOM_WORKERS", remedy=remedy)
+            (folder / STOP).unlink(missing_ok=True)
+            if mirror:
+                mirror.remove(STOP)
             with _call_listeners(folder, listeners, mirror):
                 marks = fit(training, environment, plan, folder)
         if mirror:
@@ -168,8 +172,10 @@ def _call_listeners(folder: Path, listeners: list[Listener], mirror: Mirror | No
             if mirror:
                 with suppress(DarkroomError):  # the last pull raises the error
                     mirror.pull("metrics.jsonl", "samples/")
-            for listener in listeners:
-                listener(folder)
+            if any([listener(folder) for listener in listeners]):
+                (folder / STOP).touch()
+                if mirror:
+                    mirror.send(STOP)
 
     thread = threading.Thread(target=poll, name="listeners", daemon=True)
     thread.start()

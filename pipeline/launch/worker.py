@@ -22,13 +22,22 @@ from pipeline.core.distributed import DDP_ARGUMENTS, DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import Diverged
 from pipeline.core.settings import TrainingSettings
-from pipeline.errors import EXIT_BAD_INPUT, BadInput, DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.process import keep_freed_memory
 
 FINISHED = "finished.json"
+STOP = "stop"  # a file in the training's folder: a listener asks to end the training
+CONTINUE = "the same command continues from the last checkpoint"
 COPY_SECONDS = 1800
+
+
+class TrainingStopped(DarkroomError):
+    """A listener ended the training. It has a checkpoint but no result."""
+
+
+KINDS = {"stopped": TrainingStopped, "bad input": BadInput, "error": DarkroomError}
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -51,12 +60,17 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     rank, size = worker.get_world_rank(), worker.get_world_size()
     context = DistributedContext(rank, size, _device(job["device"]), _wrap, job["microbatch"])
 
-    def report(metrics: dict[str, float]) -> None:
-        ray.train.report(metrics)
-
     try:
         data = _open_data(job)
         with _training_folder(job, context) as folder:
+
+            def report(metrics: dict[str, float]) -> None:
+                ray.train.report(metrics)
+                if context.broadcast(context.rank == 0 and _stop_requested(job, folder)):
+                    raise TrainingStopped(
+                        "the training was stopped", where=f"train-{job['name']}", remedy=CONTINUE
+                    )
+
             loop = _build_loop(job, data, folder, context, report)
             built = time.time()
             model = loop.run()
@@ -76,14 +90,19 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
     except (DarkroomError, torch.OutOfMemoryError) as failure:
         error = failure if isinstance(failure, DarkroomError) else _out_of_memory(job, context)
-        # The other workers may wait for this one: raise, so that Ray stops them. All workers diverge at once.
-        if context.size > 1 and not isinstance(error, Diverged):
+        # The other workers may wait for this one: raise, so that Ray stops them. All workers diverge, or are
+        # stopped, at once.
+        if context.size > 1 and not isinstance(error, Diverged | TrainingStopped):
             raise error from failure
         texts = {"what": error.what, "where": error.where, "remedy": error.remedy}
-        return {"error": {**texts, "bad_input": error.exit_code == EXIT_BAD_INPUT}}
+        return {"error": texts, "kind": next(kind for kind in KINDS if isinstance(error, KINDS[kind]))}
     if context.size > 1:
         ray.train.collective.barrier()
     return {"entered": entered, "left": time.time()}
+
+
+def _stop_requested(job: dict[str, Any], folder: Path) -> bool:
+    return Mirror(folder, job["storage"]).has(STOP) if "storage" in job else (folder / STOP).exists()
 
 
 def _out_of_memory(job: dict[str, Any], context: DistributedContext) -> BadInput:

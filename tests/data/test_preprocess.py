@@ -142,12 +142,12 @@ def test_chunks_and_shards_of_any_size_give_the_same_images(environment, monkeyp
     monkeypatch.setattr("pipeline.data.decoding.CHUNK", 3)
     parts = made(environment, pets(), "parts")
     assert [shard["count"] for shard in parts.manifest["splits"]["train"]["shards"]] == [5, 5, 5, 5, 5, 4]
-    assert all(path.stat().st_size <= shards.SHARD_BYTES for path in parts.folder.rglob("images-*.npy"))
+    assert all(path.stat().st_size <= shards.SHARD_BYTES for path in parts.folder.rglob("image-*.npy"))
     order = np.random.default_rng(0).permutation(len(whole.train))
     for ours, theirs in zip(whole.train.rows(order).values(), parts.train.rows(order).values()):
         assert np.array_equal(ours, theirs)
     chunks = list(parts.train.chunks(7))
-    assert [len(labels) for _, labels in chunks] == [7, 7, 7, 7, 1]
+    assert [len(rows["label"]) for rows in chunks] == [7, 7, 7, 7, 1]
     assert np.array_equal(
         np.concatenate([rows["image"] for rows in chunks]),
         whole.train.rows(np.arange(len(whole.train)))["image"],
@@ -257,7 +257,9 @@ def test_a_manifest_that_is_missing_or_no_manifest_is_refused(environment, tmp_p
         Dataset.open(tmp_path / "nowhere")
     folder = made(environment).folder
     manifest = json.loads((folder / "manifest.json").read_text())
-    for broken in ("", "[]", "{}", json.dumps(manifest | {"size": 9}), json.dumps(manifest | {"splits": {}})):
+    larger = manifest["fields"]["image"] | {"shape": [1, 9, 9]}
+    changes = ({"fields": {"image": larger}}, {"fields": {"image": {}}}, {"splits": {}})
+    for broken in ("", "[]", "{}", *(json.dumps(manifest | change) for change in changes)):
         (folder / "manifest.json").write_text(broken)
         with pytest.raises(BadInput):
             Dataset.open(folder)

@@ -45,7 +45,9 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     }
     assert rebuilt <= set(results["ae"]) and "fid" not in results["ae"]
     assert all(f"{name}_{part}" in results["gan"] for name in compared for part in ("low", "high", "floor"))
-    assert results["cnn"]["brightness"] == pytest.approx(dataset.test.images.mean() / 255)
+    assert results["cnn"]["brightness"] == pytest.approx(
+        dataset.test.rows(np.arange(31))["image"].mean() / 255
+    )
     protocol = results["protocol"]
     assert (protocol["feature_network"], protocol["feature_network_digest"], protocol["reference_split"]) == (
         "cnn",
@@ -70,7 +72,7 @@ def test_metrics_match_the_quality_of_the_models(dataset, tasks, tmp_path):
         and results["ae"]["psnr"] > results["ae"]["psnr_floor"]
     )
     assert results["ae"]["denoised_psnr"] > results["ae"]["denoised_psnr_floor"]
-    assert results["ae"]["compression_ratio"] == dataset.channels * 36 / (4 * 6)
+    assert results["ae"]["compression_ratio"] == dataset.spec.channels * 36 / (4 * 6)
 
 
 def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
@@ -101,7 +103,7 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
             return 8 * super().features(images)
 
     quiet = run(dataset, tasks, tmp_path)["gan"]
-    loud = run(dataset, {**tasks, "cnn": Louder(dataset.channels)}, tmp_path)["gan"]
+    loud = run(dataset, {**tasks, "cnn": Louder(dataset.spec.channels)}, tmp_path)["gan"]
     assert loud == pytest.approx(quiet, rel=1e-9)
 
 
@@ -124,9 +126,9 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
 
 def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dataset, tmp_path):
     with pytest.raises(BadInput, match="train-cnn"):
-        run(dataset, {"gan": Conditional(dataset.channels)}, tmp_path)
+        run(dataset, {"gan": Conditional(dataset.spec.channels)}, tmp_path)
     with pytest.raises(BadInput, match="no features"):
-        run(dataset, {"cnn": Conditional(dataset.channels)}, tmp_path)
+        run(dataset, {"cnn": Conditional(dataset.spec.channels)}, tmp_path)
     assert not (tmp_path / "metrics").exists() and not (tmp_path / "plots").exists()
 
 
@@ -137,7 +139,7 @@ def test_too_few_samples_are_refused_naming_the_key(dataset, tasks, tmp_path):
 
 def test_a_diverged_model_is_named(dataset, tasks, tmp_path):
     with pytest.raises(DarkroomError, match="broken: makes images whose pixels are not finite"):
-        run(dataset, {**tasks, "broken": Diverged(dataset.channels)}, tmp_path)
+        run(dataset, {**tasks, "broken": Diverged(dataset.spec.channels)}, tmp_path)
 
 
 def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorised(dataset, tasks, tmp_path):

@@ -48,7 +48,7 @@ def project(tmp_path_factory, processed_digits):
     """
     folder = tmp_path_factory.mktemp("evaluated")
     shutil.copytree(processed_digits, folder / "data/processed/images")
-    shutil.copy(processed_digits.parents[1] / "mlflow.db", folder)
+    shutil.copy(processed_digits.parents[2] / "mlflow.db", folder)
     write_json(
         folder / "data/processed/images/manifest.json",
         {**read_json(processed_digits / "manifest.json"), "source": "folder"},
