@@ -1,7 +1,7 @@
 """Darkroom: image data in; trained, measured and served models out.
 
     core/          all that the bits of a model depend on: the contract between a model and the rest
-                   (task.py), noise, data, sampler, step, loop, checkpoints
+                   (task.py), the fields of an example, noise, data sets, sampler, step, loop, checkpoints
     models/        one file for each model; a new model is added here
     data/          sources, download, folders of pictures, preprocessing
     launch/        where and how a training runs; Ray Train is started in ray_train.py
