@@ -7,7 +7,7 @@ and for each split the shards: for each field a file ``<field>-00000.npy``.
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +125,26 @@ def _verify(folder: Path, files: list[dict[str, str]]) -> None:
     paths = [folder / file["file"] for file in files]
     # Hashing releases the interpreter lock: two threads are twice as fast.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        digests = pool.map(lambda path: sha256(path) if path.is_file() else "", paths)
+        digests = pool.map(_digest, paths)
         for path, file, digest in zip(paths, files, digests):
             if digest != file["sha256"]:
                 what = "is missing or differs from what preprocessing wrote"
                 raise BadInput(what, where=str(path), remedy=REMEDY)
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of a file; empty if it is missing."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return _digest_of_version(path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_version(path: Path, *version: int) -> str:
+    """Cached: a training in the stage's own process opens the data twice."""
+    return sha256(path)
 
 
 def _open(folder: Path, shards: list[dict[str, Any]], spec: DataSpec) -> list[dict[str, np.ndarray]]:

@@ -5,7 +5,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core import model_files
 from pipeline.environment import Environment
@@ -17,12 +17,15 @@ from pipeline.launch.rendezvous import use_loopback, use_node_address
 from pipeline.launch.storage import Mirror, open_address
 from pipeline.launch.worker import KINDS, train_worker
 
+if TYPE_CHECKING:
+    from pipeline.launch.training import Training
+
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
 MAX_SENT_BYTES = 2_000_000_000  # larger data goes through the storage address, not Ray's object store
 
 
-def fit(training: Any, environment: Environment, plan: Plan, folder: Path) -> dict[str, float]:
+def fit(training: "Training", environment: Environment, plan: Plan, folder: Path) -> dict[str, float]:
     """Run the workers; return when rank 0 ``entered`` and ``left`` its function (seconds since the epoch)."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -92,7 +95,7 @@ def _address(environment: Environment, folder: Path) -> str:
     return f"{environment.remote}/trainings/{folder.name}"
 
 
-def _job(training: Any, plan: Plan, folder: Path, microbatch: int) -> dict[str, Any]:
+def _job(training: "Training", plan: Plan, folder: Path, microbatch: int) -> dict[str, Any]:
     return {
         "name": training.name,
         "settings": training.settings.model_dump_json(),
@@ -114,7 +117,7 @@ def _job(training: Any, plan: Plan, folder: Path, microbatch: int) -> dict[str, 
     }
 
 
-def _weights(training: Any, share: bool) -> dict[str, Any]:
+def _weights(training: "Training", share: bool) -> dict[str, Any]:
     """The entries of the job with weights: initial ones, and those of the models that are needed.
 
     With ``share`` they are references in Ray's object store.
@@ -129,7 +132,7 @@ def _weights(training: Any, share: bool) -> dict[str, Any]:
     return {"needs": needs, "initial_weights": put(training.initial_weights())}
 
 
-def _prepare_cluster(training: Any, environment: Environment) -> dict[str, Any]:
+def _prepare_cluster(training: "Training", environment: Environment) -> dict[str, Any]:
     """Check the cluster's machines and provide the data. Returns entries for the job that locate the data.
 
     Raises ``DarkroomError`` if a machine has other versions or cannot use the storage.

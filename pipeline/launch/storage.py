@@ -16,6 +16,7 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_write
 
 PUSH_SECONDS = 2.0
+LOG, GROWTH = "metrics.jsonl", 1.1
 PUSHED_LAST = ("finished.json", "manifest.json")
 NOT_PUSHED = ("ray/", "system.jsonl", "run.json")  # only the driver uses these
 
@@ -32,8 +33,12 @@ class Mirror:
         self._pushed: dict[str, tuple[int, int]] = {}  # name -> size and time of the pushed local file
         self._pulled: dict[str, Any] = {}  # name -> version of the pulled remote file
 
-    def push(self) -> None:
-        """Upload new and changed files, and delete the remote copies of checkpoints deleted here."""
+    def push(self, whole: bool = True) -> None:
+        """Upload new and changed files, and delete the remote copies of checkpoints deleted here.
+
+        Unless ``whole``, the log of metrics is uploaded only after it has grown by a tenth: a file cannot be
+        appended to, and uploading it at each change would take time quadratic in its length.
+        """
         paths = [path for path in self.folder.rglob("*") if path.is_file()]
         files = {path.relative_to(self.folder).as_posix(): path for path in paths}
         for name in sorted(files, key=_transfer_order):
@@ -41,8 +46,8 @@ class Mirror:
                 continue
             try:
                 stat = files[name].stat()
-                version = (stat.st_size, stat.st_mtime_ns)
-                if self._pushed.get(name) == version:
+                version, pushed = (stat.st_size, stat.st_mtime_ns), self._pushed.get(name, (0, 0))
+                if pushed == version or (name == LOG and not whole and version[0] < GROWTH * pushed[0]):
                     continue
                 data = files[name].read_bytes()
             except FileNotFoundError:  # deleted in the meantime
@@ -87,7 +92,7 @@ class Mirror:
                 continue
             with self._storage_errors():
                 data = self._filesystem.cat_file(f"{self._root}/{name}")
-            if name == "metrics.jsonl":
+            if name == LOG:
                 _append_lines(self.folder / name, data)
             else:
                 with atomic_write(self.folder / name) as temporary:
@@ -104,7 +109,7 @@ class Mirror:
         def push_until_stopped() -> None:
             while not stop.wait(PUSH_SECONDS):
                 with contextlib.suppress(DarkroomError):  # the last push raises the error
-                    self.push()
+                    self.push(whole=self._has_new_checkpoint())
 
         thread = threading.Thread(target=push_until_stopped, name="storage", daemon=True)
         thread.start()
@@ -114,6 +119,10 @@ class Mirror:
             stop.set()
             thread.join()
             self.push()
+
+    def _has_new_checkpoint(self) -> bool:
+        names = (f"checkpoints/{path.name}" for path in (self.folder / "checkpoints").glob("*.json"))
+        return any(name not in self._pushed for name in names)
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.core import model_files
+from pipeline.core.fields import DataSpec
 
 NOT_MEASURED = "Not measured yet: `dvc repro evaluate`."
 MEASURED, LIMITS = "## Measured", "## Limits"
@@ -12,28 +13,30 @@ MEASURED, LIMITS = "## Measured", "## Limits"
 
 def text(card: Mapping[str, Any]) -> str:
     """The card of a model as Markdown. ``card``: its model.json."""
-    kind, spec = model_files.find(card["name"]), card["spec"]
-    classes = ", ".join(card.get("class_names", [])[:20])
-    shape = f"{spec['channels']} x {spec['size']} x {spec['size']}"
+    kind, spec = model_files.find(card["name"]), DataSpec.from_json(card["spec"])
+    names = card.get("class_names", [])
+    classes = f", {len(names)} classes ({', '.join(names[:20])})" if names else ""
+    shapes = [(name, " x ".join(map(str, field.shape))) for name, field in spec.fields.items() if field.shape]
+    fields = ", ".join(f"{name} {shape}" for name, shape in shapes)
     training = card.get("training", {})
     data = card.get("data", "unknown")
     parts = [
         f"# {card['name']}",
         inspect.cleandoc(inspect.getmodule(kind).__doc__ or ""),  # type: ignore[union-attr]
         "## Data",
-        f"{card.get('source', 'unnamed')}, {card.get('images', 'an unknown number of')} training images of "
-        f"{shape}, {spec['classes']} classes ({classes}). SHA-256 of the data: `{data}`.",
+        f"{card.get('source', 'unnamed')}, {card.get('images', 'an unknown number of')} training examples "
+        f"({fields}){classes}. SHA-256 of the data: `{data}`.",
         "## Training",
-        f"{training.get('num_steps', '?')} steps of {training.get('batch_size', '?')} images, seed "
+        f"{training.get('num_steps', '?')} steps of {training.get('batch_size', '?')} examples, seed "
         f"{training.get('seed', '?')}, {card.get('parameters', '?')} parameters. SHA-256 of the weights: "
         f"`{card['sha256']}`; fingerprint of the training: `{card.get('fingerprint', 'unknown')}`.",
         MEASURED,
         NOT_MEASURED,
         LIMITS,
-        "The model is meant for images like its training data. Every image is cropped to its central square "
-        f"and scaled to {spec['size']} pixels; for other images the results mean nothing. Distances "
-        "(FID, KID) compare models of one project only. Fairness, robustness against attacks, and privacy "
-        "beyond the measure `memorisation` were not examined.",
+        "The model is meant for data like its training data; for other data its results mean nothing. Every "
+        "image is made square and scaled to the size above. Distances (FID, KID) compare models of one project "
+        "only. Fairness, robustness against attacks, and privacy beyond the measure `memorisation` were "
+        "not examined.",
     ]
     return "\n\n".join(parts) + "\n"
 

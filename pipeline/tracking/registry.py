@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pipeline
 from pipeline.core import model_files
-from pipeline.core.task import Task
+from pipeline.core.task import DataSpec, Task
 from pipeline.tracking import model_card
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, DataType
 
-    kind, spec = model_files.find(card["name"]), card["spec"]
+    kind, spec = model_files.find(card["name"]), DataSpec.from_json(card["spec"])
     generates, classifies, reconstructs = (
         getattr(kind, method) is not getattr(Task, method)
         for method in ("generate", "classify", "reconstruct")
@@ -175,7 +175,7 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     if generates:
         example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
     else:
-        image = np.full((spec["channels"], spec["size"], spec["size"]), 0.5)
+        image = np.full(spec["image"].shape, 0.5)
         example = pd.DataFrame({"image": [image.tolist()]})
     params = ParamSchema([ParamSpec("form", "string", "png")])
     return ModelSignature(Schema(inputs), Schema(outputs), params), example

@@ -17,7 +17,7 @@ from tests.project import Project
 
 def write(folder, **files: str) -> None:
     for name, text in files.items():
-        path = folder / name.replace("__", "/").replace("_json", ".json")
+        path = folder / name.replace("__", "/").replace("_jsonl", ".jsonl").replace("_json", ".json")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -58,6 +58,21 @@ def test_a_file_that_marks_others_as_complete_is_pushed_after_them(tmp_path, mon
     mirror.push()
     assert sent[-1] == "finished.json" and sent.index("checkpoints/a") < sent.index("checkpoints/a.json")
     assert sent.index("model/weights") < sent.index("model/model.json")
+
+
+def test_a_log_that_grows_is_uploaded_with_each_checkpoint_and_else_after_it_grew_by_a_tenth(tmp_path):
+    log, remote = tmp_path / "here/metrics.jsonl", tmp_path / "there/metrics.jsonl"
+    mirror, num_bytes = Mirror(tmp_path / "here", f"file://{tmp_path}/there"), 0
+    for number in range(200):
+        write(tmp_path / "here", metrics_jsonl="x" * 50 * (number + 1))
+        before = remote.stat().st_mtime_ns if remote.exists() else 0
+        mirror.push(whole=mirror._has_new_checkpoint())
+        num_bytes += log.stat().st_size * (remote.stat().st_mtime_ns != before)
+        assert log.stat().st_size < 1.1 * remote.stat().st_size
+    assert num_bytes < 15 * log.stat().st_size  # the sum of all versions is a hundred times its size
+    write(tmp_path / "here", metrics_jsonl=log.read_text() + "y", checkpoints__a_json="{}")
+    mirror.push(whole=mirror._has_new_checkpoint())
+    assert remote.read_text() == log.read_text()
 
 
 def test_logged_steps_are_not_replaced_by_those_of_another_machine(tmp_path):
