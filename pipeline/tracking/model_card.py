@@ -34,8 +34,8 @@ def text(card: Mapping[str, Any]) -> str:
         NOT_MEASURED,
         LIMITS,
         "The model is meant for data like its training data; for other data its results mean nothing. Every "
-        "image is made square and scaled to the size above. Distances (FID, KID) compare models of one project "
-        "only. Fairness, robustness against attacks, and privacy beyond the measure `memorisation` were "
+        "image is made square and scaled to the size above. Distances (FID, KID) compare models of one "
+        "project only. Fairness, robustness against attacks, and privacy beyond the measure `memorisation` were "
         "not examined.",
     ]
     return "\n\n".join(parts) + "\n"
