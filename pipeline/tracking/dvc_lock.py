@@ -137,7 +137,7 @@ class DvcLock:
         """The SHA-256 of weights, shards or raw files, by name, as the JSON files in a folder record them."""
         card, manifest, source = (self.read_json(path, md5, name) for name in (CARD, MANIFEST, SOURCE))
         shards = [shard for split in manifest.get("splits", {}).values() for shard in split["shards"]]
-        entries = [shard[kind] for shard in shards for kind in ("images", "labels")]
+        entries = [entry for shard in shards for entry in shard.values() if isinstance(entry, dict)]
         digests = {entry["file"]: entry["sha256"] for entry in entries}
         digests |= {name: entry["sha256"] for name, entry in source.get("files", {}).items()}
         return digests | ({WEIGHTS: card["sha256"]} if card else {})

@@ -34,7 +34,7 @@ if sys.argv[1] == "download":
     source = {"sha256": entry["sha256"], "url": "https://example.org/digits.gz"}
     write("data/raw/source.json", {"files": {"digits.gz": source}})
 elif sys.argv[1] == "preprocess":
-    kinds = ("images", "labels")
+    kinds = ("image", "label")
     shard = {kind: write(f"data/processed/images/test/{kind}-0.npy", kind.encode() * 99) for kind in kinds}
     write("data/processed/images/manifest.json", {"splits": {"test": {"shards": [shard]}}})
 elif sys.argv[1] == "train":
@@ -59,7 +59,7 @@ STAGES = {
 FILES = [
     "data/raw/digits.gz",
     "data/raw/source.json",
-    "data/processed/images/test/images-0.npy",
+    "data/processed/images/test/image-0.npy",
     "data/processed/images/manifest.json",
     "models/cnn/model.safetensors",
     "models/cnn/model.json",
@@ -187,7 +187,7 @@ def test_every_form_of_a_hash_is_found(origin):
     (run,) = (node for node in trace(environment_of(origin), "cnn/1").up.walk() if node.kind == "run")
     lock = trace(environment_of(origin), "data/processed/images").up.hash
     digest = digest_of(read_json(origin / "data/processed/images/manifest.json"))
-    shard = "data/processed/images/test/images-0.npy"
+    shard = "data/processed/images/test/image-0.npy"
     things = {
         run.hash: run.title,
         "f" * 10: run.title,
