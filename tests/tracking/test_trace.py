@@ -27,7 +27,8 @@ def write(path, data):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    return {"file": "/".join(Path(path).parts[2:]), "sha256": digest}
+    folder = "data/processed/images/" if "processed" in path else "data/raw/"
+    return {"file": path.removeprefix(folder), "sha256": digest}
 
 if sys.argv[1] == "download":
     entry = write("data/raw/digits.gz", b"raw" * 99)
