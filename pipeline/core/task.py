@@ -9,7 +9,7 @@ MLflow or DVC.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,10 @@ class Batch:
     ) -> "Batch":
         """A batch from uint8 images (N, C, H, W) and labels (N,), as stored in the shards."""
         pixels, labels = (torch.as_tensor(given).to(device, non_blocking=True) for given in (images, labels))
-        return cls(pixels.float().div_(255).contiguous(memory_format=torch.channels_last), labels)
+        values = pixels.float().div_(255)
+        if values.dim() == 4:  # images, not clips
+            values = values.contiguous(memory_format=torch.channels_last)
+        return cls(values, labels)
 
     def rows(self, start: int, stop: int) -> "Batch":
         """Some of the examples."""
@@ -50,6 +53,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+class Ratio(NamedTuple):
+    """A metric that is a ratio of sums over the examples, such as the intersection over the union.
+
+    Both tensors are (N, ...). The sums over N are divided; further dimensions, such as classes, are averaged.
+    """
+
+    numerator: Tensor
+    denominator: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class Task(nn.Module, ABC):
     """
 
     Config: ClassVar[type[Section]]
+    dataset: ClassVar[str] = "images"  # it learns from data/processed/<dataset>
 
     def __init__(self, config: Any, spec: DataSpec) -> None:
         super().__init__()

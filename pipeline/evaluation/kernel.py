@@ -6,8 +6,8 @@ Unlike the Fréchet distance, its expectation does not depend on the number of s
 
 import numpy as np
 
+from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.averages import Estimate
 from pipeline.evaluation.progress import SILENT, Progress
 
 CHUNK = 1000

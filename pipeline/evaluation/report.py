@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from pipeline.estimate import Estimate
 from pipeline.evaluation import glossary, history
+from pipeline.evaluation.evaluate import PROTOCOL
 from pipeline.files import write_text
 
 NUM_PROGRESS_PICTURES = 6
@@ -27,7 +29,7 @@ PARTS = {  # the disjoint parts of a training's time in the report: the keys of 
 
 def write(
     results: Mapping[str, Mapping[str, Any]],
-    data: Path,
+    datasets: Mapping[str, Path],
     *,
     source: str = "",
     commit: str = "",
@@ -37,89 +39,99 @@ def write(
 ) -> None:
     """Write the page for ``results``, as ``evaluate`` returns them. The same files give the same page.
 
-    It also shows files in ``plots``, ``histories`` and the folder of processed ``data``. ``source`` names the
-    data, ``commit`` the code.
+    It also shows files in ``plots``, ``histories`` and the folders of the ``datasets``, by name. ``source``
+    names the data, ``commit`` the code.
     """
-    names = [name for name in results if name != "protocol"]
+    names = [name for name in results if name != PROTOCOL]
     ended = max((history.ended(histories / name) for name in names), default=0)
-    models = [_model(name, results[name], histories / name, plots) for name in names]
+    models = [_model(name, Estimate.read(results[name]), histories / name, plots) for name in names]
     explained = {
-        glossary.base(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]
+        glossary.explaining(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]
     }
-    environment = Environment(
-        loader=PackageLoader("pipeline.evaluation", "."),
+    page = (
+        environment("pipeline.evaluation")
+        .get_template("report.html")
+        .render(
+            source=source,
+            commit=commit,
+            trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
+            protocol=results[PROTOCOL],
+            summary=[
+                {"model": model["name"], **row}
+                for model in models
+                for row in model["rows"]
+                if row["measure"].headline
+            ],
+            models=models,
+            datasets=[
+                {
+                    "name": name,
+                    "sheet": _picture(data / "contact-sheet.png"),
+                    "classes": _table(data / "classes.csv"),
+                }
+                for name, data in datasets.items()
+            ],
+            times=_times({name: history.times(histories / name) for name in names}),
+            glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
+        )
+    )
+    write_text(path, page)
+
+
+def environment(*packages: str) -> Environment:
+    """Templates in the first of ``packages`` that has them."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package, ".") for package in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(
-        source=source,
-        commit=commit,
-        trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
-        protocol=results["protocol"],
-        summary=[
-            {"model": name, **row}
-            for name in names
-            for row in _rows(results[name])
-            if row["name"] in glossary.HEADLINES
-        ],
-        models=models,
-        contact_sheet=_picture(data / "contact-sheet.png"),
-        classes=_table(data / "classes.csv"),
-        times=_times({name: history.times(histories / name) for name in names}),
-        glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
-    )
-    write_text(path, page)
 
 
-def _model(name: str, metrics: Mapping[str, float], folder: Path, plots: Path) -> dict[str, Any]:
+def _model(name: str, measured: Mapping[str, Estimate], folder: Path, plots: Path) -> dict[str, Any]:
     steps = history.samples(folder, NUM_PROGRESS_PICTURES)
+    pictures = [
+        (caption.format(name), _picture(plots / "pictures" / f"{name}-{kind}.png"))
+        for evaluator in glossary.EVALUATORS
+        for kind, caption in evaluator.pictures.items()
+    ]
+    tables = [
+        (caption, _table(plots / "tables" / f"{name}-{kind}.csv"))
+        for evaluator in glossary.EVALUATORS
+        for kind, caption in evaluator.tables.items()
+    ]
     return {
         "name": name,
-        "rows": _rows(metrics),
-        "pictures": {
-            kind: _picture(plots / "pictures" / f"{name}-{kind}.png")
-            for kind in ("samples", "reconstructions", "confusion", "curves")
-        },
+        "rows": [_row(quantity, estimate) for quantity, estimate in measured.items()],
+        "pictures": [(caption, picture) for caption, picture in pictures if picture],
+        "curves": _picture(plots / "pictures" / f"{name}-curves.png"),
         "progress": [(step, _picture(picture)) for step, picture in steps.items()],
-        "classes": _table(plots / "tables" / f"{name}.csv"),
+        "tables": [(caption, table) for caption, table in tables if table],
         "validation": _extremes(history.curves(folder)),
     }
 
 
-def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """A row for each measure: value, interval, floor, and their positions on a scale from 0 to 100."""
-    rows = []
-    for name, value in metrics.items():
-        if name.rpartition("_")[0] in metrics and name.endswith(("_low", "_high", "_floor")):
-            continue
-        measure = glossary.measure(name)
-        low, high, floor = (metrics.get(f"{name}_{part}") for part in ("low", "high", "floor"))
-        shown = [number for number in (value, low, high, floor) if number is not None]
-        ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
-        interval = ""
-        if low is not None and high is not None:
-            interval = f"{measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)}"
-        positions = {"value": value, "low": low, "high": high, "floor": floor}
-        rows.append(
-            {
-                "name": name,
-                "title": measure.title,
-                "better": measure.better,
-                "value": measure.show(value),
-                "interval": interval,
-                "floor": "" if floor is None else measure.show(floor),
-                "reading": measure.floor.format(measure.show(floor)) if floor is not None else "",
-                "at": {key: _position(number, *ends) for key, number in positions.items()},
-            }
-        )
-    return rows
+def _row(name: str, estimate: Estimate) -> dict[str, Any]:
+    """One measure: value, interval, floor, and their positions on a scale from 0 to 100."""
+    measure, parts = glossary.measure(name), estimate.to_json()
+    shown = parts.values()
+    ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
+    floor = "" if estimate.floor is None else measure.show(estimate.floor)
+    return {
+        "name": name,
+        "measure": measure,
+        "value": measure.show(estimate.value),
+        "interval": measure.interval(estimate),
+        "floor": floor,
+        "reading": measure.floor.format(floor) if floor else "",
+        "at": {part: _position(number, *ends) for part, number in parts.items()},
+    }
 
 
-def _position(number: float | None, low: float, high: float) -> float | None:
+def _position(number: float, low: float, high: float) -> float:
     """Where ``number`` is on a scale from 0 (``low``) to 100 (``high``)."""
-    return None if number is None else round(100 * min(1.0, max(0.0, (number - low) / (high - low))), 2)
+    return round(100 * min(1.0, max(0.0, (number - low) / (high - low))), 2)
 
 
 def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -134,7 +146,7 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
-                "title": measure.title,
+                "measure": measure,
                 "last": measure.show(values[-1]),
                 "lowest": measure.show(values.min()),
                 "lowest_step": int(steps[values.argmin()]),

@@ -14,6 +14,7 @@ from pipeline.core.model_files import read_card
 from pipeline.core.task import Task
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
+from pipeline.estimate import Estimate
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
@@ -21,7 +22,8 @@ from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 from pipeline.tracking import connection, promotion, registry
 
-Numbers = dict[str, float]
+IMAGES = "images"  # the data set that is retrained
+Numbers = dict[str, Any]  # estimates by quantity, as JSON
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def compare(
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
         megabytes = (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6
         circumstances = Circumstances(new_pictures, len(data.test), megabytes, hours)
-        known = None if champion is None else {"now": before_numbers} if before_numbers else {}
-        found = judge({"now": numbers}, known, gates, circumstances)
+        known = {"now": Estimate.read(before_numbers)} if before_numbers else {}
+        found = judge({"now": Estimate.read(numbers)}, known if champion else None, gates, circumstances)
         if champion and not before_numbers:
             why = incomparable(name, champion, Expected.of(folders[name]))
             found = [
@@ -234,7 +236,7 @@ def _measure(
             with tempfile.TemporaryDirectory() as temporary:
                 here = Path(temporary)
                 outputs = {"history": here, "metrics": here / "metrics", "plots": here / "plots"}
-                results = evaluate(settings, data, tasks, digests, **outputs)
+                results = evaluate(settings, {IMAGES: data}, tasks, digests, **outputs)
             found |= {name: results[name] for name in wanted}
     return found
 

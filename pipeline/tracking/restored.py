@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
+from pipeline.estimate import Estimate
 from pipeline.files import read_json
 from pipeline.tracking import delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
@@ -54,7 +55,7 @@ def results_of(
     """The results by model, as a record stores them. ``tags``: name weights and protocol; ``time``: ms."""
     return {
         name: {
-            "metrics": {key: value for key, value in values.items() if isinstance(value, float)},
+            "metrics": {key: estimate.to_json() for key, estimate in Estimate.read(values).items()},
             "sha256": tags.get(f"darkroom.sha256.{name}", ""),
             "protocol": tags.get(f"darkroom.protocol.{name}", ""),
             "time": time,

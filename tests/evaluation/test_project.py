@@ -48,10 +48,10 @@ def project(tmp_path_factory, processed_digits):
     The manifest declares that the digits come from a folder of the user.
     """
     folder = tmp_path_factory.mktemp("evaluated")
-    shutil.copytree(processed_digits, folder / "data/processed")
+    shutil.copytree(processed_digits, folder / "data/processed/images")
     shutil.copy(processed_digits.parents[1] / "mlflow.db", folder)
     write_json(
-        folder / "data/processed/manifest.json",
+        folder / "data/processed/images/manifest.json",
         {**read_json(processed_digits / "manifest.json"), "source": "folder"},
     )
     for name in (".gitignore", "dvc.yaml"):
@@ -63,7 +63,7 @@ def project(tmp_path_factory, processed_digits):
     params["data"] = {**params["data"], "source": "folder", "folder": "data/own/flowers"}
     params["evaluate"] = {"allow_few_samples": True, "num_bootstrap": 5}
     write_json(folder / "params.yaml", params)
-    data = Dataset.open(folder / "data/processed")
+    data = Dataset.open(folder / "data/processed/images")
     for name in MODELS:
         settings, config = read_training(name, model_files.find(name).Config, folder / "params.yaml")
         task = model_files.build(
@@ -71,6 +71,9 @@ def project(tmp_path_factory, processed_digits):
         )
         task = Loop(task, data, settings, folder / "history" / name).run()
         model_files.write(task, folder / "models" / name, {"class_names": list(data.class_names)})
+    shutil.copytree(folder / "models/vae", folder / "models/of-another-branch")
+    (folder / "models/unknown").mkdir()
+    (folder / "models/unknown/model.json").write_text('{"name": "no longer here"}')
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
     for name in ("config", "plots.html"):
@@ -147,7 +150,7 @@ def test_git_sees_nothing_of_dvcs_page_of_plots(project):
 def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_terminal(project):
     metrics = json.loads((project.folder / "metrics/evaluation.json").read_text())
     assert metrics == {
-        name: {metric: project.results[name][metric] for metric in metrics[name]}
+        name: {metric: project.results[name][metric]["value"] for metric in metrics[name]}
         for name in ("ae", "cnn", "gan", "vae")
     }
     assert (
@@ -168,6 +171,11 @@ def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_termin
     shell(project.folder, "git", "checkout", "-q", "metrics")
     assert table.count("metrics/evaluation.json") == sum(map(len, metrics.values()))
     assert max(map(len, table.splitlines())) <= WIDTH
+
+
+def test_only_models_with_a_stage_are_evaluated_and_the_others_are_named(project):
+    assert set(project.results) == {*MODELS, "protocol"}
+    assert "skipped: of-another-branch, unknown, because dvc.yaml has no stage" in project.output
 
 
 def test_the_details_are_no_metrics_of_dvc_and_belong_to_git(project):
