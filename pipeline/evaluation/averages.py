@@ -53,6 +53,6 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, rounds: int, seed: i
 
 
 def resampled(count: int, random: torch.Generator) -> np.ndarray:
-    """How often each of ``count`` examples is drawn in one round of the bootstrap, float64."""
+    """How often each of ``count`` examples is drawn in one round of the bootstrap."""
     drawn = torch.randint(count, (count,), generator=random).numpy()
-    return np.bincount(drawn, minlength=count).astype(np.float64)
+    return np.bincount(drawn, minlength=count)

@@ -15,7 +15,7 @@ from pipeline.core.task import Batch, Task
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation.distances import BATCH, ReferenceSet
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.evaluation.progress import Progress
+from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 
 T = TypeVar("T")
@@ -31,7 +31,6 @@ class Context:
     digests: Mapping[str, str]
     plots: Path
     name: str = ""
-    progress: Progress = field(default_factory=Progress)
     _known: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def of(self, name: str) -> "Context":
@@ -71,7 +70,7 @@ class Context:
     def batches(self, purpose: str) -> Iterator[Batch]:
         """The test split, on the model's device."""
         split = self.dataset.test
-        chunks = self.progress.track(split.chunks(BATCH), f"{purpose}: batches", -(-len(split) // BATCH))
+        chunks = PROGRESS.track(split.chunks(BATCH), f"{purpose}: batches", -(-len(split) // BATCH))
         for images, labels in chunks:
             yield Batch.of(images, labels, self.task.device)
 
@@ -103,7 +102,7 @@ class Context:
 
         def build() -> ReferenceSet:
             space = self.feature_space()
-            return ReferenceSet(self.settings, self.dataset, space, self.num_samples, self.progress)
+            return ReferenceSet(self.settings, self.dataset, space, self.num_samples)
 
         return self.once("reference set", self.task.dataset, build)
 

@@ -17,7 +17,7 @@ from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.frechet import frechet
 from pipeline.evaluation.kernel import kernel_distance
 from pipeline.evaluation.measure import Measure
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 
 BATCH = 100  # for larger batches, allocating the activations takes longer than computing them
@@ -64,9 +64,8 @@ class ReferenceSet:
         dataset: Dataset,
         space: FeatureSpace,
         num_samples: int,
-        progress: Progress = SILENT,
     ) -> None:
-        self.settings, self.space, self.num_samples, self.progress = settings, space, num_samples, progress
+        self.settings, self.space, self.num_samples = settings, space, num_samples
         reference, other = dataset.train, dataset.test
         if settings.reference_split == "test":
             reference, other = other, reference
@@ -109,24 +108,24 @@ class ReferenceSet:
         """The distances by name, and the distance (N,) of each vector to the nearest of the reference."""
         from threadpoolctl import threadpool_limits
 
-        settings, progress = self.settings, self.progress
+        settings = self.settings
         # For small matrices more threads are slower, and round differently.
         with threadpool_limits(limits=1, user_api="blas"):
-            fid = frechet(vectors, self.reference, settings.num_bootstrap, settings.seed, progress)
-            kid = kernel_distance(vectors, self.reference, progress)
+            fid = frechet(vectors, self.reference, settings.num_bootstrap, settings.seed)
+            kid = kernel_distance(vectors, self.reference)
             near, nearest = neighbours.neighbourhoods(
-                vectors, self.reference, self._radii, settings.num_neighbours, progress
+                vectors, self.reference, self._radii, settings.num_neighbours
             )
         return {"fid": fid, "kid": kid, **near}, nearest
 
     @cached_property
     def _radii(self) -> np.ndarray:
-        return neighbours.radii(self.reference, self.settings.num_neighbours, self.progress)
+        return neighbours.radii(self.reference, self.settings.num_neighbours)
 
     def _vectors(self, split: Split, limit: int, name: str) -> np.ndarray:
         rows = subset(len(split), limit, self.settings.seed, name)
         starts = range(0, len(rows), BATCH)
-        tracked = self.progress.track(starts, f"features of {name} images: batches", len(starts))
+        tracked = PROGRESS.track(starts, f"features of {name} images: batches", len(starts))
         return self.space.vectors(
             Batch.of(*split.rows(rows[start : start + BATCH])).images for start in tracked
         )

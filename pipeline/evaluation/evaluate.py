@@ -19,6 +19,7 @@ from pipeline.evaluation import figures, glossary
 from pipeline.evaluation.context import Context, diverged
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.history import curves
+from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
 
@@ -52,10 +53,11 @@ def evaluate(
             model.feature_space()  # raises BadInput before anything is measured
         results: dict[str, dict[str, Any]] = {}
         for number, model in enumerate(models, 1):
-            start, context.progress.name = time.monotonic(), model.name
+            start = time.monotonic()
+            PROGRESS.start(model.name)
             results[model.name] = _evaluate(model)
             seconds = time.monotonic() - start
-            context.progress.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
+            PROGRESS.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
             _write_curves(model, history / model.name)
         headlines = {name: _headlines(measured) for name, measured in results.items()}
         results[PROTOCOL] = _protocol(context, {model.name for model in compared})

@@ -10,18 +10,12 @@ import numpy as np
 from pipeline.core.noise import generator
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
 
 
-def frechet(
-    samples: np.ndarray,
-    reference: np.ndarray,
-    rounds: int,
-    seed: int,
-    progress: Progress = SILENT,
-) -> Estimate:
+def frechet(samples: np.ndarray, reference: np.ndarray, rounds: int, seed: int) -> Estimate:
     """The distance between two sets (N, D) and (M, D), float64, each N > 1.
 
     The interval is the estimate plus and minus 1.96 bootstrap standard errors, with both sets resampled. The
@@ -30,7 +24,7 @@ def frechet(
     centre = reference.mean(axis=0)  # subtracted, because small numbers have small rounding errors
     first, second = samples - centre, reference - centre
     random = generator(seed, "bootstrap")
-    tracked = progress.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
+    tracked = PROGRESS.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
     drawn = [
         distance(*(moments(each, averages.resampled(len(each), random)) for each in (first, second)))
         for _ in tracked

@@ -8,19 +8,19 @@ import numpy as np
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 
 CHUNK = 1000
 
 
-def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progress = SILENT) -> Estimate:
+def kernel_distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
     """KID of two sets (N, D) and (M, D), float64, each of at least three vectors.
 
     The interval is that of the two-sample jackknife, which leaves out each vector once.
     """
     count, others = len(samples), len(reference)
-    within, between = _without_self(samples, progress), _sums(samples, reference, progress)
-    within_reference, from_reference = _without_self(reference, progress), between[1]
+    within, between = _without_self(samples), _sums(samples, reference)
+    within_reference, from_reference = _without_self(reference), between[1]
     first, second, cross = _pairs(within), _pairs(within_reference), between[0].sum() / (count * others)
     without_sample = (
         _pairs_without(within) + second - 2 * (between[0].sum() - between[0]) / ((count - 1) * others)
@@ -35,11 +35,11 @@ def kernel_distance(samples: np.ndarray, reference: np.ndarray, progress: Progre
     return averages.normal(float(first + second - 2 * cross), float(np.sqrt(variance)))
 
 
-def _sums(first: np.ndarray, second: np.ndarray, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _sums(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The sums of the kernel matrix by row and by column, computed for a chunk of rows at a time."""
     rows, columns = np.empty(len(first)), np.zeros(len(second))
     starts = range(0, len(first), CHUNK)
-    for start in progress.track(starts, "kernel distance: blocks of images", len(starts)):
+    for start in PROGRESS.track(starts, "kernel distance: blocks of images", len(starts)):
         block = first[start : start + CHUNK] @ second.T
         block /= first.shape[1]
         block += 1
@@ -50,9 +50,9 @@ def _sums(first: np.ndarray, second: np.ndarray, progress: Progress) -> tuple[np
     return rows, columns
 
 
-def _without_self(vectors: np.ndarray, progress: Progress) -> np.ndarray:
+def _without_self(vectors: np.ndarray) -> np.ndarray:
     itself = ((vectors**2).sum(axis=1) / vectors.shape[1] + 1) ** 3
-    return _sums(vectors, vectors, progress)[0] - itself  # sum_{j != i} k(x_i, x_j)
+    return _sums(vectors, vectors)[0] - itself  # sum_{j != i} k(x_i, x_j)
 
 
 def _pairs(rows: np.ndarray) -> float:

@@ -12,15 +12,15 @@ import numpy as np
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 
 CHUNK = 1000
 
 
-def radii(vectors: np.ndarray, k: int, progress: Progress = SILENT) -> np.ndarray:
+def radii(vectors: np.ndarray, k: int) -> np.ndarray:
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
     parts = []
-    for rows, squares in _squares(vectors, vectors, progress):
+    for rows, squares in _squares(vectors, vectors):
         squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # without rounding errors
         parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is the vector itself
     return np.concatenate(parts)
@@ -31,16 +31,15 @@ def neighbourhoods(
     reference: np.ndarray,
     reference_radii: np.ndarray,
     k: int,
-    progress: Progress = SILENT,
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """Precision, recall, density and coverage of ``samples`` (N, D) against ``reference`` (M, D).
 
     Also returns the distance (N,) of each sample to its nearest neighbour in the reference.
     """
-    sample_radii = radii(samples, k, progress)
+    sample_radii = radii(samples, k)
     balls, nearest = np.empty(len(samples)), np.empty(len(samples))
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
-    for rows, squares in _squares(samples, reference, progress):
+    for rows, squares in _squares(samples, reference):
         inside = squares <= reference_radii  # a sample in a reference image's ball
         balls[rows] = inside.sum(axis=1)
         covered |= inside.any(axis=0)
@@ -75,7 +74,7 @@ def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return ranks / (2 * len(values))  # ties count half
 
 
-def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Iterator[tuple[slice, np.ndarray]]:
+def _squares(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances (rows, M) for one chunk of rows of ``first`` at a time."""
     from sklearn.metrics.pairwise import euclidean_distances  # imported here because it takes a second
 
@@ -83,7 +82,7 @@ def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Itera
     first, second = first - centre, second - centre
     norms = np.square(second).sum(axis=1)
     starts = range(0, len(first), CHUNK)
-    for start in progress.track(starts, "nearest neighbours: blocks of images", len(starts)):
+    for start in PROGRESS.track(starts, "nearest neighbours: blocks of images", len(starts)):
         block = first[start : start + CHUNK]
         squares = euclidean_distances(block, second, Y_norm_squared=norms, squared=True)
         yield slice(start, start + len(block)), squares

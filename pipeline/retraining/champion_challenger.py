@@ -251,8 +251,10 @@ def load(folder: Path, device: str) -> Task | None:
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    cards = sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))
-    return {card.parent.name: card.parent for card in cards}
+    """The models that learn from the data set that is retrained."""
+    folders = [card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))]
+    kinds = {folder: model_files.find(read_card(folder)["name"]) for folder in folders}
+    return {folder.name: folder for folder, kind in kinds.items() if kind.dataset == IMAGES}
 
 
 def _fits(one: Path, other: Path) -> bool:

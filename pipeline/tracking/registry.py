@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pipeline
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
+from pipeline.core.task import DataSpec
 from pipeline.estimate import Estimate
 from pipeline.tracking import model_card
 
@@ -129,7 +130,8 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    signature, example = _signature(abilities(model_files.load(folder)), card["spec"])
+    task = model_files.load(folder)
+    signature, example = _signature(abilities(task), task.spec)
     description = Model(artifact_path="model", run_id=run_id, model_id=model_id)
     versions = {name: metadata.version(name).partition("+")[0] for name in REQUIREMENTS}  # without "+cpu"
     mlflow.pyfunc.save_model(
@@ -149,8 +151,11 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
     (path / "README.md").write_text(model_card.text(card), encoding="utf-8")
 
 
-def _signature(known: frozenset[Ability], spec: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The signature of pyfunc_model.py for a model with these abilities, and an input example."""
+def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
+    """The signature of pyfunc_model.py for a model with these abilities, and an input example.
+
+    None for a model that neither takes nor makes images: it is registered, but not served.
+    """
     import numpy as np
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -182,7 +187,7 @@ def _signature(known: frozenset[Ability], spec: Mapping[str, Any]) -> tuple[Any,
     if generates:
         example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
     else:
-        image = np.full((spec["channels"], spec["size"], spec["size"]), 0.5)
+        image = np.full((spec.channels, spec.size, spec.size), 0.5)
         example = pd.DataFrame({"image": [image.tolist()]})
     params = ParamSchema([ParamSpec("form", "string", "png")])
     return ModelSignature(Schema(inputs), Schema(outputs), params), example

@@ -369,7 +369,7 @@ def test_lines_of_progress_are_ten_seconds_apart(monkeypatch, capsys):
     clock = itertools.count()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 2))
     bar = progress.Progress()
-    bar.name = "gan"
+    bar.start("gan")
     assert list(bar.track(range(100), "batches", 100)) == list(range(100))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "gan: batches, 19 of 100" and 4 <= len(lines) <= 5

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
-from pipeline.tracking import delivery_queue, registry, runs
+from pipeline.tracking import delivery_queue, registry, restored, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import all_runs, child, write_lines, write_model, write_picture
 
@@ -207,6 +207,12 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
     assert set(client().get_run(trained.id).data.metrics) == {"test_fid"}
     assert [point.value for point in client().get_metric_history(trained.id, "test_fid")] == [3.5]
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
+
+
+def test_details_of_an_earlier_version_give_no_results():
+    details = {"vae": {"fid": 1.0, "fid_low": 0.5}, "gan": {"fid": {"value": 2.0, "floor": 1.0}}}
+    found = restored.results_of(details, {}, 7)
+    assert list(found) == ["gan"] and found["gan"]["metrics"] == details["gan"]
 
 
 def test_a_run_that_is_not_opened_at_once_is_complete_at_the_end(environment, description, client, tmp_path):

@@ -5,9 +5,9 @@ Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks". ``logi
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 
 from pipeline.core.abilities import Ability
@@ -18,6 +18,9 @@ from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 from pipeline.files import write_text
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def evaluate(model: Context) -> dict[str, Estimate]:
     """The measures of a classifier. Also writes its confusion matrix and the table of its classes."""
@@ -27,6 +30,8 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     write_text(model.table("classes"), by_class(logits, labels, names).to_csv(index=False))
     figures.draw_confusion(confusion(logits, labels), names, model.picture("confusion"))
     if model.name == model.settings.classifier:
+        import pandas as pd
+
         rows = pd.DataFrame({"actual": labels, "predicted": logits.argmax(axis=1)})
         rows = rows.map(lambda label: names[label])
         write_text(model.plots / "confusion.csv", rows.to_csv(index=False))
@@ -68,8 +73,9 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
 
 
-def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
+def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "pd.DataFrame":
     """Precision, recall, F1 and support (test images) of each class. 0 / 0 counts as 0."""
+    import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
 
     columns = precision_recall_fscore_support(

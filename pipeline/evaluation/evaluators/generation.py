@@ -14,6 +14,7 @@ from pipeline.evaluation.context import Context, diverged, made
 from pipeline.evaluation.distances import BATCH
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
+from pipeline.evaluation.progress import PROGRESS
 
 NUM_ROWS = 8  # of the sample grid
 
@@ -32,7 +33,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
 
     def batches() -> Iterator[Tensor]:
         starts = range(0, len(labels), BATCH)
-        for index, start in enumerate(model.progress.track(starts, "generated images: batches", len(starts))):
+        for index, start in enumerate(PROGRESS.track(starts, "generated images: batches", len(starts))):
             wanted = labels[start : start + BATCH]
             images = _generate(model, wanted, "samples", index)
             if conditional and Ability.CLASSIFY in classifier.abilities:
