@@ -24,6 +24,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
 
 PROTOCOL = "protocol"  # the key of the results that is not a model
+GENERAL = {"seed", "num_bootstrap", "num_neighbours", "noise_sigma"}  # settings on which results depend
 
 
 def evaluate(
@@ -59,12 +60,17 @@ def evaluate(
             seconds = time.monotonic() - start
             PROGRESS.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
             _write_curves(model, history / model.name)
-        headlines = {name: _headlines(measured) for name, measured in results.items()}
-        results[PROTOCOL] = _protocol(context, {model.name for model in compared})
+        headlines = {
+            name: {
+                quantity: parts["value"]
+                for quantity, parts in measured.items()
+                if glossary.measure(quantity).headline
+            }
+            for name, measured in results.items()
+        }
+        results[PROTOCOL] = _protocol(models, compared)
         write_json(metrics / "details.json", results)
-        write_json(
-            metrics / "evaluation.json", {name: values for name, values in headlines.items() if values}
-        )
+        write_json(metrics / "evaluation.json", {name: found for name, found in headlines.items() if found})
     return results
 
 
@@ -96,35 +102,26 @@ def _evaluate(model: Context) -> dict[str, dict[str, float]]:
     return found
 
 
-def _headlines(measured: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    return {name: parts["value"] for name, parts in measured.items() if glossary.measure(name).headline}
-
-
-def _protocol(context: Context, compared: set[str]) -> dict[str, Any]:
-    settings = context.settings
-    protocol: dict[str, Any] = {
-        "settings": {
-            "seed": settings.seed,
-            "interval": "95 %",
-            "bootstrap_rounds": settings.num_bootstrap,
-            "neighbours": settings.num_neighbours,
-            "noise_sigma": settings.noise_sigma,
+def _protocol(models: list[Context], compared: list[Context]) -> dict[str, Any]:
+    names = {model.name for model in compared}
+    data = {model.task.dataset: model.dataset for model in models}
+    features = {model.task.dataset: model.reference_set.protocol() for model in compared}
+    return {
+        "settings": models[0].settings.model_dump(include=GENERAL) if models else {},
+        "models": {
+            model.name: {
+                "digest": model.digests[model.name],
+                "dataset": model.task.dataset,
+                "compared": model.name in names,
+            }
+            for model in models
         },
-        "models": {},
-        "datasets": {},
+        "datasets": {
+            name: {"data_digest": each.digest, "test_examples": len(each.test)}
+            | ({"features": features[name]} if name in features else {})
+            for name, each in data.items()
+        },
     }
-    for name, task in sorted(context.tasks.items()):
-        model = context.of(name)
-        protocol["models"][name] = {
-            "digest": context.digests[name],
-            "dataset": task.dataset,
-            "compared": name in compared,
-        }
-        data = {"data_digest": model.dataset.digest, "test_examples": len(model.dataset.test)}
-        entry = protocol["datasets"].setdefault(task.dataset, data)
-        if name in compared:
-            entry["features"] = model.reference_set.protocol()
-    return protocol
 
 
 def _write_curves(model: Context, history: Path) -> None:

@@ -136,22 +136,20 @@ def _position(number: float, low: float, high: float) -> float:
 
 def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     """The last, lowest and highest value of each validation curve, with their steps."""
-    if table is None:
-        return []
+    curves = pd.DataFrame() if table is None else table.set_index("step").filter(regex="^validation/")
     found = []
-    for column in (column for column in table.columns if column.startswith("validation/")):
-        values, steps = table[column].dropna().to_numpy(), table["step"][table[column].notna()].to_numpy()
-        name = column.removeprefix("validation/")
+    for column, values in curves.items():
+        name, values = str(column).removeprefix("validation/"), values.dropna()
         measure = glossary.measure(name)
         found.append(
             {
                 "name": name,
                 "measure": measure,
-                "last": measure.show(values[-1]),
+                "last": measure.show(values.iloc[-1]),
                 "lowest": measure.show(values.min()),
-                "lowest_step": int(steps[values.argmin()]),
+                "lowest_step": values.idxmin(),
                 "highest": measure.show(values.max()),
-                "highest_step": int(steps[values.argmax()]),
+                "highest_step": values.idxmax(),
             }
         )
     return found
@@ -160,23 +158,15 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """For each training with a known total: its parts in seconds and in percent of their sum."""
     known = {name: times for name, times in by_model.items() if "total" in times}
-    seconds = {name: _parts(times) for name, times in known.items()}
-    totals = {name: sum(parts.values()) for name, parts in seconds.items()}
-    rows = {
-        part: [(parts[part], 100 * parts[part] / (totals[name] or 1)) for name, parts in seconds.items()]
-        for part in [*PARTS, "other"]
-    }
+    seconds = [_parts(times) for times in known.values()]
+    totals = [sum(parts.values()) for parts in seconds]
     return {
-        "models": list(known),
-        "total": list(totals.values()),
-        "rows": rows,
-        "communication": [times.get("communication") for times in known.values()],
-        "rate": [times.get("images_per_second") for times in known.values()],
-        "where": [
-            f"{times.get('workers', '')} × {times['device']}" if "device" in times else ""
-            for times in known.values()
-        ],
-        "cost": [times.get("cost") for times in known.values()],
+        "known": known,
+        "total": totals,
+        "rows": {
+            part: [(each[part], 100 * each[part] / (total or 1)) for each, total in zip(seconds, totals)]
+            for part in [*PARTS, "other"]
+        },
         "prices": sorted({times["price_per_hour"] for times in known.values() if "cost" in times}),
     }
 
