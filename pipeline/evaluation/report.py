@@ -181,19 +181,9 @@ def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """Columns and rows of a CSV file as text, each with whether it is numeric; {} without that file.
-
-    The first column names the row and is never numeric.
-    """
+def _table(path: Path) -> str:
+    """A CSV file as an HTML table; empty without that file."""
     if not path.is_file():
-        return {}
+        return ""
     table = pd.read_csv(path, keep_default_na=False)
-    numeric = [
-        index > 0 and bool(pd.api.types.is_numeric_dtype(kind)) for index, kind in enumerate(table.dtypes)
-    ]
-    shown = [
-        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
-        for row in table.itertuples(index=False)
-    ]
-    return {"columns": list(zip(table.columns, numeric)), "rows": [list(zip(row, numeric)) for row in shown]}
+    return table.to_html(index=False, border=0, classes="plain", float_format="{:.3f}".format)
