@@ -20,8 +20,3 @@ MEASURES: dict[str, Measure] = {
 def measure(quantity: str) -> Measure:
     """The measure of a quantity. One that no evaluator lists, such as a loss, gets its name as title."""
     return MEASURES.get(quantity) or Measure(quantity.replace("_", " ").capitalize())
-
-
-def explaining(quantity: str) -> str:
-    """The quantity in the glossary that explains this one."""
-    return measure(quantity).explained_by or quantity

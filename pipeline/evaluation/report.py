@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from pipeline.estimate import Estimate
-from pipeline.evaluation import glossary, history
+from pipeline.evaluation import glossary, history, page
 from pipeline.evaluation.evaluate import PROTOCOL
-from pipeline.files import write_text
 
 NUM_PROGRESS_PICTURES = 6
 PARTS = {  # the disjoint parts of a training's time in the report: the keys of times.json that they sum up
@@ -45,69 +43,47 @@ def write(
     names = [name for name in results if name != PROTOCOL]
     ended = max((history.ended(histories / name) for name in names), default=0)
     models = [_model(name, Estimate.read(results[name]), histories / name, plots) for name in names]
-    explained = {
-        glossary.explaining(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]
-    }
-    page = (
-        environment("pipeline.evaluation")
-        .get_template("report.html")
-        .render(
-            source=source,
-            commit=commit,
-            trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
-            protocol=results[PROTOCOL],
-            summary=[
-                {"model": model["name"], **row}
-                for model in models
-                for row in model["rows"]
-                if row["measure"].headline
-            ],
-            models=models,
-            datasets=[
-                {
-                    "name": name,
-                    "sheet": _picture(data / "contact-sheet.png"),
-                    "classes": _table(data / "classes.csv"),
-                }
-                for name, data in datasets.items()
-            ],
-            times=_times({name: history.times(histories / name) for name in names}),
-            glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
-        )
-    )
-    write_text(path, page)
-
-
-def environment(*packages: str) -> Environment:
-    """Templates in the first of ``packages`` that has them."""
-    return Environment(
-        loader=ChoiceLoader([PackageLoader(package, ".") for package in packages]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    rows = [{"model": model["name"], **row} for model in models for row in model["rows"]]
+    shown = [*rows, *(row for model in models for row in model["validation"])]
+    explained = {row["measure"].explained_by or row["name"] for row in shown}
+    page.write(
+        path,
+        __package__,
+        "report.html",
+        source=source,
+        commit=commit,
+        trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
+        protocol=results[PROTOCOL],
+        summary=[row for row in rows if row["measure"].headline],
+        models=models,
+        datasets=[
+            (name, _picture(data / "contact-sheet.png"), _table(data / "classes.csv"))
+            for name, data in datasets.items()
+        ],
+        times=_times({name: history.times(histories / name) for name in names}),
+        glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
     )
 
 
 def _model(name: str, measured: Mapping[str, Estimate], folder: Path, plots: Path) -> dict[str, Any]:
     steps = history.samples(folder, NUM_PROGRESS_PICTURES)
-    pictures = [
-        (caption.format(name), _picture(plots / "pictures" / f"{name}-{kind}.png"))
-        for evaluator in glossary.EVALUATORS
-        for kind, caption in evaluator.pictures.items()
-    ]
-    tables = [
-        (caption, _table(plots / "tables" / f"{name}-{kind}.csv"))
-        for evaluator in glossary.EVALUATORS
-        for kind, caption in evaluator.tables.items()
-    ]
     return {
         "name": name,
         "rows": [_row(quantity, estimate) for quantity, estimate in measured.items()],
-        "pictures": [(caption, picture) for caption, picture in pictures if picture],
+        "pictures": [
+            (caption.format(name), picture)
+            for evaluator in glossary.EVALUATORS
+            for kind, caption in evaluator.pictures.items()
+            if (picture := _picture(plots / "pictures" / f"{name}-{kind}.png"))
+        ],
         "curves": _picture(plots / "pictures" / f"{name}-curves.png"),
         "progress": [(step, _picture(picture)) for step, picture in steps.items()],
-        "tables": [(caption, table) for caption, table in tables if table],
+        "tables": [
+            (caption, table)
+            for evaluator in glossary.EVALUATORS
+            for kind, caption in evaluator.tables.items()
+            if (table := _table(plots / "tables" / f"{name}-{kind}.csv"))
+        ],
         "validation": _extremes(history.curves(folder)),
     }
 

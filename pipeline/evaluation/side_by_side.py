@@ -8,10 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from pipeline.estimate import Estimate
-from pipeline.evaluation import glossary
+from pipeline.evaluation import glossary, page
 from pipeline.evaluation.measure import Measure
-from pipeline.evaluation.report import environment
-from pipeline.files import write_text
 from pipeline.tracking.run_comparison import Compared, differing, numbers, spread
 
 
@@ -55,18 +53,16 @@ def table(compared: list[Compared]) -> Table:
 def write_page(compared: list[Compared], path: Path) -> None:
     """Write one self-contained page: measures, last sample grids, params that differ."""
     pictures = [(run.title, base64.b64encode(run.picture).decode()) for run in compared if run.picture]
-    page = (
-        environment("pipeline.evaluation")
-        .get_template("side_by_side.html")
-        .render(
-            titles=[(run.title, run.run_id) for run in compared],
-            note=note(compared),
-            rows=rows(compared),
-            pictures=[(title, f"data:image/png;base64,{picture}") for title, picture in pictures],
-            params=list(differing(compared).items()),
-        )
+    page.write(
+        path,
+        __package__,
+        "side_by_side.html",
+        titles=[(run.title, run.run_id) for run in compared],
+        note=note(compared),
+        rows=rows(compared),
+        pictures=[(title, f"data:image/png;base64,{picture}") for title, picture in pictures],
+        params=list(differing(compared).items()),
     )
-    write_text(path, page)
 
 
 def seed_table(by_seed: Mapping[int, Compared]) -> Table:

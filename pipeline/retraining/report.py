@@ -4,21 +4,18 @@ import base64
 from pathlib import Path
 
 from pipeline.estimate import Estimate
-from pipeline.evaluation import glossary
-from pipeline.evaluation.report import environment
-from pipeline.files import write_text
+from pipeline.evaluation import glossary, page
 from pipeline.retraining.journal import RetrainingRun, Verdict
 
 
 def write(run: RetrainingRun, folder: Path) -> Path:
     """Write ``folder``/<name of the retraining>.html, one self-contained page."""
-    templates = environment("pipeline.retraining", "pipeline.evaluation")
     picture, foreign = folder / f"{run.name}-foreign.png", ""
     if picture.is_file():
         foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     rows = {verdict.model: _rows(verdict) for verdict in run.verdicts}
     path = folder / f"{run.name}.html"
-    write_text(path, templates.get_template("retraining.html").render(run=run, rows=rows, foreign=foreign))
+    page.write(path, __package__, "retraining.html", run=run, rows=rows, foreign=foreign)
     return path
 
 
