@@ -39,9 +39,9 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test splits of their data.
 
-    Returns ``{model: {quantity: parts}, "protocol": {...}}``, which is also written to ``details.json``. The
-    parts are those of an ``Estimate``. The values of the headline quantities are written to
-    ``evaluation.json``.
+    Returns ``{model: {quantity: parts}, "protocol": {model: {...}}}``, which is also written to
+    ``details.json``. The parts are those of an ``Estimate``. The values of the headline quantities are
+    written to ``evaluation.json``.
 
     Raises ``BadInput`` if there are too few images or no feature space, ``DarkroomError`` if a metric is not
     finite.
@@ -49,8 +49,7 @@ def evaluate(
     with atomic_folder(plots) as folder, torch.inference_mode():
         context = Context(settings, datasets, tasks, digests, folder)
         models = [context.of(name) for name in sorted(tasks)]
-        compared = [model for model in models if any(each.compares for each in _applying(model))]
-        for model in compared:
+        for model in filter(_compares, models):
             model.feature_space()  # raises BadInput before anything is measured
         results: dict[str, dict[str, Any]] = {}
         for number, model in enumerate(models, 1):
@@ -68,26 +67,26 @@ def evaluate(
             }
             for name, measured in results.items()
         }
-        results[PROTOCOL] = _protocol(models, compared)
+        results[PROTOCOL] = {model.name: _protocol(model) for model in models}
         write_json(metrics / "details.json", results)
         write_json(metrics / "evaluation.json", {name: found for name, found in headlines.items() if found})
     return results
 
 
 def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """The part of the protocol that the metrics of one model depend on.
+    """The protocol of one model without the model itself.
 
     Only metrics with the same protocol can be compared.
     """
-    protocol = results[PROTOCOL]
-    model = protocol["models"][name]
-    unused = () if model["compared"] else ("features",)  # the feature space in which others are compared
-    data = {key: value for key, value in protocol["datasets"][model["dataset"]].items() if key not in unused}
-    return {**protocol["settings"], **data}
+    return {key: value for key, value in results[PROTOCOL][name].items() if key != "model_digest"}
 
 
 def _applying(model: Context) -> list[Evaluator]:
     return [each for each in glossary.EVALUATORS if each.needs is None or each.needs in model.abilities]
+
+
+def _compares(model: Context) -> bool:
+    return any(each.compares for each in _applying(model))
 
 
 def _evaluate(model: Context) -> dict[str, dict[str, float]]:
@@ -102,25 +101,16 @@ def _evaluate(model: Context) -> dict[str, dict[str, float]]:
     return found
 
 
-def _protocol(models: list[Context], compared: list[Context]) -> dict[str, Any]:
-    names = {model.name for model in compared}
-    data = {model.task.dataset: model.dataset for model in models}
-    features = {model.task.dataset: model.reference_set.protocol() for model in compared}
+def _protocol(model: Context) -> dict[str, Any]:
+    """What the results of a model depend on."""
+    data = model.dataset
     return {
-        "settings": models[0].settings.model_dump(include=GENERAL) if models else {},
-        "models": {
-            model.name: {
-                "digest": model.digests[model.name],
-                "dataset": model.task.dataset,
-                "compared": model.name in names,
-            }
-            for model in models
-        },
-        "datasets": {
-            name: {"data_digest": each.digest, "test_examples": len(each.test)}
-            | ({"features": features[name]} if name in features else {})
-            for name, each in data.items()
-        },
+        **model.settings.model_dump(include=GENERAL),
+        "model_digest": model.digests[model.name],
+        "dataset": model.task.dataset,
+        "data_digest": data.digest,
+        "test_examples": len(data.test),
+        **({"features": model.reference_set.protocol()} if _compares(model) else {}),
     }
 
 

@@ -54,7 +54,7 @@ def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     assert rebuilt <= set(results["ae"]) and "fid" not in results["ae"]
     assert all(set(results["gan"][name]) == {"value", "low", "high", "floor"} for name in COMPARED)
     assert results["cnn"]["brightness"]["value"] == pytest.approx(dataset.test.images.mean() / 255)
-    data = results["protocol"]["datasets"]["images"]
+    data = results["protocol"]["gan"]
     assert (data["data_digest"], data["test_examples"]) == (dataset.digest, 31)
     expected = {
         "network": "cnn",
@@ -199,9 +199,9 @@ def test_a_model_of_clips_is_measured_by_what_it_computes_itself(tasks, tmp_path
     assert results["mover"]["motion"]["value"] == pytest.approx(steps.mean())
     assert results["mover"]["share"]["value"] == pytest.approx(expected.mean())
     assert set(results["mover"]["share"]) == {"value", "low", "high"}
-    assert results["protocol"]["models"]["mover"]["dataset"] == "clips"
+    assert results["protocol"]["mover"]["dataset"] == "clips"
     assert protocol_of(results, "mover")["data_digest"] == clips.digest
-    assert "features" not in results["protocol"]["datasets"]["clips"]
+    assert "features" not in protocol_of(results, "mover")
 
 
 def test_models_of_two_data_sets_are_each_compared_within_their_own(tmp_path):
@@ -217,9 +217,9 @@ def test_models_of_two_data_sets_are_each_compared_within_their_own(tmp_path):
     with pytest.raises(BadInput, match="no classifier learns from other, the data of gan2"):
         run(world(), tasks, tmp_path, more={"other": other})
     results = run(world(), {**tasks, "zcnn": OtherClassifier()}, tmp_path, more={"other": other})
-    used = {name: data["features"] for name, data in results["protocol"]["datasets"].items()}
-    assert {name: data["network"] for name, data in used.items()} == {"images": "cnn", "other": "zcnn"}
-    assert used["other"]["generated_images"] == 20
+    used = {name: results["protocol"][name]["features"] for name in ("gan", "gan2")}
+    assert {name: data["network"] for name, data in used.items()} == {"gan": "cnn", "gan2": "zcnn"}
+    assert used["gan2"]["generated_images"] == 20
     assert (
         protocol_of(results, "gan2")["data_digest"]
         == other.digest
@@ -267,7 +267,7 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
         SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}),
     )
     assert "memorisation" not in results["gan"]
-    used = results["protocol"]["datasets"]["images"]["features"]
+    used = results["protocol"]["gan"]["features"]
     assert [used[f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
 
 
