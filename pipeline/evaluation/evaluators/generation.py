@@ -72,7 +72,10 @@ def _predicted(classifier: Task, images: Tensor) -> np.ndarray:
 
 
 def _accuracy(classifier: Context) -> float:
-    predicted = [_predicted(classifier.task, batch.images) for batch in classifier.batches("accuracy")]
+    predicted = [
+        _predicted(classifier.task, batch.images)
+        for batch in classifier.batches("accuracy of the classifier")
+    ]
     return float((np.concatenate(predicted) == classifier.dataset.test.labels).mean())
 
 
