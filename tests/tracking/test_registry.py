@@ -205,8 +205,8 @@ def test_a_label_is_refused_by_a_model_that_generates_without_regard_to_classes(
 
     model = saved("gan")
     inner = model.unwrap_python_model()
-    assert inner.conditional
-    monkeypatch.setattr(inner, "conditional", False)
+    assert "USES_LABELS" in inner.abilities
+    monkeypatch.setattr(inner, "abilities", {"GENERATE"})
     with pytest.raises(mlflow.MlflowException, match="without regard to classes") as refused:
         model.predict(pd.DataFrame([{"count": 1, "label": 2}]))
     assert refused.value.get_http_status_code() == 400
