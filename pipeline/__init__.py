@@ -5,19 +5,19 @@
     models/        one file for each model; a new model is added here
     data/          sources, download, folders of pictures, preprocessing
     launch/        where and how a training runs; Ray Train is started in ray_train.py
-    evaluation/    measures with floors and intervals, and the report; a new measure is added here and in
-                   glossary.py
+    evaluation/    measures with floors and intervals, and the report; a new measure is added in one of the
+                   files of evaluators/
     tracking/      MLflow: runs, lineage, registry; the only code that calls it
     retraining/    from new pictures to a better model
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
-    params, environment, process, files, errors
-                   settings, environment variables, processes, atomic writes, error messages
+    params, environment, process, files, errors, estimate
+                   settings, environment variables, processes, atomic writes, error messages, measured values
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch,
-evaluation -> tracking -> data, models -> core -> params, environment, process -> files, errors. A test reads
-the imports.
+evaluation -> tracking -> data, models -> core -> params, environment, process -> files, errors, estimate. A
+test reads the imports.
 """

@@ -1,4 +1,4 @@
-"""The stage ``evaluate``: measure all trained models and write the report."""
+"""The stage ``evaluate``: measure the trained models and write the report."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,10 @@ from pipeline.files import digest_of
 
 
 def main() -> None:
-    """Evaluate all of models/; write metrics/, plots/ and reports/; log them to MLflow."""
+    """Evaluate each model with a stage in dvc.yaml on the data set that it learns from.
+
+    Write metrics/, plots/ and reports/, and log them to MLflow.
+    """
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.data.settings import DataSettings
@@ -22,22 +25,35 @@ def main() -> None:
     require_valid_params()
     env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
-    data, raw_folder = Dataset.open(Path("data/processed/images")), read_section("data", DataSettings).folder
+    raw_folder = read_section("data", DataSettings).folder
     device = env.torch_device
-    cards = sorted(Path("models").glob(f"[!.]*/{model_files.CARD}"))
-    folders = {card.parent.name: card.parent for card in cards}
+    folders = {name: Path("models", name) for name in lineage.trained_models(Path.cwd())}
+    present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
+    if left := sorted(present - folders.keys()):
+        print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
+    names = sorted({task.dataset for task in tasks.values()})
+    datasets = {name: Dataset.open(Path("data/processed", name)) for name in names}
+    data_digests = {name: data.digest for name, data in datasets.items()}
+    sources = sorted({data.source for data in datasets.values()})
     params = json.loads(settings.model_dump_json())
-    fingerprint = digest_of([params, data.digest, digests])
     description = runs.Description(
-        "evaluate", fingerprint, params, data.source, data.digest, "data/processed/images", {"device": device}
+        "evaluate",
+        digest_of([params, data_digests, digests]),
+        params,
+        ", ".join(sources),
+        data_digests[names[0]] if len(names) == 1 else digest_of(data_digests),
+        "data/processed",
+        {"device": device},
     )
     with runs.open_run(env, description) as run:
-        results = evaluate(settings, data, tasks, digests)
+        results = evaluate(settings, datasets, tasks, digests)
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
-        source = f"{data.source} {raw_folder}" if data.source == "folder" else data.source
-        report.write(results, data.folder, source=source, commit=commit)
+        source = ", ".join(f"folder {raw_folder}" if each == "folder" else each for each in sources)
+        report.write(
+            results, {name: data.folder for name, data in datasets.items()}, source=source, commit=commit
+        )
         run.log_results(
             {name: results[name] for name in tasks},
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
@@ -47,8 +63,8 @@ def main() -> None:
         metrics = ("metrics/evaluation.json", "metrics/details.json")
         for path in (*metrics, "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
-    outputs = "metrics/evaluation.json, reports/index.html"
-    print(f"{len(tasks)} models evaluated on {len(data.test):,} test images -> {outputs}")
+    sizes = ", ".join(f"{len(data.test):,} test examples of {name}" for name, data in datasets.items())
+    print(f"{len(tasks)} models evaluated on {sizes} -> metrics/evaluation.json, reports/index.html")
 
 
 if __name__ == "__main__":

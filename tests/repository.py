@@ -35,10 +35,6 @@ def create(folder: Path, **sections: dict) -> Path:
         for name, stage in plan["stages"].items()
         if name in WITHOUT_TRAINING or name == f"train-{KEPT}"
     }
-    others = tuple(
-        f"{place}/{name}" for place in ("models", "history") for name in model_files.names() if name != KEPT
-    )
-    stages["evaluate"]["deps"] = [dep for dep in stages["evaluate"]["deps"] if dep not in others]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     params = {key: value for key, value in PARAMS.items() if key == KEPT or key not in MODELS}
     (folder / "params.yaml").write_text(

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "estimate"},
     {"params", "environment", "process"},
     {"core"},
     {"data", "models"},

@@ -68,18 +68,16 @@ def generate(
     """Draw new pictures with MODEL (gan, vae or ae) into one PNG."""
     import torch
 
-    from pipeline.core.conditioning import uses_labels
+    from pipeline.core.abilities import Ability
     from pipeline.core.image_grid import to_bytes, write_png
     from pipeline.core.noise import Noise
 
-    task, card = _load(model, models)
+    task, card, abilities = _load(model, models, "generate", "use gan, vae or ae")
     wanted = _classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
         drawn = task.generate(chosen, count, Noise.whole(seed, count, "generate"))
-    if drawn is None:
-        raise BadInput("this model does not generate pictures", where=model, remedy="use gan, vae or ae")
-    conditional = uses_labels(task)
+    conditional = Ability.USES_LABELS in abilities
     if labels and not conditional:
         what = f"{model} does not use labels"
         remedy = "leave out --label, or use a model of classes (gan, vae, ae)"
@@ -110,14 +108,12 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
     """
     import torch
 
-    task, card = _load(model, models)
+    task, card, _ = _load(model, models, "classify", "use cnn")
     names = card["class_names"]
     unread: list[BadInput] = []
     for files, images in _read(paths, task, unread):
         with torch.inference_mode():
             logits = task.classify(images)
-        if logits is None:
-            raise BadInput("this model does not classify", where=model, remedy="use cnn")
         for file, row in zip(files, logits.softmax(1), strict=True):
             best = row.topk(min(top, len(names)))
             answers = [
@@ -154,15 +150,13 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
 
     from pipeline.core.image_grid import to_bytes, write_png
 
-    task, _ = _load(model, models)
+    task, *_ = _load(model, models, "reconstruct", "use ae or vae")
     pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
     count = 0
     unread: list[BadInput] = []
     for files, images in _read(paths, task, unread):
         with torch.inference_mode():
             restored = task.reconstruct(images)
-        if restored is None:
-            raise BadInput("this model does not reconstruct", where=model, remedy="use ae or vae")
         for file, image in zip(files, to_bytes(restored.numpy()), strict=True):
             _write_picture(_free(out, file.stem), image)
         pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
@@ -175,12 +169,22 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
     _refuse(unread)
 
 
-def _load(model: str, models: Path | None) -> tuple[Any, dict[str, Any]]:
-    """The task and the card of a trained model in the folder ``models``, the project or MLflow's registry."""
+def _load(
+    model: str, models: Path | None, needs: str, remedy: str
+) -> tuple[Any, dict[str, Any], frozenset[Any]]:
+    """The task, the card and the abilities of a model in the folder ``models``, the project or the registry.
+
+    Raises ``BadInput`` with the ``remedy`` if it lacks the ability that it ``needs``.
+    """
     from pipeline.core import model_files
+    from pipeline.core.abilities import Ability, abilities
 
     with _folder(model, models) as folder:
-        return model_files.load(folder), model_files.read_card(folder)
+        task, card = model_files.load(folder), model_files.read_card(folder)
+    found = abilities(task)
+    if Ability(needs) not in found:
+        raise BadInput(f"this model does not {needs}", where=model, remedy=remedy)
+    return task, card, found
 
 
 @contextmanager

@@ -2,30 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+
+from pipeline.core.noise import generator
+from pipeline.estimate import Estimate
 
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval and its floor."""
-
-    value: float
-    low: float
-    high: float
-    floor: float | None = None  # the value for real images or a trivial rule under the same protocol
-
-    def with_floor(self, floor: float) -> "Estimate":
-        """The same estimate with a floor."""
-        return replace(self, floor=float(floor))
-
-    def flat(self, name: str) -> dict[str, float]:
-        """``name``, ``name_low``, ``name_high`` and, if there is a floor, ``name_floor``."""
-        numbers = {"": self.value, "_low": self.low, "_high": self.high, "_floor": self.floor}
-        return {f"{name}{part}": float(number) for part, number in numbers.items() if number is not None}
 
 
 def normal(value: float, error: float, least: float = -math.inf) -> Estimate:
@@ -42,8 +26,33 @@ def mean(batches: Sequence[np.ndarray], least: float = -math.inf) -> Estimate:
 
 def proportion(hits: np.ndarray) -> Estimate:
     """The share of true values with Wilson's score interval (1927), which is also valid near 0 and 1."""
-    count = len(hits)
-    share = int(np.count_nonzero(hits)) / count
-    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+    from scipy.stats import binomtest  # imported here because it takes a second
+
+    found = binomtest(int(np.count_nonzero(hits)), len(hits))
+    interval = found.proportion_ci(method="wilson")
+    return Estimate(found.statistic, float(interval.low), float(interval.high))
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray, rounds: int, seed: int) -> Estimate:
+    """A ratio of sums over N examples; both arrays are (N, ...).
+
+    Ratios of further dimensions, such as classes, are averaged where the denominator is positive. The
+    interval is the estimate plus and minus 1.96 bootstrap standard errors, with the examples resampled. NaN
+    if no denominator is positive.
+    """
+    count, random = len(numerators), generator(seed, "bootstrap")
+    parts = np.stack([numerators.reshape(count, -1), denominators.reshape(count, -1)])  # (2, N, K)
+
+    def value(counts: np.ndarray) -> float:
+        above, below = counts @ parts
+        known = below > 0
+        return float(np.mean(above[known] / below[known])) if known.any() else math.nan
+
+    error = np.std([value(resampled(count, random)) for _ in range(rounds)], ddof=1)
+    return normal(value(np.ones(count)), float(error))
+
+
+def resampled(count: int, random: torch.Generator) -> np.ndarray:
+    """How often each of ``count`` examples is drawn in one round of the bootstrap."""
+    drawn = torch.randint(count, (count,), generator=random).numpy()
+    return np.bincount(drawn, minlength=count)

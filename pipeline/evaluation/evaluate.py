@@ -10,25 +10,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import Task
+from pipeline.estimate import Estimate
 from pipeline.evaluation import figures, glossary
-from pipeline.evaluation.averages import Estimate
-from pipeline.evaluation.evaluator import Evaluator, Measured, diverged
+from pipeline.evaluation.context import Context, diverged
+from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.history import curves
+from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
 
-HEADLINES = "evaluation.json"
-DETAILS = "details.json"
+PROTOCOL = "protocol"  # the key of the results that is not a model
+GENERAL = {"seed", "num_bootstrap", "num_neighbours", "noise_sigma"}  # settings on which results depend
 
 
 def evaluate(
     settings: EvaluationSettings,
-    dataset: Dataset,
+    datasets: Mapping[str, Dataset],
     tasks: Mapping[str, Task],
     digests: Mapping[str, str],
     *,
@@ -36,71 +37,92 @@ def evaluate(
     metrics: Path = Path("metrics"),
     plots: Path = Path("plots"),
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test split of ``dataset``.
+    """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test splits of their data.
 
-    Returns ``{model: {metric: value}, "protocol": {...}}``, which is also written to ``details.json``. A
-    metric with a 95 % interval also has ``_low`` and ``_high``, one with a baseline ``_floor``. The headline
-    metrics (see ``glossary``) are written to ``evaluation.json``, without intervals.
+    Returns ``{model: {quantity: parts}, "protocol": {model: {...}}}``, which is also written to
+    ``details.json``. The parts are those of an ``Estimate``. The values of the headline quantities are
+    written to ``evaluation.json``.
 
     Raises ``BadInput`` if there are too few images or no feature space, ``DarkroomError`` if a metric is not
     finite.
     """
     with atomic_folder(plots) as folder, torch.inference_mode():
-        evaluator = Evaluator(settings, dataset, tasks, digests, folder)
+        context = Context(settings, datasets, tasks, digests, folder)
+        models = [context.of(name) for name in sorted(tasks)]
+        for model in filter(_compares, models):
+            model.feature_space()  # raises BadInput before anything is measured
         results: dict[str, dict[str, Any]] = {}
-        print(f"measuring {', '.join(sorted(tasks))} on {len(dataset.test):,} test images", flush=True)
-        for number, name in enumerate(sorted(tasks), 1):
-            start, evaluator.progress.name = time.monotonic(), name
-            results[name] = _flat(name, evaluator.evaluate(name, tasks[name]))
+        for number, model in enumerate(models, 1):
+            start = time.monotonic()
+            PROGRESS.start(model.name)
+            results[model.name] = _evaluate(model)
             seconds = time.monotonic() - start
-            evaluator.progress.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
-        results["protocol"] = evaluator.protocol()
-        for name in sorted(tasks):
-            table = curves(history / name)
-            if table is not None:
-                _write_curves(table, folder / "curves" / name)
-                figures.draw_curves(table, folder / "pictures" / f"{name}-curves.png")
-        write_json(metrics / DETAILS, results)
-        write_json(metrics / HEADLINES, headlines(results))
+            PROGRESS.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
+            _write_curves(model, history / model.name)
+        headlines = {
+            name: {
+                quantity: parts["value"]
+                for quantity, parts in measured.items()
+                if glossary.measure(quantity).headline
+            }
+            for name, measured in results.items()
+        }
+        results[PROTOCOL] = {model.name: _protocol(model) for model in models}
+        write_json(metrics / "details.json", results)
+        write_json(metrics / "evaluation.json", {name: found for name, found in headlines.items() if found})
     return results
 
 
-def headlines(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """The headline metrics of ``results`` by model, few enough for the table of ``dvc metrics show``."""
-    chosen = {
-        name: {metric: values[metric] for metric in glossary.HEADLINES if metric in values}
-        for name, values in results.items()
-        if name != "protocol"
-    }
-    return {name: values for name, values in chosen.items() if values}
-
-
 def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """The part of the protocol that the metrics of one model depend on.
+    """The protocol of one model without the model itself.
 
     Only metrics with the same protocol can be compared.
     """
-    unused: tuple[str, ...] = ("models",)
-    if "fid" not in results[name]:  # nothing of this model was measured in a feature space
-        unused += ("feature_", "reference_", "floor_", "generated_")
-    return {key: value for key, value in results["protocol"].items() if not key.startswith(unused)}
+    return {key: value for key, value in results[PROTOCOL][name].items() if key != "model_digest"}
 
 
-def _write_curves(table: pd.DataFrame, folder: Path) -> None:
-    """Write a file of ``step`` and ``value`` for each metric.
+def _applying(model: Context) -> list[Evaluator]:
+    return [each for each in glossary.EVALUATORS if each.needs is None or each.needs in model.abilities]
+
+
+def _compares(model: Context) -> bool:
+    return any(each.compares for each in _applying(model))
+
+
+def _evaluate(model: Context) -> dict[str, dict[str, float]]:
+    measured: dict[str, Estimate] = {}
+    for evaluator in _applying(model):
+        for quantity, estimate in evaluator.evaluate(model).items():
+            measured.setdefault(quantity, estimate)  # a general measure precedes the model's own
+    found = {quantity: estimate.to_json() for quantity, estimate in measured.items()}
+    for quantity, parts in found.items():
+        if not all(map(math.isfinite, parts.values())):
+            raise diverged(model.name, f"{quantity} is not finite")
+    return found
+
+
+def _protocol(model: Context) -> dict[str, Any]:
+    """What the results of a model depend on."""
+    data = model.dataset
+    return {
+        **model.settings.model_dump(include=GENERAL),
+        "model_digest": model.digests[model.name],
+        "dataset": model.task.dataset,
+        "data_digest": data.digest,
+        "test_examples": len(data.test),
+        **({"features": model.reference_set.protocol()} if _compares(model) else {}),
+    }
+
+
+def _write_curves(model: Context, history: Path) -> None:
+    """Draw the curves of a training, and write a file of ``step`` and ``value`` for each metric.
 
     In a single table, ``dvc plots`` would draw the blank cells of metrics that are measured less often as 0.
     """
+    table = curves(history)
+    if table is None:
+        return
     for metric in table.columns.drop("step"):
         curve = table[["step", metric]].dropna().set_axis(["step", "value"], axis=1)
-        write_text(folder / f"{metric}.csv", curve.to_csv(index=False))
-
-
-def _flat(name: str, measured: Measured) -> dict[str, Any]:
-    flat: dict[str, float] = {}
-    for quantity, value in measured.items():
-        flat |= value.flat(quantity) if isinstance(value, Estimate) else {quantity: float(value)}
-    for quantity, number in flat.items():
-        if not math.isfinite(number):
-            raise diverged(name, f"{quantity} is not finite")
-    return flat
+        write_text(model.plots / "curves" / model.name / f"{metric}.csv", curve.to_csv(index=False))
+    figures.draw_curves(table, model.picture("curves"))

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import Task
 from pipeline.errors import BadInput
 
@@ -27,8 +28,7 @@ class FeatureSpace:
     @classmethod
     def of_classifier(cls, name: str, task: Task, digest: str) -> "FeatureSpace":
         """The input of the last layer of a classifier. Raises ``BadInput`` for a model without features."""
-        shape = (1, task.spec.channels, task.spec.size, task.spec.size)
-        if task.features(torch.zeros(shape, device=task.device)) is None:
+        if Ability.FEATURES not in abilities(task):
             what = f"the model {name!r} has no features to compare images by"
             raise BadInput(what, where="params.yaml: evaluate.classifier", remedy="name a classifier")
         return cls(name, digest, task.features, task.device)

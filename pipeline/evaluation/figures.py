@@ -1,20 +1,40 @@
 """Figures as PNG files: image grids, confusion matrices, curves. The same data gives the same bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from pipeline.files import atomic_write
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
 MOST_COLUMNS = 10
 PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the colours of the report
+STYLE: Any = {
+    **{f"{each}.facecolor": PAPER for each in ("axes", "figure", "savefig")},
+    **{f"{each}.color": GREY for each in ("xtick", "ytick")},
+    **{f"{each}.labelcolor": INK for each in ("axes", "legend", "xtick", "ytick")},
+    **{f"{each}.labelsize": 8 for each in ("xtick", "ytick")},
+    **{f"{each}.major.size": 2 for each in ("xtick", "ytick")},
+    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    "axes.edgecolor": GREY,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 2.5,
+    "savefig.dpi": 144,
+}
 LINES = (RED, "#2f6f73", "#b8862b", "#5b5a8c", "#6f8f4e", "#8c5a7a")
 
 
@@ -71,31 +91,28 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
 
 def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw confusion counts (classes, classes). The tone is the share of the row."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     count = len(table)
     side = min(9.0, max(4.2, 0.5 * count + 1.2))
-    figure = Figure(figsize=(side, side), facecolor=PAPER, layout="constrained")
-    axes = figure.subplots()
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     colours = LinearSegmentedColormap.from_list("print", [PAPER, INK])
-    axes.imshow(np.sqrt(shares), cmap=colours, vmin=0, vmax=1.1)  # the root makes rare mistakes visible
-    if count <= 20:
-        for row, column in np.argwhere(table > 0):
+    ticks = range(0, count, max(1, count // 25))
+    short = [names[index] if len(names[index]) <= 14 else names[index][:13] + "…" for index in ticks]
+    slanted: Any = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    with _figure(path, side, side) as figure:
+        axes = figure.subplots()
+        axes.imshow(np.sqrt(shares), cmap=colours, vmin=0, vmax=1.1)  # the root makes rare mistakes visible
+        for row, column in np.argwhere(table > 0) if count <= 20 else ():
             tone = PAPER if shares[row, column] > 0.35 else INK if row == column else RED
-            axes.text(column, row, f"{table[row, column]}", ha="center", va="center", color=tone, fontsize=9)
-    shown = range(0, count, max(1, count // 25))
-    short = [names[index] if len(names[index]) <= 14 else names[index][:13] + "…" for index in shown]
-    if max(map(len, short)) <= 3:
-        axes.set_xticks(shown, short)
-    else:
-        axes.set_xticks(shown, short, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(shown, short)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    _style(axes)
-    _save(figure, path)
+            axes.text(column, row, str(table[row, column]), ha="center", va="center", color=tone, fontsize=9)
+        axes.set_xticks(ticks, short, **(slanted if max(map(len, short)) > 3 else {}))
+        axes.set_yticks(ticks, short)
+        axes.set_xlabel("predicted class")
+        axes.set_ylabel("true class")
 
 
-def draw_curves(table: pd.DataFrame, path: Path, most: int = 6) -> None:
+def draw_curves(table: "pd.DataFrame", path: Path, most: int = 6) -> None:
     """Draw the curves of a training: a chart for each quantity, which is the last part of a metric's name.
 
     At most ``most`` charts are drawn, those with a validation metric first. ``system/`` metrics are left out.
@@ -115,39 +132,31 @@ def draw_curves(table: pd.DataFrame, path: Path, most: int = 6) -> None:
     chosen = sorted(groups, key=priority)[:most]
     wide = len(chosen) if len(chosen) <= 4 else 3
     high = -(-len(chosen) // wide)
-    figure = Figure(figsize=(min(11.0, 5.5 * wide), 2.5 * high), facecolor=PAPER, layout="constrained")
-    for axes, quantity in zip(figure.subplots(high, wide, squeeze=False).flat, chosen):
-        for colour, name in zip(LINES, groups[quantity]):
-            line = table[["step", name]].dropna()
-            style = "-o" if name.startswith("validation") else "-"
-            options = {"color": colour, "linewidth": 1.3, "markersize": 2.5}
-            label = name.rpartition("/")[0] or quantity
-            axes.plot(line["step"], line[name], style, label=label, **options)
-        axes.set_title(quantity.replace("_", " "), loc="left", fontsize=10, color=INK)
-        axes.legend(fontsize=7, frameon=False, labelcolor=INK)
-        _style(axes)
-    for axes in figure.axes[len(chosen) :]:
-        axes.remove()
-    _save(figure, path)
+    with _figure(path, min(11.0, 5.5 * wide), 2.5 * high) as figure:
+        for place, quantity in enumerate(chosen, 1):
+            axes = figure.add_subplot(high, wide, place)
+            axes.set_title(quantity.replace("_", " "))
+            for colour, name in zip(LINES, groups[quantity]):
+                line = table[["step", name]].dropna()
+                style = "-o" if name.startswith("validation") else "-"
+                label = name.rpartition("/")[0] or quantity
+                axes.plot(line["step"], line[name], style, label=label, color=colour)
+            axes.legend()
+
+
+@contextmanager
+def _figure(path: Path, width: float, height: float) -> Iterator["Figure"]:
+    """A figure of this size in inches, which is written to ``path``."""
+    import matplotlib  # imported here because it takes half a second
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE), atomic_write(path) as temporary:
+        figure = Figure(figsize=(width, height))
+        yield figure
+        figure.savefig(temporary, metadata={"Software": None})
 
 
 def _fitted(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wide: int) -> str:
     while len(name) > 1 and font.getlength(name) > wide + 2:
         name = name[:-1]
     return name
-
-
-def _style(axes: Axes) -> None:
-    axes.set_facecolor(PAPER)
-    axes.tick_params(colors=GREY, labelcolor=INK, labelsize=8, length=2)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(GREY)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=144, facecolor=PAPER, metadata={"Software": None})

@@ -6,23 +6,16 @@ C1^(1/2) C2 C1^(1/2), which avoids the complex rounding errors in the root of a 
 """
 
 import numpy as np
-import torch
 
 from pipeline.core.noise import generator
+from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.averages import Estimate
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean (D,), covariance (D, D)
 
 
-def frechet(
-    samples: np.ndarray,
-    reference: np.ndarray,
-    rounds: int,
-    seed: int,
-    progress: Progress = SILENT,
-) -> Estimate:
+def frechet(samples: np.ndarray, reference: np.ndarray, rounds: int, seed: int) -> Estimate:
     """The distance between two sets (N, D) and (M, D), float64, each N > 1.
 
     The interval is the estimate plus and minus 1.96 bootstrap standard errors, with both sets resampled. The
@@ -31,11 +24,12 @@ def frechet(
     centre = reference.mean(axis=0)  # subtracted, because small numbers have small rounding errors
     first, second = samples - centre, reference - centre
     random = generator(seed, "bootstrap")
-    resampled = [
-        distance(moments(first, _counts(len(first), random)), moments(second, _counts(len(second), random)))
-        for _ in progress.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
+    tracked = PROGRESS.track(range(rounds), "bootstrap of the Fréchet distance: rounds", rounds)
+    drawn = [
+        distance(*(moments(each, averages.resampled(len(each), random)) for each in (first, second)))
+        for _ in tracked
     ]
-    error = float(np.std(resampled, ddof=1))
+    error = float(np.std(drawn, ddof=1))
     return averages.normal(distance(moments(first), moments(second)), error, least=0.0)
 
 
@@ -56,8 +50,3 @@ def moments(vectors: np.ndarray, counts: np.ndarray | None = None) -> Moments:
     weighted = vectors if counts is None else vectors * counts[:, None]
     mean = weighted.sum(axis=0) / total
     return mean, (weighted.T @ vectors - total * np.outer(mean, mean)) / (total - 1)
-
-
-def _counts(total: int, random: torch.Generator) -> np.ndarray:
-    drawn = torch.randint(total, (total,), generator=random).numpy()
-    return np.bincount(drawn, minlength=total).astype(np.float64)

@@ -1,26 +1,21 @@
 """Reads the history that a training wrote: metrics and sample grids by step, seconds by part."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from pipeline.core import metrics_log
 from pipeline.files import read_json
 
-
-def lines(folder: Path) -> list[dict[str, Any]]:
-    """The records of ``metrics.jsonl`` in order; [] if there is no such file."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+LOG = "metrics.jsonl"
 
 
 def curves(folder: Path) -> pd.DataFrame | None:
     """A row for each step and a column for each metric, with blank cells; None without a history."""
     rows: dict[int, dict[str, float]] = {}
-    for line in lines(folder):
+    for line in metrics_log.read(folder / LOG):
         rows.setdefault(line["step"], {}).update(line["metrics"])
     if not rows:
         return None
@@ -30,7 +25,7 @@ def curves(folder: Path) -> pd.DataFrame | None:
 
 def ended(folder: Path) -> int:
     """The time of the last record, in milliseconds since 1970; 0 without a history."""
-    return max((line["time"] for line in lines(folder)), default=0)
+    return max((line["time"] for line in metrics_log.read(folder / LOG)), default=0)
 
 
 def samples(folder: Path, limit: int) -> dict[int, Path]:

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.averages import Estimate
-from pipeline.evaluation.progress import SILENT, Progress
+from pipeline.evaluation.progress import PROGRESS
 
 CHUNK = 1000
 
 
-def radii(vectors: np.ndarray, k: int, progress: Progress = SILENT) -> np.ndarray:
+def radii(vectors: np.ndarray, k: int) -> np.ndarray:
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
     parts = []
-    for rows, squares in _squares(vectors, vectors, progress):
+    for rows, squares in _squares(vectors, vectors):
         squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # without rounding errors
         parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is the vector itself
     return np.concatenate(parts)
@@ -31,16 +31,15 @@ def neighbourhoods(
     reference: np.ndarray,
     reference_radii: np.ndarray,
     k: int,
-    progress: Progress = SILENT,
 ) -> tuple[dict[str, Estimate], np.ndarray]:
     """Precision, recall, density and coverage of ``samples`` (N, D) against ``reference`` (M, D).
 
     Also returns the distance (N,) of each sample to its nearest neighbour in the reference.
     """
-    sample_radii = radii(samples, k, progress)
+    sample_radii = radii(samples, k)
     balls, nearest = np.empty(len(samples)), np.empty(len(samples))
     recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
-    for rows, squares in _squares(samples, reference, progress):
+    for rows, squares in _squares(samples, reference):
         inside = squares <= reference_radii  # a sample in a reference image's ball
         balls[rows] = inside.sum(axis=1)
         covered |= inside.any(axis=0)
@@ -65,8 +64,8 @@ def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
     farther = 1 - _rank(unseen, nearest)  # for each sample, the share of unseen images that are farther
     nearer = _rank(nearest, unseen)  # for each unseen image, the share of samples that are nearer
     error = np.sqrt(farther.var(ddof=1) / len(farther) + nearer.var(ddof=1) / len(nearer))
-    estimate = averages.normal(float(farther.mean()), float(error), least=0.0)
-    return Estimate(estimate.value, estimate.low, min(1.0, estimate.high), floor=0.5)
+    value, reach = float(farther.mean()), averages.Z * float(error)
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), floor=0.5)
 
 
 def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -75,16 +74,15 @@ def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return ranks / (2 * len(values))  # ties count half
 
 
-def _squares(first: np.ndarray, second: np.ndarray, progress: Progress) -> Iterator[tuple[slice, np.ndarray]]:
+def _squares(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Squared distances (rows, M) for one chunk of rows of ``first`` at a time."""
-    centre = second.mean(axis=0)
+    from sklearn.metrics.pairwise import euclidean_distances  # imported here because it takes a second
+
+    centre = second.mean(axis=0)  # subtracted, because small numbers have small rounding errors
     first, second = first - centre, second - centre
-    norms = (second**2).sum(axis=1)
+    norms = np.square(second).sum(axis=1)
     starts = range(0, len(first), CHUNK)
-    for start in progress.track(starts, "nearest neighbours: blocks of images", len(starts)):
+    for start in PROGRESS.track(starts, "nearest neighbours: blocks of images", len(starts)):
         block = first[start : start + CHUNK]
-        squares = block @ second.T
-        squares *= -2
-        squares += norms
-        squares += (block**2).sum(axis=1)[:, None]  # |x|^2 + |y|^2 - 2 x.y
-        yield slice(start, start + len(block)), np.maximum(squares, 0, out=squares)
+        squares = euclidean_distances(block, second, Y_norm_squared=norms, squared=True)
+        yield slice(start, start + len(block)), squares

@@ -1,6 +1,5 @@
 """Progress of an evaluation, as lines for a terminal or a log file."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -10,16 +9,19 @@ SECONDS = 10.0
 
 
 class Progress:
-    """Prints at most one line every ``seconds``. It starts with ``name``, the model that is evaluated."""
+    """Prints at most one line every ``SECONDS``. It starts with ``name``, the model that is evaluated."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self.seconds, self.name = seconds, ""
-        self._last = time.monotonic()
+    def __init__(self) -> None:
+        self.start("")
+
+    def start(self, name: str) -> None:
+        """Begin with a model."""
+        self.name, self._last = name, time.monotonic()
 
     def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
         """Yield the ``total`` items and print how many are done."""
         for done, item in enumerate(items):
-            if time.monotonic() - self._last >= self.seconds:
+            if time.monotonic() - self._last >= SECONDS:
                 self.print(f"{what}, {done:,} of {total:,}")
             yield item
 
@@ -29,4 +31,4 @@ class Progress:
         self._last = time.monotonic()
 
 
-SILENT = Progress(math.inf)
+PROGRESS = Progress()  # of this process

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.evaluation import glossary, history
-from pipeline.files import write_text
+from pipeline.estimate import Estimate
+from pipeline.evaluation import glossary, history, page
+from pipeline.evaluation.evaluate import PROTOCOL
 
 NUM_PROGRESS_PICTURES = 6
 PARTS = {  # the disjoint parts of a training's time in the report: the keys of times.json that they sum up
@@ -27,7 +27,7 @@ PARTS = {  # the disjoint parts of a training's time in the report: the keys of 
 
 def write(
     results: Mapping[str, Mapping[str, Any]],
-    data: Path,
+    datasets: Mapping[str, Path],
     *,
     source: str = "",
     commit: str = "",
@@ -37,109 +37,95 @@ def write(
 ) -> None:
     """Write the page for ``results``, as ``evaluate`` returns them. The same files give the same page.
 
-    It also shows files in ``plots``, ``histories`` and the folder of processed ``data``. ``source`` names the
-    data, ``commit`` the code.
+    It also shows files in ``plots``, ``histories`` and the folders of the ``datasets``, by name. ``source``
+    names the data, ``commit`` the code.
     """
-    names = [name for name in results if name != "protocol"]
+    names = [name for name in results if name != PROTOCOL]
     ended = max((history.ended(histories / name) for name in names), default=0)
-    models = [_model(name, results[name], histories / name, plots) for name in names]
-    explained = {
-        glossary.base(row["name"]) for model in models for row in [*model["rows"], *model["validation"]]
-    }
-    environment = Environment(
-        loader=PackageLoader("pipeline.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    models = [_model(name, Estimate.read(results[name]), histories / name, plots) for name in names]
+    rows = [{"model": model["name"], **row} for model in models for row in model["rows"]]
+    shown = [*rows, *(row for model in models for row in model["validation"])]
+    explained = {row["measure"].explained_by or row["name"] for row in shown}
+    page.write(
+        path,
+        __package__,
+        "report.html",
         source=source,
         commit=commit,
         trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
-        protocol=results["protocol"],
-        summary=[
-            {"model": name, **row}
-            for name in names
-            for row in _rows(results[name])
-            if row["name"] in glossary.HEADLINES
-        ],
+        protocol=results[PROTOCOL],
+        summary=[row for row in rows if row["measure"].headline],
         models=models,
-        contact_sheet=_picture(data / "contact-sheet.png"),
-        classes=_table(data / "classes.csv"),
+        datasets=[
+            (name, _picture(data / "contact-sheet.png"), _table(data / "classes.csv"))
+            for name, data in datasets.items()
+        ],
         times=_times({name: history.times(histories / name) for name in names}),
         glossary=[entry for name, entry in glossary.MEASURES.items() if name in explained],
     )
-    write_text(path, page)
 
 
-def _model(name: str, metrics: Mapping[str, float], folder: Path, plots: Path) -> dict[str, Any]:
+def _model(name: str, measured: Mapping[str, Estimate], folder: Path, plots: Path) -> dict[str, Any]:
     steps = history.samples(folder, NUM_PROGRESS_PICTURES)
     return {
         "name": name,
-        "rows": _rows(metrics),
-        "pictures": {
-            kind: _picture(plots / "pictures" / f"{name}-{kind}.png")
-            for kind in ("samples", "reconstructions", "confusion", "curves")
-        },
+        "rows": [_row(quantity, estimate) for quantity, estimate in measured.items()],
+        "pictures": [
+            (caption.format(name), picture)
+            for evaluator in glossary.EVALUATORS
+            for kind, caption in evaluator.pictures.items()
+            if (picture := _picture(plots / "pictures" / f"{name}-{kind}.png"))
+        ],
+        "curves": _picture(plots / "pictures" / f"{name}-curves.png"),
         "progress": [(step, _picture(picture)) for step, picture in steps.items()],
-        "classes": _table(plots / "tables" / f"{name}.csv"),
+        "tables": [
+            (caption, table)
+            for evaluator in glossary.EVALUATORS
+            for kind, caption in evaluator.tables.items()
+            if (table := _table(plots / "tables" / f"{name}-{kind}.csv"))
+        ],
         "validation": _extremes(history.curves(folder)),
     }
 
 
-def _rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    """A row for each measure: value, interval, floor, and their positions on a scale from 0 to 100."""
-    rows = []
-    for name, value in metrics.items():
-        if name.rpartition("_")[0] in metrics and name.endswith(("_low", "_high", "_floor")):
-            continue
-        measure = glossary.measure(name)
-        low, high, floor = (metrics.get(f"{name}_{part}") for part in ("low", "high", "floor"))
-        shown = [number for number in (value, low, high, floor) if number is not None]
-        ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
-        interval = ""
-        if low is not None and high is not None:
-            interval = f"{measure.show(low).removesuffix(measure.suffix)} – {measure.show(high)}"
-        positions = {"value": value, "low": low, "high": high, "floor": floor}
-        rows.append(
-            {
-                "name": name,
-                "title": measure.title,
-                "better": measure.better,
-                "value": measure.show(value),
-                "interval": interval,
-                "floor": "" if floor is None else measure.show(floor),
-                "reading": measure.floor.format(measure.show(floor)) if floor is not None else "",
-                "at": {key: _position(number, *ends) for key, number in positions.items()},
-            }
-        )
-    return rows
+def _row(name: str, estimate: Estimate) -> dict[str, Any]:
+    """One measure: value, interval, floor, and their positions on a scale from 0 to 100."""
+    measure, parts = glossary.measure(name), estimate.to_json()
+    shown = parts.values()
+    ends = (0.0, 1.0) if measure.percent else (min(0.0, *shown), 1.06 * max(1e-12, *shown))
+    floor = "" if estimate.floor is None else measure.show(estimate.floor)
+    return {
+        "name": name,
+        "measure": measure,
+        "value": measure.show(estimate.value),
+        "interval": measure.interval(estimate),
+        "floor": floor,
+        "reading": measure.floor.format(floor) if floor else "",
+        "at": {part: _position(number, *ends) for part, number in parts.items()},
+    }
 
 
-def _position(number: float | None, low: float, high: float) -> float | None:
+def _position(number: float, low: float, high: float) -> float:
     """Where ``number`` is on a scale from 0 (``low``) to 100 (``high``)."""
-    return None if number is None else round(100 * min(1.0, max(0.0, (number - low) / (high - low))), 2)
+    return round(100 * min(1.0, max(0.0, (number - low) / (high - low))), 2)
 
 
 def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     """The last, lowest and highest value of each validation curve, with their steps."""
-    if table is None:
-        return []
+    curves = pd.DataFrame() if table is None else table.set_index("step").filter(regex="^validation/")
     found = []
-    for column in (column for column in table.columns if column.startswith("validation/")):
-        values, steps = table[column].dropna().to_numpy(), table["step"][table[column].notna()].to_numpy()
-        name = column.removeprefix("validation/")
+    for column, values in curves.items():
+        name, values = str(column).removeprefix("validation/"), values.dropna()
         measure = glossary.measure(name)
         found.append(
             {
                 "name": name,
-                "title": measure.title,
-                "last": measure.show(values[-1]),
+                "measure": measure,
+                "last": measure.show(values.iloc[-1]),
                 "lowest": measure.show(values.min()),
-                "lowest_step": int(steps[values.argmin()]),
+                "lowest_step": values.idxmin(),
                 "highest": measure.show(values.max()),
-                "highest_step": int(steps[values.argmax()]),
+                "highest_step": values.idxmax(),
             }
         )
     return found
@@ -148,23 +134,15 @@ def _extremes(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 def _times(by_model: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """For each training with a known total: its parts in seconds and in percent of their sum."""
     known = {name: times for name, times in by_model.items() if "total" in times}
-    seconds = {name: _parts(times) for name, times in known.items()}
-    totals = {name: sum(parts.values()) for name, parts in seconds.items()}
-    rows = {
-        part: [(parts[part], 100 * parts[part] / (totals[name] or 1)) for name, parts in seconds.items()]
-        for part in [*PARTS, "other"]
-    }
+    seconds = [_parts(times) for times in known.values()]
+    totals = [sum(parts.values()) for parts in seconds]
     return {
-        "models": list(known),
-        "total": list(totals.values()),
-        "rows": rows,
-        "communication": [times.get("communication") for times in known.values()],
-        "rate": [times.get("images_per_second") for times in known.values()],
-        "where": [
-            f"{times.get('workers', '')} × {times['device']}" if "device" in times else ""
-            for times in known.values()
-        ],
-        "cost": [times.get("cost") for times in known.values()],
+        "known": known,
+        "total": totals,
+        "rows": {
+            part: [(each[part], 100 * each[part] / (total or 1)) for each, total in zip(seconds, totals)]
+            for part in [*PARTS, "other"]
+        },
         "prices": sorted({times["price_per_hour"] for times in known.values() if "cost" in times}),
     }
 
@@ -179,19 +157,9 @@ def _picture(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
 
 
-def _table(path: Path) -> dict[str, Any]:
-    """Columns and rows of a CSV file as text, each with whether it is numeric; {} without that file.
-
-    The first column names the row and is never numeric.
-    """
+def _table(path: Path) -> str:
+    """A CSV file as an HTML table; empty without that file."""
     if not path.is_file():
-        return {}
+        return ""
     table = pd.read_csv(path, keep_default_na=False)
-    numeric = [
-        index > 0 and bool(pd.api.types.is_numeric_dtype(kind)) for index, kind in enumerate(table.dtypes)
-    ]
-    shown = [
-        [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
-        for row in table.itertuples(index=False)
-    ]
-    return {"columns": list(zip(table.columns, numeric)), "rows": [list(zip(row, numeric)) for row in shown]}
+    return table.to_html(index=False, border=0, classes="plain", float_format="{:.3f}".format)

@@ -15,6 +15,7 @@ from pipeline.core.model_files import read_card
 from pipeline.core.task import Task
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
+from pipeline.estimate import Estimate
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
@@ -22,7 +23,8 @@ from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 from pipeline.tracking import connection, promotion, registry
 
-Numbers = dict[str, float]
+IMAGES = "images"  # the data set that is retrained
+Numbers = dict[str, Any]  # estimates by quantity, as JSON
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ def compare(
         hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
         megabytes = (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6
         circumstances = Circumstances(new_pictures, len(data.test), megabytes, hours)
-        known = None if champion is None else {"now": before_numbers} if before_numbers else {}
-        found = judge({"now": numbers}, known, gates, circumstances)
+        known = {"now": Estimate.read(before_numbers)} if before_numbers else {}
+        found = judge({"now": Estimate.read(numbers)}, known if champion else None, gates, circumstances)
         if champion and not before_numbers:
             why = incomparable(name, champion, Expected.of(folders[name]))
             found = [
@@ -236,7 +238,7 @@ def _measure(
             with tempfile.TemporaryDirectory() as temporary:
                 here = Path(temporary)
                 outputs = {"history": here, "metrics": here / "metrics", "plots": here / "plots"}
-                results = evaluate(settings, data, tasks, digests, **outputs)
+                results = evaluate(settings, {IMAGES: data}, tasks, digests, **outputs)
             found |= {name: results[name] for name in wanted}
     return found
 
@@ -251,8 +253,10 @@ def load(folder: Path, device: str) -> Task | None:
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    cards = sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))
-    return {card.parent.name: card.parent for card in cards}
+    """The models that learn from the data set that is retrained."""
+    folders = [card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))]
+    kinds = {folder: model_files.find(read_card(folder)["name"]) for folder in folders}
+    return {folder.name: folder for folder, kind in kinds.items() if kind.dataset == IMAGES}
 
 
 def _fits(one: Path, other: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.estimate import Estimate
 from pipeline.evaluation import glossary
 from pipeline.params import Section
 
@@ -54,8 +55,8 @@ class Circumstances:
     hours: float  # of training; 0 if unknown
 
 
-# The measures of a version, as ``evaluate`` returns them, by protocol, the newest last.
-Results = Mapping[str, Mapping[str, float]]
+# The measures of a version, by protocol, the newest last.
+Results = Mapping[str, Mapping[str, Estimate]]
 
 
 def judge(
@@ -79,7 +80,8 @@ def judge(
     finding = "both were measured by the same protocol"
     if not shared:
         finding = (
-            "the champion knows other classes, or was measured on other data or in another feature space"
+            "the champion knows other classes, or was measured on other data, in another feature space or by "
+            "another version of Darkroom"
         )
     gates.append(Gate("comparable", bool(shared), finding))
     before = champion[shared[-1]] if shared else {}
@@ -93,11 +95,14 @@ def judge(
     return gates
 
 
-def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances: Circumstances) -> list[Gate]:
+def _limits(
+    numbers: Mapping[str, Estimate], settings: GateSettings, circumstances: Circumstances
+) -> list[Gate]:
     images, least = circumstances.test_images, settings.minimum_test_images
     gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
     if "memorisation" in numbers:
-        copied, most = numbers.get("memorisation_low", numbers["memorisation"]), settings.max_memorisation
+        memorisation, most = numbers["memorisation"], settings.max_memorisation
+        copied = memorisation.value if memorisation.low is None else memorisation.low
         finding = (
             f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed"
         )
@@ -112,7 +117,7 @@ def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances:
 
 
 def _worth_it(
-    numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int
+    numbers: Mapping[str, Estimate], before: Mapping[str, Estimate], settings: GateSettings, new_pictures: int
 ) -> Gate:
     """Better in a target, or trained on new pictures."""
     if new_pictures:
@@ -125,21 +130,21 @@ def _worth_it(
 
 
 def _not_worse(
-    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings
+    name: str, challenger: Mapping[str, Estimate], champion: Mapping[str, Estimate], settings: GateSettings
 ) -> Gate:
     verdict, gain, noise = _compare(name, challenger, champion, settings, claims=1)
     allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
     if gain < -allowed:
         verdict = f"worse by more than the {allowed:g} allowed"
     show = glossary.measure(name).show
-    numbers = f"{show(challenger[name])} against {show(champion[name])}, noise {show(noise)}"
+    numbers = f"{show(challenger[name].value)} against {show(champion[name].value)}, noise {show(noise)}"
     return Gate(name, not verdict.startswith("worse"), f"{verdict}: {numbers}")
 
 
 def _compare(
     name: str,
-    challenger: Mapping[str, float],
-    champion: Mapping[str, float],
+    challenger: Mapping[str, Estimate],
+    champion: Mapping[str, Estimate],
     settings: GateSettings,
     claims: int,
 ) -> tuple[str, float, float]:
@@ -148,15 +153,12 @@ def _compare(
     The noise is the root of the sum of squares of half the 95 % intervals of both and of the deviation
     between seeds. If one of several ``claims`` is enough, it is widened by Bonferroni's correction.
     """
-    gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
+    gain = challenger[name].value - champion[name].value
+    if glossary.measure(name).better == "lower":
+        gain = -gain
     deviation = settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
     seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * deviation
-    noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
+    noise = math.hypot(challenger[name].half_width, champion[name].half_width, seeds)
     noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
     verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
     return verdict, gain, noise
-
-
-def _half_width(name: str, numbers: Mapping[str, float]) -> float:
-    low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
-    return 0.0 if low is None or high is None else (high - low) / 2

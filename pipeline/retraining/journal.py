@@ -24,8 +24,8 @@ class Verdict:
     promoted: bool
     reason: str
     gates: list[dict[str, Any]] = field(default_factory=list)  # empty if this version is the champion already
-    numbers: dict[str, float] = field(default_factory=dict)
-    before_numbers: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)  # JSON of its estimates by quantity
+    before_numbers: dict[str, Any] = field(default_factory=dict)  # those of the champion
 
     @property
     def refused(self) -> bool:

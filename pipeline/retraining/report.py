@@ -3,26 +3,19 @@
 import base64
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-
-from pipeline.evaluation import glossary
-from pipeline.files import write_text
+from pipeline.estimate import Estimate
+from pipeline.evaluation import glossary, page
 from pipeline.retraining.journal import RetrainingRun, Verdict
-
-LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader("pipeline.evaluation", ".")])
 
 
 def write(run: RetrainingRun, folder: Path) -> Path:
     """Write ``folder``/<name of the retraining>.html, one self-contained page."""
-    templates = Environment(
-        loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     picture, foreign = folder / f"{run.name}-foreign.png", ""
     if picture.is_file():
         foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     rows = {verdict.model: _rows(verdict) for verdict in run.verdicts}
     path = folder / f"{run.name}.html"
-    write_text(path, templates.get_template("retraining.html").render(run=run, rows=rows, foreign=foreign))
+    page.write(path, __package__, "retraining.html", run=run, rows=rows, foreign=foreign)
     return path
 
 
@@ -56,15 +49,16 @@ def manual_commands(run: RetrainingRun) -> str:
 
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Title, challenger's value and champion's value of each measure with an interval."""
+    ours, theirs = Estimate.read(verdict.numbers), Estimate.read(verdict.before_numbers)
     return [
-        (glossary.measure(name).title, _format(name, verdict.numbers), _format(name, verdict.before_numbers))
-        for name in verdict.numbers
-        if f"{name}_low" in verdict.numbers
+        (glossary.measure(name).title, _format(name, ours), _format(name, theirs))
+        for name, estimate in ours.items()
+        if estimate.low is not None
     ]
 
 
-def _format(name: str, numbers: dict[str, float]) -> str:
+def _format(name: str, numbers: dict[str, Estimate]) -> str:
     if name not in numbers:
         return ""
-    show = glossary.measure(name).show
-    return f"{show(numbers[name])} ({show(numbers[f'{name}_low'])} – {show(numbers[f'{name}_high'])})"
+    measure = glossary.measure(name)
+    return f"{measure.show(numbers[name].value)} ({measure.interval(numbers[name])})"

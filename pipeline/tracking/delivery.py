@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import model_files
 from pipeline.environment import Environment
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.estimate import Estimate
 from pipeline.tracking import connection, lineage, registry
 from pipeline.tracking.connection import PARENT, log_batches, set_tags
 from pipeline.tracking.delivery_queue import RunRecord, now, read_lines
@@ -180,7 +181,12 @@ def _send_results(
     The training run gets ``test_<metric>``: MLflow shows metrics without a prefix last, after the curves.
     A DVC experiment does not overwrite the results of models that it did not train.
     """
-    named = {f"test/{name}/{metric}": value for metric, value in result["metrics"].items()}
+    estimates = Estimate.read(result["metrics"])
+    named = {
+        f"test/{name}/{metric}": value
+        for quantity, estimate in estimates.items()
+        for metric, value in estimate.metrics(quantity).items()
+    }
     for run_id in filter(None, (record.run_id, record.parent_id)):
         _send_changed(client, run_id, named, result["time"])
     version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
@@ -190,13 +196,12 @@ def _send_results(
     query = f"attributes.run_id = '{version.run_id}'"
     for trained in client.search_runs([experiment], query):  # none if it was deleted
         plain = {
-            f"test_{metric}": value
-            for metric, value in result["metrics"].items()
-            if not metric.endswith(("_low", "_high", "_floor"))
-            and not (keep and f"test_{metric}" in trained.data.metrics)
+            f"test_{quantity}": estimate.value
+            for quantity, estimate in estimates.items()
+            if not (keep and f"test_{quantity}" in trained.data.metrics)
         }
         _send_changed(client, version.run_id, plain, result["time"])
-        registry.add_results(client, version, result["metrics"], result["protocol"], keep_card=keep)
+        registry.add_results(client, version, estimates, result["protocol"], keep_card=keep)
 
 
 def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float], time: int) -> None:
@@ -220,7 +225,10 @@ def _register(client: "MlflowClient", record: RunRecord) -> None:
         keys = ("darkroom.fingerprint", "darkroom.data")
         tags = {key: record.tags[key] for key in keys if key in record.tags}
         undecided = bool(record.model.get("waits"))
-        version = registry.register(client, record.run_id, folder, name, tags, undecided=undecided)
+        try:
+            version = registry.register(client, record.run_id, folder, name, tags, undecided=undecided)
+        except DarkroomError as error:  # the code was changed before the server answered
+            version, kept = f"none: {error.what}", False
     record.model = {**record.model, "version": version}
     if kept or not record.repeated:
         tags = {"darkroom.model": name, "darkroom.version": version}

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
 from pipeline.files import sha256
-from pipeline.tracking.lineage import files_in, md5_of, run_git
+from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in, run_git
 
 MAX_COMMITS = 50  # of dvc.lock that are read
 CURRENT = "dvc.lock"
@@ -66,6 +66,7 @@ class DvcLock:
     def __init__(self, root: Path) -> None:
         self.root, self.stages = root, list[StageEntry]()
         self._known, self._md5s, self._listings = set[str](), dict[str, str](), dict[str, dict[str, str]]()
+        self._folders = dict[Content, dict[str, str]]()  # outputs in a dependency that is a folder of them
         self.cache = root / ".dvc/cache"
         for config in (root / ".dvc/config", root / ".dvc/config.local"):  # the second one takes precedence
             text = config.read_text(encoding="utf-8") if config.is_file() else ""
@@ -234,8 +235,11 @@ class DvcLock:
             texts.setdefault(text.strip(), f"commit {commit}")
         for text, found_in in texts.items():
             try:
-                for name, entry in YAML(typ="safe", pure=True).load(text)["stages"].items():
-                    self.add(_stage_entry(name, entry, found_in))
+                entries = YAML(typ="safe", pure=True).load(text)["stages"].items()
+                stages = [_stage_entry(name, entry, found_in) for name, entry in entries]
+                outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
+                for stage in stages:
+                    self.add(self._expand(stage, outs))
             except (YAMLError, TypeError, KeyError):  # an earlier version is skipped
                 if found_in == CURRENT:
                     remedy = f"git checkout -- {CURRENT}"
@@ -245,7 +249,25 @@ class DvcLock:
             with suppress(YAMLError, TypeError, KeyError):
                 entry = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8", errors="replace"))
                 name = names.get(str(entry["cmd"]), "unknown stage")
-                self.add(_stage_entry(name, entry, "run cache"))
+                self.add(self._expand(_stage_entry(name, entry, "run cache"), {}))
+
+    def _expand(self, stage: StageEntry, outs: dict[str, str]) -> StageEntry:
+        """The entry with the outputs in place of a dependency that is a folder of them, such as models.
+
+        ``outs``: the outputs in the same dvc.lock. They are the ones it read if they have the folder's md5.
+        """
+        deps = dict[str, str]()
+        for path, md5 in stage.deps.items():
+            inside = outs_in(path, outs)
+            files = {
+                f"{out}/{name}".removeprefix(f"{path}/"): digest
+                for out, own in inside.items()
+                for name, digest in self.listing(out, own).items()
+            }
+            if inside and folder_md5(files) == md5:
+                self._folders[path, md5] = inside
+            deps |= self._folders.get((path, md5), {path: md5})
+        return replace(stage, deps=deps)
 
     def _contains(self, outer: Content, inner: Content) -> bool:
         """Whether ``inner`` is ``outer`` or a file in it."""

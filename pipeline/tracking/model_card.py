@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.core import model_files
 from pipeline.core.fields import DataSpec
+from pipeline.estimate import Estimate
 
 NOT_MEASURED = "Not measured yet: `dvc repro evaluate`."
 MEASURED, LIMITS = "## Measured", "## Limits"
@@ -41,14 +42,13 @@ def text(card: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def measured(text: str, numbers: Mapping[str, float], protocol: str) -> str:
+def measured(text: str, numbers: Mapping[str, Estimate], protocol: str) -> str:
     """The card ``text`` with a table of results. ``protocol``: the digest of how they were measured."""
     rows = ["| measure | value | 95 % interval | floor |", "| --- | --- | --- | --- |"]
-    for name, value in numbers.items():
-        if not (name.endswith(("_low", "_high", "_floor")) and name.rpartition("_")[0] in numbers):
-            low, high, floor = (numbers.get(f"{name}_{part}") for part in ("low", "high", "floor"))
-            interval = f"{low:.4g} to {high:.4g}" if low is not None and high is not None else ""
-            rows.append(f"| {name} | {value:.4g} | {interval} | {'' if floor is None else f'{floor:.4g}'} |")
+    for name, estimate in numbers.items():
+        shown = {part: f"{number:.4g}" for part, number in estimate.to_json().items()}
+        interval = f"{shown['low']} to {shown['high']}" if {"low", "high"} <= set(shown) else ""
+        rows.append(f"| {name} | {shown['value']} | {interval} | {shown.get('floor', '')} |")
     before, _, after = text.partition(MEASURED)
     table = "\n".join(rows) + (f"\n\nProtocol: `{protocol}`." if protocol else "")
     return f"{before}{MEASURED}\n\n{table}\n\n{LIMITS}{after.partition(LIMITS)[2]}"

@@ -4,7 +4,7 @@ Each row of the input is one request:
 
     image               an image: base64 of a PNG, JPEG, BMP or WebP file, or numbers (C, H, W) in [0, 1]
         classifier      -> class, probability, classes (all names), probabilities (in the order of classes)
-        autoencoder     -> image (the reconstruction), code, anomaly (its mean squared error)
+        autoencoder     -> image (the reconstruction), code (if it has one), anomaly (its mean squared error)
     count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
         generator       -> image, label (class number), class (class name); one row for each image
 
@@ -40,11 +40,11 @@ class PyfuncModel(PythonModel):
         from pathlib import Path
 
         from pipeline.core import model_files
-        from pipeline.core.conditioning import uses_labels
+        from pipeline.core.abilities import abilities
 
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
-        self.conditional = uses_labels(self.task)
+        self.abilities = {ability.name for ability in abilities(self.task)}
         numbers = [str(index) for index in range(self.task.spec.classes)]
         self.names = model_files.read_card(folder).get("class_names") or numbers
 
@@ -75,6 +75,8 @@ class PyfuncModel(PythonModel):
 
         from pipeline.core.noise import Noise
 
+        if "GENERATE" not in self.abilities:
+            raise bad_request("this model does not generate images: send images instead of a count")
         numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
         labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
         requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
@@ -86,8 +88,6 @@ class PyfuncModel(PythonModel):
         for count, seed, label in requests:
             classes = None if label < 0 else torch.full((count,), label)
             images = self.task.generate(classes, count, Noise.whole(seed, count))
-            if images is None:
-                raise bad_request("this model does not generate images: send images instead of a count")
             found["image"] += list(images.clamp(0, 1).numpy())
             found["label"] += [label] * count
             found["class"] += [self.names[label] if label >= 0 else ""] * count
@@ -106,7 +106,7 @@ class PyfuncModel(PythonModel):
                 f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; "
                 f"not {given!r}"
             )
-        if not self.conditional:
+        if "USES_LABELS" not in self.abilities:
             raise bad_request("this model generates images without regard to classes: leave out label")
         return index
 
@@ -114,26 +114,25 @@ class PyfuncModel(PythonModel):
         """Classes or reconstructions of images."""
         import torch
 
+        if not {"CLASSIFY", "RECONSTRUCT"} & self.abilities:
+            raise bad_request("this model takes no images: send count, seed and label")
         pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
         results: dict[str, list[Any]] = {}
         for images in pixels.split(BATCH):
-            logits, reconstructed = self.task.classify(images), self.task.reconstruct(images)
-            if logits is not None:
-                probabilities = logits.softmax(dim=1)
+            if "CLASSIFY" in self.abilities:
+                probabilities = self.task.classify(images).softmax(dim=1)
                 found = {
                     "class": [self.names[best] for best in probabilities.argmax(1)],
                     "probability": probabilities.amax(1).tolist(),
                     "classes": [self.names] * len(images),
                     "probabilities": probabilities.tolist(),
                 }
-            elif reconstructed is not None:
-                found = {
-                    "image": list(reconstructed.clamp(0, 1).numpy()),
-                    "code": self.task.encode(images).tolist(),
-                    "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
-                }
             else:
-                raise bad_request("this model takes no images: send count, seed and label")
+                reconstructed = self.task.reconstruct(images)
+                found = {"image": list(reconstructed.clamp(0, 1).numpy())}
+                if "ENCODE" in self.abilities:
+                    found["code"] = self.task.encode(images).tolist()
+                found["anomaly"] = (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist()
             for name, values in found.items():
                 results.setdefault(name, []).extend(values)
         return results

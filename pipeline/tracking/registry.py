@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pipeline
 from pipeline.core import model_files
-from pipeline.core.task import DataSpec, Task
+from pipeline.core.abilities import Ability, abilities
+from pipeline.core.task import DataSpec
+from pipeline.estimate import Estimate
 from pipeline.tracking import model_card
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ def register(
     """Register the model in ``folder``; its version. Weights that are registered already keep their version.
 
     It becomes ``champion`` if there is none, otherwise ``challenger``. ``undecided``: never ``champion``,
-    because a retraining decides that. Raises ``BadInput`` if the folder holds no model.
+    because a retraining decides that. Raises ``BadInput`` if the folder holds no model, ``DarkroomError`` if
+    its weights do not fit the code.
     """
     card = model_files.read_card(folder)
     found = find_version(client, name, card["sha256"])
@@ -59,23 +62,28 @@ def withdraw(client: Any, name: str, version: str, reason: str = "") -> None:
 
 
 def add_results(
-    client: "MlflowClient", version: Any, numbers: Mapping[str, float], protocol: str, *, keep_card: bool
+    client: "MlflowClient", version: Any, numbers: Mapping[str, Estimate], protocol: str, *, keep_card: bool
 ) -> None:
     """Store the results of a version by ``protocol`` (a digest) and show them on its card.
 
     ``keep_card``: do not change a card that shows results already.
     """
     known = {key: value for key, value in results(version).items() if key != protocol}
-    newest = dict([*known.items(), (protocol, dict(numbers))][-MAX_PROTOCOLS:])
-    client.set_model_version_tag(version.name, version.version, RESULTS, json.dumps(newest))
+    newest = [*known.items(), (protocol, numbers)][-MAX_PROTOCOLS:]
+    stored = {key: {name: each.to_json() for name, each in value.items()} for key, value in newest}
+    client.set_model_version_tag(version.name, version.version, RESULTS, json.dumps(stored))
     if not (known and keep_card):
         card = model_card.measured(version.description or "", numbers, protocol)
         client.update_model_version(version.name, version.version, card[:MAX_DESCRIPTION])
 
 
-def results(version: Any) -> dict[str, dict[str, float]]:
-    """The results of a version on the test split, by the digest of the protocol, the newest last."""
-    return json.loads(version.tags.get(RESULTS, "{}"))
+def results(version: Any) -> dict[str, Mapping[str, Estimate]]:
+    """The results of a version on the test split, by the digest of the protocol, the newest last.
+
+    Those that an earlier version of Darkroom recorded in another form are left out.
+    """
+    recorded = json.loads(version.tags.get(RESULTS, "{}"))
+    return {protocol: found for protocol, numbers in recorded.items() if (found := Estimate.read(numbers))}
 
 
 def weights(client: "MlflowClient", version: Any, folder: Path) -> Path:
@@ -122,7 +130,8 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    signature, example = _signature(card)
+    task = model_files.load(folder)
+    signature, example = _signature(abilities(task), task.spec)
     description = Model(artifact_path="model", run_id=run_id, model_id=model_id)
     versions = {name: metadata.version(name).partition("+")[0] for name in REQUIREMENTS}  # without "+cpu"
     mlflow.pyfunc.save_model(
@@ -142,20 +151,22 @@ def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id:
     (path / "README.md").write_text(model_card.text(card), encoding="utf-8")
 
 
-def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The signature of pyfunc_model.py for this model, and an input example."""
+def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
+    """The signature of pyfunc_model.py for a model with these abilities, and an input example.
+
+    None for a model that neither takes nor makes images: it is registered, but not served.
+    """
     import numpy as np
     import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, DataType
 
-    kind, spec = model_files.find(card["name"]), DataSpec.from_json(card["spec"])
-    generates, classifies, reconstructs = (
-        getattr(kind, method) is not getattr(Task, method)
-        for method in ("generate", "classify", "reconstruct")
-    )
+    generates, reconstructs = Ability.GENERATE in known, Ability.RECONSTRUCT in known
+    classifies, encodes = Ability.CLASSIFY in known, Ability.ENCODE in known
     takes_images = classifies or reconstructs
+    if not (generates or takes_images):
+        return None, None
     vector, always = Array(DataType.double), not (generates and takes_images)
     inputs: list[Any] = []
     outputs: list[Any] = []
@@ -168,7 +179,8 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
         inputs += [ColSpec("long", "seed", required=False), ColSpec(AnyType(), "label", required=False)]
         outputs += [ColSpec("long", "label", required=always), ColSpec("string", "class", required=always)]
     if reconstructs:
-        outputs += [ColSpec(vector, "code", required=always), ColSpec("double", "anomaly", required=always)]
+        outputs += [ColSpec(vector, "code", required=always)] * encodes
+        outputs += [ColSpec("double", "anomaly", required=always)]
     if classifies:
         outputs = [ColSpec("string", "class"), ColSpec("double", "probability")]
         outputs += [ColSpec(Array(DataType.string), "classes"), ColSpec(vector, "probabilities")]

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
+from pipeline.estimate import Estimate
 from pipeline.files import read_json
 from pipeline.tracking import delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
@@ -42,6 +43,8 @@ def records(environment: Environment, is_missing: Callable[[str, str], bool]) ->
     if record is not None and DETAILS.is_file():
         numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
         record.results = results_of(numbers, record.tags, record.started)
+        if numbers and not record.results:
+            print(f"{DETAILS}: measured by another version of Darkroom, its numbers are not sent to MLflow")
         logged = (Path("metrics/evaluation.json"), DETAILS, REPORT / "index.html", Path("plots/pictures"))
         record.artifacts = [[str(path.resolve()), ""] for path in logged]
         record.ended = record.started
@@ -51,15 +54,19 @@ def records(environment: Environment, is_missing: Callable[[str, str], bool]) ->
 def results_of(
     results: Mapping[str, Mapping[str, Any]], tags: Mapping[str, str], time: int
 ) -> dict[str, dict[str, Any]]:
-    """The results by model, as a record stores them. ``tags``: name weights and protocol; ``time``: ms."""
+    """The results by model, as a record stores them. ``tags``: name weights and protocol; ``time``: ms.
+
+    Those that an earlier version of Darkroom wrote in another form are left out.
+    """
     return {
         name: {
-            "metrics": {key: value for key, value in values.items() if isinstance(value, float)},
+            "metrics": {quantity: estimate.to_json() for quantity, estimate in found.items()},
             "sha256": tags.get(f"darkroom.sha256.{name}", ""),
             "protocol": tags.get(f"darkroom.protocol.{name}", ""),
             "time": time,
         }
-        for name, values in results.items()
+        for name, measured in results.items()
+        if (found := Estimate.read(measured))
     }
 
 

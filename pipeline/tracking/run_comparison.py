@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInput
+from pipeline.estimate import Estimate
 from pipeline.tracking import promotion, registry
 
 if TYPE_CHECKING:
@@ -20,12 +21,12 @@ SAMPLES = re.compile(r"images/(?:train~)?samples\+step\+(\d+)\+.*\.png")
 
 @dataclass(frozen=True)
 class Compared:
-    """One training. ``results``: as ``evaluate`` flattens them; ``picture``: its last sample grid (PNG)."""
+    """One training. ``picture``: its last sample grid (PNG)."""
 
     title: str
     run_id: str
     params: Mapping[str, str]
-    results: Mapping[str, Mapping[str, float]]  # by protocol, the newest last
+    results: Mapping[str, Mapping[str, Estimate]]  # by protocol, the newest last
     picture: bytes
 
 
@@ -41,7 +42,7 @@ def differing(compared: list[Compared]) -> dict[str, list[str]]:
     return {name: row for name, row in values.items() if len(set(row)) > 1}
 
 
-def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
+def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, Estimate]], bool]:
     """The newest results of one protocol that all share, else the newest of each; whether all share it."""
     shared = [
         protocol for protocol in compared[0].results if all(protocol in one.results for one in compared)

@@ -152,7 +152,8 @@ class _Lineage:
         return [self._node(run) for run in self.index.runs if _ran(run, stage)]
 
     def _is_output(self, path: str) -> bool:
-        return any(f"{path}/".startswith(f"{out}/") for out in self._outs)
+        """Whether ``path`` is an output, or a file in one, or a folder of outputs."""
+        return any(f"{path}/".startswith(f"{out}/") or out.startswith(f"{path}/") for out in self._outs)
 
     def _downloads(self, path: str, md5: str) -> list[Node]:
         """The files of a download with their SHA-256 and URL."""

@@ -136,7 +136,8 @@ def write_history(folder: Path, steps=(1, 2, 3)):
     )
 
 
-def run(dataset, tasks, folder, settings=SETTINGS):
-    digests = {name: name * 4 for name in tasks}
+def run(dataset, tasks, folder, settings=SETTINGS, more=None, digests=None):
+    """Evaluate ``tasks`` on ``dataset``, named images, and ``more`` data sets."""
+    digests = {name: name * 4 for name in tasks} | (digests or {})
     places = {"history": folder / "history", "metrics": folder / "metrics", "plots": folder / "plots"}
-    return evaluate(settings, dataset, tasks, digests, **places)
+    return evaluate(settings, {"images": dataset, **(more or {})}, tasks, digests, **places)

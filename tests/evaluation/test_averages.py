@@ -1,8 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 
+from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.averages import Estimate
 
 
 def test_the_mean_of_unequal_batches_is_not_the_mean_of_their_means():
@@ -32,6 +34,51 @@ def test_wilson_intervals_match_published_ones(hits, count, low, high):
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((hits / count, low, high), abs=1e-4)
 
 
-def test_an_estimate_is_flat_json():
-    assert Estimate(1.0, 0.5, 1.5).flat("fid") == {"fid": 1.0, "fid_low": 0.5, "fid_high": 1.5}
-    assert Estimate(1.0, 0.5, 1.5).with_floor(np.float64(0.25)).flat("fid")["fid_floor"] == 0.25
+@pytest.mark.parametrize("count", [1, 2, 359, 10_000])
+def test_proportions_agree_with_wilsons_formula(count):
+    for hits in {0, 1, count // 3, count - 1, count}:
+        share, z = hits / count, averages.Z
+        centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+        half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+        found = averages.proportion(np.arange(count) < hits)
+        expected = (share, max(0.0, centre - half), min(1.0, centre + half))
+        assert (found.value, found.low, found.high) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_ratio_of_sums_is_not_the_mean_of_ratios_and_leaves_out_empty_denominators():
+    numerators = np.array([[1.0, 0, 2], [3, 0, 0]])
+    denominators = np.array([[2.0, 0, 2], [6, 0, 6]])
+    found = averages.ratio(numerators, denominators, 50, 0)
+    assert found.value == pytest.approx((4 / 8 + 2 / 8) / 2)
+    assert found.low < found.value < found.high
+    assert found == averages.ratio(numerators, denominators, 50, 0)
+    assert np.isnan(averages.ratio(numerators[:, 1], denominators[:, 1], 2, 0).value)
+
+
+def test_the_interval_of_a_ratio_has_the_spread_of_new_samples():
+    rng = np.random.default_rng(0)
+
+    def drawn():
+        below = rng.uniform(1, 3, size=(200, 2))
+        return averages.ratio(below * rng.uniform(0, 1, size=(200, 2)), below, 100, 0)
+
+    estimates = [drawn() for _ in range(200)]
+    spread = np.std([estimate.value for estimate in estimates])
+    assert np.mean([estimate.half_width / averages.Z for estimate in estimates]) == pytest.approx(
+        spread, rel=0.2
+    )
+
+
+def test_an_estimate_is_the_same_after_json_and_has_flat_names_in_mlflow():
+    estimate = Estimate(1.0, 0.5, 1.5).with_floor(np.float64(0.25))
+    assert estimate.to_json() == {"value": 1.0, "low": 0.5, "high": 1.5, "floor": 0.25}
+    numbers = json.loads(json.dumps({"fid": estimate.to_json(), "kid": Estimate(2.0).to_json()}))
+    assert Estimate.read(numbers) == {"fid": estimate, "kid": Estimate(2.0)}
+    assert estimate.metrics("fid") == {"fid": 1.0, "fid_low": 0.5, "fid_high": 1.5, "fid_floor": 0.25}
+    assert Estimate(2.0).metrics("kid") == {"kid": 2.0} and Estimate(2.0).half_width == 0
+
+
+def test_numbers_in_the_form_of_an_earlier_version_are_left_out():
+    assert Estimate.read({"fid": 1.0, "fid_low": 0.5, "kid": {"mean": 1.0}, "psnr": {"value": 2.0}}) == {
+        "psnr": Estimate(2.0)
+    }

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation import classification
+from pipeline.evaluation.evaluators import classification
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PREDICTED = np.array([0, 0, 1, 1, 1, 0])
@@ -16,7 +16,7 @@ def test_measures_match_closed_forms():
     assert measured["cross_entropy"].floor == pytest.approx(
         -(np.log(1 / 2) / 2 + np.log(1 / 3) / 3 + np.log(1 / 6) / 6)
     )
-    assert measured["calibration_error"] == pytest.approx(0.8 - 4 / 6)
+    assert measured["calibration_error"].value == pytest.approx(0.8 - 4 / 6)
 
 
 def test_a_calibrated_classifier_has_no_calibration_error():
@@ -32,3 +32,22 @@ def test_confusion_and_class_table_agree():
     assert by_class.loc["a"].tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 3])
     assert by_class.loc["b"].tolist() == pytest.approx([2 / 3, 1, 0.8, 2])
     assert by_class.loc["c"].tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_table_of_classes_matches_counts_by_hand(classes):
+    rng = np.random.default_rng(classes)
+    logits, labels = rng.normal(size=(500, classes + 1)), rng.integers(0, classes, size=500)
+    predicted = logits.argmax(axis=1)
+    counts = np.array(
+        [[((labels == i) & (predicted == j)).sum() for j in range(classes + 1)] for i in range(classes + 1)]
+    )
+    assert classification.confusion(logits, labels).tolist() == counts.tolist()
+    hits, support = np.diag(counts), counts.sum(axis=1)
+    table = classification.by_class(logits, labels, [str(index) for index in range(classes + 1)])
+    assert table["precision"].tolist() == pytest.approx(hits / np.maximum(counts.sum(axis=0), 1), abs=1e-9)
+    assert table["recall"].tolist() == pytest.approx(hits / np.maximum(support, 1), abs=1e-9)
+    f1 = 2 * hits / np.maximum(counts.sum(axis=0) + support, 1)
+    assert (
+        table["f1"].tolist() == pytest.approx(f1, abs=1e-9) and table["support"].tolist() == support.tolist()
+    )

@@ -1,6 +1,8 @@
 import itertools
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.dataset import Split
+from pipeline.core.fields import DataSpec, Field
+from pipeline.core.task import Ratio
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.evaluation import evaluator, figures, history, progress
+from pipeline.estimate import Estimate
+from pipeline.evaluation import context, figures, glossary, history, progress, report
+from pipeline.evaluation.evaluate import protocol_of
+from pipeline.evaluation.evaluators import generation, own, reconstruction
+from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import (
     CLASSES,
@@ -21,58 +30,69 @@ from tests.evaluation.conftest import (
     Diverged,
     run,
     sorted_world,
+    split,
+    world,
     write_history,
 )
+
+COMPARED = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
 
 
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
     assert json.loads((tmp_path / "metrics/details.json").read_text()) == results
-    assert all(math.isfinite(number) for model in tasks for number in results[model].values())
-    compared = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
-    assert {"accuracy", "accuracy_floor", "cross_entropy", "calibration_error"} <= set(results["cnn"])
-    assert compared | {"label_agreement"} <= set(results["gan"])
+    for name in tasks:
+        for parts in results[name].values():
+            assert set(parts) <= {"value", "low", "high", "floor"} and all(map(math.isfinite, parts.values()))
+    assert {"accuracy", "cross_entropy", "calibration_error"} <= set(results["cnn"])
+    assert set(results["cnn"]["accuracy"]) == {"value", "low", "high", "floor"}
+    assert COMPARED | {"label_agreement"} <= set(results["gan"])
     assert (
-        compared <= set(results["free"]) and "label_agreement" not in results["free"]
+        set(results["free"]) >= COMPARED and "label_agreement" not in results["free"]
     )  # its classes are its own choice
-    rebuilt = {f"reconstruction_{name}" for name in compared} | {
-        "mse",
-        "psnr",
-        "ssim",
-        "denoised_psnr",
-        "inpainted_psnr",
-        "compression_ratio",
-    }
+    rebuilt = {f"reconstruction_{name}" for name in COMPARED}
+    rebuilt |= {"mse", "psnr", "ssim", "denoised_psnr", "inpainted_psnr", "compression_ratio"}
     assert rebuilt <= set(results["ae"]) and "fid" not in results["ae"]
-    assert all(f"{name}_{part}" in results["gan"] for name in compared for part in ("low", "high", "floor"))
-    assert results["cnn"]["brightness"] == pytest.approx(
+    assert all(set(results["gan"][name]) == {"value", "low", "high", "floor"} for name in COMPARED)
+    assert results["cnn"]["brightness"]["value"] == pytest.approx(
         dataset.test.rows(np.arange(31))["image"].mean() / 255
     )
-    protocol = results["protocol"]
-    assert (protocol["feature_network"], protocol["feature_network_digest"], protocol["reference_split"]) == (
-        "cnn",
-        "cnn" * 4,
-        "train",
-    )
-    assert (protocol["generated_images"], protocol["reference_images"], protocol["floor_images"]) == (
-        31,
-        90,
-        31,
-    )
+    data = results["protocol"]["gan"]
+    assert (data["data_digest"], data["test_examples"]) == (dataset.digest, 31)
+    expected = {
+        "network": "cnn",
+        "network_digest": "cnn" * 4,
+        "reference_split": "train",
+        "generated_images": 31,
+        "reference_images": 90,
+        "floor_images": 31,
+    }
+    assert expected.items() <= data["features"].items()
+
+
+def test_the_protocol_of_a_model_names_the_feature_network_where_it_was_used(dataset, tasks, tmp_path):
+    results = run(dataset, tasks, tmp_path)
+    protocols = {name: protocol_of(results, name) for name in tasks}
+    assert protocols["gan"] == protocols["ae"] and protocols["gan"]["features"]["network"] == "cnn"
+    assert "features" not in protocols["cnn"] and protocols["cnn"]["data_digest"] == dataset.digest
+    other = {
+        name: protocol_of(run(dataset, tasks, tmp_path, digests={"cnn": "other"}), name) for name in tasks
+    }
+    assert {name for name in tasks if other[name] != protocols[name]} == {"gan", "free", "ae"}
 
 
 def test_metrics_match_the_quality_of_the_models(dataset, tasks, tmp_path):
-    results = run(dataset, tasks, tmp_path)
-    assert results["cnn"]["accuracy"] == 1 and results["gan"]["label_agreement"] == 1
-    assert results["cnn"]["accuracy_floor"] == pytest.approx(11 / 31)
-    assert results["gan"]["fid"] < 10 * results["gan"]["fid_floor"]
-    assert results["gan"]["kid_low"] < results["gan"]["kid_floor"] < results["gan"]["kid_high"]
-    assert (
-        results["ae"]["mse"] < results["ae"]["mse_floor"]
-        and results["ae"]["psnr"] > results["ae"]["psnr_floor"]
-    )
-    assert results["ae"]["denoised_psnr"] > results["ae"]["denoised_psnr_floor"]
-    assert results["ae"]["compression_ratio"] == dataset.spec.channels * 36 / (4 * 6)
+    found = run(dataset, tasks, tmp_path)
+    results = {name: Estimate.read(found[name]) for name in tasks}
+    assert results["cnn"]["accuracy"].value == 1 and results["gan"]["label_agreement"].value == 1
+    assert results["gan"]["label_agreement"].floor == 1
+    assert results["cnn"]["accuracy"].floor == pytest.approx(11 / 31)
+    assert results["gan"]["fid"].value < 10 * results["gan"]["fid"].floor
+    assert results["gan"]["kid"].low < results["gan"]["kid"].floor < results["gan"]["kid"].high
+    assert results["ae"]["mse"].value < results["ae"]["mse"].floor
+    assert results["ae"]["psnr"].value > results["ae"]["psnr"].floor
+    assert results["ae"]["denoised_psnr"].value > results["ae"]["denoised_psnr"].floor
+    assert results["ae"]["compression_ratio"] == Estimate(dataset.spec.channels * 36 / (4 * 6))
 
 
 def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
@@ -89,12 +109,13 @@ def test_the_same_inputs_give_the_same_bytes(dataset, tasks, tmp_path):
 def test_batches_change_nothing_that_is_not_noise(dataset, tasks, tmp_path, monkeypatch):
     del tasks["gan"], tasks["free"]
     whole = run(dataset, tasks, tmp_path)
-    monkeypatch.setattr(evaluator, "BATCH", 7)  # 31 = 4 * 7 + 3
+    for module in (context, reconstruction):
+        monkeypatch.setattr(module, "BATCH", 7)  # 31 = 4 * 7 + 3
     apart = run(dataset, tasks, tmp_path)
-    assert {key: apart["ae"][key] for key in ("mse", "ssim", "brightness")} == pytest.approx(
-        {key: whole["ae"][key] for key in ("mse", "ssim", "brightness")}
-    )
-    assert apart["ae"]["reconstruction_fid"] == pytest.approx(whole["ae"]["reconstruction_fid"], rel=1e-6)
+    for quantity in ("mse", "ssim", "brightness"):
+        assert apart["ae"][quantity] == pytest.approx(whole["ae"][quantity])
+    fid = "reconstruction_fid"
+    assert apart["ae"][fid] == pytest.approx(whole["ae"][fid], rel=1e-6)
 
 
 def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
@@ -104,7 +125,7 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
 
     quiet = run(dataset, tasks, tmp_path)["gan"]
     loud = run(dataset, {**tasks, "cnn": Louder(dataset.spec.channels)}, tmp_path)["gan"]
-    assert loud == pytest.approx(quiet, rel=1e-9)
+    assert all(loud[quantity] == pytest.approx(parts, rel=1e-9) for quantity, parts in quiet.items())
 
 
 def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
@@ -115,7 +136,12 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
     curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
-    assert found == {"confusion.csv", "tables/cnn.csv", *curves, *(f"pictures/{name}.png" for name in drawn)}
+    assert found == {
+        "confusion.csv",
+        "tables/cnn-classes.csv",
+        *curves,
+        *(f"pictures/{name}.png" for name in drawn),
+    }
     rows = pd.read_csv(tmp_path / "plots/confusion.csv")
     assert rows["actual"].tolist() == [dataset.class_names[label] for label in dataset.test.labels]
     assert (rows["actual"] == rows["predicted"]).all()
@@ -130,6 +156,96 @@ def test_without_a_classifier_generators_are_refused_and_the_remedy_is_named(dat
     with pytest.raises(BadInput, match="no features"):
         run(dataset, {"cnn": Conditional(dataset.spec.channels)}, tmp_path)
     assert not (tmp_path / "metrics").exists() and not (tmp_path / "plots").exists()
+
+
+def test_an_unknown_classifier_is_refused_before_anything_is_measured(dataset, tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(context.Context, "batches", lambda model, purpose: pytest.fail(purpose))
+    with pytest.raises(BadInput, match=r"evaluate\.classifier: cnm.*no trained classifier"):
+        run(dataset, tasks, tmp_path, SETTINGS.model_copy(update={"classifier": "cnm"}))
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_a_model_of_clips_is_measured_by_what_it_computes_itself(tasks, tmp_path):
+    spec = DataSpec({"clip": Field("clip", (4, 1, 5, 7))})
+
+    class Clips(Classifier):
+        dataset = "clips"
+
+        def __init__(self):
+            super().__init__()
+            self.spec = spec
+
+        def generate(self, labels, count, noise):
+            raise AssertionError("it makes clips, not images")
+
+        classify = reconstruct = generate
+
+        def evaluate(self, batch, noise):
+            frames = batch["clip"]
+            moving = (frames[:, 1:] - frames[:, :-1]).abs()  # (N, T - 1, C, H, W)
+            return {
+                "motion": moving.mean(dim=(1, 2, 3, 4)),
+                "share": Ratio(moving.sum((2, 3, 4)), frames[:, 1:].sum((2, 3, 4))),
+            }
+
+    values = np.random.default_rng(0).integers(0, 256, size=(31, 4, 1, 5, 7), dtype=np.uint8)
+    split = Split([{"clip": values}], spec)
+    clips = SimpleNamespace(train=split, test=split, class_names=[], digest="c1" * 32)
+    results = run(world(), {**tasks, "mover": Clips()}, tmp_path, more={"clips": clips})
+    assert set(results["mover"]) == {"motion", "share"}
+    steps = np.abs(np.diff(values / 255, axis=1))
+    expected = steps.sum((0, 2, 3, 4)) / (values[:, 1:] / 255).sum((0, 2, 3, 4))
+    assert results["mover"]["motion"]["value"] == pytest.approx(steps.mean())
+    assert results["mover"]["share"]["value"] == pytest.approx(expected.mean())
+    assert set(results["mover"]["share"]) == {"value", "low", "high"}
+    assert results["protocol"]["mover"]["dataset"] == "clips"
+    assert protocol_of(results, "mover")["data_digest"] == clips.digest
+    assert "features" not in protocol_of(results, "mover")
+
+
+def test_models_of_two_data_sets_are_each_compared_within_their_own(tmp_path):
+    class OtherClassifier(Classifier):
+        dataset = "other"
+
+    class OtherGan(Conditional):
+        dataset = "other"
+
+    other = world()
+    other.test, other.digest = split(20, 1, 7), "e2" * 32
+    tasks = {"cnn": Classifier(), "gan": Conditional(), "gan2": OtherGan()}
+    with pytest.raises(BadInput, match="no classifier learns from other, the data of gan2"):
+        run(world(), tasks, tmp_path, more={"other": other})
+    results = run(world(), {**tasks, "zcnn": OtherClassifier()}, tmp_path, more={"other": other})
+    used = {name: results["protocol"][name]["features"] for name in ("gan", "gan2")}
+    assert {name: data["network"] for name, data in used.items()} == {"gan": "cnn", "gan2": "zcnn"}
+    assert used["gan2"]["generated_images"] == 20
+    assert (
+        protocol_of(results, "gan2")["data_digest"]
+        == other.digest
+        != protocol_of(results, "gan")["data_digest"]
+    )
+
+
+def test_a_new_measure_is_one_entry_of_one_evaluator(dataset, tasks, tmp_path, monkeypatch):
+    """Report, headlines and glossary read the lists of the evaluators."""
+    measure = Measure("Brightness", "higher", explanation="Mean of the pixels.", percent=True, headline=True)
+    evaluator = replace(own.EVALUATOR, measures={"brightness": measure})
+    evaluators = [*glossary.EVALUATORS[:-1], evaluator]
+    measures = {name: each for every in evaluators for name, each in every.measures.items()}
+    monkeypatch.setattr(glossary, "MEASURES", measures)
+    monkeypatch.setattr(glossary, "EVALUATORS", evaluators)
+    results = run(dataset, tasks, tmp_path)
+    headlines = json.loads((tmp_path / "metrics/evaluation.json").read_text())
+    assert headlines["ae"]["brightness"] == results["ae"]["brightness"]["value"]
+    report.write(results, {"images": tmp_path}, plots=tmp_path / "plots", path=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "Mean of the pixels." in page and measure.show(headlines["ae"]["brightness"]) in page
+
+
+def test_the_evaluators_are_the_files_of_their_folder():
+    files = {path.stem for path in Path(generation.__file__).parent.glob("[!_]*.py")}
+    assert {each.evaluate.__module__.rpartition(".")[2] for each in glossary.EVALUATORS} == files
+    assert glossary.EVALUATORS[-1] is own.EVALUATOR
 
 
 def test_too_few_samples_are_refused_naming_the_key(dataset, tasks, tmp_path):
@@ -150,11 +266,8 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
         SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}),
     )
     assert "memorisation" not in results["gan"]
-    assert [results["protocol"][f"{name}_images"] for name in ("reference", "floor", "generated")] == [
-        20,
-        40,
-        40,
-    ]
+    used = results["protocol"]["gan"]["features"]
+    assert [used[f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
 
 
 def test_grids_show_the_pixels_they_were_given(tmp_path):
@@ -185,10 +298,10 @@ def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_ofte
 )
 def test_any_number_of_labels_keeps_the_class_mix_of_a_sorted_split(count, mix):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = evaluator.same_mix(labels, count)
+    chosen = generation.same_mix(labels, count)
     assert len(chosen) == count and np.bincount(chosen).tolist() == mix
     shuffled = labels[::-1]
-    assert evaluator.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
+    assert generation.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
 
 
 def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_path):
@@ -217,7 +330,7 @@ def test_reconstructions_show_each_class_in_turn_of_a_sorted_test_split(tmp_path
         save(images, path, columns, rows)
 
     monkeypatch.setattr(figures, "save_grid", recorded)
-    monkeypatch.setattr(evaluator, "BATCH", 5)
+    monkeypatch.setattr(context, "BATCH", 5)
     run(sorted_world(), {"cnn": Classifier(), "ae": Autoencoder()}, tmp_path)
     images, columns, rows = drawn["ae-reconstructions.png"]
     in_turn = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
@@ -255,7 +368,7 @@ def test_lines_of_progress_are_ten_seconds_apart(monkeypatch, capsys):
     clock = itertools.count()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 2))
     bar = progress.Progress()
-    bar.name = "gan"
+    bar.start("gan")
     assert list(bar.track(range(100), "batches", 100)) == list(range(100))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "gan: batches, 19 of 100" and 4 <= len(lines) <= 5

@@ -73,6 +73,9 @@ def project(tmp_path_factory, processed_digits):
         )
         task = Loop(task, data, settings, folder / "history" / name).run()
         model_files.write(task, folder / "models" / name, {"class_names": list(data.class_names)})
+    shutil.copytree(folder / "models/vae", folder / "models/of-another-branch")
+    (folder / "models/unknown").mkdir()
+    (folder / "models/unknown/model.json").write_text('{"name": "no longer here"}')
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
     for name in ("config", "plots.html"):
@@ -149,7 +152,7 @@ def test_git_sees_nothing_of_dvcs_page_of_plots(project):
 def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_terminal(project):
     metrics = json.loads((project.folder / "metrics/evaluation.json").read_text())
     assert metrics == {
-        name: {metric: project.results[name][metric] for metric in metrics[name]}
+        name: {metric: project.results[name][metric]["value"] for metric in metrics[name]}
         for name in ("ae", "cnn", "gan", "vae")
     }
     assert (
@@ -170,6 +173,11 @@ def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_termin
     shell(project.folder, "git", "checkout", "-q", "metrics")
     assert table.count("metrics/evaluation.json") == sum(map(len, metrics.values()))
     assert max(map(len, table.splitlines())) <= WIDTH
+
+
+def test_only_models_with_a_stage_are_evaluated_and_the_others_are_named(project):
+    assert set(project.results) == {*MODELS, "protocol"}
+    assert "skipped: of-another-branch, unknown, because dvc.yaml has no stage" in project.output
 
 
 def test_the_details_are_no_metrics_of_dvc_and_belong_to_git(project):

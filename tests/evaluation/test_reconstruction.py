@@ -4,7 +4,13 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from pipeline.core.noise import Noise, generator
-from pipeline.evaluation.reconstruction import compression_ratio, damaged, psnr, squared_error, ssim
+from pipeline.evaluation.evaluators.reconstruction import (
+    compression_ratio,
+    damaged,
+    psnr,
+    squared_error,
+    ssim,
+)
 
 IMAGES = torch.rand(4, 3, 28, 28, generator=generator(0))
 

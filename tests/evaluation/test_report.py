@@ -34,7 +34,9 @@ def page(dataset, tasks, tmp_path):
 
     def write(name):
         places = {"histories": tmp_path / "history", "plots": tmp_path / "plots", "path": tmp_path / name}
-        report.write(results, tmp_path / "data", source="<i>stripes</i>", commit="c0ffee" * 5, **places)
+        report.write(
+            results, {"images": tmp_path / "data"}, source="<i>stripes</i>", commit="c0ffee" * 5, **places
+        )
         return (tmp_path / name).read_text()
 
     assert write("one.html") == write("two.html")
@@ -71,7 +73,7 @@ def test_the_page_shows_data_code_and_protocol(page):
         "c0ffeec0ffee",
         "d1d1d1d1d1d1",
         "1,234",
-        "31</b> test images",
+        "31</b> test examples",
         "Seed 0",
     ):
         assert text in page, text
@@ -111,7 +113,7 @@ def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_
     }
     # The second process died before it recorded all of the total: the sum of the known parts is shown.
     assert shown["total"] == [16.0, 14.0]
-    assert shown["communication"] == [4.0, 4.0] and shown["cost"] == [None, 0.25] and shown["prices"] == [0.5]
+    assert list(shown["known"]) == ["gan", "ae"] and shown["prices"] == [0.5]
 
 
 def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset, tasks, tmp_path):
@@ -128,7 +130,7 @@ def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset
             "plots": tmp_path / "plots",
             "path": tmp_path / "page.html",
         }
-        report.write(results, tmp_path, **places)
+        report.write(results, {"images": tmp_path}, **places)
         page = (tmp_path / "page.html").read_text()
         assert "12.5 s" in page
         assert [

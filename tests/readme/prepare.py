@@ -40,13 +40,11 @@ def flowers(accepted: str, incoming: str) -> None:
 
 
 def merge(target: str, source: str) -> None:
-    """Merge a YAML block into params.yaml, or a stage into dvc.yaml and the deps of ``evaluate``."""
+    """Merge a YAML block into params.yaml, or a stage into dvc.yaml."""
     yaml = YAML()
     values, added = yaml.load(Path(target)), yaml.load(Path(source))
     if Path(target).name == "dvc.yaml":
         values["stages"].update(added)
-        for stage in added.values():
-            values["stages"]["evaluate"]["deps"] += stage["outs"]
     else:
         for name, section in added.items():
             values.setdefault(name, {}).update(section)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from pipeline.errors import BadInput
+from pipeline.estimate import Estimate
 from pipeline.params import validate
 from pipeline.retraining.champion_challenger import decide
 from pipeline.retraining.gates import Circumstances, GateSettings, judge
@@ -13,13 +14,9 @@ from pipeline.retraining.journal import Verdict
 GUARDS = GateSettings(guarded=["accuracy", "fid"])
 
 
-def measured(accuracy: float = 0.9, fid: float = 1.0, width: float = 0.1) -> dict[str, float]:
+def measured(accuracy: float = 0.9, fid: float = 1.0, width: float = 0.1) -> dict[str, Estimate]:
     found = {"accuracy": accuracy, "fid": fid}
-    return found | {
-        f"{name}_{end}": value + way * width / 2
-        for name, value in found.items()
-        for end, way in (("low", -1), ("high", 1))
-    }
+    return {name: Estimate(value, value - width / 2, value + width / 2) for name, value in found.items()}
 
 
 def verdicts(gates) -> dict[str, bool]:
@@ -70,7 +67,7 @@ def test_the_newest_protocol_that_both_share_decides():
     assert all(verdicts(judge(challenger, {"p": measured(), "q": measured()}, GUARDS)).values())
 
 
-@pytest.mark.parametrize("challenger", [{}, {"p": {}}, {"p": {"ssim": 0.9}}])
+@pytest.mark.parametrize("challenger", [{}, {"p": {}}, {"p": {"ssim": Estimate(0.9)}}])
 def test_what_was_not_measured_does_not_pass(challenger):
     assert not verdicts(judge(challenger, None, GUARDS))["measured"]
 
@@ -86,7 +83,7 @@ def test_each_finding_contains_the_numbers():
 
 
 def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
-    challenger = {name: value for name, value in measured().items() if not name.startswith("fid")}
+    challenger = {"accuracy": measured()["accuracy"]}
     assert verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS)) == {
         "measured": True,
         "comparable": True,
@@ -123,13 +120,14 @@ def test_copies_few_test_images_weight_and_time_have_their_limits():
     limited = GateSettings(
         guarded=["accuracy", "fid"], max_megabytes=1, max_hours=0.4, minimum_test_images=501
     )
-    assert failed(measured() | {"memorisation": 0.95, "memorisation_low": 0.91}, limited) == {
+    assert failed(measured() | {"memorisation": Estimate(0.95, 0.91, 0.99)}, limited) == {
         "enough test images",
         "memorisation",
         "megabytes",
         "hours",
     }
-    assert failed(measured() | {"memorisation": 0.95, "memorisation_low": 0.89}) == set()
+    assert failed(measured() | {"memorisation": Estimate(0.95, 0.89, 1.0)}) == set()
+    assert failed(measured() | {"memorisation": Estimate(0.95)}) == {"memorisation"}
 
 
 def test_a_misspelt_measure_guards_nothing_and_is_refused():

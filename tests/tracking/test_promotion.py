@@ -7,6 +7,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pipeline.cli import commands
+from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
 from pipeline.tracking import promotion, run_comparison
 from pipeline.tracking.runs import Description, open_run
@@ -26,8 +27,7 @@ def add(environment, tmp_path, seed: int, **numbers: float) -> str:
     with open_run(environment, Description("train-vae", f"{seed}" * 64, params, "digits", "d" * 64)) as run:
         run.follow(folder)
         run.register(model, "vae")
-    known = {**numbers, **{f"{name}_low": value - 0.01 for name, value in numbers.items()}}
-    known |= {f"{name}_high": value + 0.01 for name, value in numbers.items()}
+    known = {name: Estimate(value, value - 0.01, value + 0.01).to_json() for name, value in numbers.items()}
     with open_run(environment, Description("evaluate", f"{seed + 5}" * 64)) as evaluation:
         evaluation.log_results(
             {"vae": known},
@@ -124,7 +124,7 @@ def test_an_experiment_does_not_overwrite_the_results_of_other_models(
     monkeypatch.setenv("DVC_EXP_NAME", "odd-seed")
     digest = client().get_model_version("vae", "1").tags["darkroom.sha256"]
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
-        evaluation.log_results({"vae": {"fid": 7.0}}, {"vae": digest}, {"vae": "q" * 64})
+        evaluation.log_results({"vae": {"fid": {"value": 7.0}}}, {"vae": digest}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
     assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {
@@ -143,6 +143,21 @@ def test_a_comparison_shows_results_params_and_pictures(command, tmp_path):
         and "http" not in page.replace("http-equiv", "")
     )
     assert command("compare", "f" * 32)[0] == 2
+    assert "All were measured by the same protocol." in output
+
+
+def test_results_of_an_earlier_version_are_not_compared_and_the_reason_is_given(command, client):
+    client().set_model_version_tag(
+        "vae", "2", "darkroom.results", json.dumps({PROTOCOL: {"fid": 0.1, "fid_low": 0}})
+    )
+    code, output = command("compare", "vae/1", "vae/2", "--out", "page.html")
+    assert code == 0 and "1.00 (0.990 – 1.01)" in output
+    assert "vae/2: not measured, or by another version of Darkroom." in output
+    code, output = command("promote", "vae/2")
+    assert code == 1 and "not promoted: measured, comparable" in output
+    client().set_model_version_tag("vae", "1", "darkroom.results", json.dumps({PROTOCOL: {"fid": 0.1}}))
+    code, output = command("promote", "vae/3")
+    assert code == 1 and "another version of Darkroom" in output
 
 
 def test_seeds_are_summarised_by_mean_and_standard_deviation(command, client):

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from pipeline.core import model_files
+from pipeline.core.abilities import Ability
 from pipeline.core.noise import Noise
+from pipeline.core.task import DataSpec
 from pipeline.data.images import decode
 from pipeline.tracking import registry
 from pipeline.tracking.runs import open_run
@@ -203,8 +205,8 @@ def test_a_label_is_refused_by_a_model_that_generates_without_regard_to_classes(
 
     model = saved("gan")
     inner = model.unwrap_python_model()
-    assert inner.conditional
-    monkeypatch.setattr(inner, "conditional", False)
+    assert "USES_LABELS" in inner.abilities
+    monkeypatch.setattr(inner, "abilities", {"GENERATE"})
     with pytest.raises(mlflow.MlflowException, match="without regard to classes") as refused:
         model.predict(pd.DataFrame([{"count": 1, "label": 2}]))
     assert refused.value.get_http_status_code() == 400
@@ -253,3 +255,12 @@ def test_a_planted_pickle_is_refused(tmp_path):
     with pytest.raises(mlflow.MlflowException, match=r"(?i)pickle"):
         mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert not (tmp_path / "canary").exists()
+
+
+def test_the_signature_follows_the_abilities_of_the_model():
+    spec = DataSpec(1, 16, 4)
+    names = lambda known: [column.name for column in registry._signature(frozenset(known), spec)[0].outputs]
+    assert names({Ability.CLASSIFY}) == ["class", "probability", "classes", "probabilities"]
+    assert names({Ability.RECONSTRUCT}) == ["image", "anomaly"]
+    assert names({Ability.RECONSTRUCT, Ability.ENCODE}) == ["image", "code", "anomaly"]
+    assert registry._signature(frozenset(), spec) == (None, None)

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import BadInput
-from pipeline.tracking import delivery_queue, registry, runs
+from pipeline.estimate import Estimate
+from pipeline.tracking import delivery_queue, registry, restored, runs
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import all_runs, child, write_lines, write_model, write_picture
 
@@ -182,17 +183,36 @@ def test_results_reach_the_run_that_trained_the_model(environment, client, descr
         assert trained.register(write_model(tmp_path / "gan", "gan"), "gan") == "1"
     digest = model_files.read_card(tmp_path / "gan")["sha256"]
     (tmp_path / "report.html").write_text("<p>")
+    fid = Estimate(3.5, 3.0, 4.0, 0.5)
     for _ in range(2):
         with open_run(environment, Description("evaluate", "e" * 64)) as run:
-            run.log_results({"gan": {"fid": 3.5}, "vae": {"fid": 4.0}}, {"gan": digest}, {"gan": "p" * 64})
+            run.log_results(
+                {"gan": {"fid": fid.to_json()}, "vae": {"fid": {"value": 4.0}}},
+                {"gan": digest},
+                {"gan": "p" * 64},
+            )
             run.log_artifact(tmp_path / "report.html", "report")
     found = client().get_run(run.id)
-    assert found.data.metrics == {"test/gan/fid": 3.5, "test/vae/fid": 4.0}
+    parts = {
+        "test/gan/fid": 3.5,
+        "test/gan/fid_low": 3.0,
+        "test/gan/fid_high": 4.0,
+        "test/gan/fid_floor": 0.5,
+    }
+    assert found.data.metrics == {**parts, "test/vae/fid": 4.0}
     assert client().get_run(found.data.tags["mlflow.parentRunId"]).data.metrics == found.data.metrics
     version = client().get_model_version("gan", "1")
-    assert "| fid | 3.5 |" in version.description and registry.results(version) == {"p" * 64: {"fid": 3.5}}
+    assert "| fid | 3.5 | 3 to 4 | 0.5 |" in version.description
+    assert registry.results(version) == {"p" * 64: {"fid": fid}}
+    assert set(client().get_run(trained.id).data.metrics) == {"test_fid"}
     assert [point.value for point in client().get_metric_history(trained.id, "test_fid")] == [3.5]
     assert [entry.path for entry in client().list_artifacts(run.id, "report")] == ["report/report.html"]
+
+
+def test_details_of_an_earlier_version_give_no_results():
+    details = {"vae": {"fid": 1.0, "fid_low": 0.5}, "gan": {"fid": {"value": 2.0, "floor": 1.0}}}
+    found = restored.results_of(details, {}, 7)
+    assert list(found) == ["gan"] and found["gan"]["metrics"] == details["gan"]
 
 
 def test_a_run_that_is_not_opened_at_once_is_complete_at_the_end(environment, description, client, tmp_path):

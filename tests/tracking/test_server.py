@@ -166,7 +166,7 @@ class TestWithARealServer:
             assert run.register(folder, "gan") == "1"
         digest = model_files.read_card(folder)["sha256"]
         with open_run(team, Description("evaluate", "b" * 64)) as evaluation:
-            evaluation.log_results({"gan": {"fid": 3.5}}, {"gan": digest})
+            evaluation.log_results({"gan": {"fid": {"value": 3.5}}}, {"gan": digest})
         assert client.get_run(run.id).data.metrics["test_fid"] == 3.5
         stored = {
             entry["Key"]: entry["Size"]

@@ -1,0 +1,104 @@
+"""Classifiers: accuracy, cross-entropy, calibration, and how classes are confused.
+
+Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks". ``logits`` are (N, classes),
+``labels`` (N,).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipeline.core.abilities import Ability
+from pipeline.estimate import Estimate
+from pipeline.evaluation import averages, figures
+from pipeline.evaluation.context import Context, made
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.measure import Measure
+from pipeline.files import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate(model: Context) -> dict[str, Estimate]:
+    """The measures of a classifier. Also writes its confusion matrix and the table of its classes."""
+    answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
+    logits = torch.cat(answers).double().cpu().numpy()
+    labels, names = np.asarray(model.dataset.test.labels), list(model.dataset.class_names)
+    write_text(model.table("classes"), by_class(logits, labels, names).to_csv(index=False))
+    figures.draw_confusion(confusion(logits, labels), names, model.picture("confusion"))
+    if model.name == model.settings.classifier:
+        import pandas as pd
+
+        rows = pd.DataFrame({"actual": labels, "predicted": logits.argmax(axis=1)})
+        rows = rows.map(lambda label: names[label])
+        write_text(model.plots / "confusion.csv", rows.to_csv(index=False))
+    return measures(logits, labels)
+
+
+def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
+    """Accuracy, cross-entropy (nats) and calibration error.
+
+    The floor of accuracy is that of the most frequent class, the floor of cross-entropy that of the class
+    frequencies.
+    """
+    from scipy.special import log_softmax
+
+    shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
+    present = shares[shares > 0]
+    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    negative_log_likelihood = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
+    entropy = -(present * np.log(present)).sum()  # H(y)
+    return {
+        "accuracy": averages.proportion(logits.argmax(axis=1) == labels).with_floor(shares.max()),
+        "cross_entropy": averages.mean([negative_log_likelihood], least=0.0).with_floor(entropy),
+        "calibration_error": Estimate(calibration_error(np.exp(log_probabilities), labels)),
+    }
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: the mean gap between confidence and accuracy in ``bins`` of equal width."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))  # sum_b n_b/N |confidence_b - accuracy_b|
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts (classes, classes): a row for each true class, a column for each predicted class."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
+
+
+def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "pd.DataFrame":
+    """Precision, recall, F1 and support (test images) of each class. 0 / 0 counts as 0."""
+    import pandas as pd
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
+    )
+    return pd.DataFrame(
+        {"class": list(names), **dict(zip(("precision", "recall", "f1", "support"), columns))}
+    )
+
+
+# fmt: off
+EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {
+    "accuracy": Measure("Accuracy", "higher", "always answering the most frequent class scores {}",
+        "The share of test images whose class is recognised.", percent=True, headline=True),
+    "cross_entropy": Measure("Cross-entropy", "lower", "answering the class frequencies scores {}",
+        "-log p(y | x) of the true class, averaged over images. Confident mistakes raise it most.", "nats"),
+    "calibration_error": Measure("Calibration error", "lower", "",
+        "The difference between confidence and accuracy, averaged over 15 bins of confidence. At 0, "
+        "predictions with a confidence of 90 % are right nine times in ten.", percent=True),
+}, pictures={
+    "confusion": "Predicted class of the test images of each class. Red: mistakes.",
+}, tables={
+    "classes": "By class, on the test images. Precision: the share of the images classified as this class "
+        "that belong to it. Recall: the share of its images that are classified as it. F1: their harmonic "
+        "mean. Support: its number of test images.",
+})

@@ -1,0 +1,89 @@
+"""Generators: distances of generated images from real ones, and whether they show the requested class."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.core.abilities import Ability
+from pipeline.core.task import Task
+from pipeline.estimate import Estimate
+from pipeline.evaluation import averages, distances, figures
+from pipeline.evaluation.context import Context, diverged, made
+from pipeline.evaluation.distances import BATCH
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.measure import Measure
+from pipeline.evaluation.progress import PROGRESS
+
+NUM_ROWS = 8  # of the sample grid
+
+
+def evaluate(model: Context) -> dict[str, Estimate]:
+    """The measures of a generator, on images with the test split's mix of classes. Also draws a grid."""
+    conditional = Ability.USES_LABELS in model.abilities
+    class_names = model.dataset.class_names
+    columns = figures.columns(len(class_names))
+    drawn = _generate(model, np.tile(columns, NUM_ROWS), "pictures")
+    names = [class_names[label] for label in columns] if conditional else []
+    figures.save_grid(drawn.unflatten(0, (NUM_ROWS, -1)), model.picture("samples"), columns=names)
+    labels = same_mix(model.dataset.test.labels, model.num_samples)
+    classifier = model.of(model.reference_set.space.name)
+    agreed: list[np.ndarray] = []
+
+    def batches() -> Iterator[Tensor]:
+        starts = range(0, len(labels), BATCH)
+        for index, start in enumerate(PROGRESS.track(starts, "generated images: batches", len(starts))):
+            wanted = labels[start : start + BATCH]
+            images = _generate(model, wanted, "samples", index)
+            if conditional and Ability.CLASSIFY in classifier.abilities:
+                agreed.append(_predicted(classifier.task, images) == wanted)
+            yield images
+
+    measured = model.reference_set.measures(finite(batches(), model.name))
+    if agreed:
+        accuracy = model.once("accuracy", classifier.name, lambda: _accuracy(classifier))
+        measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).with_floor(accuracy)
+    return measured
+
+
+def same_mix(labels: np.ndarray, count: int) -> np.ndarray:
+    """``count`` labels with the same share of each class as in ``labels`` (N,), to within one."""
+    by_class = np.argsort(labels, kind="stable")
+    evenly_spaced = (2 * np.arange(count) + 1) * len(labels) // (2 * count)
+    return labels[np.sort(by_class[evenly_spaced])]
+
+
+def finite(batches: Iterable[Tensor], name: str) -> Iterator[Tensor]:
+    """The batches. Raises ``DarkroomError`` if a pixel is not finite."""
+    for images in batches:
+        if not images.isfinite().all():
+            raise diverged(name, "makes images whose pixels are not finite")
+        yield images
+
+
+def _generate(model: Context, labels: np.ndarray, phase: str, index: int = 0) -> Tensor:
+    wanted = torch.from_numpy(labels).to(model.task.device)
+    return made(model.task.generate(wanted, len(labels), model.noise(len(labels), phase, index)))
+
+
+def _predicted(classifier: Task, images: Tensor) -> np.ndarray:
+    return made(classifier.classify(images.to(classifier.device))).argmax(dim=1).cpu().numpy()
+
+
+def _accuracy(classifier: Context) -> float:
+    predicted = [
+        _predicted(classifier.task, batch.images)
+        for batch in classifier.batches("accuracy of the classifier")
+    ]
+    return float((np.concatenate(predicted) == classifier.dataset.test.labels).mean())
+
+
+# fmt: off
+EVALUATOR = Evaluator(Ability.GENERATE, evaluate, {
+    **distances.MEASURES,
+    "label_agreement": Measure("Label agreement", "higher", "the classifier agrees with {} of real labels",
+        "The share of generated images to which the classifier assigns the requested class.", percent=True),
+}, compares=True, pictures={
+    "samples": "Images that {} made, from noise of a fixed seed: not picked by hand.",
+})

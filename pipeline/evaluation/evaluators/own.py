@@ -1,0 +1,48 @@
+"""Every model: the values that it computes itself for each example, such as its losses."""
+
+import numpy as np
+
+from pipeline.core.task import Ratio
+from pipeline.estimate import Estimate
+from pipeline.evaluation import averages
+from pipeline.evaluation.context import Context
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.measure import Measure
+
+
+def evaluate(model: Context) -> dict[str, Estimate]:
+    """Averages over the test split of what ``Task.evaluate`` returns."""
+    found: dict[str, list[list[np.ndarray]]] = {}  # by quantity, by batch: values or the parts of a ratio
+    for index, batch in enumerate(model.batches("the model's own measures")):
+        for quantity, values in model.task.evaluate(batch, model.noise(len(batch), "test", index)).items():
+            parts = values if isinstance(values, Ratio) else [values]
+            found.setdefault(quantity, []).append([part.double().cpu().numpy() for part in parts])
+    measured = {}
+    for quantity, batches in sorted(found.items()):
+        arrays = [np.concatenate(part) for part in zip(*batches, strict=True)]
+        if len(arrays) == 1:
+            measured[quantity] = averages.mean(arrays)
+        else:
+            rounds, seed = model.settings.num_bootstrap, model.settings.seed
+            measured[quantity] = averages.ratio(arrays[0], arrays[1], rounds, seed)
+    return measured
+
+
+# fmt: off
+EVALUATOR = Evaluator(None, evaluate, {
+    "mae": Measure("Absolute error", "lower", "",
+        "Mean absolute error of pixels in [0, 1] between test images and their reconstructions."),
+    "negative_elbo": Measure("Negative ELBO", "lower", "",
+        "An upper bound of -log p(x) per image: the reconstruction loss plus the KL divergence.",
+        "nats", headline=True),
+    "reconstruction": Measure("Reconstruction loss", "lower", "",
+        "-log p(x | z) per image, the loss of the decoder for the image's code z.", "nats"),
+    "kl": Measure("KL divergence", "", "",
+        "The distance between the encoder's distribution of codes and the prior of the image's class, per "
+        "image: the information in the code. 0: none, the decoder ignores the code.", "nats"),
+    "real_accuracy": Measure("Discriminator, real images", "", "",
+        "The share of real images that the discriminator classifies as real. Near 100 %, for real and for "
+        "generated images, its task is too easy; near 50 % it cannot tell them apart.", percent=True),
+    "generated_accuracy": Measure("Discriminator, generated images", "", "",
+        "The share of generated images that the discriminator classifies as generated.", percent=True),
+})
