@@ -18,7 +18,6 @@ import click
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from scipy import ndimage
 
 from pipeline.core import model_files
@@ -58,7 +57,8 @@ def read(mnist: Path | None) -> tuple[np.ndarray, np.ndarray, int]:
     """Images and labels in a fixed random order, and how many of them to train on."""
     if mnist is None:
         small, labels = formats.read_digits(Path(str(files("sklearn.datasets") / "data" / "digits.csv.gz")))
-        pictures, count = np.stack([images.fit(Image.fromarray(picture[0]), 1, 16) for picture in small]), 600
+        resized = [images.resize_array(images.from_array(picture), 1, 16) for picture in small]
+        pictures, count = np.stack(resized), 600
     else:
         paths = [mnist / f"train-{part}-ubyte.gz" for part in ("images-idx3", "labels-idx1")]
         (pictures, labels), count = formats.read_idx_pair(*paths, (1, 28, 28), 10), 5000

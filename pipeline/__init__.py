@@ -13,7 +13,8 @@
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
     params, environment, process, files, errors, estimate
-                   settings, environment variables, processes, atomic writes, error messages, measured values
+                   settings, environment variables, processes and the start of Ray, atomic writes,
+                   error messages, measured values
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 

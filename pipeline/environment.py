@@ -103,7 +103,9 @@ def prepare() -> None:
     """Set the variables that Ray, MLflow, DVC and CUDA read at import, unless the user has set them."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not os.environ.get("RAY_ADDRESS"):  # a local Ray: on loopback, with a token that is in no file
+    if os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # attempts of 40 s; the default is 20
+    else:  # a local Ray: on loopback, with a token that is in no file
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

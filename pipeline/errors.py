@@ -1,5 +1,7 @@
 """Errors for users: what happened, where, and what to do next."""
 
+from collections.abc import Iterable
+
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_BUSY = 75
@@ -28,6 +30,13 @@ class BadInput(DarkroomError):
     """Settings, files or arguments that cannot be used."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+def listed(items: Iterable[object], limit: int = 20) -> str:
+    """The first ``limit`` items, separated by commas, and the number of the others."""
+    texts = [str(item) for item in items]
+    others = [f"and {len(texts) - limit:,} more"] if len(texts) > limit else []
+    return ", ".join(texts[:limit] + others)
 
 
 def _rebuild(cls: type[DarkroomError], what: str, where: str, remedy: str) -> DarkroomError:

@@ -1,16 +1,18 @@
-"""Start and end of a stage or command: settings of libraries, exit codes, error messages, signals."""
+"""Start and end of a stage or command: settings of libraries, exit codes, error messages, signals, Ray."""
 
 import ctypes
 import errno
+import logging
 import os
 import shlex
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline import environment
 from pipeline.errors import EXIT_FAILED, DarkroomError
@@ -28,6 +30,7 @@ DVC = (sys.executable, "-c", DVC_SCRIPT)
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
+CONNECT_SECONDS = 10.0  # to the port of a Ray cluster
 SPACE = "free some space there, or use a folder on another disk"
 ACCESS = "check the owner and the permissions (ls -ld), or run as the user who owns it"
 DESCRIPTORS = "allow more open files: ulimit -n 4096; or use fewer workers"
@@ -80,6 +83,35 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
+
+
+def start_ray(address: str, num_cpus: int | None) -> bool:
+    """Join the Ray cluster at ``address``, or start a local Ray if it is ''. False if Ray is running already.
+
+    ``num_cpus``: of a local Ray; None: all. Raises ``DarkroomError`` if the cluster cannot be reached.
+    """
+    environment.prepare()
+    import ray
+
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if not address:
+        options |= {"num_cpus": num_cpus, "include_dashboard": False, "runtime_env": worker_python()}
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        if port.isdigit():  # where nothing listens, ray.init tries for a quarter of an hour
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        ray.init(address=address or "local", **options)  # None would join any cluster found on this machine
+    except Exception as error:  # Ray raises many types
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if not address:
+            remedy = "DARKROOM_WORKERS=auto needs no Ray on a machine with at most one GPU"
+            raise DarkroomError(f"cannot start: {reason}", where="Ray", remedy=remedy) from error
+        what = f"cannot connect to the Ray cluster: {reason}"
+        remedy = "check the address, the token (RAY_AUTH_TOKEN) and that the Ray versions are equal"
+        raise DarkroomError(what, where=address, remedy=remedy) from error
+    return True
 
 
 def worker_python() -> dict[str, str]:

@@ -233,6 +233,17 @@ class TestClassify:
         assert found["large.png"][0] == found["small.png"][0]
         assert found["large.png"][1] == pytest.approx(found["small.png"][1], abs=0.02)
 
+    def test_a_picture_that_is_not_square_is_made_square_as_for_the_training(self, shelf):
+        card = {"class_names": NAMES, "fit": "pad"}
+        model_files.write(model_files.load(shelf / "cnn"), Path("own/padded"), card)
+        square = pixels()
+        square[:2] = square[6:] = 0
+        Image.fromarray(square).save("square.png")
+        Image.fromarray(square[2:6]).save("wide.png")
+        found = answers(done("classify", "--models", "own", "--model", "padded", "wide.png", "square.png"))
+        assert found["wide.png"] == found["square.png"]
+        assert found["wide.png"] != answers(done("classify", "wide.png"))["wide.png"]
+
     def test_a_grey_picture_suits_a_model_of_colours(self):
         picture("grey.png")
         Image.fromarray(pixels()).convert("RGB").save("rgb.png")

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -57,6 +58,17 @@ def raising(what):
 )
 def test_a_refusal_is_printed_in_two_lines_and_has_its_exit_code(error, code):
     assert run(raising(error)) == (code, "", "error: a.txt: is odd\n  -> mend it\n")
+
+
+def test_a_ray_cluster_that_cannot_be_joined_is_named(tmp_path):
+    """No token is there; the port answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        joins = f"process.run(lambda: process.start_ray({address!r}, None))"
+        env = {"HOME": str(tmp_path), "RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
+        code, _, error = run(joins, **env)
+    assert code == 1 and f"error: {address}: cannot connect to the Ray cluster: Token" in error
+    assert "RAY_AUTH_TOKEN" in error and "Traceback" not in error
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():

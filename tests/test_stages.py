@@ -173,10 +173,10 @@ def test_a_truncated_archive_is_refused(project):
     [
         (
             {"cat": 6, "mouse": 6, "void": 0},
-            "the class folder 'void' contains no images",
-            "fill it or remove it",
+            "contains class folders without images: 'void'",
+            "fill or remove them",
         ),
-        ({"cat": 6}, "contains only one class, 'cat'", "add a folder for a second class"),
+        ({"cat": 6}, "contains only one class: 'cat'", "add a folder for a second class"),
         ({"cat": 0}, "contains no images", "create a folder for each class"),
         ({}, "no such folder or zip", "correct data.folder"),
     ],
@@ -197,7 +197,7 @@ def test_a_broken_picture_is_named_by_preprocessing(project):
     code, output = project.run("stages.download")
     assert code == 0, output
     output = refused(project, "stages.preprocess")
-    assert "mouse/3.png: " in output and "max_bad_fraction" in output
+    assert "cannot be decoded: mouse/3.png (" in output and "max_bad_fraction" in output
     set_folder(project, max_bad_fraction=0.1)
     code, output = project.run("stages.preprocess")
     assert code == 0 and "broken images left out: 1" in output
@@ -207,7 +207,7 @@ def test_a_class_of_few_pictures_is_named_by_preprocessing(project):
     fill(project, cat=6, mouse=2)
     set_folder(project)
     assert project.run("stages.download")[0] == 0
-    assert "the class 'mouse' has 2 images" in refused(project, "stages.preprocess")
+    assert "5 are needed: 'mouse' has 2" in refused(project, "stages.preprocess")
 
 
 def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project):
@@ -215,7 +215,7 @@ def test_raw_data_that_was_altered_or_is_another_source_is_not_prepared(project)
     flip(raw)
     output = refused(project, "stages.preprocess")
     assert (
-        "data/raw/digits.csv.gz: is missing or has changed" in output
+        "data/raw: files are missing or have changed since they were downloaded: digits.csv.gz" in output
         and "dvc repro --force download" in output
     )
     set_data(project, source="mnist")

@@ -20,6 +20,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 RAY = {
     *(f"pipeline/launch/{name}.py" for name in ("worker", "ray_train", "plan", "preflight", "rendezvous")),
     "pipeline/data/decoding.py",
+    "pipeline/process.py",
 }
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 

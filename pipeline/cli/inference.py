@@ -111,7 +111,7 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
     task, card, _ = _load(model, models, "classify", "use cnn")
     names = card["class_names"]
     unread: list[BadInput] = []
-    for files, images in _read(paths, task, unread):
+    for files, images in _read(paths, task, card, unread):
         with torch.inference_mode():
             logits = task.classify(images)
         for file, row in zip(files, logits.softmax(1), strict=True):
@@ -150,11 +150,11 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
 
     from pipeline.core.image_grid import to_bytes, write_png
 
-    task, *_ = _load(model, models, "reconstruct", "use ae or vae")
+    task, card, _ = _load(model, models, "reconstruct", "use ae or vae")
     pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
     count = 0
     unread: list[BadInput] = []
-    for files, images in _read(paths, task, unread):
+    for files, images in _read(paths, task, card, unread):
         with torch.inference_mode():
             restored = task.reconstruct(images)
         for file, image in zip(files, to_bytes(restored.numpy()), strict=True):
@@ -256,7 +256,9 @@ def _files_at(text: str) -> list[Path]:
     return found
 
 
-def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator[tuple[list[Path], Any]]:
+def _read(
+    paths: tuple[str, ...], task: Any, card: dict[str, Any], unread: list[BadInput]
+) -> Iterator[tuple[list[Path], Any]]:
     """Batches of the pictures in ``paths``, in the model's size and channels: files, images (N, C, H, W).
 
     A picture that cannot be read is reported on standard error and added to ``unread``.
@@ -266,12 +268,12 @@ def _read(paths: tuple[str, ...], task: Any, unread: list[BadInput]) -> Iterator
     from pipeline.core.task import Batch
     from pipeline.data.images import BrokenImage, decode
 
-    files = _files(paths)
+    files, fit = _files(paths), card.get("fit", "crop")
     for start in range(0, len(files), BATCH):
         some, decoded = [], []
         for file in files[start : start + BATCH]:
             try:
-                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size))
+                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, fit))
                 some.append(file)
             except (BrokenImage, OSError) as error:
                 unread.append(BadInput(str(error), where=click.format_filename(file)))

@@ -6,11 +6,9 @@ Both give the same result.
 import functools
 import logging
 import os
-import threading
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.archives import MAX_MEMBER_BYTES, read_member
-from pipeline.data.images import BrokenImage, decode
-from pipeline.environment import Environment, prepare
+from pipeline.data.folders import read_file
+from pipeline.data.images import decode
+from pipeline.data.settings import Fit
+from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
-from pipeline.process import worker_python
+from pipeline.process import start_ray
 
 CHUNK = 256  # maximum number of images decoded at a time
 CHUNK_BYTES = 16_000_000  # maximum size of their pixels
+MIN_FILES_FOR_RAY = 20_000  # threads decode fewer in the time that Ray takes to start
+INVISIBLE = "is not visible to a worker"
 Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); for each the reason why it is broken, or ''
 
 
@@ -36,38 +37,26 @@ class Decoder:
     path: Path
     channels: int
     size: int
+    fit: Fit = "crop"
 
     def __call__(self, names: list[str]) -> Decoded:
         images = np.zeros((len(names), self.channels, self.size, self.size), np.uint8)
         reasons = [""] * len(names)
         for row, name in enumerate(names):
             try:
-                images[row] = decode(read_file(self.path, name), self.channels, self.size)
-            except (BrokenImage, ValueError) as error:
+                images[row] = decode(read_file(self.path, name), self.channels, self.size, self.fit)
+            except ValueError as error:
                 reasons[row] = str(error)
+            except FileNotFoundError:
+                if self.path.exists():
+                    raise
+                reasons[row] = INVISIBLE
         return images, reasons
 
     def decode_batch(self, batch: Any) -> Any:
         """Decode a batch of Ray Data."""
-        if not self.path.exists():
-            remedy = "put the project on storage that all workers mount"
-            raise DarkroomError("is not visible to a worker", where=str(self.path), remedy=remedy)
         images, reasons = self(list(batch["name"]))
         return {"image": images, "reason": np.array(reasons, dtype=object)}
-
-
-def read_file(path: Path, name: str) -> bytes:
-    """The bytes of a file in the folder or zip ``path``. Thread-safe.
-
-    Raises ``ValueError`` for damage and for more than 256 MB.
-    """
-    if not path.is_dir():
-        with _lock:
-            archive = _open_zip(path, (path.stat().st_ino, path.stat().st_mtime_ns))
-        return read_member(archive, name, _lock)
-    if (path / name).stat().st_size > MAX_MEMBER_BYTES:
-        raise ValueError(f"is larger than {MAX_MEMBER_BYTES:,} bytes")
-    return (path / name).read_bytes()
 
 
 Decode = Callable[[Decoder, list[str]], Iterator[Decoded]]
@@ -79,35 +68,31 @@ def chunk_size(channels: int, size: int) -> int:
 
 
 @contextmanager
-def workers(environment: Environment) -> Iterator[Decode]:
-    """A function that decodes files in order, in chunks, with only a few chunks in memory at a time."""
-    if environment.workers == "auto" and not environment.ray_address:
+def workers(environment: Environment, num_files: int) -> Iterator[Decode]:
+    """A function that decodes files in order, in chunks, with only a few chunks in memory at a time.
+
+    Ray is only used for at least ``MIN_FILES_FOR_RAY`` files, and if the environment asks for workers.
+    """
+    if num_files < MIN_FILES_FOR_RAY or (environment.workers == "auto" and not environment.ray_address):
         num_threads = os.cpu_count() or 1
         with ThreadPoolExecutor(num_threads) as pool:
             yield functools.partial(_decode_with_threads, pool, 2 * num_threads)
         return
-    prepare()
+    num_cpus = None if environment.workers == "auto" else environment.workers
+    started = start_ray(environment.ray_address, num_cpus)
     import ray
 
-    start_ray = not ray.is_initialized()
-    if start_ray:
-        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if not environment.ray_address:
-            options |= {"include_dashboard": False, "runtime_env": worker_python()}
-            if environment.workers != "auto":
-                options["num_cpus"] = environment.workers
-        ray.init(address=environment.ray_address or "local", **options)
     try:
         yield _decode_with_ray
     finally:
-        if start_ray:
+        if started:
             ray.shutdown()
 
 
 def _decode_with_threads(
     pool: ThreadPoolExecutor, max_pending: int, decoder: Decoder, names: list[str]
 ) -> Iterator[Decoded]:
-    pending: deque[Any] = deque()
+    pending: deque[Future[Decoded]] = deque()
     size = chunk_size(decoder.channels, decoder.size)
     for start in range(0, len(names), size):
         pending.append(pool.submit(decoder, names[start : start + size]))
@@ -126,17 +111,15 @@ def _decode_with_ray(decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
     context.enable_progress_bars = False
     size = chunk_size(decoder.channels, decoder.size)
     rows = ray.data.from_items([{"name": name} for name in names], override_num_blocks=-(-len(names) // size))
-    for batch in rows.map_batches(decoder.decode_batch, batch_size=size).iter_batches(batch_size=size):
-        yield np.asarray(batch["image"]), [str(reason) for reason in batch["reason"]]
-
-
-_lock = threading.Lock()
-
-
-@functools.lru_cache(maxsize=1)
-def _open_zip(path: Path, version: tuple[int, int]) -> zipfile.ZipFile:
-    """The open archive; call it with the lock held.
-
-    Threads share one, as its index takes 0.6 GB for a million files.
-    """
-    return zipfile.ZipFile(path)
+    decoded = rows.map_batches(decoder.decode_batch, batch_size=size)
+    remedy = "put the project on storage that all workers mount"
+    try:
+        for batch in decoded.iter_batches(batch_size=size):
+            reasons = [str(reason) for reason in batch["reason"]]
+            if INVISIBLE in reasons:
+                raise DarkroomError(INVISIBLE, where=str(decoder.path), remedy=remedy)
+            yield np.asarray(batch["image"]), reasons
+    except ray.exceptions.RayError as error:
+        what = f"Ray's workers cannot decode the images ({type(error).__name__})"
+        remedy = "run it again; DARKROOM_DEBUG=1 shows the traceback"
+        raise DarkroomError(what, where=str(decoder.path), remedy=remedy) from error

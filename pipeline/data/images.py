@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps
 
+from pipeline.data.settings import Fit
+
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 REFUSED_SUFFIXES = frozenset(
@@ -19,7 +21,7 @@ class BrokenImage(ValueError):
     """The bytes are not a valid image of a supported format and size. The message is the reason."""
 
 
-def decode(data: bytes, channels: int, size: int) -> np.ndarray:
+def decode(data: bytes, channels: int, size: int, fit: Fit = "crop") -> np.ndarray:
     """Decode an image, or the first frame of an animation, to uint8 (channels, size, size).
 
     The EXIF orientation is applied, transparent images are put on white, 16 bits are scaled to 8, and colour
@@ -32,9 +34,9 @@ def decode(data: bytes, channels: int, size: int) -> np.ndarray:
             if width < 1 or height < 1:
                 raise BrokenImage(f"has no pixels ({width} x {height})")
             if width * height > MAX_PIXELS:
-                raise BrokenImage(f"has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+                raise BrokenImage(f"has more than {MAX_PIXELS:,} pixels ({width} x {height})")
             image.load()
-            return fit(_flatten(ImageOps.exif_transpose(image)), channels, size)
+            return resize_array(_flatten(ImageOps.exif_transpose(image)), channels, size, fit)
     except (BrokenImage, MemoryError):
         raise
     except Image.UnidentifiedImageError:
@@ -43,23 +45,44 @@ def decode(data: bytes, channels: int, size: int) -> np.ndarray:
         raise BrokenImage(f"cannot be decoded ({error})") from None
 
 
-def fit(image: Image.Image, channels: int, size: int) -> np.ndarray:
-    """Resize the largest central square to uint8 (channels, size, size).
+def resize(image: Image.Image, size: int, fit: Fit = "crop", kind: str = "image") -> Image.Image:
+    """``image`` as a square with sides of ``size`` pixels.
 
-    Images are made smaller by Lanczos and larger by bicubic interpolation.
+    ``fit`` says what is done with an image that is not square: ``crop`` takes the largest central square,
+    ``pad`` adds bars of value 0 (black) to the shorter sides, ``stretch`` changes the proportions. Images are
+    made smaller by Lanczos and larger by bicubic interpolation. A "label_map" has the value of the nearest
+    pixel, so that labels are not mixed.
     """
-    image = image.convert(MODES[channels])
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = (left, top, left + side, top + side)
-    if side == size:
-        image = image.crop(square)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side) if fit == "crop" else (0, 0, width, height)
+    taken = (box[2] - box[0], box[3] - box[1])
+    longest = max(taken)
+    shape = (size, size)
+    if fit == "pad":
+        shape = (max(1, round(width * size / longest)), max(1, round(height * size / longest)))
+    if taken == shape:
+        image = image.crop(box)
     else:
-        image = image.resize(
-            (size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC, box=square
-        )
-    pixels = np.asarray(image, dtype=np.uint8).reshape(size, size, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        method = Image.Resampling.LANCZOS if longest > size else Image.Resampling.BICUBIC
+        image = image.resize(shape, Image.Resampling.NEAREST if kind == "label_map" else method, box=box)
+    if shape == (size, size):
+        return image
+    square = Image.new(image.mode, (size, size))
+    square.paste(image, ((size - shape[0]) // 2, (size - shape[1]) // 2))
+    return square
+
+
+def resize_array(image: Image.Image, channels: int, size: int, fit: Fit = "crop") -> np.ndarray:
+    """``image``, resized, as uint8 (channels, size, size)."""
+    pixels = np.asarray(resize(image.convert(MODES[channels]), size, fit), dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def from_array(image: np.ndarray) -> Image.Image:
+    """The picture of a uint8 array (C, H, W), grey or RGB."""
+    return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
 def _flatten(image: Image.Image) -> Image.Image:

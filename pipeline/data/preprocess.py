@@ -1,8 +1,8 @@
 """The stage ``preprocess``: write the shards of each split, a manifest, a table and a contact sheet."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.core.fields import PROCESSED
 from pipeline.data.collection import Collection, open_raw
 from pipeline.data.decoding import Decode, workers
+from pipeline.data.images import from_array
 from pipeline.data.settings import DataSettings
 from pipeline.data.shards import ShardWriter
 from pipeline.data.splits import divide
 from pipeline.environment import Environment
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, listed
 from pipeline.files import atomic_folder, digest_of, write_json
 
 NUM_SAMPLES = 10  # images of each class on the contact sheet
 MAX_ROWS = 100  # classes on the contact sheet
-MAX_EXAMPLES = 20  # duplicates listed in the manifest
+MAX_EXAMPLES = 20  # duplicates listed in the manifest, and broken images in an error
 MAX_HASHES = 20  # raw files listed in the manifest; for more it has only one digest
 
 
@@ -38,12 +39,14 @@ def preprocess(
     does not grow with their number.
     """
     collection, hashes = open_raw(settings, raw)
-    parts = divide(collection.labels, collection.class_names, settings, collection.stable_names)
+    names = collection.files.get("train", ())
+    parts = divide(collection.labels, collection.class_names, settings, names)
     total = sum(len(indices) for _, indices in parts.values())
     with atomic_folder(target) as folder:
-        with workers(environment) as decode:
+        with workers(environment, total if collection.files else 0) as decode:
             writer = _SplitWriter(collection, decode, max_bad=int(settings.max_bad_fraction * total))
             splits = {split: writer.write(folder / split, *part) for split, part in parts.items()}
+        writer.check()
         manifest = {
             "source": settings.source,
             "class_names": list(collection.class_names),
@@ -71,6 +74,7 @@ class _SplitWriter:
     decode: Decode
     max_bad: int
     quarantined: list[dict[str, str]] = field(default_factory=list)
+    without_images: list[str] = field(default_factory=list)  # splits and their classes
     samples: dict[int, list[np.ndarray]] = field(default_factory=dict)  # of the training split, by label
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes for each image, in the order of writing
     # For each split: its name, the source's split, the indices there, and the labels.
@@ -85,9 +89,11 @@ class _SplitWriter:
         for images, reasons in self.collection.decode(source_split, indices, self.decode):
             chunk = slice(start, start + len(images))
             good[chunk] = [not reason for reason in reasons]
-            for row, reason in enumerate(reasons):
-                if reason:
-                    self._quarantine(self.collection.name(source_split, int(indices[start + row])), reason)
+            for row in np.flatnonzero(~good[chunk]):
+                name = self.collection.name(source_split, int(indices[start + row]))
+                self.quarantined.append({"name": name, "reason": reasons[row]})
+            if len(self.quarantined) >= self.max_bad + MAX_EXAMPLES:
+                self.check(complete=False)
             images, good_labels = images[good[chunk]], labels[chunk][good[chunk]]
             writer.write({"image": images, "label": good_labels})
             for image in images:
@@ -96,61 +102,61 @@ class _SplitWriter:
                 self._add_samples(images, good_labels)
             start = chunk.stop
         counts = np.bincount(labels[good], minlength=len(self.collection.class_names))
-        if not counts.all():
-            name = self.collection.class_names[int(counts.argmin())]
-            what = f"the split '{folder.name}' has no valid image of the class '{name}'"
-            raise BadInput(what, where="data", remedy="repair or add images")
+        for label in np.flatnonzero(counts == 0):
+            self.without_images.append(f"'{self.collection.class_names[label]}' in '{folder.name}'")
         self.origins.append((folder.name, source_split, indices[good], labels[good]))
         return {"count": int(good.sum()), "classes": counts.tolist(), "shards": writer.close()}
+
+    def check(self, complete: bool = True) -> None:
+        """Raise ``BadInput`` if too many images are broken, or a class has no valid image in a split.
+
+        ``complete``: whether all images were read.
+        """
+        if len(self.quarantined) > self.max_bad:
+            groups: dict[str, list[str]] = {}
+            for entry in self.quarantined:
+                reason, bracket, detail = entry["reason"].partition(" (")
+                groups.setdefault(reason, []).append(entry["name"] + bracket + detail)
+            reasons = [f"\n  {reason}: {listed(names)}" for reason, names in groups.items()]
+            number = f"{'' if complete else 'at least '}{len(self.quarantined):,}"
+            what = f"{number} images are broken; {self.max_bad:,} may be:{''.join(reasons)}"
+            remedy = "repair or remove them, or allow a fraction of broken images with data.max_bad_fraction"
+            raise BadInput(what, where="data", remedy=remedy)
+        if complete and self.without_images:
+            what = f"classes have no valid image: {listed(self.without_images)}"
+            raise BadInput(what, where="data", remedy="repair or add images")
 
     def duplicates(self) -> dict[str, Any]:
         """Count exact duplicates: images whose preprocessed pixels equal those of an earlier image.
 
-        The order is train, validation, test.
-
-        ``within`` counts them for each split, ``across`` for each pair of splits, ``contradictory`` those
-        with another label than the first such image. Duplicates are not removed.
+        The order is train, validation, test. ``within`` counts them for each split, ``across`` for each pair
+        of splits, ``contradictory`` those with another label than the first such image. Duplicates are not
+        removed.
         """
-        splits = np.concatenate(
-            [np.full(len(indices), number) for number, (_, _, indices, _) in enumerate(self.origins)]
-        )
+        names = [split for split, *_ in self.origins]
+        ends = np.cumsum([len(indices) for _, _, indices, _ in self.origins])
         labels = np.concatenate([labels for *_, labels in self.origins])
-        starts = np.cumsum([0, *(len(indices) for _, _, indices, _ in self.origins)])
-        _, groups, sizes = np.unique(
-            np.frombuffer(self.hashes, "V16"), return_inverse=True, return_counts=True
+        _, first, groups = np.unique(
+            np.frombuffer(self.hashes, "V16"), return_index=True, return_inverse=True
         )
-        first: dict[tuple[int, int], int] = {}  # (group, split) -> its first row
-        within, across, contradictory = Counter[str](), Counter[str](), 0
-        examples: list[list[str]] = []
-        for row in np.flatnonzero(sizes[groups] > 1):
-            group, split = int(groups[row]), int(splits[row])
-            earlier = [first[group, other] for other in range(split + 1) if (group, other) in first]
-            for other in {int(splits[index]) for index in earlier}:
-                if other == split:
-                    within[self.origins[split][0]] += 1
-                else:
-                    across[f"{self.origins[other][0]}-{self.origins[split][0]}"] += 1
-            contradictory += bool(earlier) and bool(labels[earlier[0]] != labels[row])
-            if earlier and len(examples) < MAX_EXAMPLES:
-                examples.append([self._origin(index, starts, splits) for index in (earlier[0], int(row))])
-            first.setdefault((group, split), int(row))
+        first = first[groups]  # for each image the first one with its pixels
+        later = np.flatnonzero(first < np.arange(len(first)))
+        parts = dict(zip(names, np.split(first, ends[:-1])))
+        within = {split: len(part) - len(np.unique(part)) for split, part in parts.items()}
+        across = {f"{a}-{b}": int(np.isin(parts[b], parts[a]).sum()) for a, b in combinations(names, 2)}
+        examples = [[self._origin(row, ends) for row in (first[row], row)] for row in later[:MAX_EXAMPLES]]
         return {
-            "within": dict(within),
-            "across": dict(across),
-            "contradictory": contradictory,
+            "within": {split: count for split, count in within.items() if count},
+            "across": {pair: count for pair, count in across.items() if count},
+            "contradictory": int((labels[first[later]] != labels[later]).sum()),
             "examples": examples,
         }
 
-    def _origin(self, row: int, starts: np.ndarray, splits: np.ndarray) -> str:
-        split, source_split, indices, _ = self.origins[splits[row]]
-        return f"{split}: {self.collection.name(source_split, int(indices[row - starts[splits[row]]]))}"
-
-    def _quarantine(self, name: str, reason: str) -> None:
-        if len(self.quarantined) >= self.max_bad:
-            others = f" (after {len(self.quarantined)} others)" if self.quarantined else ""
-            remedy = "repair or remove it, or allow a fraction of broken images with data.max_bad_fraction"
-            raise BadInput(f"{reason}{others}", where=name, remedy=remedy)
-        self.quarantined.append({"name": name, "reason": reason})
+    def _origin(self, row: int, ends: np.ndarray) -> str:
+        number = int(np.searchsorted(ends, row, side="right"))
+        split, source_split, indices, _ = self.origins[number]
+        index = int(indices[row - ends[number]])  # counted from the end of the split
+        return f"{split}: {self.collection.name(source_split, index)}"
 
     def _add_samples(self, images: np.ndarray, labels: np.ndarray) -> None:
         for image, label in zip(images, labels.tolist()):
@@ -173,7 +179,6 @@ def contact_sheet(samples: dict[int, list[np.ndarray]], class_names: tuple[str, 
     for row, name in enumerate(rows):
         draw.text((8, row * tile + tile // 2), name, fill="black", font=font, anchor="lm")
         for column, image in enumerate(samples[row]):
-            pixels = np.broadcast_to(image, (3, size, size)).transpose(1, 2, 0)
-            enlarged = np.ascontiguousarray(pixels.repeat(factor, 0).repeat(factor, 1))
-            sheet.paste(Image.fromarray(enlarged), (margin + column * tile, row * tile + 4))
+            picture = from_array(image.repeat(factor, 1).repeat(factor, 2))
+            sheet.paste(picture, (margin + column * tile, row * tile + 4))
     return sheet

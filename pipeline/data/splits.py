@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.data.settings import DataSettings
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, listed
 
 MIN_IMAGES = 5  # of a class, if it has to be divided
 
@@ -26,10 +26,11 @@ def divide(
     ``labels`` has the labels of the source's splits. These splits are kept. Missing ones are drawn from
     'train': by the images' ``names`` if there are any, else by their indices.
     """
-    for name, count in zip(class_names, np.bincount(labels["train"], minlength=len(class_names)).tolist()):
-        if count < MIN_IMAGES and len(labels) < 3:
-            what = f"the class '{name}' has {count} images; at least {MIN_IMAGES} are needed to divide it"
-            raise BadInput(what, where="data", remedy="add images or remove the class")
+    counts = np.bincount(labels["train"], minlength=len(class_names)).tolist()
+    few = [f"'{name}' has {count}" for name, count in zip(class_names, counts) if count < MIN_IMAGES]
+    if few and len(labels) < 3:
+        what = f"classes have too few images to divide them; {MIN_IMAGES} are needed: {listed(few)}"
+        raise BadInput(what, where="data", remedy="add images or remove the classes")
     remaining = np.arange(len(labels["train"]))
     parts = {split: (split, np.arange(len(members))) for split, members in labels.items()}
     for split, fraction in (("test", settings.test_fraction), ("validation", settings.validation_fraction)):

@@ -1,6 +1,7 @@
 """Download a file or copy it from a folder: with a size limit, resumable, verified, written atomically."""
 
 import ipaddress
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
@@ -28,10 +30,14 @@ from pipeline.files import atomic_folder, atomic_write, sha256
 from pipeline.process import DVC, die_with_parent
 
 MAX_REDIRECTS = 3
-WEB_PAGE = "returned a web page, not the file"
 CHUNK = 1 << 16
 REPORT_SECONDS = 5.0
 EPOCH = (0, 0)  # access and modification times for complete files: a recent file may still be being written
+REASONS = {
+    "NameResolution": "the host name cannot be resolved",
+    "timed out": "timed out",
+    "refused": "connection refused",
+}
 
 
 class TransferFailed(Exception):
@@ -40,6 +46,10 @@ class TransferFailed(Exception):
     def __init__(self, reason: str, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
+
+
+class WrongContent(TransferFailed):
+    """The address has another file."""
 
 
 @dataclass(frozen=True)
@@ -52,60 +62,50 @@ class RetryPolicy:
     pause_seconds: float = 1.0  # before the second attempt; doubled before each further one
 
 
-def fetch(file: RemoteFile, addresses: list[str], folder: Path, retry: RetryPolicy | None = None) -> Path:
+DEFAULT = RetryPolicy()
+
+
+def fetch(file: RemoteFile, addresses: list[str], folder: Path, retry: RetryPolicy = DEFAULT) -> Path:
     """Get and verify ``folder/<name>`` from the first address that works (https URL, path or 'package:path').
 
     An interrupted download is kept in ``<name>.part`` and resumed. Raises ``DarkroomError`` with the reason
     for each address.
     """
-    retry = retry or RetryPolicy()
     target, part = folder / file.name, folder / f"{file.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
     if target.exists() and sha256(target) == file.sha256:
         return target
-    failures = []
+    failures = ""
     for address in addresses:
-        for attempt in range(retry.num_attempts):
-            try:
-                _transfer(file, address, part, retry)
-                part.replace(target)
-                return target
-            except TransferFailed as error:
-                failure = error
-            if not failure.transient:
-                break
-            if attempt + 1 < retry.num_attempts:
-                time.sleep(retry.pause_seconds * 2**attempt)
-        failures.append(f"\n  {address} {failure}")
-    what = "cannot be downloaded from any address:" + masked("".join(failures))
+        try:
+            _try_repeatedly(partial(_transfer, file, address, part, retry), retry)
+            return part.replace(target)
+        except TransferFailed as failure:
+            failures += f"\n  {address} {failure}"
+    what = f"cannot be downloaded from any address:{masked(failures)}"
     remedy = "connect to the network, or set DARKROOM_MIRROR to a folder or URL that contains <source>/<file>"
     raise DarkroomError(what, where=file.name, remedy=remedy)
 
 
 def fetch_zip(
-    url: str, target: Path, max_bytes: int, timeout_seconds: float, retry: RetryPolicy | None = None
+    url: str, target: Path, max_bytes: int, timeout_seconds: float, retry: RetryPolicy = DEFAULT
 ) -> Path:
     """Download a zip of unknown size and digest from an https URL to ``target``, atomically.
 
     Raises ``TransferFailed``, also if it has more than ``max_bytes`` or takes longer than
     ``timeout_seconds``.
     """
-    retry, deadline = retry or RetryPolicy(), time.monotonic() + timeout_seconds
-    for attempt in range(retry.num_attempts):
-        if attempt:
-            time.sleep(retry.pause_seconds * 2 ** (attempt - 1))
-        try:
-            with atomic_write(target) as temporary:
-                _download_zip(url, temporary, max_bytes, deadline, retry)
-                os.utime(temporary, EPOCH)
-            return target
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure = TransferFailed(f"failed: {_describe(error)}", transient=True)
-        except TransferFailed as error:
-            failure = error
-        if not failure.transient or time.monotonic() > deadline:
-            break
-    raise failure
+    deadline = time.monotonic() + timeout_seconds
+
+    def download() -> None:
+        with atomic_write(target) as temporary:
+            complete = _download(url, temporary, max_bytes, retry, exact=False, deadline=deadline)
+            if not zipfile.is_zipfile(temporary):
+                raise TransferFailed("did not send a complete zip file", transient=not complete)
+            os.utime(temporary, EPOCH)
+
+    _try_repeatedly(download, retry, deadline)
+    return target
 
 
 def fetch_from_repository(
@@ -143,91 +143,94 @@ def masked(text: str) -> str:
     return re.sub(r"\?\S*=\S*", "?***", re.sub(r"//[^/@\s]*@", "//***@", text))
 
 
+def line_printer() -> Callable[[str], None]:
+    """A function that prints a line to standard error, at most one every few seconds."""
+    last = time.monotonic()
+
+    def show(line: str) -> None:
+        nonlocal last
+        if time.monotonic() - last > REPORT_SECONDS:
+            last = time.monotonic()
+            print(line, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _try_repeatedly(attempt: Callable[[], Any], retry: RetryPolicy, deadline: float = math.inf) -> None:
+    """Call ``attempt`` until it succeeds. Raises its last ``TransferFailed``."""
+    for number in range(retry.num_attempts):
+        if number:
+            time.sleep(retry.pause_seconds * 2 ** (number - 1))
+        try:
+            attempt()
+            return
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            failure = TransferFailed(f"failed: {_describe(error)}", transient=True)
+        except TransferFailed as error:
+            failure = error
+        if not failure.transient or time.monotonic() > deadline:
+            break
+    raise failure
+
+
 def _transfer(file: RemoteFile, address: str, part: Path, retry: RetryPolicy) -> None:
     """Complete ``part`` from ``address`` and verify it."""
     resumed = part.exists() and 0 < part.stat().st_size <= file.num_bytes
     if not resumed:
         part.unlink(missing_ok=True)
-    local = _local_path(address)
     try:
-        if local is None:
-            _download(file, address, part, retry)
-        elif not local.is_file():
-            raise TransferFailed("is not a file")
-        elif local.stat().st_size != file.num_bytes:
-            raise TransferFailed(f"has {local.stat().st_size:,} bytes, not {file.num_bytes:,}")
-        else:
+        if local := _local_path(address):
             shutil.copyfile(local, part)
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise TransferFailed(f"failed: {_describe(error)}", transient=True) from None
+        else:
+            _download(address, part, file.num_bytes, retry)
+        if (digest := sha256(part)) != file.sha256:
+            raise WrongContent(f"has the SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}...")
+    except WrongContent as failure:
+        part.unlink(missing_ok=True)
+        failure.transient = resumed  # it may be correct without the earlier part
+        raise
+    except requests.RequestException:
+        raise
     except OSError as error:
         raise TransferFailed(f"failed: {error.strerror or error}") from None
-    if (digest := sha256(part)) != file.sha256:
-        part.unlink()
-        reason = f"has the SHA-256 {digest[:12]}..., not the published {file.sha256[:12]}..."
-        raise TransferFailed(reason, transient=resumed)
 
 
-def _download(file: RemoteFile, url: str, part: Path, retry: RetryPolicy) -> None:
-    have = part.stat().st_size if part.exists() else 0
-    if have == file.num_bytes:
-        return
+def _download(
+    url: str, path: Path, size: int, retry: RetryPolicy, *, exact: bool = True, deadline: float = math.inf
+) -> bool:
+    """Append the missing bytes of ``url`` to ``path``. Returns whether the server gave their number.
+
+    The file has ``size`` bytes, or at most ``size`` if not ``exact``.
+    """
+    have = path.stat().st_size if path.exists() else 0
+    if exact and have == size:
+        return True
     with requests.Session() as session, _open(session, url, have, retry) as response:
-        if response.status_code == 416:
-            part.unlink(missing_ok=True)
-            raise TransferFailed("does not have the requested range of bytes", transient=True)
-        _check_response(response)
-        content_range = response.headers.get("Content-Range", "")
-        if response.status_code == 206 and not content_range.startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
-            raise TransferFailed("returned a different range of bytes than requested", transient=True)
-        if response.status_code == 200:  # the server does not resume: it sends the file from the beginning
-            have = 0
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and have + int(length) != file.num_bytes:
-            part.unlink(missing_ok=True)
-            reason = f"has {have + int(length):,} bytes, not {file.num_bytes:,}"
-            raise TransferFailed(reason, transient=have > 0)
-        with open(part, "ab" if have else "wb") as out, _progress(file.name, file.num_bytes) as show:
+        status, length = response.status_code, response.headers.get("Content-Length", "")
+        if status == 416:
+            raise WrongContent("does not have the requested range of bytes")
+        if status not in (200, 206):
+            transient = status >= 500 or status in (408, 429)
+            raise TransferFailed(f"responded {status} {response.reason}", transient)
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise TransferFailed("returned a web page, not the file")
+        have = have if status == 206 else 0  # 200: the server sends the file from its beginning
+        total = have + int(length) if length.isdigit() else None
+        if total is not None and (total > size or (exact and total < size)):
+            limit = f", not {size:,}" if exact else f"; at most {size:,} are allowed"
+            raise WrongContent(f"has {total:,} bytes{limit}")
+        with open(path, "ab" if have else "wb") as out, _progress(path.name, total or size) as show:
             for chunk in _chunks(response, retry):
-                if not have and chunk.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
-                    raise TransferFailed(WEB_PAGE)
-                if (have := have + len(chunk)) > file.num_bytes:
-                    out.truncate(0)
-                    raise TransferFailed(f"sent more than the {file.num_bytes:,} bytes of this file")
-                out.write(chunk)
-                show(have)
-    if have < file.num_bytes:
-        raise TransferFailed(f"stopped at {have:,} of {file.num_bytes:,} bytes", transient=True)
-
-
-def _download_zip(url: str, path: Path, max_bytes: int, deadline: float, retry: RetryPolicy) -> None:
-    with requests.Session() as session, _open(session, url, 0, retry) as response, open(path, "wb") as out:
-        _check_response(response)
-        length = response.headers.get("Content-Length", "")
-        if length.isdigit() and int(length) > max_bytes:
-            raise TransferFailed(f"has {int(length):,} bytes; at most {max_bytes:,} are allowed")
-        have = 0
-        with _progress(path.name, int(length) if length.isdigit() else max_bytes) as show:
-            for chunk in _chunks(response, retry):
-                if (have := have + len(chunk)) > max_bytes:
-                    raise TransferFailed(f"sent more than the allowed {max_bytes:,} bytes")
+                if (have := have + len(chunk)) > size:
+                    raise WrongContent(f"sent more than the {size:,} bytes that are allowed")
                 if time.monotonic() > deadline:
                     raise TransferFailed(f"reached its time limit after {have:,} bytes", transient=True)
                 out.write(chunk)
                 show(have)
-        if length.isdigit() and have < int(length):
-            raise TransferFailed(f"stopped at {have:,} of {int(length):,} bytes", transient=True)
-    if not zipfile.is_zipfile(path):
-        raise TransferFailed("did not send a complete zip file", transient=not length)
-
-
-def _check_response(response: requests.Response) -> None:
-    if response.status_code not in (200, 206):
-        transient = response.status_code >= 500 or response.status_code in (408, 429)
-        raise TransferFailed(f"responded {response.status_code} {response.reason}", transient)
-    if "text/html" in response.headers.get("Content-Type", ""):
-        raise TransferFailed(WEB_PAGE)
+    expected = size if exact else total
+    if expected is not None and have < expected:
+        raise TransferFailed(f"stopped at {have:,} of {expected:,} bytes", transient=True)
+    return total is not None
 
 
 def _open(session: requests.Session, url: str, have: int, retry: RetryPolicy) -> requests.Response:
@@ -236,19 +239,17 @@ def _open(session: requests.Session, url: str, have: int, retry: RetryPolicy) ->
     An http server on this machine may redirect to itself.
     """
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    options: dict[str, Any] = {"stream": True, "allow_redirects": False, "timeout": retry.timeout_seconds}
+    secure = False
     for _ in range(MAX_REDIRECTS + 1):
-        if not _is_safe(url):
+        if not _is_safe(url, secure):
             raise TransferFailed(f"redirects to {url}, which is not https")
-        response = session.get(
-            url, headers=headers, stream=True, timeout=retry.timeout_seconds, allow_redirects=False
-        )
+        response = session.get(url, headers=headers, **options)
         if not response.is_redirect:
             return response
-        location = urljoin(url, response.headers["Location"])
         response.close()
-        if urlsplit(url).scheme == "https" and urlsplit(location).scheme != "https":
-            raise TransferFailed(f"redirects to {location}, which is not https")
-        url = location
+        secure = url.startswith("https:")
+        url = urljoin(url, response.headers["Location"])
     raise TransferFailed(f"redirects more than {MAX_REDIRECTS} times")
 
 
@@ -265,17 +266,14 @@ def _chunks(response: requests.Response, retry: RetryPolicy) -> Iterator[bytes]:
             began, received = time.monotonic(), 0
 
 
-def _is_safe(url: str) -> bool:
+def _is_safe(url: str, after_https: bool) -> bool:
     """Whether ``url`` is https, or http on this machine (a mirror or a test)."""
     parts = urlsplit(url)
-    if parts.scheme == "https":
-        return True
-    try:
-        return parts.scheme == "http" and (
-            parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
-        )
-    except ValueError:
-        return False
+    if parts.scheme != "http" or after_https:
+        return parts.scheme == "https"
+    with suppress(ValueError):
+        return parts.hostname == "localhost" or ipaddress.ip_address(parts.hostname or "").is_loopback
+    return False
 
 
 def _local_path(address: str) -> Path | None:
@@ -290,40 +288,21 @@ def _local_path(address: str) -> Path | None:
 
 def _describe(error: Exception) -> str:
     text = str(getattr(error, "reason", "") or error)
-    for pattern, meaning in (
-        ("NameResolution", "the host name cannot be resolved"),
-        ("timed out", "timed out"),
-        ("refused", "connection refused"),
-    ):
-        if pattern in text or pattern in str(error):
-            return meaning
-    return text.splitlines()[0][:120] if text else type(error).__name__
+    known = (reason for pattern, reason in REASONS.items() if pattern in f"{text} {error}")
+    return next(known, text.split("\n")[0][:120] or type(error).__name__)
 
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A function that shows the received bytes: as a bar on a terminal, else as a line every few seconds."""
-    if sys.stderr.isatty():
-        from rich import progress
-        from rich.console import Console
-
-        columns = (
-            "{task.description}",
-            progress.BarColumn(),
-            progress.DownloadColumn(),
-            progress.TransferSpeedColumn(),
-            progress.TimeRemainingColumn(),
-        )
-        with progress.Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task(name, total=total)
-            yield lambda have: bar.update(task, completed=have)
+    if not sys.stderr.isatty():
+        show = line_printer()
+        yield lambda have: show(f"{name}: {have / 1e6:,.1f} of {total / 1e6:,.1f} MB")
         return
-    last = time.monotonic()
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-    def print_line(have: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > REPORT_SECONDS:
-            last = time.monotonic()
-            print(f"{name}: {have / 1e6:,.1f} of {total / 1e6:,.1f} MB", file=sys.stderr, flush=True)
-
-    yield print_line
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda have: bar.update(task, completed=have)

@@ -1,6 +1,5 @@
 """Choose the number of workers and their devices."""
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 
 from pipeline.environment import Environment
-from pipeline.errors import BadInput, DarkroomError
-from pipeline.process import worker_python
+from pipeline.errors import BadInput
+from pipeline.process import start_ray
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,7 @@ def _plan(environment: Environment, nodes: list[dict[str, float]]) -> Plan:
 def _start_ray(environment: Environment, cores: int) -> list[dict[str, float]]:
     import ray
 
-    if not ray.is_initialized():
-        address = environment.ray_address or "local"  # None would join any cluster found on this machine
-        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if not environment.ray_address:
-            options |= {"num_cpus": cores, "include_dashboard": False, "runtime_env": worker_python()}
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            what = f"cannot connect to the Ray cluster: {str(error).splitlines()[0]}"
-            remedy = "check the address, the token (RAY_AUTH_TOKEN) and that the Ray versions are equal"
-            raise DarkroomError(what, where=address, remedy=remedy) from error
+    start_ray(environment.ray_address, cores)
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 

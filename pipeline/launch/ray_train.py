@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def fit(training: "Training", environment: Environment, plan: Plan, folder: Path
     except Exception as error:
         raise _to_darkroom_error(error, training.name) from error
     finally:
-        shutil.rmtree(folder / "ray", ignore_errors=True)
+        _remove_ray_files(environment, folder)
     if failure := (result or {}).get("error"):
         raise KINDS[result["kind"]](**failure)
     return result
@@ -112,6 +113,7 @@ def _job(training: "Training", plan: Plan, folder: Path, microbatch: int) -> dic
             "source": training.data.source,
             "images": len(training.data.train),
             "class_names": list(training.data.class_names),
+            "fit": training.data.manifest.get("settings", {}).get("fit", "crop"),
             "training": json.loads(training.settings.model_dump_json()),
         },
     }
@@ -175,6 +177,16 @@ def _ray_storage(environment: Environment, folder: Path) -> dict[str, Any]:
 
     filesystem, root = open_address(f"{environment.remote}/ray")
     return {"storage_path": root, "storage_filesystem": PyFileSystem(FSSpecHandler(filesystem))}
+
+
+def _remove_ray_files(environment: Environment, folder: Path) -> None:
+    """Remove what Ray Train wrote for this training, also in attempts that were killed."""
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    if environment.remote:
+        filesystem, root = open_address(f"{environment.remote}/ray")
+        with suppress(Exception):  # each file system has its own errors; the training itself has ended
+            for path in filesystem.glob(f"{root}/{folder.name}-*"):
+                filesystem.rm(path, recursive=True)
 
 
 def _disable_dashboard_callback(trainer: Any) -> None:

@@ -3,10 +3,12 @@
 import getpass
 import json
 import logging
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ FINISHED = "finished.json"
 STOP = "stop"  # a file in the training's folder: a listener asks to end the training
 CONTINUE = "the same command continues from the last checkpoint"
 COPY_SECONDS = 1800
+UNUSED_SECONDS = 7 * 86_400  # after which the copy of a data set is removed
 
 
 class TrainingStopped(DarkroomError):
@@ -146,12 +149,23 @@ def _open_data(job: dict[str, Any]) -> Dataset:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
         if _digest(folder) != job["digest"]:
+            _remove_unused(folder.parent, job["digest"])
             with atomic_folder(folder) as temporary:
                 if "data_address" in job:
                     Mirror(temporary, job["data_address"]).pull()
                 else:
                     _write_files(job["data_refs"], temporary)
+        os.utime(folder)  # the time of its last use
     return Dataset.open(folder)
+
+
+def _remove_unused(folder: Path, digest: str) -> None:
+    """Remove copies, except ``digest``, that were not opened for ``UNUSED_SECONDS``, and their locks."""
+    for path in folder.iterdir():
+        with suppress(OSError):  # another process on this machine may remove them too
+            age = time.time() - path.stat().st_mtime
+            if age > UNUSED_SECONDS and not path.name.startswith(digest):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _write_files(refs: dict[str, Any], folder: Path) -> None:

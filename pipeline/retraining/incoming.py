@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pipeline.data.archives import list_zip
-from pipeline.data.decoding import read_file
-from pipeline.data.folders import SPLIT_NAMES, list_folder
+from pipeline.data.folders import SPLIT_NAMES, list_files, read_file
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
 from pipeline.data.transfer import TransferFailed, fetch_from_repository, fetch_zip, masked
 from pipeline.errors import BadInput, DarkroomError
@@ -157,7 +155,7 @@ def folders(name: str) -> tuple[str, str]:
 
 def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
     """The pictures, the names of those that changed recently or cannot be read, the number of other files."""
-    files = (list_folder(place) if place.is_dir() else list_zip(place))[0]
+    files = list_files(place)[0]
     visible = [
         path
         for path in map(PurePosixPath, files)

@@ -12,9 +12,8 @@ from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import DataSpec, Task
 from pipeline.data import sources
-from pipeline.data.archives import list_zip
 from pipeline.data.decoding import Decoder
-from pipeline.data.folders import arrange, list_folder
+from pipeline.data.folders import arrange, list_files
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
@@ -94,7 +93,7 @@ def look(
     if champion and tuple(model_files.read_card(champion)["class_names"]) == known:
         task = champion_challenger.load(champion, environment.torch_device)
         classify = _probabilities(task) if task and task.spec == spec else None
-    return IntakeReport(arrival, quality.examine(arrival, settings.quality, spec, known, classify))
+    return IntakeReport(arrival, quality.examine(arrival, settings.quality, spec, known, classify, data.fit))
 
 
 def expected_data(data: DataSettings, intake: IntakeReport, tree: Path) -> tuple[Expected | None, int | None]:
@@ -116,7 +115,7 @@ def expected_data(data: DataSettings, intake: IntakeReport, tree: Path) -> tuple
             accepted = [*intake.arrival.accepted.values(), *intake.arrival.twins]
             files = [picture.name for picture in (*accepted, *intake.usable)]
         else:
-            files = list_folder(place)[0] if place.is_dir() else list_zip(place)[0]
+            files = list_files(place)[0]
         layout = arrange(files, [], where=data.folder)
     except (OSError, DarkroomError):  # the stage download reports it
         return None, None
@@ -149,7 +148,9 @@ def measure_drift(
         return _not_measured("the champion does not fit the present code")
     space = FeatureSpace.of_classifier(card["name"], task, model_files.digest(champion))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
-    decode = Decoder(place, known.spec.channels, known.spec.size)
+    decode = Decoder(
+        place, known.spec.channels, known.spec.size, known.manifest["settings"].get("fit", "crop")
+    )
     labels = {name: number for number, name in enumerate(names)}
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from pipeline.core.task import DataSpec
-from pipeline.data.decoding import chunk_size, read_file
-from pipeline.data.folders import arrange
+from pipeline.data.decoding import chunk_size
+from pipeline.data.folders import arrange, read_file
 from pipeline.data.images import FORMATS, decode
+from pipeline.data.settings import Fit
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
 from pipeline.retraining.incoming import Arrival, Picture, folders, spread
@@ -55,6 +56,7 @@ def examine(
     spec: DataSpec,
     class_names: Sequence[str],
     classify: Classify,
+    fit: Fit = "crop",
 ) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
 
@@ -75,7 +77,7 @@ def examine(
     numbers = {name: number for number, name in enumerate(class_names)}
     good, contradicted, num_judged = list[Picture](), list[str](), 0
     placed = _check_names(arrival, settings, class_names, faults)
-    for pictures, images in _decode(arrival, placed, spec, settings, faults):
+    for pictures, images in _decode(arrival, placed, spec, settings, faults, fit):
         good += pictures
         if classify is not None:
             probabilities = classify(images)
@@ -160,14 +162,19 @@ def _check_names(
 
 
 def _decode(
-    arrival: Arrival, pictures: list[Picture], spec: DataSpec, settings: QualitySettings, faults: Faults
+    arrival: Arrival,
+    pictures: list[Picture],
+    spec: DataSpec,
+    settings: QualitySettings,
+    faults: Faults,
+    fit: Fit,
 ) -> Iterator[tuple[list[Picture], np.ndarray]]:
     """Chunks of good pictures and their images (n, C, H, W); the others are added to ``faults``."""
 
     def prepare(picture: Picture) -> np.ndarray | tuple[str, str]:
         try:
             data = read_file(arrival.place, picture.name)
-            image = decode(data, spec.channels, spec.size)
+            image = decode(data, spec.channels, spec.size, fit)
         except ValueError as error:
             return "readable", str(error)
         side = min(Image.open(io.BytesIO(data), formats=FORMATS).size)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+from dvc.config import Config
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -67,11 +67,9 @@ class DvcLock:
         self.root, self.stages = root, list[StageEntry]()
         self._known, self._md5s, self._listings = set[str](), dict[str, str](), dict[str, dict[str, str]]()
         self._folders = dict[Content, dict[str, str]]()  # outputs in a dependency that is a folder of them
-        self.cache = root / ".dvc/cache"
-        for config in (root / ".dvc/config", root / ".dvc/config.local"):  # the second one takes precedence
-            text = config.read_text(encoding="utf-8") if config.is_file() else ""
-            if found := re.search(r"^\[cache\][^\[]*?^\s*dir\s*=\s*(\S.*?)\s*$", text, re.MULTILINE):
-                self.cache = config.parent / found[1]
+        self.cache = Path(
+            Config(str(root / ".dvc"), validate=False)["cache"].get("dir") or root / ".dvc/cache"
+        )
         self._read()
         self._lock = [stage for stage in self.stages if stage.found_in == CURRENT]
         self.current = {path: md5 for stage in self._lock for path, md5 in stage.outs.items()}

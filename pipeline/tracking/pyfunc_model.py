@@ -45,8 +45,11 @@ class PyfuncModel(PythonModel):
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
         self.abilities = {ability.name for ability in abilities(self.task)}
-        numbers = [str(index) for index in range(self.task.spec.classes)]
-        self.names = model_files.read_card(folder).get("class_names") or numbers
+        card, labels = model_files.read_card(folder), self.task.spec.fields.get("label")
+        self.names = card.get("class_names") or [
+            str(number) for number in range(labels.num_values if labels else 0)
+        ]
+        self.fit = card.get("fit", "crop")  # how images that are not square were made square for the training
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
@@ -145,7 +148,7 @@ class PyfuncModel(PythonModel):
         if isinstance(image, str):
             try:
                 data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
-                return images.decode(data, spec.channels, spec.size).astype(np.float32) / 255
+                return images.decode(data, spec.channels, spec.size, self.fit).astype(np.float32) / 255
             except (binascii.Error, images.BrokenImage) as error:
                 raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
         shape = (spec.channels, spec.size, spec.size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.images import BrokenImage, decode
+from pipeline.data.images import BrokenImage, decode, resize
 
 from .conftest import encoded
 
@@ -39,6 +39,51 @@ def test_the_central_square_is_taken():
     wide[:, 3:7] = 200
     assert (decode(saved(Image.fromarray(wide)), 3, 4) == 200).all()
     assert (decode(saved(Image.fromarray(wide.transpose(1, 0, 2))), 3, 4) == 200).all()
+
+
+WIDE = np.zeros((20, 40), np.uint8)
+WIDE[:, :10], WIDE[:, 10:20], WIDE[:, 20:30], WIDE[:, 30:] = 100, 150, 200, 250  # four bars side by side
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("fit", "row"),
+    [
+        ("crop", [150] * 4 + [200] * 4),
+        ("stretch", [100] * 2 + [150] * 2 + [200] * 2 + [250] * 2),
+        ("pad", [100] * 2 + [150] * 2 + [200] * 2 + [250] * 2),
+    ],
+)
+def test_an_image_that_is_not_square_is_cropped_padded_or_stretched(fit, row, turned):
+    pixels = decode(saved(Image.fromarray(WIDE.T if turned else WIDE)), 1, 8, fit)[0]
+    pixels = pixels.T if turned else pixels
+    middle = pixels[2:6] if fit == "pad" else pixels
+    assert np.abs(middle.astype(int) - row).max() <= 12
+    if fit == "pad":
+        assert (pixels[:2] == 0).all() and (pixels[6:] == 0).all()
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [1, 7, 16, 50])
+def test_every_fit_gives_a_square_also_for_a_very_thin_image_and_leaves_a_square_as_it_is(fit, size):
+    for shape in ((1, 1), (300, 1), (1, 300), (13, 12)):
+        assert resize(Image.new("RGB", shape), size, fit).size == (size, size)
+    square = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size), dtype=np.uint8))
+    assert np.array_equal(resize(square, size, fit), square)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16"])
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [5, 90])
+def test_the_labels_of_a_label_map_are_never_mixed(mode, fit, size):
+    labels = (
+        np.random.default_rng(1).choice([3, 200], (21, 34)).astype(np.uint16 if mode == "I;16" else np.uint8)
+    )
+    image = Image.fromarray(labels) if mode != "P" else Image.frombytes("P", (34, 21), labels.tobytes())
+    found = set(np.unique(resize(image, size, fit, "label_map")).tolist())
+    assert found == ({0, 3, 200} if fit == "pad" else {3, 200})
+    if mode == "L":  # the same as an image has mixed values
+        assert not set(np.unique(resize(image, size, fit)).tolist()) <= found
 
 
 def test_images_are_made_smaller_without_aliasing():
@@ -103,8 +148,8 @@ def test_a_grey_picture_of_one_pixel_can_be_enlarged():
             encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:],
             "cannot be decoded",
         ),
-        (png_header(8192, 8192), "has 8192 x 8192 pixels"),
-        (png_header(60_000, 60_000), "pixels, more than|cannot be decoded|exceeds"),
+        (png_header(8192, 8192), r"more than 16,777,216 pixels \(8192 x 8192\)"),
+        (png_header(60_000, 60_000), "more than 16,777,216 pixels|cannot be decoded"),
         (png_header(4, 4), "cannot be decoded"),
         (png_header(0, 4), "no pixels|cannot be decoded|not a PNG"),
     ],
@@ -117,7 +162,7 @@ def test_a_broken_image_is_refused_with_its_reason(data, reason):
 def test_an_image_at_the_pixel_limit_is_read_and_a_larger_one_is_not(monkeypatch):
     monkeypatch.setattr("pipeline.data.images.MAX_PIXELS", 64)
     assert decode(encoded(1, (8, 8)), 3, 8).shape == (3, 8, 8)
-    with pytest.raises(BrokenImage, match="has 13 x 5"):
+    with pytest.raises(BrokenImage, match=r"more than 64 pixels \(13 x 5\)"):
         decode(encoded(1, (13, 5)), 3, 8)
 
 

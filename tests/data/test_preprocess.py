@@ -1,6 +1,7 @@
 """The stage ``preprocess`` and the data that it writes."""
 
 import json
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ from PIL import Image
 
 from pipeline.core.dataset import Dataset
 from pipeline.core.fields import DataSpec
-from pipeline.data import shards
+from pipeline.data import decoding, shards
 from pipeline.data.download import download
 from pipeline.data.preprocess import preprocess
 from pipeline.data.settings import DataSettings
 from pipeline.data.splits import divide
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import sha256
 
 from .conftest import encoded, fill
@@ -95,9 +96,9 @@ def test_an_image_keeps_its_split_when_others_are_added():
     )
 
 
-def test_a_class_too_small_to_divide_is_named(environment):
-    fill(environment.root / "pets", {"cat": 5, "dog": 4})
-    with pytest.raises(BadInput, match="the class 'dog' has 4 images"):
+def test_all_classes_too_small_to_divide_are_named(environment):
+    fill(environment.root / "pets", {"cat": 5, "dog": 4, "emu": 1})
+    with pytest.raises(BadInput, match="5 are needed: 'dog' has 4, 'emu' has 1"):
         made(environment, pets())
     assert not (environment.root / "processed").exists()
 
@@ -122,6 +123,20 @@ def test_colour_and_size_are_those_of_the_settings(environment, color, source, c
     fill(environment.root / "pets", {"cat": 6, "dog": 6})
     data = made(environment, pets(source=source, color=color, image_size=16))
     assert data.train.rows(np.arange(2))["image"].shape == (2, channels, 16, 16)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_pictures_are_made_square_as_the_settings_say(environment, fit):
+    for label in "ab":
+        (environment.root / "pets" / label).mkdir(parents=True)
+        for number in range(5):
+            pixels = np.full((10, 20), 100 + number, np.uint8)
+            pixels[:, 5:15] = 200
+            Image.fromarray(pixels).save(environment.root / f"pets/{label}/{number}.png")
+    data = made(environment, pets(fit=fit))
+    image = data.train.rows(np.arange(1))["image"][0, 0]
+    assert (image[0].max() == 0) == (fit == "pad") and (image[4, 0] >= 190) == (fit == "crop")
+    assert data.manifest["settings"]["fit"] == fit
 
 
 def test_a_folder_and_its_zip_give_the_same_shards(environment):
@@ -177,7 +192,7 @@ def test_exact_duplicates_are_found_within_and_across_splits(environment):
 def test_a_broken_image_is_refused_by_name_and_no_output_is_left(environment):
     root = fill(environment.root / "pets", {"cat": 9, "dog": 9})
     (root / "dog" / "004.png").write_bytes(encoded(4)[:-40])
-    with pytest.raises(BadInput, match=r"dog/004\.png: cannot be decoded") as caught:
+    with pytest.raises(BadInput, match=r"cannot be decoded: dog/004\.png \(") as caught:
         made(environment, pets())
     assert caught.value.exit_code == 2 and "max_bad_fraction" in str(caught.value)
     assert not [path for path in environment.root.iterdir() if "processed" in path.name]
@@ -192,15 +207,36 @@ def test_an_allowed_fraction_of_broken_images_is_left_out_and_listed_and_one_mor
     assert len(data.train) + len(data.validation) + len(data.test) == 18
     assert sum(sum(entry["classes"]) for entry in data.manifest["splits"].values()) == 18
     (root / "cat" / "001.png").write_bytes(b"")
-    with pytest.raises(BadInput, match=r"after 2 others"):
+    with pytest.raises(BadInput, match=r"3 images are broken; 2 may be:"):
         made(environment, pets(max_bad_fraction=0.1))
+
+
+def test_all_broken_images_are_named_by_reason_up_to_a_limit(environment):
+    root = fill(environment.root / "pets", {"cat": 9, "dog": 9})
+    for name in ("cat/001", "dog/002", "dog/008"):
+        (root / f"{name}.png").write_bytes(encoded(4)[:-40])
+    (root / "cat/004.png").write_bytes(b"no picture")
+    with pytest.raises(BadInput) as caught:
+        made(environment, pets())
+    lines = str(caught.value).splitlines()
+    assert "4 images are broken; 0 may be" in lines[0] and len(lines) == 4
+    (decoding,) = (line for line in lines if "cannot be decoded: " in line)
+    assert all(f"{name}.png" in decoding for name in ("cat/001", "dog/002", "dog/008"))
+    assert "  is not a PNG, JPEG, BMP or WebP image: cat/004.png" in lines
+    fill(environment.root / "pets", {"cat": 90})
+    for path in (root / "cat").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(BadInput, match=r"at least [0-9]+ images are broken; 0 may be:(?s:.)*and [0-9]+ more"):
+        made(environment, pets())
 
 
 def test_a_class_with_only_broken_images_is_refused_even_when_broken_ones_are_allowed(environment):
     root = fill(environment.root / "pets", {"cat": 20, "dog": 5})
     for path in (root / "dog").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(BadInput, match="no valid image of the class 'dog'"):
+    with pytest.raises(
+        BadInput, match="no valid image: 'dog' in 'train', 'dog' in 'validation', 'dog' in 'test'"
+    ):
         made(environment, pets(max_bad_fraction=0.5))
 
 
@@ -280,8 +316,37 @@ def test_the_digest_changes_with_the_data(environment):
     assert made(environment, pets(), "changed").digest != before
 
 
+@pytest.mark.parametrize("source", ["digits", "folder"])
+def test_arrays_and_few_pictures_need_no_ray(environment, source):
+    """No Ray answers at this address."""
+    fill(environment.root / "pets", {"cat": 6, "dog": 6})
+    elsewhere = replace(environment, workers=2, ray_address="127.0.0.1:9")
+    assert len(made(elsewhere, pets(source=source)).test)
+
+
 @pytest.mark.cluster
-def test_ray_workers_and_threads_give_the_same_manifest(environment):
+def test_a_cluster_that_cannot_be_reached_is_named(environment, monkeypatch):
+    monkeypatch.setattr(decoding, "MIN_FILES_FOR_RAY", 1)
+    fill(environment.root / "pets", {"cat": 6, "dog": 6})
+    begun = time.monotonic()
+    with pytest.raises(DarkroomError, match=r"127\.0\.0\.1:9: cannot connect to the Ray cluster") as caught:
+        made(replace(environment, ray_address="127.0.0.1:9"), pets())
+    assert "check the address" in caught.value.remedy and time.monotonic() - begun < 60
+
+
+@pytest.mark.cluster
+def test_pictures_that_a_ray_worker_does_not_see_are_named(environment, monkeypatch):
+    monkeypatch.setattr(decoding, "MIN_FILES_FOR_RAY", 1)
+    with (
+        pytest.raises(DarkroomError, match="/nowhere: is not visible to a worker"),
+        decoding.workers(replace(environment, workers=1), 2) as decode,
+    ):
+        list(decode(decoding.Decoder(Path("/nowhere"), 1, 8), ["a", "b"]))
+
+
+@pytest.mark.cluster
+def test_ray_workers_and_threads_give_the_same_manifest(environment, monkeypatch):
+    monkeypatch.setattr(decoding, "MIN_FILES_FOR_RAY", 300)
     root = fill(environment.root / "pets", {"cat": 300, "dog": 40})
     (root / "dog" / "004.png").write_bytes(b"no picture")
     threads = made(environment, pets(max_bad_fraction=0.1))

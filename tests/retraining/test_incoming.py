@@ -260,7 +260,7 @@ def test_a_downloaded_zip_is_complete_and_counts_as_settled(server, places, tmp_
         (body(b"PK" * 9), "complete zip file", False, 1),
         (body(b"<html>", kind="text/html"), "a web page", False, 1),
         (body(b"x" * 2000), "has 2,000 bytes; at most 1,000 are allowed", False, 1),
-        (body(b"x" * 2000, length=None), "more than the allowed 1,000 bytes", False, 1),
+        (body(b"x" * 2000, length=None), "more than the 1,000 bytes", False, 1),
         (body(b"x" * 20, length=200), "failed: |stopped at 20 of 200", True, 2),
         (body(b"x" * 20, length=None), "complete zip file", True, 2),
         (status(302, Location="http://example.org/f?key=secret"), "not https", False, 1),

@@ -44,13 +44,14 @@ def places(tmp_path):
     return tmp_path / "new", tmp_path / "accepted"
 
 
-def examined(places, settings=None, classify=None, spec=SPEC, class_names=CLASSES):
+def examined(places, settings=None, classify=None, spec=SPEC, class_names=CLASSES, fit="crop"):
     return examine(
         look(*places, {}),
         validate({"max_bad_fraction": 0.3} | (settings or {}), QualitySettings, "q"),
         spec,
         class_names,
         classify,
+        fit,
     )
 
 
@@ -69,6 +70,16 @@ def plain(grey: int, amplitude: int = 0) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
     return stream.getvalue()
+
+
+@pytest.mark.parametrize(("fit", "kept"), [("crop", False), ("stretch", True)])
+def test_a_picture_that_is_not_square_is_checked_as_the_training_sees_it(places, fit, kept):
+    pixels = np.full((12, 36), 90, np.uint8)
+    pixels[:, :12] = 200  # left of the central square
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    put(places[0], "cat/wide.png", stream.getvalue())
+    assert ("cat/wide.png" in named(examined(places, fit=fit))) == kept
 
 
 def test_good_pictures_are_kept_and_pass_every_check(places):

@@ -7,18 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
 from pipeline.data.images import decode
+from pipeline.files import read_json, write_json
 from pipeline.tracking import registry
+from pipeline.tracking.pyfunc_model import PyfuncModel
 from pipeline.tracking.runs import open_run
 from tests.tracking.conftest import SMALL, SPEC, write_model
 
@@ -43,6 +47,17 @@ np.savez("answers.npz", **answers)
 import pipeline
 print(json.dumps([pipeline.__file__]))
 """
+
+
+def test_images_of_requests_are_made_square_as_for_the_training(tmp_path):
+    folder = write_model(tmp_path / "cnn", "cnn")
+    write_json(folder / "model.json", read_json(folder / "model.json") | {"fit": "pad"})
+    model = PyfuncModel()
+    model.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
+    stream = io.BytesIO()
+    Image.new("L", (8, 4), 255).save(stream, "PNG")
+    pixels = model.decode(base64.b64encode(stream.getvalue()).decode())[0]
+    assert pixels[:4].max() == pixels[12:].max() == 0 and pixels[4:12].min() == 1
 
 
 def test_registered_models_give_the_results_of_their_tasks_in_a_new_process(

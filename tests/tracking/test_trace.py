@@ -268,6 +268,19 @@ def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
         flip(file)
 
 
+def test_a_cache_that_dvcs_global_configuration_names_is_checked(clone, tmp_path, monkeypatch):
+    cache = shutil.move(clone / ".dvc/cache", tmp_path / "elsewhere")
+    (tmp_path / "config").write_text(f"[cache]\n    dir = {cache}\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path))
+    objects = sorted((cache / "files/md5").glob("*/*"))
+    flip(objects[0])
+    problems, counts = verify(environment_of(clone))
+    assert counts["cache objects"] == len(objects)
+    assert [(problem.path.endswith(objects[0].name), problem.state) for problem in problems] == [
+        (True, "differs")
+    ]
+
+
 def test_a_flipped_byte_in_a_registered_version_is_named(origin):
     (weights,) = (origin / "mlartifacts").rglob("model.safetensors")
     flip(weights)
