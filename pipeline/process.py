@@ -8,13 +8,17 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from pipeline import environment
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, DarkroomError
+
+T = TypeVar("T")
 
 # The command `dvc` with a fix for settings that are not ASCII, such as the path of a project: DVC reads its
 # configuration as UTF-8 but writes it in the default encoding of configobj.
@@ -99,6 +103,20 @@ def die_with_parent() -> None:
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
+
+
+def in_thread(function: Callable[[], T]) -> Future[T]:
+    """Call ``function`` in a daemon thread: if it hangs, the process can end all the same."""
+    future = Future[T]()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return future
 
 
 def worker_python() -> dict[str, str]:

@@ -3,11 +3,10 @@
 import hashlib
 import json
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,15 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
 from pipeline.files import sha256
-from pipeline.tracking.lineage import files_in, md5_of, run_git
+from pipeline.git import git
+from pipeline.tracking.lineage import files_in, md5_of
 
 MAX_COMMITS = 50  # of dvc.lock that are read
 CURRENT = "dvc.lock"
 WEIGHTS, CARD, MANIFEST, SOURCE = "model.safetensors", "model.json", "manifest.json", "source.json"
 STALE = "changed after it was used: dvc repro"
 PAST = "an earlier version that is neither in the workspace nor in DVC's cache: try dvc fetch --all-commits"
+MISMATCH = "it does not match the JSON file in its folder: run the stage again"
 Content = tuple[str, str]  # a path, and DVC's md5 of the file or folder at that path
 
 
@@ -57,6 +58,25 @@ class Problem:
         return f"{self.path}: {self.state} (recorded {self.expected or 'nothing'}{found})\n  -> {self.remedy}"
 
 
+def cache_folder(root: Path) -> Path:
+    """The folder of DVC's cache for the project in ``root``, by all of DVC's configuration files."""
+    from dvc.config import Config
+
+    return Path(Config(str(root / ".dvc"), validate=False)["cache"].get("dir") or root / ".dvc/cache")
+
+
+def locked_stages(path: Path) -> dict[str, Any] | None:
+    """The entries of a dvc.lock by stage; empty if there is no such file, None if DVC cannot read it."""
+    from dvc.exceptions import DvcException
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.strictyaml import load
+
+    try:
+        return load(path, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}) if path.is_file() else {}
+    except DvcException:
+        return None
+
+
 class DvcLock:
     """All stage entries that can be found for the project in ``root``. Files are hashed on demand, once.
 
@@ -64,13 +84,8 @@ class DvcLock:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root, self.stages = root, list[StageEntry]()
+        self.root, self.cache, self.stages = root, cache_folder(root), list[StageEntry]()
         self._known, self._md5s, self._listings = set[str](), dict[str, str](), dict[str, dict[str, str]]()
-        self.cache = root / ".dvc/cache"
-        for config in (root / ".dvc/config", root / ".dvc/config.local"):  # the second one takes precedence
-            text = config.read_text(encoding="utf-8") if config.is_file() else ""
-            if found := re.search(r"^\[cache\][^\[]*?^\s*dir\s*=\s*(\S.*?)\s*$", text, re.MULTILINE):
-                self.cache = config.parent / found[1]
         self._read()
         self._lock = [stage for stage in self.stages if stage.found_in == CURRENT]
         self.current = {path: md5 for stage in self._lock for path, md5 in stage.outs.items()}
@@ -86,23 +101,21 @@ class DvcLock:
         """The entry that made this content, preferably the current one, or None."""
         return next((stage for stage in self.stages if stage.outs.get(path) == md5), None)
 
-    def consumers(self, path: str, md5: str) -> list[StageEntry]:
-        """The entries that read this content, a folder that contains it, or a file in it."""
-        own = (path, md5)
-        related = lambda dep: self._contains(dep, own) or self._contains(own, dep)
-        return [stage for stage in self.stages if any(map(related, stage.deps.items()))]
+    def consumers(self, content: Content) -> list[StageEntry]:
+        """The entries that read this content, or a file in it."""
+        reads = lambda dep: content in (dep, self.contents.get(dep))
+        return [stage for stage in self.stages if any(map(reads, stage.deps.items()))]
 
-    def container(self, path: str, md5: str) -> Content | None:
-        """The output folder of a stage that contains this file, or None."""
-        outs = (out for stage in self.stages for out in stage.outs.items())
-        return next((out for out in outs if out[0] != path and self._contains(out, (path, md5))), None)
-
-    def contents(self) -> Iterator[Content]:
-        """Everything that is recorded: outputs, the files in output folders, dependencies."""
-        outs = dict.fromkeys(out for stage in self.stages for out in stage.outs.items())
-        files = [(f"{out[0]}/{name}", md5) for out in outs for name, md5 in self.listing(*out).items()]
-        deps = (dep for stage in self.stages for dep in stage.deps.items())
-        yield from dict.fromkeys([*outs, *files, *deps])
+    @cached_property
+    def contents(self) -> dict[Content, Content | None]:
+        """Everything that is recorded; for a file in a recorded folder, its folder. Read it after ``add``."""
+        found = dict[Content, Content | None]()
+        for stage in self.stages:
+            found |= dict.fromkeys([*stage.outs.items(), *stage.deps.items()])
+        for folder in list(found):
+            for name, md5 in self.listing(*folder).items():
+                found[f"{folder[0]}/{name}", md5] = found.get((f"{folder[0]}/{name}", md5)) or folder
+        return found
 
     def md5(self, path: str) -> str:
         """DVC's md5 of the present file or folder at ``path``; empty if there is none."""
@@ -120,7 +133,7 @@ class DvcLock:
             if hashlib.md5(raw).hexdigest() == md5.removesuffix(".dir"):
                 self._listings[md5] = {entry["relpath"]: entry["md5"] for entry in json.loads(raw)}
             elif self.md5(path) == md5:
-                self._listings[md5] = {name: self.md5(f"{path}/{name}") for name in self._files(path)}
+                self._listings[md5] = self._present(path)
         return self._listings.get(md5, {})
 
     def object_path(self, md5: str) -> Path:
@@ -137,8 +150,8 @@ class DvcLock:
         """The SHA-256 of weights, shards or raw files, by name, as the JSON files in a folder record them."""
         card, manifest, source = (self.read_json(path, md5, name) for name in (CARD, MANIFEST, SOURCE))
         shards = [shard for split in manifest.get("splits", {}).values() for shard in split["shards"]]
-        entries = [shard[kind] for shard in shards for kind in ("images", "labels")]
-        digests = {entry["file"]: entry["sha256"] for entry in entries}
+        files = [shard[kind] for shard in shards for kind in ("images", "labels")]
+        digests = {entry["file"]: entry["sha256"] for entry in files}
         digests |= {name: entry["sha256"] for name, entry in source.get("files", {}).items()}
         return digests | ({WEIGHTS: card["sha256"]} if card else {})
 
@@ -149,21 +162,24 @@ class DvcLock:
             return []
         listing = self.listing(path, md5)
         command = "dvc pull" if self.check_cache(path, md5) else "dvc checkout"
-        in_git = run_git(self.root, "ls-files", path)
+        in_git = git("ls-files", path, cwd=self.root, check=False)
         remedy = f"git checkout -- {path}" if in_git else f"{command} --force {path}"
-        if not present or not listing or not (self.root / path).is_dir():
-            return [Problem(path, "differs" if present else "absent", md5, present, remedy)]
-        names = dict.fromkeys([*listing, *self._files(path)])
-        found = {name: self.md5(f"{path}/{name}") for name in names}
-        return [
-            Problem(f"{path}/{name}", "differs" if now else "absent", listing.get(name, ""), now, remedy)
-            for name, now in found.items()
-            if now != listing.get(name)
-        ]
+        recorded, found = {path: md5}, {path: present}
+        if listing and (self.root / path).is_dir():
+            recorded, found = (
+                {f"{path}/{name}": each for name, each in files.items()}
+                for files in (listing, self._present(path))
+            )
+        problems = []
+        for name in dict.fromkeys([*recorded, *found]):
+            expected, now = recorded.get(name, ""), found.get(name, "")
+            if now != expected:
+                problems.append(Problem(name, "differs" if now else "absent", expected, now, remedy))
+        return problems
 
     def check_cache(self, path: str, md5: str) -> list[Problem]:
         """The objects of this content that are missing or damaged in DVC's cache."""
-        files = set(self.listing(path, md5).values())
+        files = {*self.listing(path, md5).values()}
         return self._check_object(md5) or [found for file in files for found in self._check_object(file)]
 
     def first_problem(self, path: str, md5: str) -> Problem | None:
@@ -172,7 +188,7 @@ class DvcLock:
         If the workspace has another version, the copy in DVC's cache is checked instead.
         """
         problems = self.check(path, md5)
-        current = any(self._contains(out, (path, md5)) for out in self.current.items())
+        current = not {(path, md5), self.contents.get((path, md5))}.isdisjoint(self.current.items())
         damaged = [problem for problem in problems if problem.found]
         if not problems or (current and damaged):
             return next(iter(damaged), None)
@@ -194,23 +210,18 @@ class DvcLock:
             for out in self.current.items()
             for name, digest in self.recorded_sha256(*out).items()
         }
-        for path in sorted(set(digests) - {problem.path for problem in problems}):
+        for path in sorted(digests.keys() - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != digests[path]:
-                remedy = "it does not match the JSON file in its folder: run the stage again"
-                problems.append(Problem(path, "differs", digests[path], found, remedy))
-        deps = {
-            dep: self.current.get(dep[0]) or self.md5(dep[0])
-            for stage in self._lock
-            for dep in stage.deps.items()
-        }
-        problems += [
-            Problem(path, "stale", md5, found, STALE) for (path, md5), found in deps.items() if found != md5
-        ]
+                problems.append(Problem(path, "differs", digests[path], found, MISMATCH))
+        deps = dict.fromkeys(dep for stage in self._lock for dep in stage.deps.items())
+        for path, md5 in deps:
+            if (found := self.current.get(path) or self.md5(path)) != md5:
+                problems.append(Problem(path, "stale", md5, found, STALE))
         used = {
             key: value for stage in self._lock for key, value in stage.params.get("params.yaml", {}).items()
         }
         for key, value in used.items():
-            step = lambda found, part: found.get(part) if isinstance(found, dict) else None
+            step = lambda section, part: section.get(part) if isinstance(section, dict) else None
             present = reduce(step, key.split("."), params)
             if present != value:
                 shown = json.dumps(value), json.dumps(present)
@@ -224,14 +235,13 @@ class DvcLock:
         return problems, {**counts, "params": len(used), "cache objects": len(files)}
 
     def _read(self) -> None:
-        lock = self.root / CURRENT
         texts = {}
-        if lock.is_file():
+        if (lock := self.root / CURRENT).is_file():
             texts[lock.read_text(encoding="utf-8", errors="replace").strip()] = CURRENT
-        log = run_git(self.root, "log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT) or ""
+        log = git("log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT, cwd=self.root, check=False)
         for commit in log.split():
-            text = run_git(self.root, "show", f"{commit}:./{CURRENT}") or ""
-            texts.setdefault(text.strip(), f"commit {commit}")
+            text = git("show", f"{commit}:./{CURRENT}", cwd=self.root, check=False)
+            texts.setdefault(text, f"commit {commit}")
         for text, found_in in texts.items():
             try:
                 for name, entry in YAML(typ="safe", pure=True).load(text)["stages"].items():
@@ -247,13 +257,11 @@ class DvcLock:
                 name = names.get(str(entry["cmd"]), "unknown stage")
                 self.add(_stage_entry(name, entry, "run cache"))
 
-    def _contains(self, outer: Content, inner: Content) -> bool:
-        """Whether ``inner`` is ``outer`` or a file in it."""
-        name = inner[0].removeprefix(f"{outer[0]}/")
-        return inner == outer or (name != inner[0] and self.listing(*outer).get(name) == inner[1])
-
-    def _files(self, path: str) -> list[str]:
-        return [file.relative_to(self.root / path).as_posix() for file in files_in(self.root / path)]
+    def _present(self, path: str) -> dict[str, str]:
+        """The md5 of each present file of a folder, by relative name."""
+        folder = self.root / path
+        names = [file.relative_to(folder).as_posix() for file in files_in(folder)]
+        return {name: self.md5(f"{path}/{name}") for name in names}
 
     def _check_object(self, md5: str) -> list[Problem]:
         file = self.object_path(md5)
