@@ -6,19 +6,19 @@ run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are chi
 """
 
 import json
-import math
 import os
-import re
 import shutil
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import model_files
+from pipeline.core import metrics_log, model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.tracking import connection, lineage, registry
-from pipeline.tracking.connection import PARENT, log_batches, set_tags
-from pipeline.tracking.delivery_queue import RunRecord, now, read_lines
+from pipeline.tracking.connection import log_batches, set_tags
+from pipeline.tracking.delivery_queue import RunRecord, now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
 LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last announced the run, in ms since the epoch
-SAMPLE_FILE = re.compile(r"step-(\d+)\.png")
 SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
+NO_VERSION = "none: the weights were replaced or deleted before the server answered"
 
 
 def deliver(
@@ -73,25 +73,24 @@ def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> Non
         tags = {**record.tags, **_parent_tag(client, experiment, record)}
         name = record.name or record.stage
         found = client.create_run(experiment, record.started, tags, run_name=name)
-    record.run_id, record.parent_id = found.info.run_id, ""
-    run = client.get_run(record.run_id)
-    record.adopted = any(run.data.tags.get(key) != record.tags.get(key) for key in OWNER)
+    run = client.get_run(found.info.run_id)
+    record.run_id, record.parent_id, known = run.info.run_id, "", run.data.tags
+    record.adopted = any(known.get(key) != record.tags.get(key) for key in OWNER)
     # a record left by a dead process, whose training another process has continued
     superseded = record.adopted and record.process != lineage.Process.current()
-    record.repeated = found.info.status == "FINISHED" or superseded
+    record.repeated = run.info.status == "FINISHED" or superseded
     if record.repeated:
-        missing = {key: value for key, value in record.tags.items() if key not in run.data.tags}
-        set_tags(client, record.run_id, missing)
+        tags = {key: value for key, value in record.tags.items() if key not in known}
     else:
         client.update_run(record.run_id, status="RUNNING")
         tags = {**record.tags, LAST_HEARTBEAT: str(now()), **_parent_tag(client, experiment, record)}
-        set_tags(client, record.run_id, tags)
-        if "darkroom.failure" in run.data.tags:  # of an earlier attempt
+        if "darkroom.failure" in known:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
+    set_tags(client, record.run_id, tags)
     _add_params(client, run, record.params)
     if record.dataset and not (run.inputs and run.inputs.dataset_inputs):
-        name, digest = record.dataset["name"], record.dataset["digest"][:36]
-        data = Dataset(name, digest, "local", json.dumps({"uri": record.dataset["source"]}))
+        source = json.dumps({"uri": record.dataset["source"]})
+        data = Dataset(record.dataset["name"], record.dataset["digest"][:36], "local", source)
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
@@ -102,15 +101,12 @@ def _parent_tag(client: "MlflowClient", experiment: str, record: RunRecord) -> d
     if not record.parent_id:
         shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
         tags = {key: record.tags[key] for key in shared if key in record.tags}
-        tags |= {"darkroom.stage": PARENT, "darkroom.group": record.group}
         tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
-        parents = connection.find_parents(client, experiment, record.group)
-        if not parents:
-            name = record.parent.get("name") or record.group
-            note = {"mlflow.note.content": record.parent.get("note", "")}
-            parents = [client.create_run(experiment, record.started, {**tags, **note}, run_name=name)]
-        record.parent_id = parents[-1].info.run_id
-        _add_params(client, parents[-1], record.parent.get("params", {}))
+        new = {**tags, "mlflow.note.content": record.parent.get("note", "")}
+        name = record.parent.get("name", "")
+        parent = connection.parent_run(client, experiment, record.group, record.started, new, name)
+        record.parent_id = parent.info.run_id
+        _add_params(client, parent, record.parent.get("params", {}))
         set_tags(client, record.parent_id, tags)
         client.update_run(record.parent_id, status="RUNNING")
     return {"mlflow.parentRunId": record.parent_id}
@@ -132,42 +128,28 @@ def _send_metrics(client: "MlflowClient", record: RunRecord, name: str) -> None:
         return
     if path.stat().st_size < start:
         start = 0
+    lines, end = metrics_log.read_from(path, start)
     sent: dict[str, set[int]] = {}  # steps that the run has from an earlier attempt, by key
-    dropped = dict(record.dropped)
     metrics: list[Metric] = []
-    end = start
-    for end, line in read_lines(path, start):  # noqa: B007 - used after the loop
+    for line in lines:
         for key, value in line["metrics"].items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                dropped.setdefault(key, line["step"])
-                continue
             if (start == 0 or record.adopted) and key not in sent:
                 sent[key] = {point.step for point in client.get_metric_history(record.run_id, key)}
             if line["step"] not in sent.get(key, ()):
-                metrics.append(Metric(key, float(value), line["time"], line["step"]))
+                metrics.append(Metric(key, value, line["time"], line["step"]))
     log_batches(client, record.run_id, "metrics", metrics)
     record.offsets = {**record.offsets, name: end}
-    if dropped != record.dropped:
-        record.dropped = dropped
-        text = ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))
-        record.tag({"darkroom.not_finite": text[:5000]})
-        set_tags(client, record.run_id, record.tags)
 
 
 def _send_samples(client: "MlflowClient", record: RunRecord) -> None:
     """Log the sample grids that the run lacks."""
-    samples = {
-        int(match[1]): path
-        for path in Path(record.folder, "samples").glob("step-*.png")
-        if (match := SAMPLE_FILE.fullmatch(path.name))
-    }
-    if not samples:
-        return
     from PIL import Image
 
-    logged = " ".join(entry.path for entry in client.list_artifacts(record.run_id, "images"))
-    for step, path in sorted(samples.items()):
-        if f"samples+step+{step}+" not in logged:
+    samples = sorted(Path(record.folder, "samples").glob("step-*[0-9].png"))
+    logged = [entry.path for entry in client.list_artifacts(record.run_id, "images")] if samples else []
+    for path in samples:
+        step = int(path.stem.removeprefix("step-"))
+        if not any(f"samples+step+{step}+" in known for known in logged):
             with Image.open(path, formats=("PNG",)) as image:
                 client.log_image(record.run_id, image, key=SAMPLES_KEY, step=step, synchronous=True)
 
@@ -187,8 +169,7 @@ def _send_results(
     if version is None:
         return
     keep = EXPERIMENT_TAG in record.tags
-    query = f"attributes.run_id = '{version.run_id}'"
-    for trained in client.search_runs([experiment], query):  # none if it was deleted
+    for trained in connection.search(client, experiment, f"attributes.run_id = '{version.run_id}'"):
         plain = {
             f"test_{metric}": value
             for metric, value in result["metrics"].items()
@@ -199,7 +180,7 @@ def _send_results(
         registry.add_results(client, version, result["metrics"], result["protocol"], keep_card=keep)
 
 
-def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float], time: int) -> None:
+def _send_changed(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], time: int) -> None:
     """Log the metrics that the run lacks or has with another value."""
     from mlflow.entities import Metric
 
@@ -210,20 +191,17 @@ def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float]
 
 def _register(client: "MlflowClient", record: RunRecord) -> None:
     """Register the record's model and tag the run with the version, or with why there is none."""
-    folder, name = Path(record.model["folder"]), record.model["name"]
-    try:
-        kept = model_files.read_card(folder)["sha256"] == record.model["sha256"]
-    except BadInput:
-        kept = False
-    version = "none: the weights were replaced or deleted before the server answered"
-    if kept:
-        keys = ("darkroom.fingerprint", "darkroom.data")
-        tags = {key: record.tags[key] for key in keys if key in record.tags}
-        undecided = bool(record.model.get("waits"))
+    folder, name, sha256 = Path(record.model["folder"]), record.model["name"], record.model["sha256"]
+    version, is_kept = NO_VERSION, False
+    with suppress(BadInput):  # there is no model any more
+        is_kept = model_files.read_card(folder)["sha256"] == sha256
+    if is_kept:
+        keys = {"darkroom.fingerprint", "darkroom.data"} & record.tags.keys()
+        tags, undecided = {key: record.tags[key] for key in keys}, bool(record.model.get("waits"))
         version = registry.register(client, record.run_id, folder, name, tags, undecided=undecided)
     record.model = {**record.model, "version": version}
-    if kept or not record.repeated:
+    if is_kept or not record.repeated:
         tags = {"darkroom.model": name, "darkroom.version": version}
-        tags |= {"darkroom.sha256": record.model["sha256"]} if kept else {}
+        tags |= {"darkroom.sha256": sha256} if is_kept else {}
         record.tag(tags)
         set_tags(client, record.run_id, tags)

@@ -2,14 +2,14 @@
 
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from concurrent.futures import wait
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 from pipeline.environment import Environment
 from pipeline.files import sha256
+from pipeline.process import in_thread
 from pipeline.tracking import connection, moved
 from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
@@ -30,7 +30,7 @@ class MlflowIndex:
         self.note = "no MLflow database yet: runs and registered versions are not shown"
         local = connection.is_local(environment)
         self._seconds = DATABASE_SECONDS if local else SERVER_SECONDS
-        if self.uri and (not local or Path(self.uri.removeprefix(connection.SQLITE)).is_file()):
+        if not local or Path(self.uri.removeprefix(connection.SQLITE)).is_file():
             self.note = (
                 f"MLflow does not answer at {redact(self.uri)}: runs and registered versions are not shown"
             )
@@ -58,36 +58,26 @@ class MlflowIndex:
         return Problem(path, state, expected, found, remedy)
 
     def _wait(self, function: Callable[[], Any]) -> bool:
-        """Call a function that may fail or hang in a thread; whether it ended within the time limit."""
+        """Call a function that may fail or hang; whether it has ended in time."""
         import mlflow  # noqa: F401 - imported here, so that the import does not count as waiting
 
-        def work() -> None:
-            with suppress(Exception):  # the caller checks the result
-                function()
-
-        thread = Thread(target=work, name="trace", daemon=True)
-        thread.start()
-        thread.join(self._seconds)
-        return not thread.is_alive()
+        return not wait([in_thread(function)], self._seconds).not_done
 
     def _read(self) -> None:
         from mlflow import MlflowClient
 
         client = MlflowClient(self.uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = list(
-            client.search_runs(experiments, "tags.`darkroom.stage` LIKE '%'", max_results=MAX_RESULTS)
-        )
-        versions = {
-            f"{version.name}/{version.version}": version
-            for version in client.search_model_versions(max_results=MAX_RESULTS)
-        }
+        query = "tags.`darkroom.stage` LIKE '%'"
+        runs = list(client.search_runs(experiments, query, max_results=MAX_RESULTS))
+        versions = client.search_model_versions(max_results=MAX_RESULTS)
         self.aliases = {
             f"{model.name}@{alias}": f"{model.name}/{number}"
             for model in client.search_registered_models()
             for alias, number in model.aliases.items()
         }
-        self.runs, self.versions, self.note = runs, versions, ""
+        self.versions = {f"{version.name}/{version.version}": version for version in versions}
+        self.runs, self.note = runs, ""
 
 
 def is_local(version: Any) -> bool:

@@ -15,13 +15,21 @@ of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [
 import base64
 import binascii
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
+from PIL import Image
+
+from pipeline.core import model_files
+from pipeline.core.conditioning import uses_labels
+from pipeline.core.noise import Noise
+from pipeline.data import images as image_files
 
 MAX_COUNT = 10_000  # images per request
 BATCH = 500
@@ -37,11 +45,6 @@ class PyfuncModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Called by MLflow before the first prediction."""
-        from pathlib import Path
-
-        from pipeline.core import model_files
-        from pipeline.core.conditioning import uses_labels
-
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
         self.conditional = uses_labels(self.task)
@@ -52,8 +55,6 @@ class PyfuncModel(PythonModel):
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """The result of each row, see above. Raises ``MlflowException`` for an invalid row."""
-        import torch
-
         columns = [
             name for name in ("image", "count") if name in model_input and model_input[name].notna().any()
         ]
@@ -71,10 +72,6 @@ class PyfuncModel(PythonModel):
 
     def generate(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
         """Generated images, row by row."""
-        import torch
-
-        from pipeline.core.noise import Noise
-
         numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
         labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
         requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
@@ -112,8 +109,6 @@ class PyfuncModel(PythonModel):
 
     def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
         """Classes or reconstructions of images."""
-        import torch
-
         pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
         results: dict[str, list[Any]] = {}
         for images in pixels.split(BATCH):
@@ -140,14 +135,12 @@ class PyfuncModel(PythonModel):
 
     def decode(self, image: Any) -> np.ndarray:
         """An image of a request as float32 (C, H, W) in [0, 1]."""
-        from pipeline.data import images
-
         spec = self.task.spec
         if isinstance(image, str):
             try:
                 data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
-                return images.decode(data, spec.channels, spec.size).astype(np.float32) / 255
-            except (binascii.Error, images.BrokenImage) as error:
+                return image_files.decode(data, spec.channels, spec.size).astype(np.float32) / 255
+            except (binascii.Error, image_files.BrokenImage) as error:
                 raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
         shape = (spec.channels, spec.size, spec.size)
         try:
@@ -161,8 +154,6 @@ class PyfuncModel(PythonModel):
 
 def encode(image: np.ndarray) -> str:
     """Base64 of a PNG file of float32 (C, H, W) in [0, 1]."""
-    from PIL import Image
-
     values = (image * 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(file, format="PNG")

@@ -153,7 +153,7 @@ def test_an_old_record_does_not_change_a_run_that_was_finished_elsewhere(
     (later / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with open_run(away, Description("train-gan", "f" * 64, {"seed": 1})) as run:
         run.follow(later)
-        run._followed_at = float("-inf")
+        run._follow_at = float("-inf")
         with open(later / "metrics.jsonl", "a") as file:
             file.write(lines[-1].replace('"step": 9', '"step": 10') + "\n")
         run.follow(later)

@@ -350,3 +350,14 @@ def test_json_and_mermaid_show_the_same_as_the_text(clone):
     assert re.search(r'data/raw<br/>\w{12}<br/>differs"\]:::bad', chart) and chart.startswith(
         "flowchart LR\n"
     )
+
+
+def test_a_cache_that_is_set_for_all_projects_of_a_user_is_checked(clone, tmp_path, monkeypatch):
+    (tmp_path / "config/dvc").mkdir(parents=True)
+    (tmp_path / "config/dvc/config").write_text(f"[cache]\n    dir = {tmp_path}/cache\n")
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "config/dvc"))
+    (clone / ".dvc/cache").rename(tmp_path / "cache")
+    problems, counts = verify(environment_of(clone))
+    assert problems == [] and counts["cache objects"] > 10
+    flip(next((tmp_path / "cache/files/md5").glob("*/*")))
+    assert [problem.state for problem in verify(environment_of(clone))[0]] == ["differs"]
