@@ -79,7 +79,7 @@ def run(main: Callable[..., None], *arguments: str) -> None:
 
 
 @contextmanager
-def exclusive(path: Path, what: str, remedy: str = "wait for it, or end it") -> Iterator[None]:
+def exclusive(path: Path, what: str, remedy: str = "wait for it, or stop it") -> Iterator[None]:
     """Hold the lock file ``path``. Raises ``DarkroomError`` with exit code 75 if another process holds it."""
     from filelock import FileLock, Timeout
 
