@@ -12,12 +12,12 @@
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
-    params, environment, process, files, errors
-                   settings, environment variables, processes, atomic writes, error messages
+    params, environment, process, git, files, errors
+                   settings, environment variables, processes, git, atomic writes, error messages
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch,
-evaluation -> tracking -> data, models -> core -> params, environment, process -> files, errors. A test reads
-the imports.
+evaluation -> tracking -> data, models -> core -> params, environment, process, git -> files, errors. A test
+reads the imports.
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
-LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last announced the run, in ms since the epoch
+LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last sent something, in ms since the epoch
 SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
 NO_VERSION = "none: the weights were replaced or deleted before the server answered"
 
@@ -52,6 +52,7 @@ def deliver(
     if record.model and "version" not in record.model:
         _register(client, record)
     if status == "RUNNING":
+        client.set_tag(record.run_id, LAST_HEARTBEAT, str(now()))
         record.save(environment)
         return
     if not record.repeated:
@@ -66,14 +67,12 @@ def deliver(
 def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    found = connection.find_run(client, experiment, record.stage, record.fingerprint)
-    if found is None or found.info.run_id != record.run_id:
+    run = connection.find_run(client, experiment, record.stage, record.fingerprint)
+    if run is None or run.info.run_id != record.run_id:
         record.offsets = {}  # a new run, or another one than before: send everything
-    if found is None:
-        tags = {**record.tags, **_parent_tag(client, experiment, record)}
+    if run is None:
         name = record.name or record.stage
-        found = client.create_run(experiment, record.started, tags, run_name=name)
-    run = client.get_run(found.info.run_id)
+        run = client.create_run(experiment, record.started, record.tags, run_name=name)
     record.run_id, record.parent_id, known = run.info.run_id, "", run.data.tags
     record.adopted = any(known.get(key) != record.tags.get(key) for key in OWNER)
     # a record left by a dead process, whose training another process has continued
@@ -83,7 +82,9 @@ def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> Non
         tags = {key: value for key, value in record.tags.items() if key not in known}
     else:
         client.update_run(record.run_id, status="RUNNING")
-        tags = {**record.tags, LAST_HEARTBEAT: str(now()), **_parent_tag(client, experiment, record)}
+        tags = dict(record.tags)
+        if record.group:
+            record.parent_id = tags["mlflow.parentRunId"] = _announce_parent(client, experiment, record)
         if "darkroom.failure" in known:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
     set_tags(client, record.run_id, tags)
@@ -94,22 +95,18 @@ def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> Non
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
-def _parent_tag(client: "MlflowClient", experiment: str, record: RunRecord) -> dict[str, str]:
-    """The tag that makes the run a child of its group's parent run, which is created if it is missing."""
-    if not record.group:
-        return {}
-    if not record.parent_id:
-        shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
-        tags = {key: record.tags[key] for key in shared if key in record.tags}
-        tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
-        new = {**tags, "mlflow.note.content": record.parent.get("note", "")}
-        name = record.parent.get("name", "")
-        parent = connection.parent_run(client, experiment, record.group, record.started, new, name)
-        record.parent_id = parent.info.run_id
-        _add_params(client, parent, record.parent.get("params", {}))
-        set_tags(client, record.parent_id, tags)
-        client.update_run(record.parent_id, status="RUNNING")
-    return {"mlflow.parentRunId": record.parent_id}
+def _announce_parent(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
+    """Create or reopen the parent run of the record's group; its id."""
+    shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
+    tags = {key: record.tags[key] for key in shared if key in record.tags}
+    tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
+    new = {**tags, "mlflow.note.content": record.parent.get("note", "")}
+    name = record.parent.get("name", "")
+    parent = connection.parent_run(client, experiment, record.group, record.started, new, name)
+    _add_params(client, parent, record.parent.get("params", {}))
+    set_tags(client, parent.info.run_id, tags)
+    client.update_run(parent.info.run_id, status="RUNNING")
+    return parent.info.run_id
 
 
 def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:
@@ -124,9 +121,7 @@ def _send_metrics(client: "MlflowClient", record: RunRecord, name: str) -> None:
     from mlflow.entities import Metric
 
     path, start = Path(record.folder, name), record.offsets.get(name, 0)
-    if not path.is_file():
-        return
-    if path.stat().st_size < start:
+    if not path.is_file() or path.stat().st_size < start:
         start = 0
     lines, end = metrics_log.read_from(path, start)
     sent: dict[str, set[int]] = {}  # steps that the run has from an earlier attempt, by key

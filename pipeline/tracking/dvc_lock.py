@@ -1,12 +1,11 @@
 """What was made from what, by DVC's records (dvc.lock, its git history, the run cache), verified by hash."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -85,26 +84,17 @@ class DvcLock:
 
     def __init__(self, root: Path) -> None:
         self.root, self.cache, self.stages = root, cache_folder(root), list[StageEntry]()
-        self._known, self._md5s, self._listings = set[str](), dict[str, str](), dict[str, dict[str, str]]()
+        self.md5 = cache(lambda path: md5_of(root / path))  # of the present file or folder; '' if none
+        self.listing = cache(self._listing)
         self._read()
         self._lock = [stage for stage in self.stages if stage.found_in == CURRENT]
         self.current = {path: md5 for stage in self._lock for path, md5 in stage.outs.items()}
 
     def add(self, stage: StageEntry) -> None:
         """Add an entry, unless the same execution is known already."""
-        key = json.dumps([stage.name, stage.deps, stage.outs], sort_keys=True)
-        if stage.outs and key not in self._known:
-            self._known.add(key)
+        key = lambda entry: (entry.name, entry.deps, entry.outs)
+        if stage.outs and key(stage) not in map(key, self.stages):
             self.stages.append(stage)
-
-    def producer(self, path: str, md5: str) -> StageEntry | None:
-        """The entry that made this content, preferably the current one, or None."""
-        return next((stage for stage in self.stages if stage.outs.get(path) == md5), None)
-
-    def consumers(self, content: Content) -> list[StageEntry]:
-        """The entries that read this content, or a file in it."""
-        reads = lambda dep: content in (dep, self.contents.get(dep))
-        return [stage for stage in self.stages if any(map(reads, stage.deps.items()))]
 
     @cached_property
     def contents(self) -> dict[Content, Content | None]:
@@ -112,29 +102,22 @@ class DvcLock:
         found = dict[Content, Content | None]()
         for stage in self.stages:
             found |= dict.fromkeys([*stage.outs.items(), *stage.deps.items()])
-        for folder in list(found):
-            for name, md5 in self.listing(*folder).items():
-                found[f"{folder[0]}/{name}", md5] = found.get((f"{folder[0]}/{name}", md5)) or folder
+        for path, md5 in list(found):
+            for name, digest in self.listing(path, md5).items():
+                found[f"{path}/{name}", digest] = found.get((f"{path}/{name}", digest)) or (path, md5)
         return found
 
-    def md5(self, path: str) -> str:
-        """DVC's md5 of the present file or folder at ``path``; empty if there is none."""
-        if path not in self._md5s:
-            self._md5s[path] = md5_of(self.root / path)
-        return self._md5s[path]
-
-    def listing(self, path: str, md5: str) -> dict[str, str]:
+    def _listing(self, path: str, md5: str) -> dict[str, str]:
         """The md5 of each file of a recorded folder, by relative name; empty if it is not known.
 
         It is read from DVC's cache, or from the folder itself if that is unchanged.
         """
-        if md5.endswith(".dir") and not self._listings.get(md5):
-            raw = file.read_bytes() if (file := self.object_path(md5)).is_file() else b""
-            if hashlib.md5(raw).hexdigest() == md5.removesuffix(".dir"):
-                self._listings[md5] = {entry["relpath"]: entry["md5"] for entry in json.loads(raw)}
-            elif self.md5(path) == md5:
-                self._listings[md5] = self._present(path)
-        return self._listings.get(md5, {})
+        if not md5.endswith(".dir"):
+            return {}
+        if f"{md5_of(self.object_path(md5))}.dir" == md5:
+            entries = json.loads(self.object_path(md5).read_bytes())
+            return {entry["relpath"]: entry["md5"] for entry in entries}
+        return self._present(path) if self.md5(path) == md5 else {}
 
     def object_path(self, md5: str) -> Path:
         """The file in DVC's cache that holds this content."""
@@ -157,24 +140,20 @@ class DvcLock:
 
     def check(self, path: str, md5: str) -> list[Problem]:
         """How the workspace differs from this content, file by file if the folder's listing is known."""
-        present = self.md5(path)
-        if present == md5:
+        recorded, present = {path: md5}, {path: self.md5(path)}
+        if recorded == present:
             return []
-        listing = self.listing(path, md5)
         command = "dvc pull" if self.check_cache(path, md5) else "dvc checkout"
         in_git = git("ls-files", path, cwd=self.root, check=False)
         remedy = f"git checkout -- {path}" if in_git else f"{command} --force {path}"
-        recorded, found = {path: md5}, {path: present}
-        if listing and (self.root / path).is_dir():
-            recorded, found = (
-                {f"{path}/{name}": each for name, each in files.items()}
-                for files in (listing, self._present(path))
-            )
+        if (listing := self.listing(path, md5)) and (self.root / path).is_dir():
+            recorded = {f"{path}/{name}": digest for name, digest in listing.items()}
+            present = {f"{path}/{name}": digest for name, digest in self._present(path).items()}
         problems = []
-        for name in dict.fromkeys([*recorded, *found]):
-            expected, now = recorded.get(name, ""), found.get(name, "")
-            if now != expected:
-                problems.append(Problem(name, "differs" if now else "absent", expected, now, remedy))
+        for name in recorded | present:
+            expected, found = recorded.get(name, ""), present.get(name, "")
+            if expected != found:
+                problems.append(Problem(name, "differs" if found else "absent", expected, found, remedy))
         return problems
 
     def check_cache(self, path: str, md5: str) -> list[Problem]:
@@ -188,14 +167,14 @@ class DvcLock:
         If the workspace has another version, the copy in DVC's cache is checked instead.
         """
         problems = self.check(path, md5)
-        current = not {(path, md5), self.contents.get((path, md5))}.isdisjoint(self.current.items())
+        is_current = {(path, md5), self.contents.get((path, md5))} & self.current.items()
         damaged = [problem for problem in problems if problem.found]
-        if not problems or (current and damaged):
+        if not problems or (is_current and damaged):
             return next(iter(damaged), None)
         cached = self.check_cache(path, md5)
         if not cached or cached[0].found:
             return next(iter(cached), None)
-        return problems[0] if current else Problem(path, "unchecked", md5, remedy=PAST)
+        return problems[0] if is_current else Problem(path, "unchecked", md5, remedy=PAST)
 
     def check_all(
         self, params: Any, progress: Callable[[int, int], None]
@@ -204,12 +183,10 @@ class DvcLock:
 
         ``params``: the content of params.yaml. ``progress``: called with (done, total) objects of the cache.
         """
-        problems = [problem for out in self.current.items() for problem in self.check(*out)]
-        digests = {
-            f"{out[0]}/{name}": digest
-            for out in self.current.items()
-            for name, digest in self.recorded_sha256(*out).items()
-        }
+        problems, digests, used = list[Problem](), dict[str, str](), dict[str, Any]()
+        for path, md5 in self.current.items():
+            problems += self.check(path, md5)
+            digests |= {f"{path}/{name}": digest for name, digest in self.recorded_sha256(path, md5).items()}
         for path in sorted(digests.keys() - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != digests[path]:
                 problems.append(Problem(path, "differs", digests[path], found, MISMATCH))
@@ -217,25 +194,22 @@ class DvcLock:
         for path, md5 in deps:
             if (found := self.current.get(path) or self.md5(path)) != md5:
                 problems.append(Problem(path, "stale", md5, found, STALE))
-        used = {
-            key: value for stage in self._lock for key, value in stage.params.get("params.yaml", {}).items()
-        }
+        for stage in self._lock:
+            used |= stage.params.get("params.yaml", {})
+        step = lambda section, part: section.get(part) if isinstance(section, dict) else None
         for key, value in used.items():
-            step = lambda section, part: section.get(part) if isinstance(section, dict) else None
-            present = reduce(step, key.split("."), params)
-            if present != value:
+            if (present := reduce(step, key.split("."), params)) != value:
                 shown = json.dumps(value), json.dumps(present)
                 problems.append(Problem(f"params.yaml: {key}", "stale", *shown, STALE))
-        files = sorted((self.cache / "files/md5").glob("??/*"))
-        files = [file for file in files if len(file.stem) == 30 and file.suffix in ("", ".dir")]
-        for number, file in enumerate(files, 1):
+        objects = [file for file in sorted((self.cache / "files/md5").glob("??/*")) if len(file.stem) == 30]
+        for number, file in enumerate(objects, 1):
             problems += self._check_object(file.parent.name + file.name)
-            progress(number, len(files))
+            progress(number, len(objects))
         counts = {"outputs": len(self.current), "SHA-256 records": len(digests), "dependencies": len(deps)}
-        return problems, {**counts, "params": len(used), "cache objects": len(files)}
+        return problems, {**counts, "params": len(used), "cache objects": len(objects)}
 
     def _read(self) -> None:
-        texts = {}
+        texts, load = {}, YAML(typ="safe", pure=True).load
         if (lock := self.root / CURRENT).is_file():
             texts[lock.read_text(encoding="utf-8", errors="replace").strip()] = CURRENT
         log = git("log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT, cwd=self.root, check=False)
@@ -244,7 +218,7 @@ class DvcLock:
             texts.setdefault(text, f"commit {commit}")
         for text, found_in in texts.items():
             try:
-                for name, entry in YAML(typ="safe", pure=True).load(text)["stages"].items():
+                for name, entry in load(text)["stages"].items():
                     self.add(_stage_entry(name, entry, found_in))
             except (YAMLError, TypeError, KeyError):  # an earlier version is skipped
                 if found_in == CURRENT:
@@ -253,9 +227,8 @@ class DvcLock:
         names = {stage.cmd: stage.name for stage in reversed(self.stages)}
         for path in sorted((self.cache / "runs").glob("*/*/*")):
             with suppress(YAMLError, TypeError, KeyError):
-                entry = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8", errors="replace"))
-                name = names.get(str(entry["cmd"]), "unknown stage")
-                self.add(_stage_entry(name, entry, "run cache"))
+                entry = load(path.read_text(encoding="utf-8", errors="replace"))
+                self.add(_stage_entry(names.get(str(entry["cmd"]), "unknown stage"), entry, "run cache"))
 
     def _present(self, path: str) -> dict[str, str]:
         """The md5 of each present file of a folder, by relative name."""

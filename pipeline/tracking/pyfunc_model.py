@@ -68,70 +68,64 @@ class PyfuncModel(PythonModel):
             found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
         if "image" in found and form == "png":
             found["image"] = [encode(image) for image in found["image"]]
-        return pd.DataFrame(found)
+        return found
 
-    def generate(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
+    def generate(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Generated images, row by row."""
         numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
-        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
-        requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
-        if any(count < 1 or seed < 0 for count, seed, _ in requests):
+        if (numbers["count"] < 1).any() or (numbers["seed"] < 0).any():
             raise bad_request("count is 1 or more, seed is 0 or more")
-        if sum(count for count, _, _ in requests) > MAX_COUNT:
+        if numbers["count"].sum() > MAX_COUNT:
             raise bad_request(f"a request can generate at most {MAX_COUNT} images")
-        found: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
-        for count, seed, label in requests:
+        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
+        frames = []
+        for count, seed, label in zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels):
             classes = None if label < 0 else torch.full((count,), label)
             images = self.task.generate(classes, count, Noise.whole(seed, count))
             if images is None:
                 raise bad_request("this model does not generate images: send images instead of a count")
-            found["image"] += list(images.clamp(0, 1).numpy())
-            found["label"] += [label] * count
-            found["class"] += [self.names[label] if label >= 0 else ""] * count
-        return found
+            name = self.names[label] if label >= 0 else ""
+            drawn = list(images.clamp(0, 1).numpy())
+            frames.append(pd.DataFrame({"image": drawn, "label": label, "class": name}))
+        return pd.concat(frames, ignore_index=True)
 
     def label_of(self, given: Any) -> int:
         """The number of the class that a request gives by name or number; -1 for any class."""
         if given is None or given != given or given == -1:  # NaN if only other rows have a label
             return -1
-        index = self.names.index(given) if given in self.names else given
-        if isinstance(index, float) and index.is_integer():
-            index = int(index)
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.names):
-            names = ", ".join(self.names)[:300]
-            raise bad_request(
-                f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; "
-                f"not {given!r}"
-            )
+        known: dict[Any, int] = {number: number for number in range(len(self.names))}
+        known |= {name: number for number, name in enumerate(self.names)}
+        index = known.get(given) if isinstance(given, str | float | int) else None
+        if index is None or isinstance(given, bool):
+            accepted = f"0 to {len(self.names) - 1} or a class name ({', '.join(self.names)[:300]})"
+            raise bad_request(f"label is {accepted}, or -1 for any class; not {given!r}")
         if not self.conditional:
             raise bad_request("this model generates images without regard to classes: leave out label")
         return index
 
-    def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
+    def predict_images(self, given: pd.Series) -> pd.DataFrame:
         """Classes or reconstructions of images."""
         pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
-        results: dict[str, list[Any]] = {}
-        for images in pixels.split(BATCH):
-            logits, reconstructed = self.task.classify(images), self.task.reconstruct(images)
-            if logits is not None:
-                probabilities = logits.softmax(dim=1)
-                found = {
-                    "class": [self.names[best] for best in probabilities.argmax(1)],
-                    "probability": probabilities.amax(1).tolist(),
-                    "classes": [self.names] * len(images),
-                    "probabilities": probabilities.tolist(),
-                }
-            elif reconstructed is not None:
-                found = {
-                    "image": list(reconstructed.clamp(0, 1).numpy()),
-                    "code": self.task.encode(images).tolist(),
-                    "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
-                }
-            else:
-                raise bad_request("this model takes no images: send count, seed and label")
-            for name, values in found.items():
-                results.setdefault(name, []).extend(values)
-        return results
+        batches = [pd.DataFrame(self.predict_batch(images)) for images in pixels.split(BATCH)]
+        return pd.concat(batches, ignore_index=True)
+
+    def predict_batch(self, images: torch.Tensor) -> dict[str, list[Any]]:
+        """The columns of the result for images (N, C, H, W)."""
+        if (logits := self.task.classify(images)) is not None:
+            probabilities = logits.softmax(dim=1)
+            return {
+                "class": [self.names[best] for best in probabilities.argmax(1)],
+                "probability": probabilities.amax(1).tolist(),
+                "classes": [self.names] * len(images),
+                "probabilities": probabilities.tolist(),
+            }
+        if (reconstructed := self.task.reconstruct(images)) is not None:
+            return {
+                "image": list(reconstructed.clamp(0, 1).numpy()),
+                "code": self.task.encode(images).tolist(),
+                "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
+            }
+        raise bad_request("this model takes no images: send count, seed and label")
 
     def decode(self, image: Any) -> np.ndarray:
         """An image of a request as float32 (C, H, W) in [0, 1]."""

@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError
 from pipeline.files import atomic_copy, write_json
+from pipeline.process import in_thread
 from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
 from pipeline.tracking.run_description import Description, describe, md5_tags, prefixed
@@ -29,7 +30,6 @@ BUDGET_SECONDS = 4.0  # the total time that a training waits for a server that d
 DATABASE_SECONDS = 60.0  # the time that it waits for a local database, each time
 FOLLOW_SECONDS, RETRY_SECONDS = 10.0, 30.0  # between two deliveries during a training; after a failure
 STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
-HEARTBEAT = "system/cpu_utilization_percentage"  # a metric that every training logs
 HEARTBEAT_TIMEOUT_MS = 24 * 3600 * 1000  # after which a run of another host counts as dead
 
 
@@ -39,8 +39,8 @@ class Run:
     def __init__(self, environment: Environment, record: RunRecord, delay_seconds: float = 0.0) -> None:
         self._environment, self._record = environment, record
         self._connected: tuple[Any, str] | None = None  # a client and the experiment's id
-        self._thread: Thread | None = None  # that delivers the record
-        self._sync_thread: Thread | None = None
+        self._deliveries: list[Future[None]] = []  # the last one of this record
+        self._syncs: list[Future[None]] = []  # the one of earlier runs
         self._failure: Exception | None = None
         self._announced = self._warned = False
         self._waited = 0.0  # seconds
@@ -128,8 +128,7 @@ class Run:
             record.status = "KILLED" if issubclass(kind, SystemExit | KeyboardInterrupt) else "FAILED"
             record.tag({"darkroom.failure": lineage.redact(f"{kind.__name__}: {error}")[:2000]})
         self._save_and_deliver()
-        if self._sync_thread is not None:
-            self._sync_thread.join(self._limit())
+        wait(self._syncs, self._limit())
 
     def _limit(self) -> float:
         """Seconds to wait for a delivery: for a server, at most the rest of the budget."""
@@ -153,14 +152,10 @@ class Run:
     def _deliver(self, seconds: float) -> bool:
         """Start a delivery in a thread, because a server may not answer; whether it has ended in time."""
         end = time.monotonic() + seconds
-        if self._thread is not None:
-            self._thread.join(seconds)
-            if self._thread.is_alive():
-                return False
-        self._thread = Thread(target=self._work, name="tracking", daemon=True)
-        self._thread.start()
-        self._thread.join(max(end - time.monotonic(), 0))
-        return not self._thread.is_alive()
+        if wait(self._deliveries, seconds).not_done:
+            return False
+        self._deliveries = [in_thread(self._work)]
+        return not wait(self._deliveries, max(end - time.monotonic(), 0)).not_done
 
     def _work(self) -> None:
         try:
@@ -173,9 +168,7 @@ class Run:
             self._report_offline(error)
             return
         if announce:
-            thread = Thread(target=self._sync, name="tracking of earlier runs", daemon=True)
-            thread.start()
-            self._sync_thread = thread  # after its start: a thread that was not started cannot be joined
+            self._syncs = [in_thread(self._sync)]
 
     def _sync(self) -> None:
         try:
@@ -271,13 +264,12 @@ def _left_records(environment: Environment, current: RunRecord | None) -> Iterat
 def end_dead_runs(client: Any, experiment: str) -> None:
     """Mark RUNNING runs of dead processes as KILLED; of other hosts after ``HEARTBEAT_TIMEOUT_MS``."""
     for run in connection.search(client, experiment, "attributes.status = 'RUNNING'"):
-        tags = run.data.tags
-        if "darkroom.pid" not in tags:
-            continue
-        host, pid, started = (tags[key] for key in delivery.OWNER)
-        times = [point.timestamp for point in client.get_metric_history(run.info.run_id, HEARTBEAT)]
-        last = max([run.info.start_time, int(tags.get(delivery.LAST_HEARTBEAT, 0)), *times])
-        if lineage.Process(host, int(pid), float(started)).is_dead() or now() - last > HEARTBEAT_TIMEOUT_MS:
+        host, pid, started = (run.data.tags.get(key, "0") for key in delivery.OWNER)
+        heard = max(run.info.start_time, int(run.data.tags.get(delivery.LAST_HEARTBEAT, 0)))
+        is_dead = (
+            lineage.Process(host, int(pid), float(started)).is_dead() or now() - heard > HEARTBEAT_TIMEOUT_MS
+        )
+        if is_dead and pid != "0":
             client.set_terminated(run.info.run_id, "KILLED")
 
 

@@ -111,8 +111,10 @@ class _Lineage:
     def _above(self, target: Any) -> list[Any]:
         """What the target was made from."""
         if isinstance(target, tuple):
-            origin = self.lock.contents.get(target) or self.lock.producer(*target)
-            return [*self._downloads(*target), *([origin] if origin else [])]
+            path, md5 = target
+            made = [stage for stage in self.lock.stages if stage.outs.get(path) == md5][:1]
+            folder = self.lock.contents.get(target)
+            return [*self._downloads(path, md5), *([folder] if folder else made)]
         if isinstance(target, StageEntry):
             data = {
                 dep: None
@@ -144,7 +146,8 @@ class _Lineage:
         digest = self.lock.recorded_sha256(*target).get(WEIGHTS, "unknown")
         versions = self.index.versions.values()
         registered = [self._node(each) for each in versions if each.tags.get("darkroom.sha256") == digest]
-        return [*registered, *self.lock.consumers(target)]
+        reads = lambda dep: target in (dep, self.lock.contents.get(dep))
+        return [*registered, *(stage for stage in self.lock.stages if any(map(reads, stage.deps.items())))]
 
     def _runs_of(self, stage: StageEntry) -> list[Node]:
         return [self._node(run) for run in self.index.runs if _ran(run, stage)]

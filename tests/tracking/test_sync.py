@@ -131,9 +131,11 @@ def test_a_run_of_another_host_counts_as_dead_after_a_day_without_heartbeat(
             "darkroom.process_started": "1.0",
         }
         other = client().create_run("1", started, tags)
+        recent = client().create_run("1", started, {**tags, "darkroom.heard": str(runs.now())})
     runs.end_dead_runs(client(), "1")
     assert (
         client().get_run(other.info.run_id).info.status == status
+        and client().get_run(recent.info.run_id).info.status == "RUNNING"
         and client().get_run(run.id).info.status == "FINISHED"
     )
 
