@@ -1,6 +1,6 @@
 """Runs whose stage did not run here: DVC restored its outputs, and run.json in them describes the run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.core import metrics_log, model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import read_json
-from pipeline.tracking import delivery_queue, lineage
+from pipeline.tracking import connection, delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
@@ -18,19 +18,17 @@ DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
 UNREADABLE = (OSError, ValueError, TypeError)
 
 
-def records(environment: Environment, is_missing: Callable[[str, str], bool]) -> Iterator[RunRecord]:
-    """A finished record for each training in history/ and for the evaluation in reports/ that MLflow lacks.
-
-    ``is_missing``: whether MLflow lacks the run of a stage and fingerprint.
-    """
+def missing_records(environment: Environment, client: Any, experiment: str) -> Iterator[RunRecord]:
+    """A finished record for each training in history/ and for an evaluation in reports/ that MLflow lacks."""
     address, owner = delivery_queue.address(environment), asdict(lineage.Process.current())
     for folder in [*sorted(Path("history").glob("[!.]*")), REPORT]:
         try:
             record = RunRecord(address, owner=owner, status="FINISHED", **read_json(folder / RUN_FILE))
         except UNREADABLE:
             continue
-        is_complete = folder != REPORT or DETAILS.is_file()
-        if is_complete and is_missing(record.stage, record.fingerprint):
+        run = connection.find_run(client, experiment, record.stage, record.fingerprint)
+        is_there = run is not None and run.info.status in ("FINISHED", "RUNNING")
+        if not is_there and (folder != REPORT or DETAILS.is_file()):
             record.ended = record.started
             md5s = {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path(), record.stage).items()}
             record.tag({"darkroom.restored": "true", **md5s})

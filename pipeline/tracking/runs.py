@@ -223,12 +223,8 @@ def sync(
     try:
         with FileLock(folder / "sync.lock", timeout=0):
             client, experiment = connected or connection.connect(environment)
-
-            def is_missing(stage: str, fingerprint: str) -> bool:
-                found = connection.find_run(client, experiment, stage, fingerprint)
-                return found is None or found.info.status not in ("FINISHED", "RUNNING")
-
-            for record in [*_left_records(environment, current), *restored.records(environment, is_missing)]:
+            missing = restored.missing_records(environment, client, experiment)
+            for record in [*_left_records(environment, current), *missing]:
                 try:  # one that cannot be sent does not stop the others
                     delivery.deliver(client, experiment, record, environment, announce=True)
                     sent += 1
