@@ -30,7 +30,8 @@ configobj.ConfigObj.__init__ = utf8
 sys.exit(main())
 """
 DVC = (sys.executable, "-c", DVC_SCRIPT)
-LIBC = ctypes.CDLL(None)  # loaded here: a child may not load a library between fork and exec
+LIBC = ctypes.CDLL(None)
+PRCTL = getattr(LIBC, "prctl", None)  # looked up here: between fork and exec the linker's lock may be held
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
@@ -97,10 +98,9 @@ def exclusive(path: Path, what: str, remedy: str = "wait for it, or stop it") ->
 
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends (Linux; elsewhere this does nothing)."""
-    if not sys.platform.startswith("linux"):
-        return
     parent = os.getppid()
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
 

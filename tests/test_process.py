@@ -2,12 +2,14 @@
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from pipeline.core.metrics_log import Diverged
 from tests.project import ROOT, as_from_a_terminal
 
 HEAD = """import os, signal, sys, time
@@ -177,3 +179,10 @@ def test_a_process_cleans_up_when_its_parent_is_killed():
         os.kill(child, signal.SIGKILL)
         raise
     assert output == "tidied\n"
+
+
+def test_an_error_that_ray_sends_between_processes_keeps_its_parts():
+    error = Diverged("is odd", where="a.txt", remedy="mend it", exit_code=75)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - as Ray does
+    assert (type(copy), str(copy), vars(copy)) == (Diverged, str(error), vars(error))
+    assert (copy.where, copy.remedy, copy.exit_code) == ("a.txt", "mend it", 75)

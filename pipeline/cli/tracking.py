@@ -60,11 +60,7 @@ def verify() -> None:
     from pipeline.tracking import trace as lineage
     from pipeline.tracking.trace_tree import FAILED
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done:,} of {total:,} objects of DVC's cache", nl=done == total, err=True)
-
-    problems, counts = lineage.verify(read_environment(), progress)
+    problems, counts = lineage.verify(read_environment())
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]

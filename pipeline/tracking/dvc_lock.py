@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, reduce
@@ -176,13 +175,14 @@ class DvcLock:
             return next(iter(cached), None)
         return problems[0] if is_current else Problem(path, "unchecked", md5, remedy=PAST)
 
-    def check_all(
-        self, params: Any, progress: Callable[[int, int], None]
-    ) -> tuple[list[Problem], dict[str, int]]:
+    def check_all(self, params: Any) -> tuple[list[Problem], dict[str, int]]:
         """The problems of outputs, dependencies, params and cache; how many of each were checked.
 
-        ``params``: the content of params.yaml. ``progress``: called with (done, total) objects of the cache.
+        ``params``: the content of params.yaml. A terminal shows the progress.
         """
+        from rich.console import Console
+        from rich.progress import track
+
         problems, digests, used = list[Problem](), dict[str, str](), dict[str, Any]()
         for path, md5 in self.current.items():
             problems += self.check(path, md5)
@@ -202,9 +202,9 @@ class DvcLock:
                 shown = json.dumps(value), json.dumps(present)
                 problems.append(Problem(f"params.yaml: {key}", "stale", *shown, STALE))
         objects = [file for file in sorted((self.cache / "files/md5").glob("??/*")) if len(file.stem) == 30]
-        for number, file in enumerate(objects, 1):
+        console = Console(stderr=True)
+        for file in track(objects, "DVC's cache", console=console, disable=not console.is_terminal):
             problems += self._check_object(file.parent.name + file.name)
-            progress(number, len(objects))
         counts = {"outputs": len(self.current), "SHA-256 records": len(digests), "dependencies": len(deps)}
         return problems, {**counts, "params": len(used), "cache objects": len(objects)}
 

@@ -28,13 +28,11 @@ def trace(environment: Environment, thing: str) -> Trace:
     return _Lineage(environment).trace(thing)
 
 
-def verify(
-    environment: Environment, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[list[Problem], dict[str, int]]:
+def verify(environment: Environment) -> tuple[list[Problem], dict[str, int]]:
     """The problems of project, DVC's cache and local registry, as ``DvcLock.check_all``."""
     lineage = _Lineage(environment)
     index = lineage.index
-    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"), progress)
+    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"))
     local = [version for version in index.versions.values() if is_local(version)]
     problems += [problem for version in local if (problem := index.check(version))]
     if index.note:

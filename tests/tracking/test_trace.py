@@ -235,14 +235,13 @@ def test_one_flipped_byte_is_named(clone, path):
 
 def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
     objects = sorted((clone / ".dvc/cache/files/md5").glob("*/*"))
-    calls: list[tuple[int, int]] = []
     for file in (objects[0], next(path for path in objects if path.suffix == ".dir")):
         flip(file)
-        problems, counts = verify(environment_of(clone), lambda *call: calls.append(call))
+        problems, counts = verify(environment_of(clone))
         assert [(problem.path, problem.state) for problem in problems] == [
             (str(file.relative_to(clone)), "differs")
         ]
-        assert calls[-1] == (len(objects), len(objects)) and counts["cache objects"] == len(objects)
+        assert counts["cache objects"] == len(objects)
         flip(file)
 
 
