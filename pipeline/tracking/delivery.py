@@ -8,8 +8,6 @@ run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are chi
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +26,6 @@ EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
 LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last sent something, in ms since the epoch
 SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
-NO_VERSION = "none: the weights were replaced or deleted before the server answered"
 
 
 def deliver(
@@ -164,7 +161,8 @@ def _send_results(
     if version is None:
         return
     keep = EXPERIMENT_TAG in record.tags
-    for trained in connection.search(client, experiment, f"attributes.run_id = '{version.run_id}'"):
+    query = f"attributes.run_id = '{version.run_id}'"
+    for trained in client.search_runs([experiment], query):  # none if it was deleted
         plain = {
             f"test_{metric}": value
             for metric, value in result["metrics"].items()
@@ -175,7 +173,7 @@ def _send_results(
         registry.add_results(client, version, result["metrics"], result["protocol"], keep_card=keep)
 
 
-def _send_changed(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], time: int) -> None:
+def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float], time: int) -> None:
     """Log the metrics that the run lacks or has with another value."""
     from mlflow.entities import Metric
 
@@ -186,17 +184,20 @@ def _send_changed(client: "MlflowClient", run_id: str, metrics: Mapping[str, flo
 
 def _register(client: "MlflowClient", record: RunRecord) -> None:
     """Register the record's model and tag the run with the version, or with why there is none."""
-    folder, name, sha256 = Path(record.model["folder"]), record.model["name"], record.model["sha256"]
-    version, is_kept = NO_VERSION, False
-    with suppress(BadInput):  # there is no model any more
-        is_kept = model_files.read_card(folder)["sha256"] == sha256
-    if is_kept:
-        keys = {"darkroom.fingerprint", "darkroom.data"} & record.tags.keys()
-        tags, undecided = {key: record.tags[key] for key in keys}, bool(record.model.get("waits"))
+    folder, name = Path(record.model["folder"]), record.model["name"]
+    try:
+        kept = model_files.read_card(folder)["sha256"] == record.model["sha256"]
+    except BadInput:
+        kept = False
+    version = "none: the weights were replaced or deleted before the server answered"
+    if kept:
+        keys = ("darkroom.fingerprint", "darkroom.data")
+        tags = {key: record.tags[key] for key in keys if key in record.tags}
+        undecided = bool(record.model.get("waits"))
         version = registry.register(client, record.run_id, folder, name, tags, undecided=undecided)
     record.model = {**record.model, "version": version}
-    if is_kept or not record.repeated:
+    if kept or not record.repeated:
         tags = {"darkroom.model": name, "darkroom.version": version}
-        tags |= {"darkroom.sha256": sha256} if is_kept else {}
+        tags |= {"darkroom.sha256": record.model["sha256"]} if kept else {}
         record.tag(tags)
         set_tags(client, record.run_id, tags)

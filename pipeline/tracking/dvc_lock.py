@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import BadInput
 from pipeline.files import sha256
 from pipeline.git import git
-from pipeline.tracking.lineage import files_in, md5_of
+from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
 MAX_COMMITS = 50  # of dvc.lock that are read
 CURRENT = "dvc.lock"
@@ -85,6 +85,7 @@ class DvcLock:
         self.root, self.cache, self.stages = root, cache_folder(root), list[StageEntry]()
         self.md5 = cache(lambda path: md5_of(root / path))  # of the present file or folder; '' if none
         self.listing = cache(self._listing)
+        self._folders = dict[Content, dict[str, str]]()  # outputs in a dependency that is a folder of them
         self._read()
         self._lock = [stage for stage in self.stages if stage.found_in == CURRENT]
         self.current = {path: md5 for stage in self._lock for path, md5 in stage.outs.items()}
@@ -218,8 +219,10 @@ class DvcLock:
             texts.setdefault(text, f"commit {commit}")
         for text, found_in in texts.items():
             try:
-                for name, entry in load(text)["stages"].items():
-                    self.add(_stage_entry(name, entry, found_in))
+                stages = [_stage_entry(name, each, found_in) for name, each in load(text)["stages"].items()]
+                outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
+                for stage in stages:
+                    self.add(self._expand(stage, outs))
             except (YAMLError, TypeError, KeyError):  # an earlier version is skipped
                 if found_in == CURRENT:
                     remedy = f"git checkout -- {CURRENT}"
@@ -228,7 +231,26 @@ class DvcLock:
         for path in sorted((self.cache / "runs").glob("*/*/*")):
             with suppress(YAMLError, TypeError, KeyError):
                 entry = load(path.read_text(encoding="utf-8", errors="replace"))
-                self.add(_stage_entry(names.get(str(entry["cmd"]), "unknown stage"), entry, "run cache"))
+                name = names.get(str(entry["cmd"]), "unknown stage")
+                self.add(self._expand(_stage_entry(name, entry, "run cache"), {}))
+
+    def _expand(self, stage: StageEntry, outs: dict[str, str]) -> StageEntry:
+        """The entry with the outputs in place of a dependency that is a folder of them, such as models.
+
+        ``outs``: the outputs in the same dvc.lock. They are the ones it read if they have the folder's md5.
+        """
+        deps = dict[str, str]()
+        for path, md5 in stage.deps.items():
+            inside = outs_in(path, outs)
+            files = {
+                f"{out}/{name}".removeprefix(f"{path}/"): digest
+                for out, own in inside.items()
+                for name, digest in self.listing(out, own).items()
+            }
+            if inside and folder_md5(files) == md5:
+                self._folders[path, md5] = inside
+            deps |= self._folders.get((path, md5), {path: md5})
+        return replace(stage, deps=deps)
 
     def _present(self, path: str) -> dict[str, str]:
         """The md5 of each present file of a folder, by relative name."""

@@ -89,19 +89,33 @@ def version_tags() -> dict[str, str]:
     return tags
 
 
+def trained_models(root: Path) -> list[str]:
+    """The models <name> that have a stage ``train-<name>`` in dvc.yaml."""
+    prefix = "train-"
+    return sorted(name.removeprefix(prefix) for name in _stages(root / "dvc.yaml") if name.startswith(prefix))
+
+
 def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
     """DVC's md5 of each dependency and output of ``stage``, by path; missing files are left out.
 
     The md5s of other stages' outputs come from dvc.lock. The entry of ``stage`` is only written after it has
-    run, so its own outputs and its source files are hashed here, as DVC does.
+    run, so its own outputs and its source files are hashed here, as DVC does. A dependency that is a folder
+    of outputs, such as models, stands for these outputs.
     """
     section = _stages(root / "dvc.yaml").get(stage) or {}
     others = (entry for name, entry in _stages(root / "dvc.lock").items() if name != stage)
-    made = {out["path"]: out.get("md5") for entry in others for out in entry.get("outs", [])}
+    made = {out["path"]: out.get("md5", "") for entry in others for out in entry.get("outs", [])}
     entries = [entry for key in ("deps", "outs", "metrics", "plots") for entry in section.get(key, [])]
     paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    inside = {path: outs_in(path, made) for path in paths}
+    paths = [each for path in paths for each in inside[path] or [path]]
     md5s = {path: made.get(path) or md5_of(root / path) for path in paths}
     return {path: md5 for path, md5 in md5s.items() if md5}
+
+
+def outs_in(folder: str, outs: dict[str, str]) -> dict[str, str]:
+    """The outputs (md5s by path) below ``folder``."""
+    return {path: md5 for path, md5 in outs.items() if path.startswith(f"{folder}/")}
 
 
 def _stages(path: Path) -> dict[str, Any]:
@@ -117,7 +131,11 @@ def md5_of(path: Path) -> str:
             return hashlib.file_digest(file, "md5").hexdigest()
     if not path.is_dir():
         return ""
-    files = {file.relative_to(path).as_posix(): md5_of(file) for file in files_in(path)}
+    return folder_md5({file.relative_to(path).as_posix(): md5_of(file) for file in files_in(path)})
+
+
+def folder_md5(files: dict[str, str]) -> str:
+    """DVC's md5 of a folder with these files: md5s by relative name."""
     listing = [{"md5": md5, "relpath": name} for name, md5 in sorted(files.items())]
     return hashlib.md5(json.dumps(listing, sort_keys=True).encode()).hexdigest() + ".dir"
 

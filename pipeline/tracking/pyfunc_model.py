@@ -15,21 +15,13 @@ of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [
 import base64
 import binascii
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-from PIL import Image
-
-from pipeline.core import model_files
-from pipeline.core.conditioning import uses_labels
-from pipeline.core.noise import Noise
-from pipeline.data import images as image_files
 
 MAX_COUNT = 10_000  # images per request
 BATCH = 500
@@ -45,6 +37,11 @@ class PyfuncModel(PythonModel):
 
     def load_context(self, context: Any) -> None:
         """Called by MLflow before the first prediction."""
+        from pathlib import Path
+
+        from pipeline.core import model_files
+        from pipeline.core.conditioning import uses_labels
+
         folder = Path(context.artifacts["model"])
         self.task: Any = model_files.load(folder)
         self.conditional = uses_labels(self.task)
@@ -55,6 +52,8 @@ class PyfuncModel(PythonModel):
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """The result of each row, see above. Raises ``MlflowException`` for an invalid row."""
+        import torch
+
         columns = [
             name for name in ("image", "count") if name in model_input and model_input[name].notna().any()
         ]
@@ -68,73 +67,87 @@ class PyfuncModel(PythonModel):
             found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
         if "image" in found and form == "png":
             found["image"] = [encode(image) for image in found["image"]]
-        return found
+        return pd.DataFrame(found)
 
-    def generate(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def generate(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
         """Generated images, row by row."""
+        import torch
+
+        from pipeline.core.noise import Noise
+
         numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
-        if (numbers["count"] < 1).any() or (numbers["seed"] < 0).any():
-            raise bad_request("count is 1 or more, seed is 0 or more")
-        if numbers["count"].sum() > MAX_COUNT:
-            raise bad_request(f"a request can generate at most {MAX_COUNT} images")
         labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
-        frames = []
-        for count, seed, label in zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels):
+        requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
+        if any(count < 1 or seed < 0 for count, seed, _ in requests):
+            raise bad_request("count is 1 or more, seed is 0 or more")
+        if sum(count for count, _, _ in requests) > MAX_COUNT:
+            raise bad_request(f"a request can generate at most {MAX_COUNT} images")
+        found: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
+        for count, seed, label in requests:
             classes = None if label < 0 else torch.full((count,), label)
             images = self.task.generate(classes, count, Noise.whole(seed, count))
             if images is None:
                 raise bad_request("this model does not generate images: send images instead of a count")
-            name = self.names[label] if label >= 0 else ""
-            drawn = list(images.clamp(0, 1).numpy())
-            frames.append(pd.DataFrame({"image": drawn, "label": label, "class": name}))
-        return pd.concat(frames, ignore_index=True)
+            found["image"] += list(images.clamp(0, 1).numpy())
+            found["label"] += [label] * count
+            found["class"] += [self.names[label] if label >= 0 else ""] * count
+        return found
 
     def label_of(self, given: Any) -> int:
         """The number of the class that a request gives by name or number; -1 for any class."""
         if given is None or given != given or given == -1:  # NaN if only other rows have a label
             return -1
-        known: dict[Any, int] = {number: number for number in range(len(self.names))}
-        known |= {name: number for number, name in enumerate(self.names)}
-        index = known.get(given) if isinstance(given, str | float | int) else None
-        if index is None or isinstance(given, bool):
-            accepted = f"0 to {len(self.names) - 1} or a class name ({', '.join(self.names)[:300]})"
-            raise bad_request(f"label is {accepted}, or -1 for any class; not {given!r}")
+        index = self.names.index(given) if given in self.names else given
+        if isinstance(index, float) and index.is_integer():
+            index = int(index)
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(self.names):
+            names = ", ".join(self.names)[:300]
+            raise bad_request(
+                f"label is 0 to {len(self.names) - 1} or a class name ({names}), or -1 for any class; "
+                f"not {given!r}"
+            )
         if not self.conditional:
             raise bad_request("this model generates images without regard to classes: leave out label")
         return index
 
-    def predict_images(self, given: pd.Series) -> pd.DataFrame:
+    def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
         """Classes or reconstructions of images."""
-        pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
-        batches = [pd.DataFrame(self.predict_batch(images)) for images in pixels.split(BATCH)]
-        return pd.concat(batches, ignore_index=True)
+        import torch
 
-    def predict_batch(self, images: torch.Tensor) -> dict[str, list[Any]]:
-        """The columns of the result for images (N, C, H, W)."""
-        if (logits := self.task.classify(images)) is not None:
-            probabilities = logits.softmax(dim=1)
-            return {
-                "class": [self.names[best] for best in probabilities.argmax(1)],
-                "probability": probabilities.amax(1).tolist(),
-                "classes": [self.names] * len(images),
-                "probabilities": probabilities.tolist(),
-            }
-        if (reconstructed := self.task.reconstruct(images)) is not None:
-            return {
-                "image": list(reconstructed.clamp(0, 1).numpy()),
-                "code": self.task.encode(images).tolist(),
-                "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
-            }
-        raise bad_request("this model takes no images: send count, seed and label")
+        pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
+        results: dict[str, list[Any]] = {}
+        for images in pixels.split(BATCH):
+            logits, reconstructed = self.task.classify(images), self.task.reconstruct(images)
+            if logits is not None:
+                probabilities = logits.softmax(dim=1)
+                found = {
+                    "class": [self.names[best] for best in probabilities.argmax(1)],
+                    "probability": probabilities.amax(1).tolist(),
+                    "classes": [self.names] * len(images),
+                    "probabilities": probabilities.tolist(),
+                }
+            elif reconstructed is not None:
+                found = {
+                    "image": list(reconstructed.clamp(0, 1).numpy()),
+                    "code": self.task.encode(images).tolist(),
+                    "anomaly": (reconstructed - images).square().mean(dim=(1, 2, 3)).tolist(),
+                }
+            else:
+                raise bad_request("this model takes no images: send count, seed and label")
+            for name, values in found.items():
+                results.setdefault(name, []).extend(values)
+        return results
 
     def decode(self, image: Any) -> np.ndarray:
         """An image of a request as float32 (C, H, W) in [0, 1]."""
+        from pipeline.data import images
+
         spec = self.task.spec
         if isinstance(image, str):
             try:
                 data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
-                return image_files.decode(data, spec.channels, spec.size).astype(np.float32) / 255
-            except (binascii.Error, image_files.BrokenImage) as error:
+                return images.decode(data, spec.channels, spec.size).astype(np.float32) / 255
+            except (binascii.Error, images.BrokenImage) as error:
                 raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
         shape = (spec.channels, spec.size, spec.size)
         try:
@@ -148,6 +161,8 @@ class PyfuncModel(PythonModel):
 
 def encode(image: np.ndarray) -> str:
     """Base64 of a PNG file of float32 (C, H, W) in [0, 1]."""
+    from PIL import Image
+
     values = (image * 255).round().astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(file, format="PNG")

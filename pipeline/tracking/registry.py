@@ -141,36 +141,35 @@ def _signature(card: Mapping[str, Any]) -> tuple[Any, Any]:
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array, DataType
 
-    task, spec = model_files.find(card["name"]), card["spec"]
+    kind, spec = model_files.find(card["name"]), card["spec"]
     generates, classifies, reconstructs = (
-        getattr(task, method) is not getattr(Task, method)
+        getattr(kind, method) is not getattr(Task, method)
         for method in ("generate", "classify", "reconstruct")
     )
     takes_images = classifies or reconstructs
     vector, always = Array(DataType.double), not (generates and takes_images)
-    columns: list[list[tuple[str, Any, bool]]] = [[], [("image", AnyType(), True)]]  # name, type, required
+    inputs: list[Any] = []
+    outputs: list[Any] = []
     if takes_images:
-        columns[0] += [("image", AnyType(), not generates)]
+        inputs += [ColSpec(AnyType(), "image", required=not generates)]
+    if generates or reconstructs:
+        outputs += [ColSpec(AnyType(), "image", required=True)]
     if generates:
-        columns[0] += [
-            ("count", "long", not takes_images),
-            ("seed", "long", False),
-            ("label", AnyType(), False),
-        ]
-        columns[1] += [("label", "long", always), ("class", "string", always)]
+        inputs += [ColSpec("long", "count", required=not takes_images)]
+        inputs += [ColSpec("long", "seed", required=False), ColSpec(AnyType(), "label", required=False)]
+        outputs += [ColSpec("long", "label", required=always), ColSpec("string", "class", required=always)]
     if reconstructs:
-        columns[1] += [("code", vector, always), ("anomaly", "double", always)]
+        outputs += [ColSpec(vector, "code", required=always), ColSpec("double", "anomaly", required=always)]
     if classifies:
-        columns[1] = [("class", "string", True), ("probability", "double", True)]
-        columns[1] += [("classes", Array(DataType.string), True), ("probabilities", vector, True)]
-    schemas = [Schema([ColSpec(kind, name, required=need) for name, kind, need in side]) for side in columns]
+        outputs = [ColSpec("string", "class"), ColSpec("double", "probability")]
+        outputs += [ColSpec(Array(DataType.string), "classes"), ColSpec(vector, "probabilities")]
     if generates:
         example = pd.DataFrame({"count": [2], "seed": [0], "label": [-1]})
     else:
         image = np.full((spec["channels"], spec["size"], spec["size"]), 0.5)
         example = pd.DataFrame({"image": [image.tolist()]})
     params = ParamSchema([ParamSpec("form", "string", "png")])
-    return ModelSignature(schemas[0], schemas[1], params), example
+    return ModelSignature(Schema(inputs), Schema(outputs), params), example
 
 
 def _registered_model(client: "MlflowClient", name: str) -> Any:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from pipeline.errors import DarkroomError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.git import git, worktree
 from pipeline.params import PARAMS, read_file
-from pipeline.process import DVC
+from pipeline.process import DVC, output
 from pipeline.tracking import lineage, registry, rerun
 from pipeline.tracking.dvc_lock import cache_folder
 
@@ -67,9 +68,9 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Reproducti
 def _restore_data(root: Path, tree: Path, md5: str) -> None:
     """Check out the processed data by its md5; if DVC's cache and remote lack it, make it from its source."""
 
-    def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
-        options: Any = {"cwd": tree, "env": for_child({}), "capture_output": True, "text": True}
-        return subprocess.run([*DVC, *arguments], check=False, timeout=DVC_SECONDS, **options)
+    def dvc(*arguments: str) -> None:
+        name = f"dvc {arguments[0]}"
+        output(*DVC, *arguments, name=name, cwd=tree, timeout_seconds=DVC_SECONDS)
 
     for file in (root / ".dvc").glob("config*"):
         shutil.copy(file, tree / ".dvc")
@@ -78,14 +79,16 @@ def _restore_data(root: Path, tree: Path, md5: str) -> None:
     if md5:
         entry = {"cmd": "python -m stages.preprocess", "outs": [{"path": DATA, "hash": "md5", "md5": md5}]}
         write_json(tree / "dvc.lock", {"schema": "2.0", "stages": {"preprocess": entry}})
-        if not (dvc("checkout", DATA).returncode and dvc("pull", DATA).returncode):
-            return
+        for command in ("checkout", "pull"):
+            with suppress(DarkroomError):
+                return dvc(command, DATA)
         (tree / "dvc.lock").unlink()
     print("the data is not in DVC's cache or remote; making it from its source", flush=True)
-    done = dvc("repro", "preprocess")
-    if done.returncode:
-        what = f"could not restore the data: {(done.stderr.strip() or 'dvc repro failed').splitlines()[-1]}"
-        raise DarkroomError(what, where=f"{DATA} {md5}", remedy="dvc pull, or restore its source")
+    try:
+        dvc("repro", "preprocess")
+    except DarkroomError as error:
+        what, remedy = f"could not restore the data: {error.what}", "dvc pull, or restore its source"
+        raise DarkroomError(what, where=f"{DATA} {md5}", remedy=remedy) from None
 
 
 def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path:

@@ -54,7 +54,9 @@ def differing(compared: list[Compared]) -> dict[str, list[str]]:
 
 def numbers(compared: list[Compared]) -> tuple[list[Mapping[str, float]], bool]:
     """The newest results of one protocol that all share, else the newest of each; whether all share it."""
-    shared = [key for key in compared[0].results if all(key in one.results for one in compared)]
+    shared = [
+        protocol for protocol in compared[0].results if all(protocol in one.results for one in compared)
+    ]
     if shared:
         return [one.results[shared[-1]] for one in compared], True
     return [[{}, *one.results.values()][-1] for one in compared], False

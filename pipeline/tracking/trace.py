@@ -114,12 +114,9 @@ class _Lineage:
             folder = self.lock.contents.get(target)
             return [*self._downloads(path, md5), *([folder] if folder else made)]
         if isinstance(target, StageEntry):
-            data = {
-                dep: None
-                for dep in target.deps.items()
-                if self._is_output(dep[0]) or dep[0].startswith("data/")
-            }
-            code = dict(dep for dep in target.deps.items() if dep not in data)
+            is_data = lambda path: self._is_output(path) or path.startswith("data/")
+            data = [dep for dep in target.deps.items() if is_data(dep[0])]
+            code = {path: md5 for path, md5 in target.deps.items() if not is_data(path)}
             text = re.sub(r'["{}]', "", json.dumps(target.params)).removeprefix("params.yaml: ")
             params = Node("params", f"params {text[:100]}{'...' * (len(text) > 100)}", details=target.params)
             return [*self._runs_of(target), self._code(code), params, *data]
@@ -127,11 +124,12 @@ class _Lineage:
             return [stage for stage in self.lock.stages if _ran(target, stage)]
         trained = [run for run in self.index.runs if run.info.run_id == target.run_id]
         models = [item for run in trained for item in _md5s(run).items() if item[0].startswith("models/")]
-        digest = target.tags.get("darkroom.sha256")
-        same = (
-            item for item in self.lock.contents if self.lock.recorded_sha256(*item).get(WEIGHTS, "") == digest
-        )
-        return models or [item for item in [next(same, None)] if item] or trained
+        if models:
+            return models
+        for content in self.lock.contents:
+            if self.lock.recorded_sha256(*content).get(WEIGHTS, "") == target.tags.get("darkroom.sha256"):
+                return [content]
+        return trained
 
     def _below(self, target: Any) -> list[Any]:
         """What was made from the target."""
@@ -151,7 +149,8 @@ class _Lineage:
         return [self._node(run) for run in self.index.runs if _ran(run, stage)]
 
     def _is_output(self, path: str) -> bool:
-        return any(f"{path}/".startswith(f"{out}/") for out in self._outs)
+        """Whether ``path`` is an output, or a file in one, or a folder of outputs."""
+        return any(f"{path}/".startswith(f"{out}/") or out.startswith(f"{path}/") for out in self._outs)
 
     def _downloads(self, path: str, md5: str) -> list[Node]:
         """The files of a download with their SHA-256 and URL."""
@@ -187,17 +186,9 @@ class _Lineage:
             for content in self.lock.contents:
                 if content[0] == place.as_posix() and (place == path or (root / path).exists()):
                     return content
-        inside = sorted(
-            {
-                known
-                for (known, _), folder in self.lock.contents.items()
-                if not folder and Path(known).is_relative_to(path)
-            }
-        )
-        if inside:
-            raise BadInput(
-                "contains several outputs", where=thing, remedy=f"name one of: {', '.join(inside)}"
-            )
+        known = {name for (name, _), folder in self.lock.contents.items() if not folder}
+        if inside := ", ".join(sorted(name for name in known if Path(name).is_relative_to(path))):
+            raise BadInput("contains several outputs", where=thing, remedy=f"name one of: {inside}")
         digest = self.lock.md5(thing) if (root / path).is_file() else thing
         if re.fullmatch(r"[0-9a-f]{8,}(\.dir)?", digest):
             found = [entry for entry in self._hashes() if entry[0].startswith(digest)]

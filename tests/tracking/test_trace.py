@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
@@ -51,7 +52,7 @@ STAGES = {
     "preprocess": (["data/raw"], ["data/processed"], "data"),
     "train-cnn": (["data/processed", "given"], ["models/cnn", "history/cnn"], "cnn"),
     "evaluate": (
-        ["models/cnn", "history/cnn"],
+        ["models", "history"],  # folders of outputs
         ["plots", "reports", {"metrics/evaluation.json": {"cache": False}}],
         "cnn.steps",
     ),
@@ -157,6 +158,20 @@ def pulled(origin) -> Path:
 @pytest.fixture
 def clone(pulled, tmp_path) -> Path:
     return Path(shutil.copytree(pulled, tmp_path / "clone"))
+
+
+def test_an_evaluation_of_other_models_is_not_one_of_these(clone):
+    """The folder models of the evaluation had another md5 than the models in the same dvc.lock give."""
+    assert "evaluate: " in titles(trace(environment_of(clone), "models/cnn").down)
+    lock = yaml.safe_load((clone / "dvc.lock").read_text())
+    dep = next(dep for dep in lock["stages"]["evaluate"]["deps"] if dep["path"] == "models")
+    dep["md5"] = f"{'0' * 32}.dir"
+    (clone / "dvc.lock").write_text(yaml.safe_dump(lock))
+    shell(clone, "git -c user.name=t -c user.email=t@example.org commit --amend -qam stale")
+    assert "evaluate: " not in titles(trace(environment_of(clone), "models/cnn").down)
+    assert any(
+        problem.path == "models" and problem.state == "stale" for problem in verify(environment_of(clone))[0]
+    )
 
 
 def test_the_lineage_of_a_version_reaches_the_source_and_the_report(origin):
