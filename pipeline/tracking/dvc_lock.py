@@ -100,8 +100,8 @@ class DvcLock:
     def contents(self) -> dict[Content, Content | None]:
         """Everything that is recorded; for a file in a recorded folder, its folder. Read it after ``add``."""
         found = dict[Content, Content | None]()
-        for stage in self.stages:
-            found |= dict.fromkeys([*stage.outs.items(), *stage.deps.items()])
+        for sides in ([stage.outs for stage in self.stages], [stage.deps for stage in self.stages]):
+            found |= dict.fromkeys(content for side in sides for content in side.items())  # outputs first
         for path, md5 in list(found):
             for name, digest in self.listing(path, md5).items():
                 found[f"{path}/{name}", digest] = found.get((f"{path}/{name}", digest)) or (path, md5)
@@ -133,8 +133,8 @@ class DvcLock:
         """The SHA-256 of weights, shards or raw files, by name, as the JSON files in a folder record them."""
         card, manifest, source = (self.read_json(path, md5, name) for name in (CARD, MANIFEST, SOURCE))
         shards = [shard for split in manifest.get("splits", {}).values() for shard in split["shards"]]
-        files = [shard[kind] for shard in shards for kind in ("images", "labels")]
-        digests = {entry["file"]: entry["sha256"] for entry in files}
+        entries = [entry for shard in shards for entry in shard.values() if isinstance(entry, dict)]
+        digests = {entry["file"]: entry["sha256"] for entry in entries}
         digests |= {name: entry["sha256"] for name, entry in source.get("files", {}).items()}
         return digests | ({WEIGHTS: card["sha256"]} if card else {})
 
