@@ -4,26 +4,32 @@ import importlib.metadata
 import json
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.environment import Environment, for_child
+from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
+from pipeline.git import git
 from pipeline.params import PARAMS
+from pipeline.process import in_thread
 from pipeline.settings_check import find_faults
+from pipeline.tracking.dvc_lock import locked_stages
 from pipeline.tracking.lineage import redact
 from pipeline.tracking.moved import moved_from
 
 FREE_BYTES = 2 * 1024**3
 WAIT_SECONDS = 4.0  # for one address
 SQLITE_HEADER = b"SQLite format 3\0"  # sqlite.org/fileformat.html
-TEMPORARY = "Temporary failure in name resolution"
+REASONS = (
+    "Connection refused",
+    "Name or service not known",
+    "No route to host",
+    "Temporary failure in name resolution",
+)
 PACKAGES = ("torch", "ray", "mlflow", "dvc")
 
 
@@ -43,33 +49,23 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
     of MLflow and the mirror.
     """
     root = environment.root
-    findings = [
-        *_python(),
-        *_packages(root),
-        *_settings(),
-        *_disk(environment.storage),
-        *_git(root),
-        *_dvc_files(root),
-        *_cluster(environment.ray_address),
-        *_devices(environment),
+    checks = [
+        _packages(root),
+        _settings(),
+        _disk(environment.storage),
+        _git(root),
+        _dvc_files(root),
+        _cluster(environment.ray_address),
+        _devices(environment),
     ]
     if not brief:
-        findings += [
-            *_models(root),
-            *_tracking(environment.tracking_uri),
-            *_mirror(environment.mirror, root),
-            *_moved(environment),
-        ]
-    return findings
-
-
-def _python() -> Iterator[Finding]:
-    text = ".".join(map(str, sys.version_info[:3]))
-    remedy = "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11"
-    yield Finding(sys.version_info >= (3, 11), f"Python {text}", remedy)
+        checks += [_models(root), _tracking(environment), _mirror(environment.mirror, root)]
+    return [finding for check in checks for finding in check]
 
 
 def _packages(root: Path) -> Iterator[Finding]:
+    remedy = "install Python 3.11 or newer, remove .venv and run: make install PYTHON=python3.11"
+    yield Finding(sys.version_info >= (3, 11), "Python {}.{}.{}".format(*sys.version_info), remedy)
     lock = root / "requirements.lock"
     lines = lock.read_text().splitlines() if lock.is_file() else []
     pinned = dict(line.strip().split("==") for line in lines if "==" in line)
@@ -80,7 +76,7 @@ def _packages(root: Path) -> Iterator[Finding]:
             yield Finding(False, f"{package} is not installed", "make install")
             continue
         wanted = pinned.get(package, found)
-        what = f"{package} {found}" + ("" if found == wanted else f", requirements.lock says {wanted}")
+        what = f"{package} {found}" + f", requirements.lock says {wanted}" * (found != wanted)
         yield Finding(found == wanted, what, "make install")
 
 
@@ -89,11 +85,11 @@ def _settings() -> Iterator[Finding]:
     try:
         valid, faults = find_faults()
     except DarkroomError as error:
-        yield Finding(False, f"{error.where}: {error.what}", error.remedy)
-        return
+        valid, faults = [], [error]
     for fault in faults:
         yield Finding(False, f"{fault.where}: {fault.what}", fault.remedy)
-    yield Finding(True, f"{PARAMS}: {', '.join(valid)}")
+    if valid:
+        yield Finding(True, f"{PARAMS}: {', '.join(valid)}")
 
 
 def _disk(storage: Path) -> Iterator[Finding]:
@@ -104,31 +100,29 @@ def _disk(storage: Path) -> Iterator[Finding]:
 
 
 def _git(root: Path) -> Iterator[Finding]:
-    git = shutil.which("git")
-    remedy = "install git: DVC and MLflow's run tags need it"
-    yield Finding(git is not None, "git" if git else "git is not on the PATH", remedy)
-    if git:
-        command = [git, "-C", str(root), "rev-parse", "--is-inside-work-tree"]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60, "check": False}
-        done = subprocess.run(command, env=for_child({"LC_ALL": "C"}), **options)
-        what, remedy = "the project is under git", ""
-        if "not a git repository" in done.stderr:
-            what = f"{root} is not in a git repository"
-            remedy = "run: git init; git add -A; git commit -m 'first commit'"
-        elif done.returncode:
-            what, remedy = f"git cannot use {root}: {done.stderr.splitlines()[0]}", "see: git status"
-        yield Finding(not done.returncode, what, remedy)
-    initialised = (root / ".dvc").is_dir()
-    what = "DVC is initialised" if initialised else f"{root} is not a DVC project"
-    yield Finding(initialised, what, "run in the project's root: git init && dvc init")
-    dvc = shutil.which("dvc") is not None
-    what = "dvc is on the PATH" if dvc else "dvc is not on the PATH"
-    yield Finding(dvc, what, "activate the environment: source .venv/bin/activate")
+    if not shutil.which("git"):
+        yield Finding(False, "git is not on the PATH", "install git: DVC and MLflow's run tags need it")
+    else:
+        try:
+            git("rev-parse", "--is-inside-work-tree", cwd=root)
+            yield Finding(True, "the project is under git")
+        except DarkroomError as error:
+            what, remedy = f"git cannot use {root}: {error.what}", "see: git status"
+            if "not a git repository" in error.what:
+                what = f"{root} is not in a git repository"
+                remedy = "run: git init; git add -A; git commit -m 'first commit'"
+            yield Finding(False, what, remedy)
+    well = (root / ".dvc").is_dir()
+    what = "DVC is initialised" if well else f"{root} is not a DVC project"
+    yield Finding(well, what, "run in the project's root: git init && dvc init")
+    well = shutil.which("dvc") is not None
+    what = f"dvc is {'' if well else 'not '}on the PATH"
+    yield Finding(well, what, "activate the environment: source .venv/bin/activate")
 
 
 def _dvc_files(root: Path) -> Iterator[Finding]:
     """dvc.lock and DVC's list of running commands: a crash or a merge conflict can damage them."""
-    if _locked_outputs(root) is None:
+    if locked_stages(root / "dvc.lock") is None:
         remedy = "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps a copy"
         yield Finding(False, "dvc.lock cannot be read", remedy)
     running = root / ".dvc/tmp/rwlock"
@@ -144,58 +138,36 @@ def _models(root: Path) -> Iterator[Finding]:
     """The models that dvc.lock records."""
     from pipeline.core import model_files
 
-    for output in _locked_outputs(root) or []:
+    stages = (locked_stages(root / "dvc.lock") or {}).values()
+    for output in (out["path"] for stage in stages for out in stage.get("outs", [])):
         folder = root / output
         if Path(output).parent != Path("models") or folder.is_file():
             continue
         missing = [name for name in (model_files.CARD, model_files.WEIGHTS) if not (folder / name).is_file()]
-        what = f"{output} is trained"
-        if missing:
-            lost = ", ".join(missing) if folder.is_dir() else "the folder"
-            what = f"{output} is recorded in dvc.lock, but {lost} is missing"
+        lost = ", ".join(missing) if folder.is_dir() else "the folder"
+        what = f"{output} is recorded in dvc.lock, but {lost} is missing"
         remedy = f"dvc checkout {output}, or dvc pull {output}; or train it again: dvc repro"
-        yield Finding(not missing, what, remedy)
+        yield Finding(False, what, remedy) if missing else Finding(True, f"{output} is trained")
 
 
-def _locked_outputs(root: Path) -> list[str] | None:
-    """The paths of the outputs in dvc.lock; [] if there is no such file, None if it cannot be read."""
-    from dvc.exceptions import DvcException
-    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from dvc.utils.strictyaml import load
-
-    if not (root / "dvc.lock").is_file():
-        return []
-    try:
-        stages = load(root / "dvc.lock", COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {})
-    except DvcException:
-        return None
-    return [out["path"] for stage in stages.values() for out in stage.get("outs", [])]
-
-
-def _moved(environment: Environment) -> Iterator[Finding]:
-    """Whether MLflow's local database still names the project's former folder."""
+def _tracking(environment: Environment) -> Iterator[Finding]:
+    """Whether the tracking server answers, or the file is a database that names this folder."""
     if former := moved_from(environment):
         what = f"the project was moved here from {former}; MLflow still names that folder"
         yield Finding(False, what, "darkroom sync")
-
-
-def _tracking(uri: str) -> Iterator[Finding]:
-    """Whether the tracking server answers, or the file is a database."""
-    shown = redact(uri)
-    if uri.startswith("sqlite:///"):
-        database = Path(uri.removeprefix("sqlite:///"))
-        head = _first_bytes(database)
-        if head and head != SQLITE_HEADER:
-            remedy = "restore it from a backup; or move it away and run: darkroom sync"
-            yield Finding(False, f"{database} is not an SQLite database", remedy)
-        else:
-            yield Finding(True, f"runs go to {shown}")
-        return
-    failure = _probe(f"{uri.rstrip('/')}/health", is_page=True) if uri.startswith("http") else _probe(uri)
-    what = f"runs go to {shown}" + (f", which {failure}" if failure else "")
+    uri = environment.tracking_uri
+    what, failure = f"runs go to {redact(uri)}", ""
     remedy = (
         "start the server or correct MLFLOW_TRACKING_URI; or train without it and run `darkroom sync` later"
     )
+    if uri.startswith("sqlite:///"):
+        database = Path(uri.removeprefix("sqlite:///"))
+        with suppress(OSError), open(database, "rb") as file:
+            if file.read(len(SQLITE_HEADER)) not in (b"", SQLITE_HEADER):
+                failure = what = f"{database} is not an SQLite database"
+                remedy = "restore it from a backup; or move it away and run: darkroom sync"
+    elif failure := _probe(f"{uri.rstrip('/')}/health" if uri.startswith("http") else uri, is_page=True):
+        what += f", which {failure}"
     yield Finding(not failure, what, remedy)
 
 
@@ -204,83 +176,57 @@ def _mirror(mirror: str, root: Path) -> Iterator[Finding]:
     if not mirror:
         return
     scheme, _, path = mirror.rpartition("://")
-    remedy = "correct DARKROOM_MIRROR, or unset it to download from the publishers"
     if scheme in ("", "file"):
-        shown, failure = str(root / path), "" if (root / path).is_dir() else ": no such folder"
-    else:
-        shown, failure = redact(mirror), _probe(mirror)
-        failure = failure and f" {failure}"
-    yield Finding(not failure, f"DARKROOM_MIRROR: {shown}{failure}", remedy)
+        mirror, failure = str(root / path), "" if (root / path).is_dir() else ": no such folder"
+    elif failure := _probe(mirror):
+        failure = f" {failure}"
+    remedy = "correct DARKROOM_MIRROR, or unset it to download from the publishers"
+    yield Finding(not failure, f"DARKROOM_MIRROR: {redact(mirror)}{failure}", remedy)
 
 
 def _cluster(address: str) -> Iterator[Finding]:
     """Whether the Ray cluster at RAY_ADDRESS accepts connections."""
-    if not address or address in ("auto", "local"):
-        return
-    failure = _probe(address if "://" in address else f"ray://{address}")
-    what = f"RAY_ADDRESS: {address}" + (f" {failure}" if failure else "")
-    remedy = "start the cluster or correct RAY_ADDRESS; unset it to train on this machine"
-    yield Finding(not failure, what, remedy)
+    if address not in ("", "auto", "local"):
+        failure = _probe(address if "://" in address else f"ray://{address}")
+        remedy = "start the cluster or correct RAY_ADDRESS; unset it to train on this machine"
+        yield Finding(not failure, f"RAY_ADDRESS: {address} {failure}".strip(), remedy)
 
 
 def _probe(address: str, is_page: bool = False) -> str:
     """Why ``address`` cannot be used: 'does not answer ...'; '' if it answers within ``WAIT_SECONDS``.
 
     An http(s) address is requested: with ``is_page`` the page must exist, else any answer is accepted. For
-    other addresses only the port is tried. Name resolution has no timeout, so all of this runs in a daemon
-    thread.
+    other addresses only the port is tried. It runs in a thread because name resolution has no time limit.
     """
+    try:
+        status = in_thread(lambda: _status(address)).result(WAIT_SECONDS)
+    except (OSError, ValueError) as error:  # requests' errors and TimeoutError are OSErrors
+        reason = next((text for text in REASONS if text in str(error)), type(error).__name__)
+        if isinstance(error, TimeoutError) or "timed out" in str(error).lower():
+            reason = f"nothing within {WAIT_SECONDS:g} s"
+        return f"does not answer ({reason})"
+    is_missing = is_page and status >= 400 and status != 401  # 401: a password is needed
+    return f"answers with status {status}" if status >= 500 or is_missing else ""
+
+
+def _status(address: str) -> int:
+    """The HTTP status of ``address``; 200 for another address whose port accepts a connection."""
     import requests
 
-    found: list[str] = []
-
-    def work() -> None:
-        try:
-            if address.startswith("http"):
-                answer = requests.get(address, timeout=WAIT_SECONDS, stream=True, allow_redirects=False)
-                status = answer.status_code
-                missing = is_page and status >= 400 and status != 401  # 401: a password is needed
-                failed = status >= 500 or missing
-                found.append(f"answers with status {status}" if failed else "")
-                answer.close()
-                return
-            parts = urlsplit(address)
-            if parts.hostname and parts.port:
-                socket.create_connection((parts.hostname, parts.port), timeout=WAIT_SECONDS).close()
-            found.append("")
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors
-            found.append(f"does not answer ({_reason(error)})")
-
-    thread = Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(WAIT_SECONDS)
-    return found[0] if found else f"does not answer (nothing within {WAIT_SECONDS:g} s)"
-
-
-def _reason(error: Exception) -> str:
-    """The reason given by the operating system, without the messages of libraries around it."""
-    for text in ("Connection refused", "Name or service not known", "No route to host", TEMPORARY):
-        if text in str(error):
-            return text
-    return f"nothing within {WAIT_SECONDS:g} s" if "timed out" in str(error).lower() else type(error).__name__
-
-
-def _first_bytes(path: Path) -> bytes:
-    """The first 16 bytes of a file; empty if it does not exist or cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(SQLITE_HEADER))
-    except OSError:
-        return b""
+    if address.startswith("http"):
+        with requests.get(address, timeout=WAIT_SECONDS, stream=True, allow_redirects=False) as answer:
+            return answer.status_code
+    parts = urlsplit(address)
+    if parts.hostname and parts.port:
+        socket.create_connection((parts.hostname, parts.port), timeout=WAIT_SECONDS).close()
+    return 200
 
 
 def _devices(environment: Environment) -> Iterator[Finding]:
     import torch
 
-    gpus = torch.cuda.device_count()
-    well = environment.device != "cuda" or gpus > 0 or bool(environment.ray_address)
-    where = f"{gpus} GPUs" if gpus else "CPU"
-    if environment.ray_address:
-        where = f"cluster {environment.ray_address}"
+    gpus, cluster = torch.cuda.device_count(), environment.ray_address
+    where = f"cluster {cluster}" if cluster else f"{gpus} GPUs" if gpus else "CPU"
+    well = environment.device != "cuda" or gpus > 0 or bool(cluster)
     what = f"workers {environment.workers} on {where}"
     yield Finding(well, what, "no CUDA device was found: set DARKROOM_DEVICE=auto")

@@ -3,8 +3,8 @@
 No other module reads os.environ.
 """
 
-import math
 import os
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,14 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
+# The accepted values of variables, and their description.
+ACCEPTED = {
+    "DARKROOM_WORKERS": (r"auto|[1-9]\d{0,3}|10000", "auto or a number from 1 to 10000"),
+    "DARKROOM_DEVICE": ("auto|cpu|cuda", "auto, cpu or cuda"),
+    "DARKROOM_THREADS": (r"\d{1,4}|10000", "a number from 0 to 10000"),
+    "DARKROOM_MICROBATCH": (r"\d{1,6}|1000000", "a number from 0 to 1000000"),
+    "DARKROOM_PRICE_PER_HOUR": (r"\d*\.?\d+", "a number from 0, such as 0.75"),
+}
 # Prefixes of variables that a calling DVC or git sets for its own repository.
 FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
@@ -43,7 +51,7 @@ class Environment:
 
     root: Path  # of the project, also in the temporary copies that DVC makes
     workers: Literal["auto"] | int = "auto"  # DARKROOM_WORKERS
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # DARKROOM_DEVICE
+    device: str = "auto"  # DARKROOM_DEVICE: auto, cpu or cuda
     ray_address: str = ""  # RAY_ADDRESS; '': this machine
     storage: Path = Path(".darkroom")  # DARKROOM_STORAGE: a folder for checkpoints, shared by all workers
     remote: str = ""  # DARKROOM_STORAGE if it is an address (s3://...); ``storage`` is then a local folder
@@ -64,10 +72,10 @@ class Environment:
 
 def find_project(start: Path) -> Path | None:
     """The nearest folder with dvc.yaml and .dvc, from ``start`` upward; None outside a project."""
-    folders = (start.resolve(), *start.resolve().parents)
-    return next(
-        (folder for folder in folders if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir()), None
-    )
+    for folder in (start.resolve(), *start.resolve().parents):
+        if (folder / "dvc.yaml").is_file() and (folder / ".dvc").is_dir():
+            return folder
+    return None
 
 
 def read() -> Environment:
@@ -75,28 +83,37 @@ def read() -> Environment:
 
     Raises ``BadInput`` for a value that cannot be used.
     """
-    root = Path(os.environ.get("DVC_ROOT") or find_project(Path()) or ".").resolve()
-    storage, remote = os.environ.get("DARKROOM_STORAGE") or str(root / ".darkroom"), ""
+    root = Path(_get("DVC_ROOT") or find_project(Path()) or ".").resolve()
+    storage, remote = _get("DARKROOM_STORAGE", str(root / ".darkroom")), ""
     if "://" in storage:
         storage, remote = str(root / ".darkroom"), storage.rstrip("/")
     if Path(storage).is_file():
         remedy = "name a folder that every worker sees, or an address such as s3://bucket/darkroom"
         raise BadInput(f"{storage!r} is not a folder", where="DARKROOM_STORAGE", remedy=remedy)
-    workers = os.environ.get("DARKROOM_WORKERS") or "auto"
+    workers, price = _get("DARKROOM_WORKERS", "auto"), _get("DARKROOM_PRICE_PER_HOUR")
     return Environment(
         root=root,
-        workers="auto" if workers == "auto" else _number("DARKROOM_WORKERS", workers, 1),
-        device=_device(os.environ.get("DARKROOM_DEVICE") or "auto"),
-        ray_address=os.environ.get("RAY_ADDRESS", ""),
+        workers="auto" if workers == "auto" else int(workers),
+        device=_get("DARKROOM_DEVICE", "auto"),
+        ray_address=_get("RAY_ADDRESS"),
         storage=Path(storage).resolve(),
         remote=remote,
-        threads=_number("DARKROOM_THREADS", os.environ.get("DARKROOM_THREADS") or "0", 0),
-        microbatch=_number("DARKROOM_MICROBATCH", os.environ.get("DARKROOM_MICROBATCH") or "0", 0, 1_000_000),
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root}/mlflow.db",
+        threads=int(_get("DARKROOM_THREADS", "0")),
+        microbatch=int(_get("DARKROOM_MICROBATCH", "0")),
+        tracking_uri=_get("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db"),
         artifacts=str(root / "mlartifacts"),
-        mirror=os.environ.get("DARKROOM_MIRROR", ""),
-        price_per_hour=_price(price) if (price := os.environ.get("DARKROOM_PRICE_PER_HOUR")) else None,
+        mirror=_get("DARKROOM_MIRROR"),
+        price_per_hour=float(price) if price else None,
     )
+
+
+def _get(name: str, default: str = "") -> str:
+    """A variable, or ``default`` if it is empty. Raises ``BadInput`` for a value that is not accepted."""
+    text = os.environ.get(name) or default
+    pattern, accepted = ACCEPTED.get(name, (".*", ""))
+    if text and not re.fullmatch(pattern, text, re.ASCII | re.DOTALL):
+        raise BadInput(f"{text!r} cannot be used", where=name, remedy=f"use {accepted}")
+    return text
 
 
 def prepare() -> None:
@@ -124,27 +141,27 @@ def use_interface(name: str) -> None:
 
 def dvc_stage() -> str:
     """The DVC stage of this process; '' if there is none."""
-    return os.environ.get("DVC_STAGE", "")
+    return _get("DVC_STAGE")
 
 
 def dvc_experiment() -> str:
     """The name of the DVC experiment of this process; '' if there is none."""
-    return os.environ.get("DVC_EXP_NAME", "")
+    return _get("DVC_EXP_NAME")
 
 
 def user_units() -> Path:
     """The folder of the user's systemd units."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "systemd/user"
+    return Path(_get("XDG_CONFIG_HOME", str(Path.home() / ".config"))) / "systemd/user"
 
 
 def group() -> str:
     """The name of the retraining of this process; '' if there is none."""
-    return os.environ.get("DARKROOM_GROUP", "")
+    return _get("DARKROOM_GROUP")
 
 
 def notification() -> tuple[str, str]:
     """Where retrainings send notifications: DARKROOM_NOTIFY_URL and DARKROOM_NOTIFY_COMMAND."""
-    return os.environ.get("DARKROOM_NOTIFY_URL", ""), os.environ.get("DARKROOM_NOTIFY_COMMAND", "")
+    return _get("DARKROOM_NOTIFY_URL"), _get("DARKROOM_NOTIFY_COMMAND")
 
 
 def for_child(changes: dict[str, str]) -> dict[str, str]:
@@ -154,33 +171,9 @@ def for_child(changes: dict[str, str]) -> dict[str, str]:
 
 def debug() -> bool:
     """Whether errors are printed with a traceback (DARKROOM_DEBUG=1)."""
-    return os.environ.get("DARKROOM_DEBUG", "") not in ("", "0")
+    return _get("DARKROOM_DEBUG", "0") != "0"
 
 
 def set_debug() -> None:
     """Print tracebacks from now on."""
     os.environ["DARKROOM_DEBUG"] = "1"
-
-
-def _number(name: str, text: str, least: int, most: int = 10_000) -> int:
-    if not text.isascii() or not text.isdigit() or not least <= int(text) <= most:
-        remedy = f"use {'auto or ' if name == 'DARKROOM_WORKERS' else ''}a number from {least} to {most}"
-        raise BadInput(f"{text!r} cannot be used", where=name, remedy=remedy)
-    return int(text)
-
-
-def _price(text: str) -> float:
-    try:
-        if 0 <= (price := float(text)) < math.inf:
-            return price
-    except ValueError:
-        pass
-    remedy = "use a number from 0, such as 0.75"
-    raise BadInput(f"{text!r} is not a price", where="DARKROOM_PRICE_PER_HOUR", remedy=remedy)
-
-
-def _device(text: str) -> Literal["auto", "cpu", "cuda"]:
-    for known in ("auto", "cpu", "cuda"):
-        if text == known:
-            return known  # type: ignore[return-value]
-    raise BadInput(f"{text!r} is not a device", where="DARKROOM_DEVICE", remedy="use auto, cpu or cuda")

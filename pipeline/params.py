@@ -83,14 +83,18 @@ def validate(values: Any, kind: type[S], where: str) -> S:
         raise BadInput(what, where=key, remedy=remedy) from None
 
 
+def suggestion(name: str, known: list[str], otherwise: str) -> str:
+    """A remedy for an unknown name: the most similar known one, or ``otherwise`` and all of them."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean '{near[0]}'?" if near else f"{otherwise}: {', '.join(known)}"
+
+
 def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str, str]:
     location = [str(part) for part in problem["loc"]]
     path = ".".join([where, *location])
     if problem["type"] == "extra_forbidden":
         known = _keys_at(kind, location[:-1])
-        near = difflib.get_close_matches(location[-1], known, 1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
-        return "no such setting", path, remedy
+        return "no such setting", path, suggestion(location[-1], sorted(known), "known here")
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"

@@ -2,20 +2,27 @@
 
 import ctypes
 import errno
+import io
 import logging
 import os
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pipeline import environment
-from pipeline.errors import EXIT_FAILED, DarkroomError
+from pipeline.errors import EXIT_BUSY, EXIT_FAILED, DarkroomError
+
+T = TypeVar("T")
 
 # The command `dvc` with a fix for settings that are not ASCII, such as the path of a project: DVC reads its
 # configuration as UTF-8 but writes it in the default encoding of configobj.
@@ -27,6 +34,8 @@ configobj.ConfigObj.__init__ = utf8
 sys.exit(main())
 """
 DVC = (sys.executable, "-c", DVC_SCRIPT)
+LIBC = ctypes.CDLL(None)
+PRCTL = getattr(LIBC, "prctl", None)  # looked up here: between fork and exec the linker's lock may be held
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
@@ -52,6 +61,8 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     parent dies: without this, a killed ``dvc repro`` would leave its stage running.
     """
     environment.prepare()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
@@ -75,12 +86,64 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         _fail(f"out of memory\n  -> {remedy}")
 
 
+def output(
+    *command: str,
+    name: str,
+    cwd: Path = Path(),
+    stdin: str = "",
+    timeout_seconds: float = 60,
+    **variables: str,
+) -> str:
+    """The standard output of ``command`` in the folder ``cwd``, outside the current DVC stage.
+
+    ``variables`` are added to its environment. Bytes that are not UTF-8 become surrogates. Raises
+    ``DarkroomError`` with its error message if it fails; ``name`` is its name there.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment.for_child(variables),
+            input=stdin.encode(errors="surrogateescape"),
+            capture_output=True,
+            timeout=timeout_seconds,
+            preexec_fn=die_with_parent,
+        )
+        code, messages = done.returncode, done.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        code, messages = 1, f"timed out after {timeout_seconds:,.0f} s"
+    except OSError as error:
+        code, messages = 1, str(error)
+    if code:
+        lines = messages.strip().splitlines() or [f"exit code {code}"]
+        reason = next((line for line in lines if line.lower().startswith(("fatal:", "error:"))), lines[-1])
+        what, remedy = f"{name} failed: {reason[:300]}", "correct this and repeat the command"
+        raise DarkroomError(what, where=str(cwd.resolve()), remedy=remedy)
+    return done.stdout.decode(errors="surrogateescape")
+
+
+@contextmanager
+def exclusive(path: Path, what: str, remedy: str = "wait for it, or stop it") -> Iterator[None]:
+    """Hold the lock file ``path``. Raises ``DarkroomError`` with exit code 75 if another process holds it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DarkroomError(what, where=str(path), remedy=remedy, exit_code=EXIT_BUSY) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends (Linux; elsewhere this does nothing)."""
-    if not sys.platform.startswith("linux"):
-        return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if PRCTL is not None:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
 
@@ -114,6 +177,20 @@ def start_ray(address: str, num_cpus: int | None) -> bool:
     return True
 
 
+def in_thread(function: Callable[[], T]) -> Future[T]:
+    """Call ``function`` in a daemon thread: if it hangs, the process can end all the same."""
+    future = Future[T]()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return future
+
+
 def worker_python() -> dict[str, str]:
     """The runtime environment of local Ray workers: empty, unless the path of Python must be quoted.
 
@@ -129,10 +206,9 @@ def keep_freed_memory() -> None:
     By default, glibc returns the memory of large tensors to the kernel after each step, and the kernel clears
     every page again in the next step.
     """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    with suppress(AttributeError):
+        LIBC.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        LIBC.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:

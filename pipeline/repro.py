@@ -5,6 +5,7 @@ It repairs files of DVC that a killed process left damaged, and passes signals o
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,6 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from re import compile as pattern
 from threading import Thread
 from typing import Any
 
@@ -22,24 +22,19 @@ from dvc.exceptions import DvcException
 from dvc.lock import Lock
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
-from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
-from dvc.utils.strictyaml import load
-from filelock import FileLock, Timeout
 
 from pipeline.environment import Environment, for_child
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.files import write_text
-from pipeline.process import DVC, die_with_parent
+from pipeline.git import git
+from pipeline.process import DVC, die_with_parent, exclusive
+from pipeline.tracking.dvc_lock import locked_stages
 
 REPRO = (*DVC, "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
-PIPES: dict[str, Any] = {
-    "stdin": subprocess.DEVNULL,
-    "stdout": subprocess.PIPE,
-    "stderr": subprocess.STDOUT,
-    "errors": "replace",
-}
-FAILURE = pattern(r"ERROR: .*(?:is busy, it is being blocked by|Unable to acquire lock|exited with (-?\d+))")
+FAILURE = re.compile(
+    r"ERROR: .*(?:is busy, it is being blocked by|Unable to acquire lock|exited with (-?\d+))"
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
 MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
@@ -58,7 +53,9 @@ class _Stage:
     def start(self, root: Path) -> None:
         """Start the child, in the main thread: ``die_with_parent`` refers to the thread that starts it."""
         options: dict[str, Any] = {"cwd": root, "start_new_session": True, "preexec_fn": die_with_parent}
-        options |= PIPES if self.name else {}
+        if self.name:
+            options |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "errors": "replace"}
+            options["stderr"] = subprocess.STDOUT
         env = for_child({"PYTHONUNBUFFERED": "1"})
         self.process = subprocess.Popen([*REPRO, *self.arguments], env=env, **options)
         self.state, self.outcome, self.code, self.kill_at = "running", "unchanged", EXIT_FAILED, 0.0
@@ -116,27 +113,19 @@ def repro(
         raise BadInput("no DVC project with a dvc.yaml", where=str(root), remedy=remedy)
     (root / ".dvc/tmp").mkdir(exist_ok=True)
     dvc_is_idle = Lock(str(root / ".dvc/tmp/lock"), wait=True, friendly=True)
-    try:
-        with FileLock(root / ".darkroom/repro.lock", timeout=0):
-            with dvc_is_idle:
-                known = _repair(root, dvc_lock, time.time())
-            if jobs == 1:
-                return _run_all(root, {"": _Stage("", [], [*options, "--", *targets])}, 1, 1)
-            plan = _plan(root, targets)
-            stages = {
-                name: _Stage(name, needs, [*options, "--single-item", "--", name])
-                for name, needs in plan.items()
-            }
-            try:
-                _run_all(root, stages, jobs, _max_trainings(environment, plan, jobs, cores))
-            finally:
-                with dvc_is_idle, suppress(FileNotFoundError, DvcException):
-                    _sort_new_stages(dvc_lock, [name for name in plan if name not in known])
-    except Timeout:
-        remedy = "wait for it, or end it"
-        error = DarkroomError("another `darkroom repro` runs here", where=str(root), remedy=remedy)
-        error.exit_code = EXIT_BUSY
-        raise error from None
+    with exclusive(root / ".darkroom/repro.lock", "another `darkroom repro` runs here"):
+        with dvc_is_idle:
+            known = _repair(root, dvc_lock, time.time())
+        if jobs == 1:
+            return _run_all(root, {"": _Stage("", [], [*options, "--", *targets])}, 1, 1)
+        plan = _plan(root, targets)
+        arguments = [*options, "--single-item", "--"]
+        stages = {name: _Stage(name, needs, [*arguments, name]) for name, needs in plan.items()}
+        try:
+            _run_all(root, stages, jobs, _max_trainings(environment, plan, jobs, cores))
+        finally:
+            with dvc_is_idle, suppress(FileNotFoundError, DvcException):
+                _sort_new_stages(dvc_lock, [name for name in plan if name not in known])
 
 
 def _sort_new_stages(dvc_lock: Path, names: list[str]) -> None:
@@ -156,36 +145,42 @@ def _run_all(root: Path, stages: dict[str, _Stage], jobs: int, max_trainings: in
         for number in SIGNALS
         if signal.getsignal(number) != signal.SIG_IGN
     }
-    while any(
-        stage.state == "running" or (stage.state == "waiting" and not received) for stage in stages.values()
-    ):
-        for stage in stages.values():
+    unfinished = list(stages.values())
+    while unfinished:
+        for stage in unfinished:
             if stage.state == "running":
                 stage.poll(received[0] if received else 0)
-            elif stage.state == "waiting":
-                needed = {stages[name].state for name in stage.needs}
-                running = [name for name, other in stages.items() if other.state == "running"]
-                full = len(running) >= jobs
-                if stage.name.startswith("train-"):
-                    full |= sum(name.startswith("train-") for name in running) >= max_trainings
-                blocked = received or full or needed & {"waiting", "running"}
-                if needed & {"failed", "not started"}:
-                    stage.state = "not started"
-                elif not blocked and time.monotonic() >= stage.resume_at:
-                    stage.start(root)
+            elif not received:
+                _start_if_possible(root, stage, stages, jobs, max_trainings)
+        unfinished = [
+            stage
+            for stage in stages.values()
+            if stage.state == "running" or (stage.state == "waiting" and not received)
+        ]
         time.sleep(TICK_SECONDS)
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    for stage in [each for each in stages.values() if each.name]:
+    for stage in filter(lambda each: each.name, stages.values()):
         print(f"{stage.name}: {stage.state}" + f", {stage.seconds:.1f} s" * (stage.attempts > 0), flush=True)
     if received:
         sys.exit(128 + received[0])
     if failed := [stage for stage in stages.values() if stage.state == "failed"]:
-        where = ", ".join(stage.name or "dvc repro" for stage in failed)
-        what, remedy = f"failed with exit code {failed[0].code}", "see above; the same command continues"
-        error = DarkroomError(what, where=where, remedy=remedy)
-        error.exit_code = failed[0].code
-        raise error
+        where, code = ", ".join(stage.name or "dvc repro" for stage in failed), failed[0].code
+        remedy = "see above; the same command continues"
+        raise DarkroomError(f"failed with exit code {code}", where=where, remedy=remedy, exit_code=code)
+
+
+def _start_if_possible(
+    root: Path, stage: _Stage, stages: dict[str, _Stage], jobs: int, max_trainings: int
+) -> None:
+    needed = {stages[name].state for name in stage.needs}
+    running = [name for name, other in stages.items() if other.state == "running"]
+    num_trainings = sum(name.startswith("train-") for name in running)
+    is_full = len(running) >= jobs or (stage.name.startswith("train-") and num_trainings >= max_trainings)
+    if needed & {"failed", "not started"}:
+        stage.state = "not started"
+    elif not is_full and not needed & {"waiting", "running"} and time.monotonic() >= stage.resume_at:
+        stage.start(root)
 
 
 def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
@@ -196,29 +191,21 @@ def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
             json.loads(rwlock.read_bytes())
         except ValueError:
             rwlock.unlink()
-    if _locked_stages(dvc_lock) is None:
+    if locked_stages(dvc_lock) is None:
         os.replace(dvc_lock, f"{dvc_lock}.broken")
-        command = ["git", "show", f"HEAD:./{dvc_lock.name}"]
-        last = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout
-        write_text(dvc_lock, last)
-        if _locked_stages(dvc_lock) is None:
+        result = "removed"
+        if last := git("show", "HEAD:./dvc.lock", cwd=root, check=False):
+            write_text(dvc_lock, f"{last}\n")
+            result = "restored from HEAD"
+        if locked_stages(dvc_lock) is None:
             dvc_lock.unlink()
-        result = "restored from HEAD" if dvc_lock.exists() else "removed"
-        print(f"{dvc_lock.name} was broken: kept as {dvc_lock.name}.broken, {result}", flush=True)
+            result = "removed"
+        print(f"dvc.lock was broken: kept as dvc.lock.broken, {result}", flush=True)
     for place in TEMPORARY:
         for path in root.glob(f"{place}.{'[a-z0-9_]' * 8}"):
             if path.stat().st_mtime < now:
                 shutil.rmtree(path, ignore_errors=True)
-    return _locked_stages(dvc_lock) or []
-
-
-def _locked_stages(dvc_lock: Path) -> list[str] | None:
-    """The stages in dvc.lock; None if it is damaged."""
-    if not dvc_lock.is_file():
-        return []
-    with suppress(DvcException):
-        return list(load(dvc_lock, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}))
-    return None
+    return list(locked_stages(dvc_lock) or {})
 
 
 def _plan(root: Path, targets: list[str]) -> dict[str, list[str]]:
@@ -227,21 +214,21 @@ def _plan(root: Path, targets: list[str]) -> dict[str, list[str]]:
         with Repo(str(root)) as repo:
             graph = get_active_graph(repo.index.graph)
             steps = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
-            return {
-                stage.addressing: [needed.addressing for needed in graph.successors(stage)] for stage in steps
-            }
+            return {step.addressing: [need.addressing for need in graph.successors(step)] for step in steps}
     except DvcException as error:
         raise BadInput(str(error), where="dvc.yaml", remedy="name a stage or an output of it") from error
 
 
 def _max_trainings(environment: Environment, plan: Iterable[str], jobs: int, cores: int) -> int:
     """How many trainings may run at once. Too many on one machine slow each other down."""
+    if environment.ray_address:
+        return jobs
     wanted = min(jobs, sum(name.startswith("train-") for name in plan))
     workers = 1 if environment.workers == "auto" else environment.workers
     if not cores:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = environment.threads * workers or cores
-    limit = jobs if environment.ray_address else max(1, cores // threads)
+    limit = max(1, cores // threads)
     if limit < wanted:
         fewer = max(1, cores // workers // wanted)
         possible = cores // (fewer * workers)

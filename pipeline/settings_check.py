@@ -5,15 +5,12 @@ So every stage first checks all sections, not only its own. The check cannot cha
 depends on it in dvc.yaml.
 """
 
-import difflib
 import pkgutil
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.params import PARAMS, read_file, read_section
+from pipeline.params import PARAMS, Section, read_file, read_section, suggestion
 
 if TYPE_CHECKING:
     from pipeline.core.task import Task
@@ -36,36 +33,14 @@ def find_faults(path: Path = PARAMS) -> tuple[list[str], list[DarkroomError]]:
 
     Raises ``BadInput`` if the file as a whole cannot be read.
     """
-    readers, valid, faults = _readers(path), list[str](), list[DarkroomError]()
+    models, valid, faults = _models(), list[str](), list[DarkroomError]()
     for name in read_file(path):
         try:
-            if name not in readers:
-                near = difflib.get_close_matches(name, readers, 1)
-                remedy = f"did you mean '{near[0]}'?" if near else f"known sections: {', '.join(readers)}"
-                raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)
-            readers[name]()
+            _check(name, path, models)
             valid.append(name)
         except DarkroomError as error:
             faults.append(error)
     return valid, faults
-
-
-def _readers(path: Path) -> dict[str, Callable[[], Any]]:
-    """A function for each known section that raises ``BadInput`` if the section cannot be used."""
-    from pipeline.core.settings import read_training
-    from pipeline.retraining.gates import GateSettings
-    from pipeline.retraining.settings import RetrainSettings
-
-    models = _models()
-    readers: dict[str, Callable[[], Any]] = {
-        "data": partial(_check_data, path),
-        "evaluate": partial(_check_evaluate, path, models),
-        "gates": partial(read_section, "gates", GateSettings, path),
-        "retrain": partial(read_section, "retrain", RetrainSettings, path),
-    }
-    for name, model in models.items():
-        readers[name] = partial(read_training, name, model.Config, path) if model else lambda: None
-    return readers
 
 
 def _models() -> dict[str, type["Task"] | None]:
@@ -84,23 +59,32 @@ def _models() -> dict[str, type["Task"] | None]:
     return found
 
 
-def _check_data(path: Path) -> None:
+def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> None:
+    """Raise ``BadInput`` if the section ``name`` cannot be used."""
+    from pipeline.core.settings import read_training
+    from pipeline.core.task import Task
     from pipeline.data.settings import DataSettings
     from pipeline.data.sources import find
-
-    find(read_section("data", DataSettings, path).source)
-
-
-def _check_evaluate(path: Path, models: Mapping[str, type["Task"] | None]) -> None:
-    """Check the section, and that ``classifier`` names a model that can classify."""
-    from pipeline.core.task import Task
     from pipeline.evaluation.settings import EvaluationSettings
+    from pipeline.retraining.gates import GateSettings
+    from pipeline.retraining.settings import RetrainSettings
 
-    name = read_section("evaluate", EvaluationSettings, path).classifier
-    able = [each for each, model in models.items() if model is None or model.classify is not Task.classify]
-    if name in able:
-        return
-    what = f"the model '{name}' is not a classifier" if name in models else f"there is no model '{name}'"
-    near = difflib.get_close_matches(name, able, 1)
-    remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(able)}"
-    raise BadInput(what, where=f"{path}: evaluate.classifier", remedy=remedy)
+    others: dict[str, type[Section]] = {"gates": GateSettings, "retrain": RetrainSettings}
+    if name == "data":
+        find(read_section(name, DataSettings, path).source)
+    elif name == "evaluate":
+        classifier = read_section(name, EvaluationSettings, path).classifier
+        able = [each for each, kind in models.items() if kind is None or kind.classify is not Task.classify]
+        if classifier not in able:
+            what = f"there is no model '{classifier}'"
+            if classifier in models:
+                what = f"the model '{classifier}' is not a classifier"
+            remedy = suggestion(classifier, able, "choose one of")
+            raise BadInput(what, where=f"{path}: evaluate.classifier", remedy=remedy)
+    elif name in others:
+        read_section(name, others[name], path)
+    elif name not in models:
+        remedy = suggestion(name, ["data", "evaluate", *others, *models], "known sections")
+        raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)
+    elif model := models[name]:
+        read_training(name, model.Config, path)

@@ -39,8 +39,8 @@ def main(name: str = "") -> None:
     )
     model, history = Path("models", name), Path("history", name)
     with training_lock(training, env):
-        at_once = trains_in_process(env)  # otherwise starting the Ray workers needs the cores
-        with runs.open_run(env, description, at_once=at_once) as run:
+        delay = 0.0 if trains_in_process(env) else runs.STARTING_SECONDS
+        with runs.open_run(env, description, delay) as run:  # in the background, during the training
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, env, model, history, [progress, SystemMetrics(), run.follow])
             run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training

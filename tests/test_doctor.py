@@ -15,7 +15,7 @@ from threading import Thread
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import doctor
+from pipeline import doctor, environment
 from pipeline.core import model_files
 from tests.command import darkroom, done
 from tests.project import ROOT
@@ -309,7 +309,7 @@ def test_a_tracking_server_that_never_answers_takes_five_seconds_at_most(project
     with listening() as port:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         began = time.monotonic()
-        found = doctor._tracking(f"http://127.0.0.1:{port}")
+        found = doctor._tracking(environment.read())
         assert "does not answer (nothing within 4 s)" in next(iter(found)).what
         assert time.monotonic() - began < 5
 

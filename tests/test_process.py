@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from pipeline.core.metrics_log import Diverged
 from tests.project import ROOT, as_from_a_terminal
 
 HEAD = """import os, signal, sys, time
@@ -72,11 +74,25 @@ def test_a_ray_cluster_that_cannot_be_joined_is_named(tmp_path):
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():
-    code, _, error = run(
-        "def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\n"
-        "process.run(main)"
-    )
+    code, _, error = run("def main():\n    raise DarkroomError('is taken', exit_code=75)\nprocess.run(main)")
     assert (code, error) == (75, "error: is taken\n")
+
+
+def test_a_lock_that_another_process_holds_ends_with_75(tmp_path):
+    held = f"""
+from pathlib import Path
+def main():
+    with process.exclusive(Path({str(tmp_path)!r}, 'a/lock'), 'is running'):
+        print('held', flush=True)
+        time.sleep(60)
+process.run(main)"""
+    first = start(held)
+    assert first.stdout.readline() == "held\n"
+    code, output, error = run(held)
+    first.kill()
+    first.communicate(timeout=30)
+    assert (code, output) == (75, "") and error.startswith(f"error: {tmp_path}/a/lock: is running\n  -> wait")
+    assert run(held.replace("60", "0"))[:2] == (0, "held\n")  # a killed process does not hold it
 
 
 @pytest.mark.parametrize(
@@ -175,3 +191,10 @@ def test_a_process_cleans_up_when_its_parent_is_killed():
         os.kill(child, signal.SIGKILL)
         raise
     assert output == "tidied\n"
+
+
+def test_an_error_that_ray_sends_between_processes_keeps_its_parts():
+    error = Diverged("is odd", where="a.txt", remedy="mend it", exit_code=75)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - as Ray does
+    assert (type(copy), str(copy), vars(copy)) == (Diverged, str(error), vars(error))
+    assert (copy.where, copy.remedy, copy.exit_code) == ("a.txt", "mend it", 75)

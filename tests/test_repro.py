@@ -173,7 +173,7 @@ def test_a_signal_leaves_no_process_and_the_next_call_finishes(tmp_path, number,
     if number == signal.SIGTERM:
         code, output = ended(project.repro())
         assert code == 75 and output.startswith(
-            f"error: {project.folder}: another `darkroom repro` runs here\n"
+            f"error: {project.folder}/.darkroom/repro.lock: another `darkroom repro` runs here\n"
         )
     first.send_signal(number)
     code, output = ended(first)

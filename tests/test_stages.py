@@ -270,7 +270,9 @@ def busy(tmp_path_factory, processed_digits):
         before = contents(project)
         found["code"], found["output"] = project.run("stages.train", "ae")
         found["unchanged"] = contents(project) == before
-        found["during"] = statuses(project)
+        while not found.get("during"):  # its run is created in the background
+            assert first.poll() is None and time.monotonic() < deadline
+            found["during"] = statuses(project)
         found["step"] = project.steps("ae")[-1]
         deadline = time.monotonic() + 60
         while project.steps("ae")[-1] == found["step"]:

@@ -29,8 +29,8 @@ def in_project(command: click.Command) -> click.Command:
 
     @functools.wraps(callback)
     def run(*arguments: Any, **options: Any) -> Any:
-        click.get_current_context().with_resource(contextlib.chdir(find()))
-        return callback(*arguments, **options)
+        with contextlib.chdir(find()):
+            return callback(*arguments, **options)
 
     command.callback = run
     return command

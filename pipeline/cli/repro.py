@@ -27,14 +27,13 @@ def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
         require_valid_params()  # before DVC removes the outputs of the first stage that runs
     try:
         stages.repro(environment, list(targets), jobs, force)
-    except BadInput:
-        raise
     except DarkroomError as error:
+        if isinstance(error, BadInput) or error.exit_code == EXIT_BUSY:
+            raise
         failure = error
-    if failure is None or failure.exit_code != EXIT_BUSY:
-        try:
-            runs.sync(environment)
-        except DarkroomError as error:
-            click.echo(f"warning: {error}", err=True)
+    try:
+        runs.sync(environment)
+    except DarkroomError as error:
+        click.echo(f"warning: {error}", err=True)
     if failure is not None:
         raise failure

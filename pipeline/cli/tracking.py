@@ -60,11 +60,7 @@ def verify() -> None:
     from pipeline.tracking import trace as lineage
     from pipeline.tracking.trace_tree import FAILED
 
-    def progress(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done:,} of {total:,} objects of DVC's cache", nl=done == total, err=True)
-
-    problems, counts = lineage.verify(read_environment(), progress)
+    problems, counts = lineage.verify(read_environment())
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]
@@ -82,22 +78,22 @@ def reproduce(model: str) -> None:
     MODEL: NAME@ALIAS or NAME/VERSION. It is trained in a clean worktree of its commit, with its data.
     """
     from pipeline.tracking import connection, promotion
-    from pipeline.tracking.reproduce import TOLERANCE
-    from pipeline.tracking.reproduce import reproduce as train_again
+    from pipeline.tracking import reproduce as training
 
     environment = read_environment()
     client, _ = connection.connect(environment)
     version = promotion.find(client, model)
     name = f"{version.name}/{version.version}"
-    verdict = train_again(environment, client, version)
-    click.echo(f"registered {verdict.expected}\nreproduced {verdict.found}")
-    for difference in verdict.machine:
+    again = training.reproduce(environment, client, version)
+    click.echo(f"registered {again.expected}\nreproduced {again.found}")
+    for difference in again.machine:
         click.echo(f"the machine differs: {difference}")
-    if verdict.same:
+    if again.expected == again.found:
         click.echo(f"{name}: the same, bit for bit")
         return
-    size = f"the largest difference of a weight is {verdict.difference:.2g}, the tolerance {TOLERANCE:.0e}"
-    if not verdict.passed:
+    limit = training.TOLERANCE
+    size = f"the largest difference of a weight is {again.difference:.2g}, the tolerance {limit:.0e}"
+    if not again.machine or again.difference > limit:
         what = f"not the same: {size} (on another machine only)"
         raise DarkroomError(what, where=name, remedy=f"darkroom trace {model}")
     click.echo(f"{name}: the same within rounding: {size}")

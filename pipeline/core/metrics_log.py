@@ -31,7 +31,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        lines, num_bytes = _complete_lines(path)
+        lines, num_bytes = read_from(path)
         self.last_step = lines[-1]["step"] if lines else 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self.file = open(path, "ab")  # noqa: SIM115 - open for the whole training
@@ -48,20 +48,21 @@ class MetricsLog:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The complete lines of the log at ``path``, in order; empty if there is no file."""
-    return _complete_lines(path)[0]
+    return read_from(path)[0]
 
 
-def _complete_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The complete lines and their length in bytes."""
+def read_from(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The complete lines from byte ``offset`` on, and the byte at which they end."""
     lines: list[dict[str, Any]] = []
-    num_bytes = 0
     if path.exists():
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-            num_bytes += len(line)
-    return lines, num_bytes
+        with open(path, "rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    break
+                offset += len(line)
+    return lines, offset

@@ -1,6 +1,7 @@
 """The MLflow client and the experiment; creates the default database and experiment if they are missing."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,17 +48,51 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
         return client, _experiment(client, artifacts)
 
 
+def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
+    found = get_or_create(
+        lambda: client.get_experiment_by_name(EXPERIMENT),
+        lambda: client.get_experiment(client.create_experiment(EXPERIMENT, artifact_location=artifacts)),
+    )
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def get_or_create(get: Callable[[], Any], create: Callable[[], Any]) -> Any:
+    """The result of ``get``, or of ``create`` if that is None. Other processes may do the same."""
+    from mlflow.exceptions import MlflowException
+
+    if (found := get()) is not None:
+        return found
+    try:
+        return create()
+    except MlflowException:
+        if (found := get()) is None:
+            raise
+        return found
+
+
+def search(client: "MlflowClient", experiment: str, more: str = "", **tags: str) -> list["Run"]:
+    """The runs with these values of ``darkroom.<tag>``, oldest first. ``more``: a further condition."""
+    conditions = [f"tags.`darkroom.{key}` = '{value}'" for key, value in tags.items()] + [more] * bool(more)
+    oldest_first = ["attributes.start_time ASC"]
+    return client.search_runs([experiment], " and ".join(conditions), max_results=1000, order_by=oldest_first)
+
+
 def find_run(client: "MlflowClient", experiment: str, stage: str, fingerprint: str) -> "Run | None":
     """The run of a training, the FINISHED one if there are several; None if there is none."""
-    query = f"tags.`darkroom.fingerprint` = '{fingerprint}' and tags.`darkroom.stage` = '{stage}'"
-    found = client.search_runs([experiment], query, order_by=["attributes.start_time ASC"])
+    found = search(client, experiment, stage=stage, fingerprint=fingerprint)
     return min(found, key=lambda run: run.info.status != "FINISHED", default=None)
 
 
-def find_parents(client: "MlflowClient", experiment: str, group: str) -> list["Run"]:
-    """The parent runs of ``group``: one, or none before its first run is delivered."""
-    query = f"tags.`darkroom.group` = '{group}' and tags.`darkroom.stage` = '{PARENT}'"
-    return client.search_runs([experiment], query)
+def parent_run(
+    client: "MlflowClient", experiment: str, group: str, started: int, tags: dict[str, str], name: str = ""
+) -> "Run":
+    """The parent run of ``group``, created with these ``tags`` if it is missing. ``started``: in ms."""
+    if found := search(client, experiment, group=group, stage=PARENT):
+        return found[0]
+    tags = tags | {"darkroom.group": group, "darkroom.stage": PARENT}
+    return client.create_run(experiment, started, tags, run_name=name or group)
 
 
 def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
@@ -67,24 +102,8 @@ def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:
     log_batches(client, run_id, "tags", [RunTag(key, value) for key, value in sorted(tags.items())])
 
 
-def log_batches(client: "MlflowClient", run_id: str, kind: str, entities: list[Any]) -> None:
+def log_batches(client: "MlflowClient", run_id: str, kind: str, entities: Sequence[Any]) -> None:
     """Log any number of metrics, params or tags (``kind``)."""
     for start in range(0, len(entities), LIMITS[kind]):
         batch: Any = {kind: entities[start : start + LIMITS[kind]]}
         client.log_batch(run_id, **batch)
-
-
-def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        return found.experiment_id
-    try:
-        return client.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    except MlflowException as error:  # another machine may have created it in the meantime
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_experiment_by_name(EXPERIMENT).experiment_id  # type: ignore[union-attr]

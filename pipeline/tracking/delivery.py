@@ -6,20 +6,18 @@ run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are chi
 """
 
 import json
-import math
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import model_files
+from pipeline.core import metrics_log, model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.estimate import Estimate
 from pipeline.tracking import connection, lineage, registry
-from pipeline.tracking.connection import PARENT, log_batches, set_tags
-from pipeline.tracking.delivery_queue import RunRecord, now, read_lines
+from pipeline.tracking.connection import log_batches, set_tags
+from pipeline.tracking.delivery_queue import RunRecord, now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,8 +25,7 @@ if TYPE_CHECKING:
 
 EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
-LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last announced the run, in ms since the epoch
-SAMPLE_FILE = re.compile(r"step-(\d+)\.png")
+LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last sent something, in ms since the epoch
 SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
 
 
@@ -53,6 +50,7 @@ def deliver(
     if record.model and "version" not in record.model:
         _register(client, record)
     if status == "RUNNING":
+        client.set_tag(record.run_id, LAST_HEARTBEAT, str(now()))
         record.save(environment)
         return
     if not record.repeated:
@@ -67,54 +65,46 @@ def deliver(
 def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    found = connection.find_run(client, experiment, record.stage, record.fingerprint)
-    if found is None or found.info.run_id != record.run_id:
+    run = connection.find_run(client, experiment, record.stage, record.fingerprint)
+    if run is None or run.info.run_id != record.run_id:
         record.offsets = {}  # a new run, or another one than before: send everything
-    if found is None:
-        tags = {**record.tags, **_parent_tag(client, experiment, record)}
+    if run is None:
         name = record.name or record.stage
-        found = client.create_run(experiment, record.started, tags, run_name=name)
-    record.run_id, record.parent_id = found.info.run_id, ""
-    run = client.get_run(record.run_id)
-    record.adopted = any(run.data.tags.get(key) != record.tags.get(key) for key in OWNER)
+        run = client.create_run(experiment, record.started, record.tags, run_name=name)
+    record.run_id, record.parent_id, known = run.info.run_id, "", run.data.tags
+    record.adopted = any(known.get(key) != record.tags.get(key) for key in OWNER)
     # a record left by a dead process, whose training another process has continued
     superseded = record.adopted and record.process != lineage.Process.current()
-    record.repeated = found.info.status == "FINISHED" or superseded
+    record.repeated = run.info.status == "FINISHED" or superseded
     if record.repeated:
-        missing = {key: value for key, value in record.tags.items() if key not in run.data.tags}
-        set_tags(client, record.run_id, missing)
+        tags = {key: value for key, value in record.tags.items() if key not in known}
     else:
         client.update_run(record.run_id, status="RUNNING")
-        tags = {**record.tags, LAST_HEARTBEAT: str(now()), **_parent_tag(client, experiment, record)}
-        set_tags(client, record.run_id, tags)
-        if "darkroom.failure" in run.data.tags:  # of an earlier attempt
+        tags = dict(record.tags)
+        if record.group:
+            record.parent_id = tags["mlflow.parentRunId"] = _announce_parent(client, experiment, record)
+        if "darkroom.failure" in known:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
+    set_tags(client, record.run_id, tags)
     _add_params(client, run, record.params)
     if record.dataset and not (run.inputs and run.inputs.dataset_inputs):
-        name, digest = record.dataset["name"], record.dataset["digest"][:36]
-        data = Dataset(name, digest, "local", json.dumps({"uri": record.dataset["source"]}))
+        source = json.dumps({"uri": record.dataset["source"]})
+        data = Dataset(record.dataset["name"], record.dataset["digest"][:36], "local", source)
         client.log_inputs(record.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
 
 
-def _parent_tag(client: "MlflowClient", experiment: str, record: RunRecord) -> dict[str, str]:
-    """The tag that makes the run a child of its group's parent run, which is created if it is missing."""
-    if not record.group:
-        return {}
-    if not record.parent_id:
-        shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
-        tags = {key: record.tags[key] for key in shared if key in record.tags}
-        tags |= {"darkroom.stage": PARENT, "darkroom.group": record.group}
-        tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
-        parents = connection.find_parents(client, experiment, record.group)
-        if not parents:
-            name = record.parent.get("name") or record.group
-            note = {"mlflow.note.content": record.parent.get("note", "")}
-            parents = [client.create_run(experiment, record.started, {**tags, **note}, run_name=name)]
-        record.parent_id = parents[-1].info.run_id
-        _add_params(client, parents[-1], record.parent.get("params", {}))
-        set_tags(client, record.parent_id, tags)
-        client.update_run(record.parent_id, status="RUNNING")
-    return {"mlflow.parentRunId": record.parent_id}
+def _announce_parent(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
+    """Create or reopen the parent run of the record's group; its id."""
+    shared = (*OWNER, "mlflow.source.git.commit", "darkroom.data")
+    tags = {key: record.tags[key] for key in shared if key in record.tags}
+    tags |= {"mlflow.source.name": "dvc repro", LAST_HEARTBEAT: str(now())}
+    new = {**tags, "mlflow.note.content": record.parent.get("note", "")}
+    name = record.parent.get("name", "")
+    parent = connection.parent_run(client, experiment, record.group, record.started, new, name)
+    _add_params(client, parent, record.parent.get("params", {}))
+    set_tags(client, parent.info.run_id, tags)
+    client.update_run(parent.info.run_id, status="RUNNING")
+    return parent.info.run_id
 
 
 def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:
@@ -129,46 +119,30 @@ def _send_metrics(client: "MlflowClient", record: RunRecord, name: str) -> None:
     from mlflow.entities import Metric
 
     path, start = Path(record.folder, name), record.offsets.get(name, 0)
-    if not path.is_file():
-        return
-    if path.stat().st_size < start:
+    if not path.is_file() or path.stat().st_size < start:
         start = 0
+    lines, end = metrics_log.read_from(path, start)
     sent: dict[str, set[int]] = {}  # steps that the run has from an earlier attempt, by key
-    dropped = dict(record.dropped)
     metrics: list[Metric] = []
-    end = start
-    for end, line in read_lines(path, start):  # noqa: B007 - used after the loop
+    for line in lines:
         for key, value in line["metrics"].items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                dropped.setdefault(key, line["step"])
-                continue
             if (start == 0 or record.adopted) and key not in sent:
                 sent[key] = {point.step for point in client.get_metric_history(record.run_id, key)}
             if line["step"] not in sent.get(key, ()):
-                metrics.append(Metric(key, float(value), line["time"], line["step"]))
+                metrics.append(Metric(key, value, line["time"], line["step"]))
     log_batches(client, record.run_id, "metrics", metrics)
     record.offsets = {**record.offsets, name: end}
-    if dropped != record.dropped:
-        record.dropped = dropped
-        text = ", ".join(f"{key} from step {step}" for key, step in sorted(dropped.items()))
-        record.tag({"darkroom.not_finite": text[:5000]})
-        set_tags(client, record.run_id, record.tags)
 
 
 def _send_samples(client: "MlflowClient", record: RunRecord) -> None:
     """Log the sample grids that the run lacks."""
-    samples = {
-        int(match[1]): path
-        for path in Path(record.folder, "samples").glob("step-*.png")
-        if (match := SAMPLE_FILE.fullmatch(path.name))
-    }
-    if not samples:
-        return
     from PIL import Image
 
-    logged = " ".join(entry.path for entry in client.list_artifacts(record.run_id, "images"))
-    for step, path in sorted(samples.items()):
-        if f"samples+step+{step}+" not in logged:
+    samples = sorted(Path(record.folder, "samples").glob("step-*[0-9].png"))
+    logged = [entry.path for entry in client.list_artifacts(record.run_id, "images")] if samples else []
+    for path in samples:
+        step = int(path.stem.removeprefix("step-"))
+        if not any(f"samples+step+{step}+" in known for known in logged):
             with Image.open(path, formats=("PNG",)) as image:
                 client.log_image(record.run_id, image, key=SAMPLES_KEY, step=step, synchronous=True)
 

@@ -1,8 +1,6 @@
 """The run records on disk. A record is deleted when the final status of its run is delivered to MLflow."""
 
-import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,7 +41,6 @@ class RunRecord:
     repeated: bool = False  # the run is FINISHED or of another process: only add what it lacks
     adopted: bool = False  # another process has written to the run: compare before sending
     offsets: dict[str, int] = field(default_factory=dict)  # bytes that were sent, by file
-    dropped: dict[str, int] = field(default_factory=dict)  # the first step of metrics that were not finite
 
     def path(self, environment: Environment) -> Path:
         """The JSON file of the record."""
@@ -73,45 +70,30 @@ def records_folder(environment: Environment) -> Path:
     return environment.storage / "tracking"
 
 
-def load_all(environment: Environment) -> list[RunRecord]:
-    """The records for this tracking address, oldest first; unreadable files are skipped."""
+def _load(environment: Environment) -> list[RunRecord]:
+    """The records for any tracking address, oldest first; unreadable files are skipped."""
     found = []
     for path in records_folder(environment).glob("*.json"):
         with suppress(OSError, ValueError, TypeError):
-            found.append(RunRecord(**read_json(path)))
-    own = [record for record in found if record.address == address(environment)]
-    return sorted(own, key=lambda record: record.started)
+            values, known = read_json(path), RunRecord.__dataclass_fields__
+            found.append(RunRecord(**{key: values[key] for key in values if key in known}))
+    return sorted(found, key=lambda record: record.started)
+
+
+def load_all(environment: Environment) -> list[RunRecord]:
+    """The records for this tracking address, oldest first."""
+    own = address(environment)
+    return [record for record in _load(environment) if record.address == own]
 
 
 def undelivered_folders(environment: Environment) -> set[Path]:
     """The folders of trainings that are not yet fully delivered, for any tracking address."""
-    found = set()
-    for path in records_folder(environment).glob("*.json"):
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            found.add(Path(read_json(path)["folder"]))
-    return found
+    return {Path(record.folder) for record in _load(environment)}
 
 
 def address(environment: Environment) -> str:
     """An identifier of the tracking address that contains no credentials."""
     return digest_of(lineage.redact(environment.tracking_uri))[:16]
-
-
-def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The complete lines of a metrics file from byte ``offset`` on, each with the byte where it ends.
-
-    Lines of another form are skipped.
-    """
-    with open(path, "rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            offset += len(line)
-            with suppress(ValueError, TypeError, KeyError):
-                value = json.loads(line)
-                step, moment, metrics = int(value["step"]), int(value["time"]), dict(value["metrics"])
-                yield offset, {"step": step, "time": moment, "metrics": metrics}
 
 
 def now() -> int:

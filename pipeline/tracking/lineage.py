@@ -6,8 +6,8 @@ import os
 import platform
 import re
 import socket
-import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +16,9 @@ from typing import Any
 import psutil
 from ruamel.yaml import YAML
 
-GIT_SECONDS = 5
+from pipeline.errors import DarkroomError
+from pipeline.git import git
+
 WRITTEN_BY_REPRO = ("dvc.lock", "metrics/")  # tracked by git, so not a change of the code
 PACKAGES = ("torch", "ray", "mlflow", "dvc", "numpy", "darkroom")
 USER_PART = re.compile(r"(?<=://)[^/?#\s]*@")  # https://user:token@host
@@ -50,10 +52,8 @@ class Process:
         try:
             process = psutil.Process(self.pid)
             return process.status() == psutil.STATUS_ZOMBIE or abs(process.create_time() - self.started) > 1
-        except psutil.NoSuchProcess:
-            return True
-        except psutil.AccessDenied:
-            return False
+        except psutil.Error as error:
+            return isinstance(error, psutil.NoSuchProcess)
 
 
 def git_tags(root: Path) -> dict[str, str]:
@@ -62,19 +62,19 @@ def git_tags(root: Path) -> dict[str, str]:
     What a repro writes is not counted as a difference. Outside a repository, commit and ``dirty`` are
     ``unknown``.
     """
-    commit = run_git(root, "rev-parse", "HEAD") or "unknown"
-    status = run_git(root, "status", "--porcelain", "--untracked-files=no", "-z")
-    paths = [line[3:] for line in (status or "").split("\0")]
-    changed = [path for path in paths if path and not path.startswith(WRITTEN_BY_REPRO)]
-    dirty = "unknown" if status is None else str(bool(changed)).lower()
-    tags = {"mlflow.source.git.commit": commit, "darkroom.git.dirty": dirty}
-    if changed:
-        tags["darkroom.git.changed"] = ", ".join(changed)[:1000]
-    if branch := run_git(root, "rev-parse", "--abbrev-ref", "HEAD"):
-        tags["mlflow.source.git.branch"] = branch
-    if remote := run_git(root, "config", "--get", "remote.origin.url"):
-        tags["mlflow.source.git.repoURL"] = redact(remote)
-    return tags
+    changed, dirty = list[str](), "unknown"
+    with suppress(DarkroomError):
+        paths = git("diff", "--name-only", "--no-renames", "--relative", "-z", "HEAD", cwd=root).split("\0")
+        changed = [path for path in paths if path and not path.startswith(WRITTEN_BY_REPRO)]
+        dirty = str(bool(changed)).lower()
+    tags = {
+        "mlflow.source.git.commit": git("rev-parse", "HEAD", cwd=root, check=False) or "unknown",
+        "darkroom.git.dirty": dirty,
+        "darkroom.git.changed": ", ".join(changed)[:1000],
+        "mlflow.source.git.branch": git("rev-parse", "--abbrev-ref", "HEAD", cwd=root, check=False),
+        "mlflow.source.git.repoURL": redact(git("config", "remote.origin.url", cwd=root, check=False)),
+    }
+    return {key: value for key, value in tags.items() if value}
 
 
 def version_tags() -> dict[str, str]:
@@ -83,15 +83,10 @@ def version_tags() -> dict[str, str]:
         "darkroom.version.python": platform.python_version(),
         "darkroom.machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    return tags | {f"darkroom.version.{name}": version(name) for name in PACKAGES}
-
-
-def version(package: str) -> str:
-    """The installed version of a package, or ``unknown``."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            tags[f"darkroom.version.{package}"] = metadata.version(package)
+    return tags
 
 
 def trained_models(root: Path) -> list[str]:
@@ -108,13 +103,8 @@ def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
     of outputs, such as models, stands for these outputs.
     """
     section = _stages(root / "dvc.yaml").get(stage) or {}
-    made = {
-        out["path"]: out["md5"]
-        for name, entry in _stages(root / "dvc.lock").items()
-        if name != stage
-        for out in entry.get("outs", [])
-        if "md5" in out
-    }
+    others = (entry for name, entry in _stages(root / "dvc.lock").items() if name != stage)
+    made = {out["path"]: out.get("md5", "") for entry in others for out in entry.get("outs", [])}
     entries = [entry for key in ("deps", "outs", "metrics", "plots") for entry in section.get(key, [])]
     paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
     inside = {path: outs_in(path, made) for path in paths}
@@ -153,14 +143,3 @@ def folder_md5(files: dict[str, str]) -> str:
 def files_in(folder: Path) -> Iterator[Path]:
     """The files in ``folder`` that DVC hashes."""
     return (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
-
-
-def run_git(root: Path, *arguments: str) -> str | None:
-    """The output of a git command in ``root``; None if it fails or takes longer than ``GIT_SECONDS``."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=GIT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip("\n") if done.returncode == 0 else None

@@ -1,10 +1,8 @@
-"""The runs and registered versions of a project, read from MLflow with a time limit."""
+"""The runs and registered versions of a project, read from MLflow."""
 
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -15,7 +13,6 @@ from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
 
 MAX_RESULTS = 1000  # of runs and of versions, the newest
-DATABASE_SECONDS, SERVER_SECONDS = 60, 10
 
 
 class MlflowIndex:
@@ -23,71 +20,51 @@ class MlflowIndex:
 
     def __init__(self, environment: Environment) -> None:
         self.uri = environment.tracking_uri
-        moved.follow(environment)
         self.versions: dict[str, Any] = {}  # by name/number
         self.aliases: dict[str, str] = {}  # name@alias -> name/number
         self.runs: list[Any] = []  # newest first
         self.note = "no MLflow database yet: runs and registered versions are not shown"
-        local = connection.is_local(environment)
-        self._seconds = DATABASE_SECONDS if local else SERVER_SECONDS
-        if self.uri and (not local or Path(self.uri.removeprefix(connection.SQLITE)).is_file()):
+        if not connection.is_local(environment) or Path(self.uri.removeprefix(connection.SQLITE)).is_file():
+            moved.follow(environment)
             self.note = (
                 f"MLflow does not answer at {redact(self.uri)}: runs and registered versions are not shown"
             )
-            self._wait(self._read)
-
-    def check(self, version: Any, fetch: bool = False) -> Problem | None:
-        """Compare the stored weights of a version with its tag. ``fetch``: download them from a server."""
-        from mlflow.artifacts import download_artifacts
-
-        uri, expected = f"{version.source}/artifacts", version.tags.get("darkroom.sha256", "")
-        available = local = is_local(version)
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            folder = Path(unquote(urlparse(uri).path) if local else temporary)
-            if fetch and not local:
-                available = self._wait(
-                    lambda: download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=self.uri)
-                )
-            file = next(folder.rglob(WEIGHTS), folder)
-            found = sha256(file) if available and file.is_file() else ""
-        if found == expected:
-            return None
-        state = "differs" if found else "absent" if available else "unchecked"
-        remedy = f"restore MLflow's artifacts, or train it again: dvc repro --force train-{version.name}"
-        path = str(file) if local else f"{uri}/{file.relative_to(folder)}"
-        return Problem(path, state, expected, found, remedy)
-
-    def _wait(self, function: Callable[[], Any]) -> bool:
-        """Call a function that may fail or hang in a thread; whether it ended within the time limit."""
-        import mlflow  # noqa: F401 - imported here, so that the import does not count as waiting
-
-        def work() -> None:
-            with suppress(Exception):  # the caller checks the result
-                function()
-
-        thread = Thread(target=work, name="trace", daemon=True)
-        thread.start()
-        thread.join(self._seconds)
-        return not thread.is_alive()
+            with suppress(Exception):  # requests have a time limit, see ``environment.QUIET``
+                self._read()
 
     def _read(self) -> None:
         from mlflow import MlflowClient
 
         client = MlflowClient(self.uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        runs = list(
-            client.search_runs(experiments, "tags.`darkroom.stage` LIKE '%'", max_results=MAX_RESULTS)
-        )
-        versions = {
-            f"{version.name}/{version.version}": version
-            for version in client.search_model_versions(max_results=MAX_RESULTS)
-        }
-        self.aliases = {
-            f"{model.name}@{alias}": f"{model.name}/{number}"
-            for model in client.search_registered_models()
-            for alias, number in model.aliases.items()
-        }
-        self.runs, self.versions, self.note = runs, versions, ""
+        query = "tags.`darkroom.stage` LIKE '%'"
+        runs = list(client.search_runs(experiments, query, max_results=MAX_RESULTS))
+        versions = client.search_model_versions(max_results=MAX_RESULTS)
+        for model in client.search_registered_models():
+            for alias, number in model.aliases.items():
+                self.aliases[f"{model.name}@{alias}"] = f"{model.name}/{number}"
+        self.versions = {f"{version.name}/{version.version}": version for version in versions}
+        self.runs, self.note = runs, ""
+
+    def check(self, version: Any, fetch: bool = False) -> Problem | None:
+        """Compare the stored weights of a version with its tag. ``fetch``: download them from a server."""
+        from mlflow.artifacts import download_artifacts
+
+        uri, local = f"{version.source}/artifacts", is_local(version)
+        expected = version.tags.get("darkroom.sha256", "")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            folder = Path(unquote(urlparse(uri).path) if local else temporary)
+            if fetch and not local:
+                with suppress(Exception):  # without the weights, the version is reported as lost
+                    download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=self.uri)
+            file = next(folder.rglob(WEIGHTS), folder)
+            found = sha256(file) if file.is_file() else ""
+        if found == expected:
+            return None
+        state = "differs" if found else "absent" if local or fetch else "unchecked"
+        remedy = f"restore MLflow's artifacts, or train it again: dvc repro --force train-{version.name}"
+        path = str(file) if local else f"{uri}/{file.relative_to(folder)}"
+        return Problem(path, state, expected, found, remedy)
 
 
 def is_local(version: Any) -> bool:

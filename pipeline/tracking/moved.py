@@ -5,17 +5,17 @@ write in the old folder. Only the default database, ``mlflow.db`` in the project
 one may belong to other projects.
 """
 
-import contextlib
+import json
 import re
 import sqlite3
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote, urlparse
 
 from pipeline.environment import Environment
-from pipeline.files import read_json, write_json, write_text
+from pipeline.files import write_text
 from pipeline.tracking import delivery_queue
 
 EXPERIMENT = "darkroom"
@@ -26,13 +26,7 @@ LOCATIONS = {
     "logged_models": ("artifact_location",),
     "model_versions": ("source", "storage_location"),
 }  # the columns of MLflow's tables that hold a location
-PATHS = ("folder", "model", "artifacts")  # the fields of a run record that hold paths
 LOCK_SECONDS = 60
-
-
-def default_uri(root: Path) -> str:
-    """The tracking address of a project that sets none."""
-    return f"sqlite:///{root}/mlflow.db"
 
 
 def moved_from(environment: Environment) -> str:
@@ -40,22 +34,22 @@ def moved_from(environment: Environment) -> str:
 
     It is also empty if the database was copied without the artifacts, which are still in the old folder.
     """
-    database, root = environment.root / "mlflow.db", environment.root
-    if environment.tracking_uri != default_uri(root) or not database.is_file():
+    root = environment.root
+    database = root / "mlflow.db"
+    if environment.tracking_uri != f"sqlite:///{database}" or not database.is_file():
         return ""
-    uri = f"file:{quote(str(database))}?mode=ro"
     try:
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        with closing(sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)) as connection:
             query = "SELECT artifact_location FROM experiments WHERE name = ?"
-            found = connection.execute(query, (EXPERIMENT,)).fetchone()
+            (location,) = connection.execute(query, (EXPERIMENT,)).fetchone() or ("",)
     except sqlite3.Error:  # not a database of MLflow
         return ""
-    artifacts = Path(unquote(urlparse(found[0]).path)) if found and found[0].startswith("file:///") else None
-    if artifacts is None or artifacts.name != ARTIFACTS or artifacts.parent.resolve() == root.resolve():
+    artifacts = Path(unquote(urlparse(location).path))
+    if not location.startswith("file:///") or artifacts.name != ARTIFACTS:
         return ""
-    if artifacts.exists() and not (root / ARTIFACTS).exists():
-        return ""
-    return str(artifacts.parent)
+    is_here = artifacts.parent.resolve() == root.resolve()
+    is_there = artifacts.exists() and not (root / ARTIFACTS).exists()
+    return "" if is_here or is_there else str(artifacts.parent)
 
 
 def follow(environment: Environment) -> None:
@@ -66,23 +60,19 @@ def follow(environment: Environment) -> None:
     if not (old_root := moved_from(environment)):
         return
     root, address = str(environment.root), delivery_queue.address(environment)
-    old_address = delivery_queue.address(replace(environment, tracking_uri=default_uri(Path(old_root))))
-    for path in sorted(delivery_queue.records_folder(environment).glob("*.json")):
-        try:
-            record = read_json(path)
-        except (OSError, ValueError):
-            continue
-        if isinstance(record, dict) and record.get("address") == old_address:
-            paths = {key: _replaced(record[key], old_root, root) for key in PATHS if key in record}
-            write_json(path, {**record, **paths, "address": address})
+    old_address = delivery_queue.address(replace(environment, tracking_uri=f"sqlite:///{old_root}/mlflow.db"))
+    for path in delivery_queue.records_folder(environment).glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        if old_address in text:
+            old, new = (json.dumps(f"{folder}/")[:-1] for folder in (old_root, root))
+            write_text(path, text.replace(old, new).replace(old_address, address))
     settings = environment.root / ".dvc/config.local"
     if settings.is_file():
         text = settings.read_text(encoding="utf-8")
         changed = re.sub(rf"(?m)(=\s*){re.escape(old_root)}(?=/|\s*$)", lambda match: match[1] + root, text)
-        if changed != text:
-            write_text(settings, changed)
+        write_text(settings, changed)
     database = sqlite3.connect(environment.root / "mlflow.db", timeout=LOCK_SECONDS, isolation_level=None)
-    with contextlib.closing(database):
+    with closing(database):
         database.execute("BEGIN IMMEDIATE")
         location = ((Path(old_root) / ARTIFACTS).as_uri(),)
         query = "SELECT 1 FROM experiments WHERE artifact_location = ?"
@@ -95,19 +85,5 @@ def follow(environment: Environment) -> None:
                     change = f"{column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                     database.execute(f"UPDATE {table} SET {change}", values)
         database.execute("COMMIT")
-    print(
-        f"note: the project was moved from {old_root} to {root}; MLflow's locations were updated",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _replaced(value: Any, old_root: str, root: str) -> Any:
-    """``value`` with ``root`` instead of ``old_root`` at the start of each path in it."""
-    if isinstance(value, dict):
-        return {key: _replaced(item, old_root, root) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, old_root, root) for item in value]
-    if isinstance(value, str) and value.startswith(f"{old_root}/"):
-        return root + value.removeprefix(old_root)
-    return value
+    what = f"note: the project was moved from {old_root} to {root}; MLflow's locations were updated"
+    print(what, file=sys.stderr, flush=True)

@@ -23,25 +23,21 @@ def find(client: "MlflowClient", thing: str) -> Any:
     """The version ``NAME@ALIAS`` or ``NAME/VERSION``. Raises ``BadInput`` with the known ones."""
     from mlflow.exceptions import MlflowException
 
-    name, separator, wanted = thing.partition("@") if "@" in thing else thing.partition("/")
+    name, separator, wanted = thing.partition("@" if "@" in thing else "/")
     try:
-        if separator == "@":
-            return client.get_model_version_by_alias(name, wanted)
-        return client.get_model_version(name, wanted)
+        get = client.get_model_version_by_alias if separator == "@" else client.get_model_version
+        return get(name, wanted)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
-    models = client.search_registered_models(max_results=1000)
-    if any(model.name == name for model in models):
+    known, models = list[str](), client.search_registered_models(max_results=1000)
+    if name in [model.name for model in models]:
         query, newest_first = f"name = '{name}'", ["version_number DESC"]
-        versions = client.search_model_versions(query, order_by=newest_first, max_results=10)
         serving = getattr(champion(client, name), "version", None)
-        known = [
-            f"{name}/{found.version}{' (the champion)' * (found.version == serving)}" for found in versions
-        ]
+        for version in client.search_model_versions(query, order_by=newest_first, max_results=10):
+            known.append(f"{name}/{version.version}{' (the champion)' * (version.version == serving)}")
         what = f"no version of {name} has the alias '{wanted}'" if separator == "@" else "no such version"
         raise BadInput(what, where=thing, remedy=f"name a version, newest first: {', '.join(known)}")
-    known = []
     for model in models:
         if numbers := [int(version.version) for version in model.latest_versions]:
             aliases = ", ".join(model.aliases) or "no alias"
@@ -70,26 +66,24 @@ def promote(
     A promotion by a ``retraining`` (its name) happens once, even if repeated, and not after a rollback.
     """
     client, experiment = connection.connect(environment)
-    before = champion(client, version.name)
+    name, number, before = version.name, str(version.version), champion(client, version.name)
     run = None  # the record of an earlier attempt
     if retraining:
-        known = {"stage": "promote", "model": version.name, "occasion": retraining}
-        query = " and ".join(f"tags.`darkroom.{key}` = '{value}'" for key, value in known.items())
-        run = next(iter(client.search_runs([experiment], query, max_results=1)), None)
+        found = connection.search(client, experiment, stage="promote", model=name, occasion=retraining)
+        run = found[-1] if found else None
     rolled_back = retraining and registry.UNWANTED in version.tags
     if rolled_back and run is not None and run.info.status == "RUNNING":
         client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
     if rolled_back or (run is not None and run.info.status == "FINISHED"):
         return
-    if before is not None and str(before.version) != str(version.version):
-        client.set_model_version_tag(version.name, version.version, PREVIOUS, str(before.version))
+    if before is not None and str(before.version) != number:
+        client.set_model_version_tag(name, number, PREVIOUS, str(before.version))
     if run is None:
         tags = {"reason": redact(reason), "gates": json.dumps(gates), "occasion": retraining}
         run = _start_run(client, experiment, "promote", version, before, tags)
-    _move_alias(client, version)
     if registry.UNWANTED in version.tags:
-        client.delete_model_version_tag(version.name, str(version.version), registry.UNWANTED)
-    client.set_terminated(run.info.run_id, "FINISHED")
+        client.delete_model_version_tag(name, number, registry.UNWANTED)
+    _move_alias(client, version, run)
 
 
 def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str]:
@@ -102,30 +96,25 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
     previous = client.get_model_version(name, current.tags[PREVIOUS])
     registry.withdraw(client, name, str(current.version), f"rolled back: {reason}")
     tags = {"reason": redact(reason), "gates": "[]", "occasion": ""}
-    run = _start_run(client, experiment, "rollback", previous, current, tags)
-    _move_alias(client, previous)
-    client.set_terminated(run.info.run_id, "FINISHED")
+    _move_alias(client, previous, _start_run(client, experiment, "rollback", previous, current, tags))
     return str(current.version), str(previous.version)
 
 
 def alias_history(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
     """First versions, promotions and rollbacks (``deed``), oldest first: time (UTC), deed and ``FIELDS``."""
-    query = "attributes.status = 'FINISHED' and tags.`darkroom.deed` = 'yes'"
-    runs = client.search_runs([experiment], query, max_results=1000, order_by=["attributes.start_time ASC"])
     history = []
-    for run in runs:
+    for run in connection.search(client, experiment, "attributes.status = 'FINISHED'", deed="yes"):
         entry = {key: run.data.tags.get(f"darkroom.{key}", "") for key in FIELDS}
         history.append({"time": _utc(run.info.start_time), "deed": run.data.tags["darkroom.stage"], **entry})
     promoted_first = {entry["model"] for entry in history if not entry["from"]}
-    first = []
     for model in client.search_registered_models(max_results=1000):
-        query, oldest_first = f"name = '{model.name}'", ["creation_timestamp ASC"]
-        for version in client.search_model_versions(query, order_by=oldest_first, max_results=1):
-            if model.name not in promoted_first:  # this version became the champion when it was registered
-                entry = {"time": _utc(version.creation_timestamp), "deed": "first", "model": model.name}
-                entry |= {"from": "", "to": str(version.version)}
-                first.append(entry | {"reason": "there was no champion", "occasion": ""})
-    return sorted([*first, *history], key=lambda entry: entry["time"])
+        if model.name not in promoted_first:  # its oldest version became the champion at its registration
+            query, oldest_first = f"name = '{model.name}'", ["creation_timestamp ASC"]
+            for version in client.search_model_versions(query, order_by=oldest_first, max_results=1):
+                values = (model.name, "", str(version.version), "there was no champion", "")
+                first = {"time": _utc(version.creation_timestamp), "deed": "first"}
+                history.append(first | dict(zip(FIELDS, values)))
+    return sorted(history, key=lambda entry: (entry["time"], entry["deed"] != "first"))
 
 
 def _utc(milliseconds: int) -> str:
@@ -136,19 +125,21 @@ def _start_run(
     client: "MlflowClient", experiment: str, action: str, version: Any, before: Any, tags: dict[str, str]
 ) -> Any:
     """The run that records a promotion or rollback. It is RUNNING until the alias has been moved."""
-    tags = {f"darkroom.{key}": value for key, value in tags.items()} | {
-        "darkroom.stage": action,
-        "darkroom.deed": "yes",
-        "darkroom.model": version.name,
-        "darkroom.from": str(before.version) if before else "",
-        "darkroom.to": str(version.version),
-        "darkroom.sha256": version.tags.get("darkroom.sha256", ""),
-        "mlflow.source.name": f"darkroom {action}",
+    tags |= {
+        "stage": action,
+        "deed": "yes",
+        "model": version.name,
+        "from": str(before.version) if before else "",
+        "to": str(version.version),
+        "sha256": version.tags.get("darkroom.sha256", ""),
     }
+    tags = {f"darkroom.{key}": value for key, value in tags.items()}
+    tags["mlflow.source.name"] = f"darkroom {action}"
     name = f"{action}-{version.name}-{version.version}"
     return client.create_run(experiment, now(), tags, run_name=name)
 
 
-def _move_alias(client: "MlflowClient", version: Any) -> None:
+def _move_alias(client: "MlflowClient", version: Any, run: Any) -> None:
     client.set_registered_model_alias(version.name, CHAMPION, str(version.version))
     registry.withdraw(client, version.name, str(version.version))
+    client.set_terminated(run.info.run_id, "FINISHED")

@@ -14,6 +14,7 @@ from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import DataSpec
 from pipeline.estimate import Estimate
 from pipeline.tracking import model_card
+from pipeline.tracking.connection import get_or_create
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,9 +44,10 @@ def register(
     its weights do not fit the code.
     """
     card = model_files.read_card(folder)
-    found = find_version(client, name, card["sha256"])
-    version = str(found.version) if found else _add_version(client, run_id, folder, name, tags, card)
     aliases = _registered_model(client, name).aliases
+    found = find_version(client, name, card["sha256"])
+    found = found or _add_version(client, run_id, folder, name, dict(tags), card)
+    version = str(found.version)
     if CHAMPION not in aliases and not undecided:
         client.set_registered_model_alias(name, CHAMPION, version)
     elif str(aliases.get(CHAMPION, "")) != version:
@@ -96,17 +98,11 @@ def weights(client: "MlflowClient", version: Any, folder: Path) -> Path:
 
 
 def _add_version(
-    client: "MlflowClient",
-    run_id: str,
-    folder: Path,
-    name: str,
-    tags: Mapping[str, str],
-    card: dict[str, Any],
-) -> str:
+    client: "MlflowClient", run_id: str, folder: Path, name: str, tags: dict[str, str], card: dict[str, Any]
+) -> Any:
     from mlflow.entities import LoggedModelOutput
 
-    tags = {**tags, "darkroom.sha256": card["sha256"], "darkroom.run": run_id}
-    _registered_model(client, name)
+    tags |= {"darkroom.sha256": card["sha256"], "darkroom.run": run_id}
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as temporary:
@@ -115,15 +111,10 @@ def _add_version(
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
     # by location: MLflow would resolve a models:/ address with its global store, not with this client
-    version = client.create_model_version(
-        name,
-        model.artifact_location,
-        run_id,
-        tags=tags,
-        model_id=model.model_id,
-        description=model_card.text(card)[:MAX_DESCRIPTION],
+    location, text = model.artifact_location, model_card.text(card)[:MAX_DESCRIPTION]
+    return client.create_model_version(
+        name, location, run_id, tags=tags, model_id=model.model_id, description=text
     )
-    return str(version.version)
 
 
 def _save(path: Path, folder: Path, card: dict[str, Any], run_id: str, model_id: str) -> None:
@@ -195,16 +186,7 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
 
 def _registered_model(client: "MlflowClient", name: str) -> Any:
     """The registered model, created if it is missing."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-    try:
-        return client.create_registered_model(name)
-    except MlflowException as error:  # another process may have created it in the meantime
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return client.get_registered_model(name)
+    return get_or_create(
+        lambda: next(iter(client.search_registered_models(f"name = '{name}'")), None),
+        lambda: client.create_registered_model(name),
+    )

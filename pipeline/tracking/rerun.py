@@ -12,12 +12,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
+from pipeline.git import git
 from pipeline.params import PARAMS, read_file
-from pipeline.tracking import lineage
 
 MAX_SHOWN = 3  # params in the name of a run
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*")  # text that needs no quotes in Hydra's overrides
-KEYWORDS = ("true", "false", "null", "nan", "inf")  # of Hydra: as text they need quotes
+# Text that needs no quotes in Hydra's overrides.
+PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[A-Za-z_][\w./-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,22 @@ class Change:
     @property
     def override(self) -> str:
         """The change as an argument of ``dvc exp run -S`` (Hydra's grammar)."""
-        return f"~{self.key}" if self.kind == "~" else f"{self.kind}{self.key}={_hydra(self.value)}"
+        if self.kind == "~":
+            return f"~{self.key}"
+        plain = isinstance(self.value, str) and PLAIN.fullmatch(self.value)
+        return f"{self.kind}{self.key}={self.value if plain else json.dumps(self.value, ensure_ascii=False)}"
 
     def title(self, stage: str) -> str:
         """The change as short text for the name of a run of ``stage``."""
         section, _, rest = self.key.partition(".")
         prefix = "" if stage == f"train-{section}" or not rest else f"{section} "
         name = prefix + (rest.removeprefix("training.").removeprefix("model.") or section)
-        text = self.value if isinstance(self.value, str) else json.dumps(self.value)
-        return f"without {name}" if self.kind == "~" else f"{name}={text[:40]}"
+        return f"without {name}" if self.kind == "~" else f"{name}={as_text(self.value)[:40]}"
+
+
+def as_text(value: Any) -> str:
+    """Text as it is, other values as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -61,18 +68,23 @@ def read_params(root: Path) -> dict[str, Any]:
 
 def changes(root: Path) -> list[Change]:
     """How params.yaml differs from the commit, in the order of the file; empty outside a repository."""
-    text = lineage.run_git(root, "show", f"HEAD:./{PARAMS}")
+    text, now = git("show", f"HEAD:./{PARAMS}", cwd=root, check=False), read_params(root)
     try:
-        committed = leaves(json.loads(json.dumps(YAML(typ="safe", pure=True).load(text)))) if text else {}
-    except (YAMLError, TypeError, ValueError, AttributeError):
+        committed = leaves(YAML(typ="safe", pure=True).load(text)) if text and now else {}
+    except (YAMLError, AttributeError):
         return []
-    now = read_params(root)
-    if not committed or not now:
+    if not committed:
         return []
-    differing = [key for key, value in now.items() if committed.get(key) != value or key not in committed]
-    found = [Change(key, now[key], "" if key in committed else "+") for key in differing]
-    removed = [key for key in committed if key not in now and not _is_restructured(key, now)]
-    return found + [Change(key, None, "~") for key in removed]
+    found = [
+        Change(key, value, "" if key in committed else "+")
+        for key, value in now.items()
+        if key not in committed or committed[key] != value
+    ]
+    for key in sorted(committed.keys() - now.keys()):
+        # If a value has become a mapping, or the reverse, other keys show the change.
+        if not any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in now):
+            found.append(Change(key, None, "~"))
+    return found
 
 
 def of_stage(changed: list[Change], stage: str) -> list[Change]:
@@ -92,16 +104,15 @@ def commands(stage: str, tags: Mapping[str, str], changed: list[Change]) -> list
     commit = tags["mlflow.source.git.commit"]
     if commit == "unknown":
         return []
-    overrides = [word for change in changed for word in ("-S", shlex.quote(change.override))]
+    overrides = [word for change in changed for word in ("-S", change.override)]
     last = ["dvc", "exp", "run", *overrides] if changed else ["dvc", "repro"]
-    return [f"git checkout {commit}", "dvc pull --allow-missing", " ".join([*last, *filter(None, [stage])])]
+    return [f"git checkout {commit}", "dvc pull --allow-missing", shlex.join(last + [stage] * bool(stage))]
 
 
 def uncommitted(tags: Mapping[str, str]) -> list[str]:
     """The files apart from params.yaml that had uncommitted changes, from the tags of a run."""
-    return [
-        path for path in tags.get("darkroom.git.changed", "").split(", ") if path not in ("", str(PARAMS))
-    ]
+    paths = tags.get("darkroom.git.changed", "").split(", ")
+    return [path for path in paths if path not in ("", str(PARAMS))]
 
 
 def note(stage: str, tags: Mapping[str, str], changed: list[Change]) -> str:
@@ -110,24 +121,6 @@ def note(stage: str, tags: Mapping[str, str], changed: list[Change]) -> str:
     if not lines:
         return "No command can repeat it: its folder was not a git repository with a commit."
     warning = ""
-    if edited := uncommitted(tags):
-        files = ", ".join(edited)
-        warning = f"It ran with uncommitted changes of {files}, which these commands do not restore.\n\n"
-    return f"{warning}To repeat it:\n\n```sh\n" + "\n".join(lines) + "\n```"
-
-
-def _is_restructured(key: str, now: Mapping[str, Any]) -> bool:
-    """Whether ``key`` was a value and is now a mapping, or the reverse. Then other keys show the change."""
-    return any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in now)
-
-
-def _hydra(value: Any) -> str:
-    if isinstance(value, str):
-        if PLAIN.fullmatch(value) and value.lower() not in KEYWORDS:
-            return value
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list):
-        return f"[{','.join(map(_hydra, value))}]"
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_hydra(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value)
+    if edited := ", ".join(uncommitted(tags)):
+        warning = f"It ran with uncommitted changes of {edited}, which these commands do not restore.\n\n"
+    return "\n".join([f"{warning}To repeat it:\n\n```sh", *lines, "```"])

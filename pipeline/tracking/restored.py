@@ -1,54 +1,60 @@
 """Runs whose stage did not run here: DVC restored its outputs, and run.json in them describes the run."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import model_files
+from pipeline.core import metrics_log, model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.files import read_json
-from pipeline.tracking import delivery_queue, lineage
+from pipeline.tracking import connection, delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
 DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
+UNREADABLE = (OSError, ValueError, TypeError)
 
 
-def records(environment: Environment, is_missing: Callable[[str, str], bool]) -> Iterator[RunRecord]:
-    """A finished record for each training in history/ and for the evaluation in reports/ that MLflow lacks.
-
-    ``is_missing``: whether MLflow lacks the run of a stage and fingerprint.
-    """
-    for run_file in sorted(Path("history").glob(f"[!.]*/{RUN_FILE}")):
-        record = _record(environment, run_file, is_missing)
-        if record is not None:
-            folder, model = run_file.parent, Path("models", run_file.parent.name)
-            record.folder, record.ended = str(folder.resolve()), record.started
-            if (metrics := folder / "metrics.jsonl").is_file():
-                times = (line["time"] for _, line in delivery_queue.read_lines(metrics))
-                record.ended = max([record.started, *times])
-            with suppress(OSError, ValueError, TypeError):
-                resources = read_json(folder / "times.json")
-                shown = [key for key in ("workers", "threads", "mode", "device") if key in resources]
-                record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
-            with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
-                sha256 = model_files.read_card(model)["sha256"]
-                record.model = {"folder": str(model.resolve()), "name": model.name, "sha256": sha256}
+def missing_records(environment: Environment, client: Any, experiment: str) -> Iterator[RunRecord]:
+    """A finished record for each training in history/ and for an evaluation in reports/ that MLflow lacks."""
+    address, owner = delivery_queue.address(environment), asdict(lineage.Process.current())
+    for folder in [*sorted(Path("history").glob("[!.]*")), REPORT]:
+        try:
+            record = RunRecord(address, owner=owner, status="FINISHED", **read_json(folder / RUN_FILE))
+        except UNREADABLE:
+            continue
+        run = connection.find_run(client, experiment, record.stage, record.fingerprint)
+        is_there = run is not None and run.info.status in ("FINISHED", "RUNNING")
+        if not is_there and (folder != REPORT or DETAILS.is_file()):
+            record.ended = record.started
+            md5s = {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path(), record.stage).items()}
+            record.tag({"darkroom.restored": "true", **md5s})
+            (_add_evaluation if folder == REPORT else _add_training)(record, folder)
             yield record
-    record = _record(environment, REPORT / RUN_FILE, is_missing)
-    if record is not None and DETAILS.is_file():
-        numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
-        record.results = results_of(numbers, record.tags, record.started)
-        if numbers and not record.results:
-            print(f"{DETAILS}: measured by another version of Darkroom, its numbers are not sent to MLflow")
-        logged = (Path("metrics/evaluation.json"), DETAILS, REPORT / "index.html", Path("plots/pictures"))
-        record.artifacts = [[str(path.resolve()), ""] for path in logged]
-        record.ended = record.started
-        yield record
+
+
+def _add_training(record: RunRecord, folder: Path) -> None:
+    model, record.folder = Path("models", folder.name), str(folder.resolve())
+    for line in metrics_log.read(folder / "metrics.jsonl"):
+        record.ended = max(record.ended, line["time"])
+    with suppress(*UNREADABLE):
+        resources = read_json(folder / "times.json")
+        shown = [key for key in ("workers", "threads", "mode", "device", "total") if key in resources]
+        record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
+    with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
+        sha256 = model_files.read_card(model)["sha256"]
+        record.model = {"folder": str(model.resolve()), "name": model.name, "sha256": sha256}
+
+
+def _add_evaluation(record: RunRecord, folder: Path) -> None:
+    numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
+    record.results = results_of(numbers, record.tags, record.started)
+    logged = (Path("metrics/evaluation.json"), DETAILS, folder / "index.html", Path("plots/pictures"))
+    record.artifacts = [[str(path.resolve()), ""] for path in logged if path.exists()]
 
 
 def results_of(
@@ -68,17 +74,3 @@ def results_of(
         for name, measured in results.items()
         if (found := Estimate.read(measured))
     }
-
-
-def _record(environment: Environment, path: Path, is_missing: Callable[[str, str], bool]) -> RunRecord | None:
-    owner = asdict(lineage.Process.current())
-    try:
-        record = RunRecord(delivery_queue.address(environment), owner=owner, **read_json(path))
-    except (OSError, ValueError, TypeError):
-        return None
-    if not is_missing(record.stage, record.fingerprint):
-        return None
-    md5s = {f"dvc.md5.{path}": md5 for path, md5 in lineage.dvc_md5s(Path.cwd(), record.stage).items()}
-    record.tag({"darkroom.restored": "true", **md5s})
-    record.status = "FINISHED"
-    return record

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.tracking import promotion, registry
+from pipeline.tracking.connection import search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +33,17 @@ class Compared:
 
 def collect(client: "MlflowClient", things: list[str]) -> list[Compared]:
     """The trainings NAME@ALIAS, NAME/VERSION or run id. Raises ``BadInput`` for an unknown one."""
-    return [_compared(client, _run(client, thing), thing) for thing in things]
+    from mlflow.exceptions import MlflowException
+
+    compared = []
+    for thing in things:
+        run_id = thing if re.fullmatch(r"[0-9a-f]{32}", thing) else promotion.find(client, thing).run_id
+        try:
+            compared.append(_compared(client, client.get_run(run_id), thing))
+        except MlflowException:
+            remedy = "name NAME@ALIAS, NAME/VERSION or a run id from the MLflow UI"
+            raise BadInput("no such run", where=thing, remedy=remedy) from None
+    return compared
 
 
 def differing(compared: list[Compared]) -> dict[str, list[str]]:
@@ -56,17 +67,11 @@ def by_seed(
     client: "MlflowClient", experiment: str, name: str, params: Mapping[str, str], data: str
 ) -> dict[int, Compared]:
     """The finished trainings of a model with these params except the seed, and this data digest, by seed."""
-    query = f"tags.`darkroom.stage` = 'train-{name}' and attributes.status = 'FINISHED'"
-    found: dict[int, Compared] = {}
-    for run in client.search_runs([experiment], query, order_by=["attributes.start_time DESC"]):
-        if (
-            SEED in run.data.params
-            and (seed := int(run.data.params[SEED])) not in found
-            and _without_seed(run.data.params) == _without_seed(params)
-            and run.data.tags.get("darkroom.data") == data
-        ):
-            found[seed] = _compared(client, run, run.info.run_name)
-    return dict(sorted(found.items()))
+    finished, found = "attributes.status = 'FINISHED'", dict[int, Any]()
+    for run in search(client, experiment, finished, stage=f"train-{name}", data=data):
+        if SEED in run.data.params and {**run.data.params, SEED: ""} == {**params, SEED: ""}:
+            found[int(run.data.params[SEED])] = run  # the newest of each seed
+    return {seed: _compared(client, found[seed], found[seed].info.run_name) for seed in sorted(found)}
 
 
 def spread(values: list[float]) -> tuple[float, float]:
@@ -74,32 +79,13 @@ def spread(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _without_seed(params: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in params.items() if key != SEED}
-
-
-def _run(client: "MlflowClient", thing: str) -> Any:
-    from mlflow.exceptions import MlflowException
-
-    run_id = thing if re.fullmatch(r"[0-9a-f]{32}", thing) else promotion.find(client, thing).run_id
-    try:
-        return client.get_run(run_id)
-    except MlflowException:
-        remedy = "name NAME@ALIAS, NAME/VERSION or a run id from the MLflow UI"
-        raise BadInput("no such run", where=thing, remedy=remedy) from None
-
-
 def _compared(client: "MlflowClient", run: Any, title: str) -> Compared:
-    versions = client.search_model_versions(f"run_id = '{run.info.run_id}'")
-    results = registry.results(versions[0]) if versions else {}
-    samples = {
-        int(match[1]): entry.path
-        for entry in client.list_artifacts(run.info.run_id, "images")
-        if (match := SAMPLES.fullmatch(entry.path))
-    }
-    picture = b""
+    run_id, picture = run.info.run_id, b""
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    found = (SAMPLES.fullmatch(entry.path) for entry in client.list_artifacts(run_id, "images"))
+    samples = {int(match[1]): match[0] for match in found if match}
     if samples:
         with tempfile.TemporaryDirectory() as temporary:
-            path = client.download_artifacts(run.info.run_id, samples[max(samples)], temporary)
-            picture = Path(path).read_bytes()
-    return Compared(title, run.info.run_id, run.data.params, results, picture)
+            picture = Path(client.download_artifacts(run_id, samples[max(samples)], temporary)).read_bytes()
+    results = registry.results(versions[0]) if versions else {}
+    return Compared(title, run_id, run.data.params, results, picture)

@@ -9,16 +9,11 @@ from pipeline.tracking.delivery_queue import now
 from pipeline.tracking.lineage import redact
 
 
-def write(environment: Environment, group: str, text: str, tags: Mapping[str, str], page: Path) -> str:
-    """Log ``text`` (Markdown), ``tags`` and ``page`` to the parent run of ``group``; its id. Repeatable."""
+def write(environment: Environment, group: str, text: str, tags: Mapping[str, str], page: Path) -> None:
+    """Log ``text`` (Markdown), ``tags`` and ``page`` to the parent run of ``group``. Repeatable."""
     client, experiment = connection.connect(environment)
-    parents = connection.find_parents(client, experiment, group)
-    if not parents:
-        own = {"darkroom.group": group, "darkroom.stage": connection.PARENT}
-        parents = [client.create_run(experiment, now(), own, run_name=group)]
-    run_id = parents[-1].info.run_id
+    run_id = connection.parent_run(client, experiment, group, now(), {}).info.run_id
     shown = {"mlflow.note.content": text, "mlflow.source.name": "darkroom retrain", **tags}
     connection.set_tags(client, run_id, {key: redact(value)[:5000] for key, value in shown.items()})
     client.log_artifact(run_id, str(page))
     client.set_terminated(run_id, "FINISHED")
-    return run_id

@@ -8,9 +8,9 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
@@ -21,34 +21,30 @@ from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError
 from pipeline.files import atomic_copy, write_json
+from pipeline.process import in_thread
 from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
 from pipeline.tracking.run_description import Description, describe, md5_tags, prefixed
 
 BUDGET_SECONDS = 4.0  # the total time that a training waits for a server that does not answer
-RETRY_SECONDS = 30.0
-FOLLOW_SECONDS = 10.0  # between two deliveries during a training
+DATABASE_SECONDS = 60.0  # the time that it waits for a local database, each time
+FOLLOW_SECONDS, RETRY_SECONDS = 10.0, 30.0  # between two deliveries during a training; after a failure
 STARTING_SECONDS = 20.0  # in which Ray's workers need all cores for their imports
-TIMEOUTS_SECONDS = {"open": 60.0, "follow": 1.0, "register": 60.0, "close": 60.0}  # if the server answers
-HEARTBEAT = "system/cpu_utilization_percentage"  # a metric that every training logs
 HEARTBEAT_TIMEOUT_MS = 24 * 3600 * 1000  # after which a run of another host counts as dead
 
 
 class Run:
     """One MLflow run. Its methods do not raise if the server fails, and wait within the budget."""
 
-    def __init__(self, environment: Environment, record: RunRecord) -> None:
+    def __init__(self, environment: Environment, record: RunRecord, delay_seconds: float = 0.0) -> None:
         self._environment, self._record = environment, record
         self._connected: tuple[Any, str] | None = None  # a client and the experiment's id
-        self._thread: Thread | None = None
-        self._sync_thread: Thread | None = None
-        self._delivered = Event()
+        self._deliveries: list[Future[None]] = []  # the last one of this record
+        self._syncs: list[Future[None]] = []  # the one of earlier runs
         self._failure: Exception | None = None
-        self._announced = self._synced = self._warned = False
+        self._announced = self._warned = False
         self._waited = 0.0  # seconds
-        self._failed_at = float("-inf")
-        self._sent_state: tuple[int, int] = (-1, -1)  # bytes of metrics.jsonl, time of samples/
-        self._followed_at = float("-inf")
+        self._follow_at = time.monotonic() + delay_seconds
 
     @property
     def id(self) -> str:
@@ -73,18 +69,13 @@ class Run:
 
     def follow(self, folder: Path) -> None:
         """Every ``FOLLOW_SECONDS``, send what is new in ``folder``: metrics.jsonl, system.jsonl, samples/."""
-        metrics, samples = folder / "metrics.jsonl", folder / "samples"
-        state = (
-            metrics.stat().st_size if metrics.exists() else 0,
-            samples.stat().st_mtime_ns if samples.exists() else 0,
-        )
-        if self._record.folder != str(folder.resolve()):
-            self._record.folder, self._sent_state = str(folder.resolve()), (-1, -1)
+        if self._record.folder != (path := str(folder.resolve())):
+            self._record.folder = path
             self._record.save(self._environment)
             self.write_run_file(folder)
-        due = time.monotonic() - self._followed_at >= FOLLOW_SECONDS
-        if due and (state != self._sent_state or self._failure) and self._deliver("follow"):
-            self._sent_state, self._followed_at = state, time.monotonic()
+        if time.monotonic() >= self._follow_at:
+            self._deliver(1.0)
+            self._follow_at = time.monotonic() + (RETRY_SECONDS if self._failure else FOLLOW_SECONDS)
 
     def register(self, folder: Path, name: str) -> str:
         """Log the model in ``folder`` and register it as ``name``; its version, empty if no server answered.
@@ -95,8 +86,7 @@ class Run:
         sha256 = model_files.read_card(folder)["sha256"]
         waits = "yes" if retraining_group() else ""  # a retraining decides whether it becomes the champion
         self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": sha256, "waits": waits}
-        self._record.save(self._environment)
-        return self._record.model.get("version", "") if self._deliver("register") else ""
+        return self._record.model.get("version", "") if self._save_and_deliver() else ""
 
     def log_results(
         self,
@@ -114,8 +104,7 @@ class Run:
         tags["mlflow.runType"] = "evaluation"  # this also makes the UI show the parent run expanded
         self._record.tag(tags)
         self._record.results = restored.results_of(results, self._record.tags, now())
-        self._record.save(self._environment)
-        self._deliver("register")
+        self._save_and_deliver()
 
     def log_artifact(self, path: Path, folder: str = "") -> None:
         """Copy a file or folder, as it is now, into ``folder`` of the run."""
@@ -138,84 +127,71 @@ class Run:
         else:
             record.status = "KILLED" if issubclass(kind, SystemExit | KeyboardInterrupt) else "FAILED"
             record.tag({"darkroom.failure": lineage.redact(f"{kind.__name__}: {error}")[:2000]})
-        record.save(self._environment)
-        self._deliver("close")
-        if self._sync_thread is not None:
-            self._sync_thread.join(self._timeout("close"))
+        self._save_and_deliver()
+        wait(self._syncs, self._limit())
 
-    def _deliver(self, step: str) -> bool:
-        """Start a delivery and wait as long as ``step`` allows; whether it succeeded."""
-        if self._failure and step == "follow" and time.monotonic() - self._failed_at < RETRY_SECONDS:
-            return False
-        if step != "follow":
-            import mlflow  # noqa: F401 - imported here, so that the import is not counted as waiting
-        start, timeout, delivered = time.monotonic(), self._timeout(step), False
-        if self._thread is not None:
-            self._thread.join(timeout)
-        if self._thread is None or not self._thread.is_alive():
-            self._delivered.clear()
-            self._thread = Thread(target=self._work, name="tracking", daemon=True)
-            self._thread.start()
-            delivered = self._delivered.wait(max(start + timeout - time.monotonic(), 0))
-        if step != "follow":
-            self._waited += time.monotonic() - start
-        if delivered and self._failure is None:
-            return True
-        if not delivered and step != "follow":
-            self._report_offline(TimeoutError("no answer in time"))
-        return False
-
-    def _timeout(self, step: str) -> float:
-        """Seconds to wait: the timeout of ``step``; for a server, at most the rest of the budget."""
+    def _limit(self) -> float:
+        """Seconds to wait for a delivery: for a server, at most the rest of the budget."""
         if connection.is_local(self._environment):
-            return TIMEOUTS_SECONDS[step]
-        limit = BUDGET_SECONDS / 2 if step == "open" or self._failure else BUDGET_SECONDS
-        return max(min(TIMEOUTS_SECONDS[step], limit, BUDGET_SECONDS - self._waited), 0)
+            return DATABASE_SECONDS
+        share = BUDGET_SECONDS if self._announced and not self._failure else BUDGET_SECONDS / 2
+        return max(min(share, BUDGET_SECONDS - self._waited), 0)
+
+    def _save_and_deliver(self) -> bool:
+        """Save the record and send it; whether MLflow has all of it."""
+        import mlflow  # noqa: F401 - imported here, so that the import does not count as waiting
+
+        self._record.save(self._environment)
+        start = time.monotonic()
+        ended = self._deliver(self._limit())
+        self._waited += time.monotonic() - start
+        if not ended:
+            self._report_offline(TimeoutError("no answer in time"))
+        return ended and self._failure is None
+
+    def _deliver(self, seconds: float) -> bool:
+        """Start a delivery in a thread, because a server may not answer; whether it has ended in time."""
+        end = time.monotonic() + seconds
+        if wait(self._deliveries, seconds).not_done:
+            return False
+        self._deliveries = [in_thread(self._work)]
+        return not wait(self._deliveries, max(end - time.monotonic(), 0)).not_done
 
     def _work(self) -> None:
-        """Deliver the record; after the first success, sync. Runs in a thread, because calls may hang."""
         try:
             self._connected = self._connected or connection.connect(self._environment)
             client, experiment = self._connected
-            delivery.deliver(
-                client, experiment, self._record, self._environment, announce=not self._announced
-            )
+            announce = not self._announced
+            delivery.deliver(client, experiment, self._record, self._environment, announce=announce)
             self._announced, self._failure = True, None
         except Exception as error:
             self._report_offline(error)
-        if self._failure is None and not self._synced:
-            self._synced = True
-            thread = Thread(target=self._sync, name="tracking of earlier runs", daemon=True)
-            thread.start()
-            self._sync_thread = thread  # after its start: a thread that was not started cannot be joined
-        self._delivered.set()
+            return
+        if announce:
+            self._syncs = [in_thread(self._sync)]
 
     def _sync(self) -> None:
         try:
             sync(self._environment, self._record, self._connected)
         except DarkroomError as error:
-            print(f"warning: {error.what}", file=sys.stderr, flush=True)
+            _warn(error.what)
 
     def _report_offline(self, error: Exception) -> None:
-        self._failure, self._failed_at = error, time.monotonic()
+        self._failure = error
         if self._warned:
             return
         self._warned = True
-        address = lineage.redact(self._environment.tracking_uri)
-        print(
-            f"warning: tracking is offline at {address} ({_reason(error)}); the run continues, recorded in "
-            f"{self._record.path(self._environment)} -> check MLFLOW_TRACKING_URI and the server; "
-            "the next stage or `darkroom sync` sends what is missing",
-            file=sys.stderr,
-            flush=True,
+        address, path = lineage.redact(self._environment.tracking_uri), self._record.path(self._environment)
+        _warn(
+            f"tracking is offline at {address} ({_reason(error)}); the run continues, recorded in {path} -> "
+            "check MLFLOW_TRACKING_URI and the server; the next stage or `darkroom sync` sends the rest"
         )
 
 
-def open_run(environment: Environment, description: Description, at_once: bool = True) -> Run:
+def open_run(environment: Environment, description: Description, delay_seconds: float | None = None) -> Run:
     """The run of this training, new or of the same stage and fingerprint. Use it in a ``with``.
 
-    If not ``at_once``, the run is created in the background ``STARTING_SECONDS`` later; it has no ``id``
-    until then.
+    With ``delay_seconds`` it is created by the first ``follow`` after that time; it has no ``id`` until then.
     """
     owner = asdict(lineage.Process.current())
     address = delivery_queue.address(environment)
@@ -223,14 +199,13 @@ def open_run(environment: Environment, description: Description, at_once: bool =
     for left in delivery_queue.load_all(environment):
         if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):  # an earlier attempt
             record.started, record.run_id, record.folder = left.started, left.run_id, left.folder
-            record.offsets, record.dropped = left.offsets, left.dropped
+            record.offsets = left.offsets
     describe(record, description)
-    record.save(environment)
-    run = Run(environment, record)
-    if at_once:
-        run._deliver("open")
+    run = Run(environment, record, delay_seconds or 0.0)
+    if delay_seconds is None:
+        run._save_and_deliver()
     else:
-        run._followed_at = time.monotonic() + STARTING_SECONDS - FOLLOW_SECONDS
+        record.save(environment)
     return run
 
 
@@ -242,17 +217,14 @@ def sync(
     ``current``: a record that is being delivered already. ``connected``: a client and the experiment's id.
     Only one process syncs at a time. Raises ``DarkroomError`` if the tracking server does not answer.
     """
-    delivery_queue.records_folder(environment).mkdir(parents=True, exist_ok=True)
+    folder = delivery_queue.records_folder(environment)
+    folder.mkdir(parents=True, exist_ok=True)
     sent, failures = 0, list[Exception]()
     try:
-        with FileLock(delivery_queue.records_folder(environment) / "sync.lock", timeout=0):
+        with FileLock(folder / "sync.lock", timeout=0):
             client, experiment = connected or connection.connect(environment)
-
-            def is_missing(stage: str, fingerprint: str) -> bool:
-                found = connection.find_run(client, experiment, stage, fingerprint)
-                return found is None or found.info.status not in ("FINISHED", "RUNNING")
-
-            for record in [*_left_records(environment, current), *restored.records(environment, is_missing)]:
+            missing = restored.missing_records(environment, client, experiment)
+            for record in [*_left_records(environment, current), *missing]:
                 try:  # one that cannot be sent does not stop the others
                     delivery.deliver(client, experiment, record, environment, announce=True)
                     sent += 1
@@ -275,11 +247,10 @@ def sync(
 def _left_records(environment: Environment, current: RunRecord | None) -> Iterator[RunRecord]:
     """The records of processes that have ended; a record without a final status is of a killed one."""
     for record in delivery_queue.load_all(environment):
-        path = record.path(environment)
-        if current is not None and path == current.path(environment):
+        if current is not None and record.path(environment) == current.path(environment):
             continue
         own_ended = record.status != "RUNNING" and record.process == lineage.Process.current()
-        silent = now() - path.stat().st_mtime * 1000 > HEARTBEAT_TIMEOUT_MS
+        silent = now() - record.path(environment).stat().st_mtime * 1000 > HEARTBEAT_TIMEOUT_MS
         if record.process.is_dead() or silent or own_ended:
             if record.status == "RUNNING":
                 record.status, record.ended = "KILLED", now()
@@ -288,15 +259,18 @@ def _left_records(environment: Environment, current: RunRecord | None) -> Iterat
 
 def end_dead_runs(client: Any, experiment: str) -> None:
     """Mark RUNNING runs of dead processes as KILLED; of other hosts after ``HEARTBEAT_TIMEOUT_MS``."""
-    for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-        tags = run.data.tags
-        if "darkroom.pid" not in tags:
-            continue
-        host, pid, started = (tags[key] for key in delivery.OWNER)
-        times = [point.timestamp for point in client.get_metric_history(run.info.run_id, HEARTBEAT)]
-        last = max([run.info.start_time, int(tags.get(delivery.LAST_HEARTBEAT, 0)), *times])
-        if lineage.Process(host, int(pid), float(started)).is_dead() or now() - last > HEARTBEAT_TIMEOUT_MS:
+    for run in connection.search(client, experiment, "attributes.status = 'RUNNING'"):
+        host, pid, started = (run.data.tags.get(key, "0") for key in delivery.OWNER)
+        heard = max(run.info.start_time, int(run.data.tags.get(delivery.LAST_HEARTBEAT, 0)))
+        is_dead = (
+            lineage.Process(host, int(pid), float(started)).is_dead() or now() - heard > HEARTBEAT_TIMEOUT_MS
+        )
+        if is_dead and pid != "0":
             client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _reason(error: Exception) -> str:

@@ -1,12 +1,11 @@
 """Usage of processors, memory, disk, network and GPUs during a training, named as in MLflow's UI."""
 
-import json
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.delivery_queue import now
+from pipeline.core.metrics_log import MetricsLog
 
 INTERVAL_SECONDS = 10.0
 
@@ -19,16 +18,14 @@ class SystemMetrics:
 
     def __init__(self) -> None:
         self.monitors: list[Any] = []
-        self.sampled_at, self.step = float("-inf"), 0
+        self.sampled_at = float("-inf")
 
     def __call__(self, folder: Path) -> None:
         """Sample if ``INTERVAL_SECONDS`` have passed. The first call only prepares the monitors."""
         if time.monotonic() - self.sampled_at < INTERVAL_SECONDS:
             return
-        path = folder / "system.jsonl"
         if not self.monitors:
-            self.monitors = _monitors()
-            self.step = path.read_bytes().count(b"\n") if path.exists() else 0
+            self.monitors, self.log = _monitors(), MetricsLog(folder / "system.jsonl")
             return
         self.sampled_at = time.monotonic()
         metrics: dict[str, float] = {}
@@ -36,10 +33,7 @@ class SystemMetrics:
             monitor.collect_metrics()
             metrics |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
-        self.step += 1
-        line = {"step": self.step, "time": now(), "metrics": metrics}
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self.log.add(self.log.last_step + 1, metrics)
 
 
 def _monitors() -> list[Any]:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.fields import PROCESSED
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import digest_of
+from pipeline.git import git
 from pipeline.params import read_file
 from pipeline.tracking.dvc_lock import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, DvcLock, Problem, StageEntry
-from pipeline.tracking.lineage import run_git
 from pipeline.tracking.mlflow_index import MlflowIndex, is_local
 from pipeline.tracking.trace_tree import Node, Trace
 
@@ -28,13 +29,11 @@ def trace(environment: Environment, thing: str) -> Trace:
     return _Lineage(environment).trace(thing)
 
 
-def verify(
-    environment: Environment, progress: Callable[[int, int], None] = lambda done, total: None
-) -> tuple[list[Problem], dict[str, int]]:
+def verify(environment: Environment) -> tuple[list[Problem], dict[str, int]]:
     """The problems of project, DVC's cache and local registry, as ``DvcLock.check_all``."""
     lineage = _Lineage(environment)
     index = lineage.index
-    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"), progress)
+    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"))
     local = [version for version in index.versions.values() if is_local(version)]
     problems += [problem for version in local if (problem := index.check(version))]
     if index.note:
@@ -53,30 +52,31 @@ class _Lineage:
         self.lock, self.index = DvcLock(environment.root), MlflowIndex(environment)
         commands = {stage.name: stage.cmd for stage in self.lock.stages}
         outs = {(stage.name, path) for stage in self.lock.stages for path in stage.outs}
-        self._outs, self._seen = {path for _, path in outs}, set[str]()
+        self._outs = {path for _, path in outs}
         for run in self.index.runs:
-            name, found_in = run.data.tags["darkroom.stage"], f"run {run.info.run_id}"
-            md5s = _md5s(run)
-            made = {path: md5s.pop(path) for path in list(md5s) if (name, path) in outs}
-            self.lock.add(StageEntry(name, commands.get(name, ""), md5s, made, run.data.params, found_in))
+            name, deps = run.data.tags["darkroom.stage"], _md5s(run)
+            made = {path: deps.pop(path) for path in list(deps) if (name, path) in outs}
+            found_in = f"run {run.info.run_id}"
+            self.lock.add(StageEntry(name, commands.get(name, ""), deps, made, run.data.params, found_in))
 
     def trace(self, thing: str) -> Trace:
         target = self._find(thing)
-        root, trees = self._node(target, fetch=True), []
-        for direction in (self._above, self._below):
-            self._seen = {root.id}
-            trees.append(replace(root, children=self._grow(direction(target), direction)))
-        return Trace(trees[0], trees[1], [self.index.note] * bool(self.index.note))
+        root = self._node(target, fetch=True)
+        up, down = (
+            replace(root, children=self._grow(direction(target), direction, {root.id}))
+            for direction in (self._above, self._below)
+        )
+        return Trace(up, down, [self.index.note] * bool(self.index.note))
 
-    def _grow(self, targets: list[Any], direction: Callable[[Any], list[Any]]) -> list[Node]:
+    def _grow(self, targets: list[Any], direction: Callable[[Any], list[Any]], seen: set[str]) -> list[Node]:
         """A node with its children for each target. Children are only shown once in a tree."""
         nodes = []
         for target in targets:
             node = target if isinstance(target, Node) else self._node(target)
             further = [] if node is target else direction(target)
-            if node.id not in self._seen:
-                self._seen.add(node.id)
-                node.children = self._grow(further, direction)
+            if node.id not in seen:
+                seen.add(node.id)
+                node.children = self._grow(further, direction, seen)
             elif node.kind in ("run", "version"):
                 continue
             node.above = bool(further) and not node.children
@@ -95,31 +95,31 @@ class _Lineage:
                 return Node("file", path, md5, "ok", self.lock.first_problem(path, md5))
             changed = self.lock.md5(path) != md5
             return Node("file", path + ", changed since" * changed, md5, "unchecked" if changed else "ok")
-        tags = target.data.tags if _is_run(target) else target.tags
         if _is_run(target):
+            tags = target.data.tags
             commit = tags.get("mlflow.source.git.commit", "unknown")[:12]
             edits = " and edits" * (tags.get("darkroom.git.dirty") == "true")
             title = f"run {target.info.run_name}, {target.info.status}, commit {commit}{edits}"
             return Node("run", title, target.info.run_id, details=tags)
         name = f"{target.name}/{target.version}"
         aliases = [alias.partition("@")[2] for alias, number in self.index.aliases.items() if number == name]
-        title = f"model {name} ({', '.join(aliases)})" if aliases else f"model {name}"
-        problem = self.index.check(target, fetch)
-        return Node("version", title, tags.get("darkroom.sha256", ""), "ok", problem, tags)
+        title = f"model {name}" + f" ({', '.join(aliases)})" * bool(aliases)
+        problem, digest = self.index.check(target, fetch), target.tags.get("darkroom.sha256", "")
+        return Node("version", title, digest, "ok", problem, target.tags)
 
     def _above(self, target: Any) -> list[Any]:
         """What the target was made from."""
         if isinstance(target, tuple):
-            origin = self.lock.container(*target) or self.lock.producer(*target)
-            return [*self._downloads(*target), *([origin] if origin else [])]
+            path, md5 = target
+            made = [stage for stage in self.lock.stages if stage.outs.get(path) == md5][:1]
+            folder = self.lock.contents.get(target)
+            return [*self._downloads(path, md5), *([folder] if folder else made)]
         if isinstance(target, StageEntry):
-            deps = target.deps.items()
-            code = {
-                path: md5 for path, md5 in deps if not self._is_output(path) and not path.startswith("data/")
-            }
+            is_data = lambda path: self._is_output(path) or path.startswith("data/")
+            data = [dep for dep in target.deps.items() if is_data(dep[0])]
+            code = {path: md5 for path, md5 in target.deps.items() if not is_data(path)}
             text = re.sub(r'["{}]', "", json.dumps(target.params)).removeprefix("params.yaml: ")
             params = Node("params", f"params {text[:100]}{'...' * (len(text) > 100)}", details=target.params)
-            data = [dep for dep in deps if dep[0] not in code]
             return [*self._runs_of(target), self._code(code), params, *data]
         if _is_run(target):
             return [stage for stage in self.lock.stages if _ran(target, stage)]
@@ -127,10 +127,10 @@ class _Lineage:
         models = [item for run in trained for item in _md5s(run).items() if item[0].startswith("models/")]
         if models:
             return models
-        digest = target.tags.get("darkroom.sha256")
-        contents = self.lock.contents()
-        same = (item for item in contents if self.lock.recorded_sha256(*item).get(WEIGHTS, "") == digest)
-        return [found] if (found := next(same, None)) else trained
+        for content in self.lock.contents:
+            if self.lock.recorded_sha256(*content).get(WEIGHTS, "") == target.tags.get("darkroom.sha256"):
+                return [content]
+        return trained
 
     def _below(self, target: Any) -> list[Any]:
         """What was made from the target."""
@@ -138,15 +138,13 @@ class _Lineage:
             return [*self._runs_of(target), *target.outs.items()]
         if not isinstance(target, tuple):
             return [below for origin in self._above(target) for below in self._below(origin)]
-        if container := self.lock.container(*target):
-            return [container]
-        digest = self.lock.recorded_sha256(*target).get(WEIGHTS)
-        versions = [
-            self._node(version)
-            for version in self.index.versions.values()
-            if digest and version.tags.get("darkroom.sha256") == digest
-        ]
-        return [*versions, *self.lock.consumers(*target)]
+        if folder := self.lock.contents.get(target):
+            return [folder]
+        digest = self.lock.recorded_sha256(*target).get(WEIGHTS, "unknown")
+        versions = self.index.versions.values()
+        registered = [self._node(each) for each in versions if each.tags.get("darkroom.sha256") == digest]
+        reads = lambda dep: target in (dep, self.lock.contents.get(dep))
+        return [*registered, *(stage for stage in self.lock.stages if any(map(reads, stage.deps.items())))]
 
     def _runs_of(self, stage: StageEntry) -> list[Node]:
         return [self._node(run) for run in self.index.runs if _ran(run, stage)]
@@ -171,49 +169,39 @@ class _Lineage:
         title = f"code, {len(code)} files and folders"
         if changed:
             title += f", changed since: {', '.join(changed)}"
-        elif run_git(root, "status", "--porcelain", "--", *code) == "" and (
-            commit := run_git(root, "log", "-1", "--format=%H", "--", *code)
-        ):
-            title += f" as of commit {commit[:12]}"
+        elif not git("status", "--porcelain", "--", *code, cwd=root, check=False):
+            commit = git("log", "-1", "--format=%H", "--", *code, cwd=root, check=False)
+            title += f" as of commit {commit[:12]}" * bool(commit)
         return Node("code", title, digest_of(code), "unchecked" if changed else "ok", details=code)
 
     def _find(self, thing: str) -> Any:
         """The target that ``thing`` names."""
-        versions, aliases, note = self.index.versions, self.index.aliases, self.index.note
+        versions, aliases, root = self.index.versions, self.index.aliases, self.lock.root
         if version := versions.get(aliases.get(thing, thing)):
             return version
-        if re.fullmatch(r"[^/@]+(@[^/@]+|/\d+)", thing) and not (self.lock.root / thing).exists():
-            remedy = note or f"registered: {', '.join(sorted([*versions, *aliases])) or 'none'}"
+        if re.fullmatch(r"[^/@]+(@[^/@]+|/\d+)", thing) and not (root / thing).exists():
+            remedy = self.index.note or f"registered: {', '.join(sorted([*versions, *aliases])) or 'none'}"
             raise BadInput("is not a registered version", where=thing, remedy=remedy)
-        if found := self._by_path(thing) or self._by_hash(thing):
-            return found
-        raise BadInput("is not known here", where=thing, remedy="; ".join(filter(None, [ACCEPTED, note])))
-
-    def _by_path(self, thing: str) -> Any | None:
-        root = self.lock.root
-        path = Path(os.path.relpath(root / thing, root)).as_posix()
-        recorded = [item for stage in self.lock.stages for item in (*stage.outs.items(), *stage.deps.items())]
-        for known, md5 in recorded:
-            if known == path:
-                return known, md5
-            if path.startswith(f"{known}/"):
-                digest = self.lock.listing(known, md5).get(path.removeprefix(f"{known}/"))
-                if digest or (root / path).exists():
-                    return (path, digest) if digest else (known, md5)
-        if inside := sorted({known for known, _ in recorded if known.startswith(f"{path}/")}):
-            remedy = f"name one of: {', '.join(inside)}"
-            raise BadInput("contains several outputs", where=thing, remedy=remedy)
-        return self._by_hash(self.lock.md5(path)) if (root / path).is_file() else None
-
-    def _by_hash(self, thing: str) -> Any | None:
-        """The version, else the run, else the file whose hash starts with ``thing``."""
-        is_hash = re.fullmatch(r"[0-9a-f]{8,}(\.dir)?", thing)
-        matches = [entry for entry in self._hashes() if entry[0].startswith(thing)] if is_hash else []
-        targets = {title: target for _, title, target in matches if type(target) is type(matches[0][2])}
-        if len(targets) > 1:
-            remedy = f"name one of: {', '.join(sorted(targets)[:10])}"
-            raise BadInput("is ambiguous", where=thing, remedy=remedy)
-        return next(iter(targets.values()), None)
+        path = Path(os.path.relpath(root / thing, root))
+        for place in (path, *path.parents):  # a file that is not recorded stands for its folder
+            for content in self.lock.contents:
+                if content[0] == place.as_posix() and (place == path or (root / path).exists()):
+                    return content
+        known = {name for (name, _), folder in self.lock.contents.items() if not folder}
+        if inside := ", ".join(sorted(name for name in known if Path(name).is_relative_to(path))):
+            raise BadInput("contains several outputs", where=thing, remedy=f"name one of: {inside}")
+        digest = self.lock.md5(thing) if (root / path).is_file() else thing
+        if re.fullmatch(r"[0-9a-f]{8,}(\.dir)?", digest):
+            found = [entry for entry in self._hashes() if entry[0].startswith(digest)]
+            # A version takes precedence over a run, and that over a file.
+            targets = {title: target for _, title, target in found if type(target) is type(found[0][2])}
+            if len(targets) > 1:
+                remedy = f"name one of: {', '.join(sorted(targets)[:10])}"
+                raise BadInput("is ambiguous", where=thing, remedy=remedy)
+            if targets:
+                return targets.popitem()[1]
+        remedy = "; ".join(filter(None, [ACCEPTED, self.index.note]))
+        raise BadInput("is not known here", where=thing, remedy=remedy)
 
     def _hashes(self) -> Iterator[tuple[str, str, Any]]:
         """(hash, title, target) for everything that has a hash, by precedence."""
@@ -223,13 +211,10 @@ class _Lineage:
             yield run.info.run_id, run.info.run_id, run
             yield run.data.tags.get("darkroom.fingerprint", ""), run.info.run_id, run
         for run in self.index.runs:
-            if md5 := _md5s(run).get("data/processed/images"):
-                yield (
-                    run.data.tags.get("darkroom.data", ""),
-                    "data/processed/images",
-                    ("data/processed/images", md5),
-                )
-        for path, md5 in self.lock.contents():
+            for path, md5 in _md5s(run).items():
+                if Path(path).parent == PROCESSED:
+                    yield run.data.tags.get("darkroom.data", ""), path, (path, md5)
+        for path, md5 in self.lock.contents:
             manifest, card = self.lock.read_json(path, md5, MANIFEST), self.lock.read_json(path, md5, CARD)
             for digest in (md5, digest_of(manifest) if manifest else "", card.get("fingerprint", "")):
                 yield digest, path, (path, md5)

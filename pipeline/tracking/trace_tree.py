@@ -9,11 +9,6 @@ from pipeline.files import digest_of
 from pipeline.tracking.dvc_lock import Problem
 
 FAILED = ("differs", "absent")
-ALGORITHMS = {
-    32: "md5 ",
-    36: "md5 ",
-    64: "sha256 ",
-}  # by the length of a hash; DVC's md5 of a folder ends in .dir
 
 
 @dataclass
@@ -41,9 +36,10 @@ class Node:
 
     def lines(self, first: str = "", rest: str = "") -> Iterator[str]:
         """The tree as text. ``first`` and ``rest``: prefixes of the first line and of the other lines."""
-        algorithm = ALGORITHMS.get(len(self.hash), "") if self.kind in ("file", "source", "version") else ""
-        shown = f"{algorithm}{self.hash[:12]}" if algorithm or self.kind == "run" else ""
-        state = self.state
+        shown, state = "", self.state
+        if self.kind in ("file", "source", "version", "run") and self.hash:
+            algorithm = "" if self.kind == "run" else "sha256 " if len(self.hash) == 64 else "md5 "
+            shown = algorithm + self.hash[:12]
         if self.problem and state in FAILED:
             state = f"{state.upper()}: {self.problem.path}"
         yield first + "  ".join(filter(None, [self.title, shown, "(see above)" if self.above else state]))

@@ -143,9 +143,8 @@ def test_ten_kills_leave_one_run_with_the_history_of_an_uninterrupted_one(tmp_pa
 def test_a_killed_run_that_is_not_repeated_reads_killed_after_the_next_command(tmp_path, processed_digits):
     project = Project(tmp_path / "project", processed_digits)
     project.kill_at(project.start("stages.train", "ae"), "ae", 12)
-    client = client_of(project.folder)
-    assert run_of(client, "train-ae").info.status == "RUNNING"
     synced(project)
+    client = client_of(project.folder)
     assert run_of(client, "train-ae").info.status == "KILLED"
     (group,) = client.search_runs(["1"], "tags.`darkroom.stage` = 'repro'")
     assert group.info.status == "KILLED"

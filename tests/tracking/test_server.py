@@ -100,7 +100,6 @@ def team(server, environment, monkeypatch):
     """A project of alice that is tracked on the server, with long timeouts for a busy machine."""
     log_in(monkeypatch, "alice")
     monkeypatch.setattr(runs, "BUDGET_SECONDS", 1000)
-    monkeypatch.setattr(runs, "TIMEOUTS_SECONDS", dict.fromkeys(runs.TIMEOUTS_SECONDS, 120))
     return replace(environment, tracking_uri=server, artifacts="")
 
 

@@ -131,9 +131,11 @@ def test_a_run_of_another_host_counts_as_dead_after_a_day_without_heartbeat(
             "darkroom.process_started": "1.0",
         }
         other = client().create_run("1", started, tags)
+        recent = client().create_run("1", started, {**tags, "darkroom.heard": str(runs.now())})
     runs.end_dead_runs(client(), "1")
     assert (
         client().get_run(other.info.run_id).info.status == status
+        and client().get_run(recent.info.run_id).info.status == "RUNNING"
         and client().get_run(run.id).info.status == "FINISHED"
     )
 
@@ -153,7 +155,7 @@ def test_an_old_record_does_not_change_a_run_that_was_finished_elsewhere(
     (later / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     with open_run(away, Description("train-gan", "f" * 64, {"seed": 1})) as run:
         run.follow(later)
-        run._followed_at = float("-inf")
+        run._follow_at = float("-inf")
         with open(later / "metrics.jsonl", "a") as file:
             file.write(lines[-1].replace('"step": 9', '"step": 10') + "\n")
         run.follow(later)
