@@ -5,6 +5,7 @@ Defaults are in the classes.
 """
 
 import difflib
+import functools
 import json
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,12 +43,18 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text ({error.reason})"
         raise BadInput(what, where=str(path), remedy="save it as UTF-8") from None
+    return json.loads(_parse(text, path))
+
+
+@functools.lru_cache(maxsize=8)  # a stage reads the same file a dozen times
+def _parse(text: str, path: Path) -> str:
+    """The YAML ``text`` as JSON."""
     try:
         if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
             what = "YAML aliases (*name) are not accepted"
             raise BadInput(what, where=str(path), remedy="write the value out")
         value = YAML(typ="safe", pure=True).load(text)
-        plain = json.loads(json.dumps(value, allow_nan=False))
+        plain = json.dumps(value, allow_nan=False)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
@@ -56,7 +63,7 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError) as error:
         what = f"has a value that is not plain and finite ({error})"
         raise BadInput(what, where=str(path), remedy="use numbers, text, lists") from None
-    if not isinstance(plain, dict):
+    if not isinstance(value, dict):
         remedy = "start each section with 'name:'"
         raise BadInput("is not a mapping of sections", where=str(path), remedy=remedy)
     return plain

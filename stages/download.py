@@ -1,14 +1,15 @@
 """The stage ``download``: get the data source named in params.yaml (``data``) and write it to data/raw."""
 
 from pipeline import environment, process
-from pipeline.data.download import download
-from pipeline.data.settings import DataSettings
-from pipeline.params import read_section
-from pipeline.settings_check import require_valid_params
 
 
 def main() -> None:
     """Check params.yaml, download the files of the source and print a summary."""
+    from pipeline.data.download import download
+    from pipeline.data.settings import DataSettings
+    from pipeline.params import read_section
+    from pipeline.settings_check import require_valid_params
+
     require_valid_params()
     record = download(read_section("data", DataSettings), environment.read())
     total = sum(file["bytes"] for file in record["files"].values())

@@ -1,14 +1,15 @@
 """The stage ``preprocess``: prepare the images of data/raw and write them to data/processed."""
 
 from pipeline import environment, process
-from pipeline.data.preprocess import preprocess
-from pipeline.data.settings import DataSettings
-from pipeline.params import read_section
-from pipeline.settings_check import require_valid_params
 
 
 def main() -> None:
     """Preprocess the images and print their number, shape, classes and duplicates."""
+    from pipeline.data.preprocess import preprocess
+    from pipeline.data.settings import DataSettings
+    from pipeline.params import read_section
+    from pipeline.settings_check import require_valid_params
+
     require_valid_params()
     manifest = preprocess(read_section("data", DataSettings), environment.read())
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())

@@ -2,9 +2,10 @@ import os
 
 import pytest
 
-from pipeline import environment
+from pipeline import environment, process
 
 environment.prepare()
+process.collect_garbage_rarely()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.core import model_files
-from tests.project import MODELS, PARAMS, ROOT
+from tests.project import MODELS, ONE_THREAD, PARAMS, ROOT
 
 KEPT = "cnn"  # the only model of the project
 WITHOUT_TRAINING = ("download", "preprocess", "evaluate")
@@ -63,7 +63,7 @@ def start(folder: Path, *command: str, **more: str) -> subprocess.Popen:
         **kept,
         "DVC_NO_ANALYTICS": "1",
         "DVC_SITE_CACHE_DIR": str(folder.parent / "site"),
-        "OMP_NUM_THREADS": "1",
+        **ONE_THREAD,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         **more,
     }

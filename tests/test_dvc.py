@@ -24,6 +24,7 @@ NEUTRAL = {
     "environment.py",
     "errors.py",
     "files.py",
+    "git.py",
     "params.py",
     "process.py",
     "settings_check.py",

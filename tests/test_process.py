@@ -198,3 +198,19 @@ def test_an_error_that_ray_sends_between_processes_keeps_its_parts():
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - as Ray does
     assert (type(copy), str(copy), vars(copy)) == (Diverged, str(error), vars(error))
     assert (copy.where, copy.remedy, copy.exit_code) == ("a.txt", "mend it", 75)
+
+
+def test_garbage_is_collected_rarely_and_not_at_the_end():
+    """Otherwise the imports and the end of a stage take twice as long."""
+    cycle = """
+class Node:
+    def __del__(self):
+        print("collected")
+def main():
+    node = Node()
+    node.itself = node
+process.run(main)
+print(gc.get_threshold()[0])
+"""
+    assert run("import gc" + cycle) == (0, "50000\n", "")
+    assert run("import gc\nprocess.collect_garbage_rarely = lambda: None" + cycle)[1] == "700\ncollected\n"

@@ -24,9 +24,11 @@ OFFLINE = {
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, processed_digits):
     """Digits, raw and processed, and a model and a history of an earlier training."""
-    project = Project(tmp_path / "project")
+    project = Project(tmp_path / "project", processed_digits)
+    data = next(folder for folder in processed_digits.parents if folder.name == "data")
+    shutil.copytree(data / "raw", project.folder / "data/raw")
     for path in ("models/cnn/model.json", "history/cnn/metrics.jsonl"):
         (project.folder / path).parent.mkdir(parents=True)
         (project.folder / path).write_text("of earlier")

@@ -187,6 +187,7 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
 
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
+    from pipeline.core.fields import PROCESSED
     from pipeline.core.settings import read_training
     from pipeline.evaluation.side_by_side import seed_table
     from pipeline.tracking import connection, run_comparison
@@ -194,9 +195,10 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
 
     environment = read_environment()
     client, experiment = connection.connect(environment)
-    settings, config = read_training(name, model_files.find(name).Config)
+    kind = model_files.find(name)
+    settings, config = read_training(name, kind.Config)
     sections = {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
-    params, data = flatten(sections), Dataset.open(Path("data/processed/images")).digest
+    params, data = flatten(sections), Dataset.open(PROCESSED / kind.dataset).digest
 
     def trained() -> dict[int, run_comparison.Compared]:
         return run_comparison.by_seed(client, experiment, name, params, data)

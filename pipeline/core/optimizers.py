@@ -1,10 +1,12 @@
 """The optimizers that params.yaml can select."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Literal
 
 from pydantic import Field
-from torch import nn, optim
+from torch import nn, no_grad, optim
 
 from pipeline.params import Section
 
@@ -27,13 +29,25 @@ class OptimizerSettings(Section):
         """A new optimizer over ``parameters``."""
         rate, decay = self.learning_rate, self.weight_decay
         if self.kind in ("sgd", "momentum"):
-            return optim.SGD(
+            return _uncompiled(optim.SGD)(
                 parameters,
                 rate,
                 momentum=self.momentum if self.kind == "momentum" else 0.0,
                 weight_decay=decay,
             )
         if self.kind == "rmsprop":
-            return optim.RMSprop(parameters, rate, alpha=self.beta2, weight_decay=decay)
-        adam = optim.Adam if self.kind == "adam" else optim.AdamW
+            return _uncompiled(optim.RMSprop)(parameters, rate, alpha=self.beta2, weight_decay=decay)
+        adam = _uncompiled(optim.Adam if self.kind == "adam" else optim.AdamW)
         return adam(parameters, rate, betas=(self.beta1, self.beta2), weight_decay=decay, foreach=True)
+
+
+@cache
+def _uncompiled(kind: type[optim.Optimizer]) -> Callable[..., optim.Optimizer]:
+    """``kind`` for steps that are not compiled.
+
+    PyTorch decorates these methods for ``torch.compile``. The decorators import its compiler, even if nothing
+    is compiled, and that takes more than a second.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    return type(kind.__name__, (kind,), {**methods, "step": no_grad()(inspect.unwrap(kind.step))})

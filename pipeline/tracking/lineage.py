@@ -92,7 +92,9 @@ def version_tags() -> dict[str, str]:
 def trained_models(root: Path) -> list[str]:
     """The models <name> that have a stage ``train-<name>`` in dvc.yaml."""
     prefix = "train-"
-    return sorted(name.removeprefix(prefix) for name in _stages(root / "dvc.yaml") if name.startswith(prefix))
+    return sorted(
+        name.removeprefix(prefix) for name in stages_of(root / "dvc.yaml") if name.startswith(prefix)
+    )
 
 
 def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
@@ -102,15 +104,19 @@ def dvc_md5s(root: Path, stage: str) -> dict[str, str]:
     run, so its own outputs and its source files are hashed here, as DVC does. A dependency that is a folder
     of outputs, such as models, stands for these outputs.
     """
-    section = _stages(root / "dvc.yaml").get(stage) or {}
-    others = (entry for name, entry in _stages(root / "dvc.lock").items() if name != stage)
+    section = stages_of(root / "dvc.yaml").get(stage) or {}
+    others = (entry for name, entry in stages_of(root / "dvc.lock").items() if name != stage)
     made = {out["path"]: out.get("md5", "") for entry in others for out in entry.get("outs", [])}
-    entries = [entry for key in ("deps", "outs", "metrics", "plots") for entry in section.get(key, [])]
-    paths = [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+    paths = [path for key in ("deps", "outs", "metrics", "plots") for path in paths_in(section, key)]
     inside = {path: outs_in(path, made) for path in paths}
     paths = [each for path in paths for each in inside[path] or [path]]
     md5s = {path: made.get(path) or md5_of(root / path) for path in paths}
     return {path: md5 for path, md5 in md5s.items() if md5}
+
+
+def paths_in(section: dict[str, Any], key: str) -> list[str]:
+    """The paths that the section of a stage in dvc.yaml lists under ``key``, such as outs."""
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in section.get(key, [])]
 
 
 def outs_in(folder: str, outs: dict[str, str]) -> dict[str, str]:
@@ -118,7 +124,8 @@ def outs_in(folder: str, outs: dict[str, str]) -> dict[str, str]:
     return {path: md5 for path, md5 in outs.items() if path.startswith(f"{folder}/")}
 
 
-def _stages(path: Path) -> dict[str, Any]:
+def stages_of(path: Path) -> dict[str, Any]:
+    """The stages of a dvc.yaml or dvc.lock by name; empty if there is no such file."""
     if not path.is_file():
         return {}
     return (YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")) or {}).get("stages") or {}

@@ -20,7 +20,6 @@ from pipeline.tracking import lineage, registry, rerun
 from pipeline.tracking.dvc_lock import cache_folder
 
 DVC_SECONDS = 3600
-DATA = "data/processed/images"
 MACHINE = ("machine", "version.torch", "device", "threads", "workers")  # tags darkroom.<key>
 TOLERANCE = 1e-3  # of the difference of a weight, if one of ``MACHINE`` differs
 
@@ -54,7 +53,7 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Reproducti
         settings = read_file(tree / PARAMS)  # an experiment may have changed those of the commit
         settings[card["name"]] = {"training": card["training"], "model": card["config"]}
         write_json(tree / PARAMS, settings)  # JSON is YAML
-        _restore_data(root, tree, tags.get(f"dvc.md5.{DATA}", ""))
+        _restore_inputs(root, tree, card["name"], tags)
         trained = _train(tree, card, tags)
         expected, found = sha256(registered / WEIGHTS), sha256(trained / WEIGHTS)
         difference = 0.0 if expected == found else _difference(registered / WEIGHTS, trained / WEIGHTS)
@@ -65,30 +64,38 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Reproducti
     return Reproduction(expected, found, difference, machine)
 
 
-def _restore_data(root: Path, tree: Path, md5: str) -> None:
-    """Check out the processed data by its md5; if DVC's cache and remote lack it, make it from its source."""
+def _restore_inputs(root: Path, tree: Path, name: str, tags: Mapping[str, str]) -> None:
+    """Check out the data, and the models that the model ``name`` needs, by the md5s in ``tags``.
+
+    If DVC's cache and remote lack one of them, all are made from their sources.
+    """
 
     def dvc(*arguments: str) -> None:
-        name = f"dvc {arguments[0]}"
-        output(*DVC, *arguments, name=name, cwd=tree, timeout_seconds=DVC_SECONDS)
+        output(*DVC, *arguments, name=f"dvc {arguments[0]}", cwd=tree, timeout_seconds=DVC_SECONDS)
 
     for file in (root / ".dvc").glob("config*"):
         shutil.copy(file, tree / ".dvc")
     dvc("config", "--local", "cache.dir", str(cache_folder(root)))
     dvc("config", "--local", "core.site_cache_dir", str(root / ".dvc/site"))
-    if md5:
-        entry = {"cmd": "python -m stages.preprocess", "outs": [{"path": DATA, "hash": "md5", "md5": md5}]}
-        write_json(tree / "dvc.lock", {"schema": "2.0", "stages": {"preprocess": entry}})
+    plan = lineage.stages_of(tree / "dvc.yaml")
+    makers = {out: stage for stage, section in plan.items() for out in lineage.paths_in(section, "outs")}
+    inputs = [dep for dep in lineage.paths_in(plan[f"train-{name}"], "deps") if dep in makers]
+    if all(f"dvc.md5.{path}" in tags for path in inputs):
+        lock: dict[str, dict[str, Any]] = {}
+        for path in inputs:
+            entry = lock.setdefault(makers[path], {"cmd": plan[makers[path]]["cmd"], "outs": []})
+            entry["outs"].append({"path": path, "hash": "md5", "md5": tags[f"dvc.md5.{path}"]})
+        write_json(tree / "dvc.lock", {"schema": "2.0", "stages": lock})
         for command in ("checkout", "pull"):
             with suppress(DarkroomError):
-                return dvc(command, DATA)
+                return dvc(command, *inputs)
         (tree / "dvc.lock").unlink()
     print("the data is not in DVC's cache or remote; making it from its source", flush=True)
     try:
-        dvc("repro", "preprocess")
+        dvc("repro", *sorted({makers[path] for path in inputs}))
     except DarkroomError as error:
         what, remedy = f"could not restore the data: {error.what}", "dvc pull, or restore its source"
-        raise DarkroomError(what, where=f"{DATA} {md5}", remedy=remedy) from None
+        raise DarkroomError(what, where=", ".join(inputs), remedy=remedy) from None
 
 
 def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path:
@@ -106,7 +113,7 @@ def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path
     trained = tree / "models" / name
     if (data := read_card(trained)["data"]) != card["data"]:
         what = f"it was trained on other data: {data[:16]}, not {card['data'][:16]}"
-        raise DarkroomError(what, where=DATA, remedy="dvc pull")
+        raise DarkroomError(what, where=name, remedy="dvc pull")
     return trained
 
 

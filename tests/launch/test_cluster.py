@@ -80,7 +80,7 @@ def head(folder: Path, *options: str) -> Iterator[dict[str, str]]:
         assert not psutil.wait_procs(left, timeout=30)[1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with head(tmp_path_factory.mktemp("ray"), "--include-dashboard", "false") as environment:
         yield environment
@@ -88,9 +88,9 @@ def cluster(tmp_path_factory):
 
 def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits, cluster):
     here, there = Project(tmp_path / "here", processed_digits), Project(tmp_path / "there", processed_digits)
-    code, output = here.run("stages.train", "cnn")
+    code, output = here.run("stages.train", "cnn", DARKROOM_THREADS="0")
     assert code == 0, output
-    code, output = there.run("stages.train", "cnn", **cluster)
+    code, output = there.run("stages.train", "cnn", DARKROOM_THREADS="0", **cluster)
     assert code == 0, output
     assert f"cluster {cluster['RAY_ADDRESS']}" in output
     weights = [sha256(project.folder / "models/cnn/model.safetensors") for project in (here, there)]
@@ -104,7 +104,6 @@ def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits
     )
 
 
-@pytest.mark.nightly  # tests/launch/test_hosts.py has the token refused on every change
 def test_a_cluster_without_the_token_is_refused_with_a_remedy(tmp_path, processed_digits, cluster):
     project = Project(tmp_path / "project", processed_digits)
     code, output = project.run("stages.train", "cnn", **{**cluster, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
@@ -119,13 +118,14 @@ def test_a_training_waits_while_another_one_has_the_cluster(tmp_path, processed_
     )
     first.params["cnn"] = {**first.params["cnn"], "training": {**TRAINING, "num_steps": 1500}}
     first.write()
-    has_it = first.start("stages.train", "cnn", **cluster)
+    both = {**cluster, "DARKROOM_THREADS": "2"}
+    has_it = first.start("stages.train", "cnn", **both)
     deadline = time.monotonic() + 90
     while not first.steps("cnn"):
         assert has_it.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     # Without waiting, the start of the workers would fail after four attempts of two seconds.
-    waits = second.start("stages.train", "ae", **cluster, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2")
+    waits = second.start("stages.train", "ae", **both, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="2")
     output, _ = has_it.communicate(timeout=120)
     assert has_it.returncode == 0, output
     assert waits.poll() is None and not second.steps("ae")

@@ -16,7 +16,7 @@ from pipeline.core import metrics_log
 from tests.launch.hosts import NETWORK, SHARED, Hosts
 from tests.project import PARAMS, ROOT, TRAINING, Project
 
-pytestmark = [pytest.mark.slow, pytest.mark.cluster]
+pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
 RAY = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
 HEALTH = {f"RAY_health_check_{name}_ms": "1000" for name in ("initial_delay", "period", "timeout")}
@@ -164,7 +164,6 @@ def wait_for_workers(hosts, training):
         time.sleep(0.1)
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, store):
     project = cluster[0].folder / "whole"
@@ -199,7 +198,6 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
     assert code == 0 and output.count(": unchanged, ") == 7, output
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("lose", [Hosts.kill, Hosts.cut], ids=["killed", "cut"])
 def test_a_training_over_three_hosts_survives_the_loss_of_one(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +41,20 @@ with open_run(environment, Description(sys.argv[3], "f" * 64, {"seed": 1})) as r
 """
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """A database without runs. Creating its tables takes a second."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
+
+
 @pytest.fixture
-def environment(tmp_path: Path) -> Environment:
-    """An empty project."""
+def environment(tmp_path: Path, empty_database: Path) -> Environment:
+    """A project with an empty database."""
+    shutil.copy(empty_database, tmp_path)
     return Environment(
         root=tmp_path,
         storage=tmp_path / "storage",

@@ -42,7 +42,7 @@ def train(folder: Path, seed: int) -> str:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, empty_database):
     """A project with a registered model, and a finished training that is not delivered yet."""
     for name in ("DVC_ROOT", "MLFLOW_TRACKING_URI", "DARKROOM_STORAGE"):
         monkeypatch.delenv(name, raising=False)
@@ -50,6 +50,7 @@ def project(tmp_path, monkeypatch):
     (folder / ".dvc").mkdir(parents=True)
     (folder / "dvc.yaml").write_text("stages: {}")
     (folder / ".dvc/config.local").write_text(f"[core]\n    site_cache_dir = {folder}/.dvc/site\n")
+    shutil.copy(empty_database, folder)
     monkeypatch.chdir(folder)
     train(folder, 1)
     environment = read_environment()
@@ -164,6 +165,7 @@ def test_a_database_of_another_project_is_unchanged(project, tmp_path, monkeypat
 
 @pytest.mark.parametrize("content", [b"", b"no database", None])
 def test_a_file_that_is_not_a_database_is_not_a_moved_project(environment, content):
+    (environment.root / "mlflow.db").unlink()
     if content is not None:
         (environment.root / "mlflow.db").write_bytes(content)
     assert moved.moved_from(environment) == ""

@@ -62,6 +62,7 @@ def made(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.nightly  # tests/readme/run.py reproduces a champion on every change
 def test_the_champion_is_reproduced_bit_for_bit_from_its_commit_and_data(made):
     weights = sha256(made / "models/cnn/model.safetensors")
     output = shell(made, "darkroom", "reproduce", "cnn@champion")

@@ -273,7 +273,7 @@ def test_a_planted_pickle_is_refused(tmp_path):
 
 
 def test_the_signature_follows_the_abilities_of_the_model():
-    spec = DataSpec(1, 16, 4)
+    spec = DataSpec.labelled_images(1, 16, 4)
     names = lambda known: [column.name for column in registry._signature(frozenset(known), spec)[0].outputs]
     assert names({Ability.CLASSIFY}) == ["class", "probability", "classes", "probabilities"]
     assert names({Ability.RECONSTRUCT}) == ["image", "anomaly"]

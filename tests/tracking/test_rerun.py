@@ -113,7 +113,7 @@ def test_a_name_shows_a_few_params_of_its_stage():
     assert rerun.of_stage(changed, "evaluate") == changed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_commands_of_an_experiments_run_make_the_same_weights_in_a_clone(tmp_path):
     from mlflow import MlflowClient
 

@@ -108,7 +108,8 @@ def test_the_final_status_is_correct(environment, client, description, raised, s
     assert only.info.end_time >= only.info.start_time
 
 
-def test_several_processes_can_create_the_database_at_the_same_time(environment, client):
+def test_several_processes_can_create_the_database_at_the_same_time(environment, client, tmp_path):
+    (tmp_path / "mlflow.db").unlink()
     racers = [child(environment, f"train-{index}", "finish") for index in range(4)]
     outputs = [racer.communicate()[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, outputs
@@ -208,6 +209,7 @@ def test_details_of_an_earlier_version_give_no_results():
 
 def test_a_run_that_is_opened_later_is_complete_at_the_end(environment, description, client, tmp_path):
     folder = tmp_path / "training"
+    (tmp_path / "mlflow.db").unlink()
     with open_run(environment, description, delay_seconds=20.0) as run:
         write_lines(folder, range(5))
         run.follow(folder)
