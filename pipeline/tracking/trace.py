@@ -192,7 +192,8 @@ class _Lineage:
     def _by_path(self, thing: str) -> Any | None:
         root = self.lock.root
         path = Path(os.path.relpath(root / thing, root)).as_posix()
-        recorded = [item for stage in self.lock.stages for item in (*stage.outs.items(), *stage.deps.items())]
+        sides = ([stage.outs for stage in self.lock.stages], [stage.deps for stage in self.lock.stages])
+        recorded = [item for side in sides for contents in side for item in contents.items()]  # outputs first
         for known, md5 in recorded:
             if known == path:
                 return known, md5
