@@ -7,13 +7,14 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from pipeline import environment
-from pipeline.errors import EXIT_FAILED, DarkroomError
+from pipeline.errors import EXIT_BUSY, EXIT_FAILED, DarkroomError
 
 # The command `dvc` with a fix for settings that are not ASCII, such as the path of a project: DVC reads its
 # configuration as UTF-8 but writes it in the default encoding of configobj.
@@ -25,6 +26,7 @@ configobj.ConfigObj.__init__ = utf8
 sys.exit(main())
 """
 DVC = (sys.executable, "-c", DVC_SCRIPT)
+LIBC = ctypes.CDLL(None)  # loaded here: a child may not load a library between fork and exec
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
@@ -72,12 +74,29 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         _fail(f"out of memory\n  -> {remedy}")
 
 
+@contextmanager
+def exclusive(path: Path, what: str, remedy: str = "wait for it, or end it") -> Iterator[None]:
+    """Hold the lock file ``path``. Raises ``DarkroomError`` with exit code 75 if another process holds it."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DarkroomError(what, where=str(path), remedy=remedy, exit_code=EXIT_BUSY) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the parent ends (Linux; elsewhere this does nothing)."""
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
 
@@ -97,10 +116,9 @@ def keep_freed_memory() -> None:
     By default, glibc returns the memory of large tensors to the kernel after each step, and the kernel clears
     every page again in the next step.
     """
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    with suppress(AttributeError):
+        LIBC.mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        LIBC.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:

@@ -60,11 +60,25 @@ def test_a_refusal_is_printed_in_two_lines_and_has_its_exit_code(error, code):
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():
-    code, _, error = run(
-        "def main():\n    error = DarkroomError('is taken')\n    error.exit_code = 75\n    raise error\n"
-        "process.run(main)"
-    )
+    code, _, error = run("def main():\n    raise DarkroomError('is taken', exit_code=75)\nprocess.run(main)")
     assert (code, error) == (75, "error: is taken\n")
+
+
+def test_a_lock_that_another_process_holds_ends_with_75(tmp_path):
+    held = f"""
+from pathlib import Path
+def main():
+    with process.exclusive(Path({str(tmp_path)!r}, 'a/lock'), 'is running'):
+        print('held', flush=True)
+        time.sleep(60)
+process.run(main)"""
+    first = start(held)
+    assert first.stdout.readline() == "held\n"
+    code, output, error = run(held)
+    first.kill()
+    first.communicate(timeout=30)
+    assert (code, output) == (75, "") and error.startswith(f"error: {tmp_path}/a/lock: is running\n  -> wait")
+    assert run(held.replace("60", "0"))[:2] == (0, "held\n")  # a killed process does not hold it
 
 
 @pytest.mark.parametrize(

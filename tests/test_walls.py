@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "files"},
-    {"params", "environment", "process"},
+    {"params", "environment", "process", "git"},
     {"core"},
     {"data", "models"},
     {"tracking"},

@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 import pipeline
 from pipeline.core.dataset import Dataset
 from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
-from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
 from pipeline.launch.worker import FINISHED
+from pipeline.process import exclusive
 
 CODE = "core"  # besides the model's own file, the only code that determines the weights
 POLL_SECONDS = 2.0
@@ -129,18 +128,8 @@ def training_lock(training: Training, environment: Environment) -> Iterator[None
     """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it."""
     folder = training.folder(environment.storage)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        remedy = "wait for it, or stop it"
-        error = DarkroomError("another process runs this training", where=str(folder), remedy=remedy)
-        error.exit_code = EXIT_BUSY
-        raise error from None
-    try:
+    with exclusive(folder.with_suffix(".lock"), "another process runs this training"):
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager
