@@ -1,14 +1,12 @@
 """Git commands and worktrees."""
 
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.environment import for_child
 from pipeline.errors import DarkroomError
-from pipeline.process import die_with_parent
+from pipeline.process import output
 
 # Without signatures and hooks: a scheduled run cannot enter a passphrase, and hooks may change the worktree.
 GIT = ("git", "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null")
@@ -20,26 +18,12 @@ def git(*arguments: str, cwd: Path = Path(), check: bool = True, timeout_seconds
     Raises ``DarkroomError`` with git's message if it fails; without ``check`` the result is '' instead.
     """
     try:
-        done = subprocess.run(
-            [*GIT, *arguments],
-            cwd=cwd,
-            env=for_child({"LC_ALL": "C"}),  # messages in English
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=timeout_seconds,
-            preexec_fn=die_with_parent,
-        )
-        code, output, messages = done.returncode, done.stdout, done.stderr
-    except (OSError, subprocess.SubprocessError) as error:
-        code, output, messages = 1, "", str(error)
-    if code and check:
-        lines = messages.strip().splitlines() or ["no message"]
-        reason = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1])
-        what, remedy = f"git {arguments[0]} failed: {reason[:300]}", "correct this and repeat the command"
-        raise DarkroomError(what, where=str(cwd.resolve()), remedy=remedy)
-    return "" if code else output.strip()
+        command, name = [*GIT, *arguments], f"git {arguments[0]}"
+        return output(*command, name=name, cwd=cwd, timeout_seconds=timeout_seconds, LC_ALL="C").strip()
+    except DarkroomError:
+        if check:
+            raise
+        return ""
 
 
 def add_worktree(root: Path, tree: Path, commit: str) -> None:

@@ -2,9 +2,11 @@
 
 import ctypes
 import errno
+import io
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -51,6 +53,8 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     parent dies: without this, a killed ``dvc repro`` would leave its stage running.
     """
     environment.prepare()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
@@ -72,6 +76,42 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     except MemoryError:
         remedy = "DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml"
         _fail(f"out of memory\n  -> {remedy}")
+
+
+def output(
+    *command: str,
+    name: str,
+    cwd: Path = Path(),
+    stdin: str = "",
+    timeout_seconds: float = 60,
+    **variables: str,
+) -> str:
+    """The standard output of ``command`` in the folder ``cwd``, outside the current DVC stage.
+
+    ``variables`` are added to its environment. Bytes that are not UTF-8 become surrogates. Raises
+    ``DarkroomError`` with its error message if it fails; ``name`` is its name there.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment.for_child(variables),
+            input=stdin.encode(errors="surrogateescape"),
+            capture_output=True,
+            timeout=timeout_seconds,
+            preexec_fn=die_with_parent,
+        )
+        code, messages = done.returncode, done.stderr.decode(errors="replace")
+    except subprocess.TimeoutExpired:
+        code, messages = 1, f"timed out after {timeout_seconds:,.0f} s"
+    except OSError as error:
+        code, messages = 1, str(error)
+    if code:
+        lines = messages.strip().splitlines() or [f"exit code {code}"]
+        reason = next((line for line in lines if line.lower().startswith(("fatal:", "error:"))), lines[-1])
+        what, remedy = f"{name} failed: {reason[:300]}", "correct this and repeat the command"
+        raise DarkroomError(what, where=str(cwd.resolve()), remedy=remedy)
+    return done.stdout.decode(errors="surrogateescape")
 
 
 @contextmanager

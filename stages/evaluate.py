@@ -30,8 +30,9 @@ def main() -> None:
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     params = json.loads(settings.model_dump_json())
     fingerprint = digest_of([params, data.digest, digests])
+    tags = {"device": device, "test_images": len(data.test)}
     description = runs.Description(
-        "evaluate", fingerprint, params, data.source, data.digest, "data/processed", {"device": device}
+        "evaluate", fingerprint, params, data.source, data.digest, "data/processed", tags
     )
     with runs.open_run(env, description) as run:
         results = evaluate(settings, data, tasks, digests)

@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.evaluation import glossary
+from pipeline.evaluation.averages import Estimate
 from pipeline.params import Section
 
 Measured = Literal[*glossary.MEASURES]  # type: ignore[valid-type]
 NonNegative = Annotated[float, Field(ge=0)]
-NORMAL = NormalDist()
+# The measures of a version, as ``evaluate`` returns them.
+Numbers = Mapping[str, float]
+quantile = NormalDist().inv_cdf
 
 
 class GateSettings(Section):
@@ -45,118 +48,113 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What is known about a challenger, apart from its measures."""
+class Facts:
+    """What is known about a challenger, apart from its measures. What is None has no gate."""
 
-    new_pictures: int  # pictures on which the champion was not trained
-    test_images: int
-    megabytes: float  # of the weights
-    hours: float  # of training; 0 if unknown
+    test_images: int | None = None
+    megabytes: float | None = None  # of the weights
+    hours: float | None = None  # of the training
+    new_pictures: int | None = None  # pictures on which the champion was not trained
+    incomparable: str = ""  # why the champion could not be measured
 
 
-# The measures of a version, as ``evaluate`` returns them, by protocol, the newest last.
-Results = Mapping[str, Mapping[str, float]]
+def find(numbers: Numbers, name: str) -> Estimate | None:
+    """The measure ``name`` with its interval, if it was measured."""
+    value = numbers.get(name)
+    if value is None:
+        return None
+    return Estimate(value, numbers.get(f"{name}_low", value), numbers.get(f"{name}_high", value))
+
+
+def newest_protocol(challenger: Mapping[str, Numbers], champion: Mapping[str, Numbers] | None) -> str:
+    """The newest protocol of the challenger, if possible one that it shares with the champion."""
+    shared = [protocol for protocol in challenger if protocol and protocol in (champion or challenger)]
+    return [*challenger, *shared][-1] if challenger else ""
 
 
 def judge(
-    challenger: Results,
-    champion: Results | None,
+    challenger: Mapping[str, Numbers],
+    champion: Mapping[str, Numbers] | None,
     settings: GateSettings,
-    circumstances: Circumstances | None = None,
+    facts: Facts,
 ) -> list[Gate]:
-    """All gates, in order. ``champion`` is None if there is none yet.
+    """All gates, in order. The measures are by protocol, the newest last.
 
-    A guarded measure that only the champion has fails its gate.
+    ``champion`` is None if there is none yet. A guarded measure that only the champion has fails its gate.
     """
-    shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
-    numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
-    measured = [name for name in settings.guarded if name in numbers]
+    protocol = newest_protocol(challenger, champion)
+    numbers = challenger.get(protocol, {})
+    measured = ", ".join(name for name in settings.guarded if find(numbers, name))
     nothing = "no guarded measure is known; run: dvc repro evaluate; darkroom sync"
-    gates = [Gate("measured", bool(measured), ", ".join(measured) or nothing)]
-    gates += _limits(numbers, settings, circumstances) if circumstances else []
+    gates = [Gate("measured", bool(measured), measured or nothing), *_limits(numbers, settings, facts)]
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    finding = "both were measured by the same protocol"
-    if not shared:
-        finding = (
-            "the champion knows other classes, or was measured on other data or in another feature space"
-        )
-    gates.append(Gate("comparable", bool(shared), finding))
-    before = champion[shared[-1]] if shared else {}
+    if not protocol or protocol not in champion:
+        why = "the champion knows other classes, or was measured on other data or in another feature space"
+        return [*gates, Gate("comparable", False, facts.incomparable or why)]
+    gates.append(Gate("comparable", True, "both were measured by the same protocol"))
+    before = champion[protocol]
     for name in settings.guarded:
-        if name in before and name in numbers:
-            gates.append(_not_worse(name, numbers, before, settings))
-        elif name in before:
+        ours, theirs = find(numbers, name), find(before, name)
+        if theirs and not ours:
             gates.append(Gate(name, False, "measured for the champion only"))
-    if circumstances and shared:
-        gates.append(_worth_it(numbers, before, settings, circumstances.new_pictures))
+        elif ours and theirs:
+            gates.append(_not_worse(name, ours, theirs, settings))
+    if facts.new_pictures is not None:
+        gates.append(_worth_it(numbers, before, settings, facts.new_pictures))
     return gates
 
 
-def _limits(numbers: Mapping[str, float], settings: GateSettings, circumstances: Circumstances) -> list[Gate]:
-    images, least = circumstances.test_images, settings.minimum_test_images
-    gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
-    if "memorisation" in numbers:
-        copied, most = numbers.get("memorisation_low", numbers["memorisation"]), settings.max_memorisation
-        finding = (
-            f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed"
-        )
-        gates.append(Gate("memorisation", copied <= most, finding))
-    for name, found, allowed in (
-        ("megabytes", circumstances.megabytes, settings.max_megabytes),
-        ("hours", circumstances.hours, settings.max_hours),
-    ):
-        if allowed is not None:
+def _limits(numbers: Numbers, settings: GateSettings, facts: Facts) -> list[Gate]:
+    gates, copied = list[Gate](), find(numbers, "memorisation")
+    if (images := facts.test_images) is not None:
+        least = settings.minimum_test_images
+        finding = f"{images:,}, at least {least:,} are needed"
+        gates.append(Gate("enough test images", images >= least, finding))
+    if copied:
+        most = settings.max_memorisation
+        share = f"at least {copied.low:.1%} of the images are nearer to a training image"
+        gates.append(Gate("memorisation", copied.low <= most, f"{share}, at most {most:.0%} allowed"))
+    for name in ("megabytes", "hours"):
+        found, allowed = getattr(facts, name), getattr(settings, f"max_{name}")
+        if found is not None and allowed is not None:
             gates.append(Gate(name, found <= allowed, f"{found:.3g}, at most {allowed:g} allowed"))
     return gates
 
 
-def _worth_it(
-    numbers: Mapping[str, float], before: Mapping[str, float], settings: GateSettings, new_pictures: int
-) -> Gate:
+def _worth_it(numbers: Numbers, before: Numbers, settings: GateSettings, new_pictures: int) -> Gate:
     """Better in a target, or trained on new pictures."""
     if new_pictures:
         return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
-    targets = [name for name in settings.targets if name in before and name in numbers]
-    compared = {name: _compare(name, numbers, before, settings, len(targets))[0] for name in targets}
-    better = [name for name, verdict in compared.items() if verdict == "better"]
+    pairs = {name: (find(numbers, name), find(before, name)) for name in settings.targets}
+    known = {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
+    compared = {name: _compare(name, *pair, settings, len(known)) for name, pair in known.items()}
+    better = ", ".join(name for name, (gain, noise) in compared.items() if gain > noise)
     nothing = "no new pictures, and no target is better by more than noise"
-    return Gate("worth it", bool(better), f"better in {', '.join(better)}" if better else nothing)
+    return Gate("worth it", bool(better), f"better in {better}" if better else nothing)
 
 
-def _not_worse(
-    name: str, challenger: Mapping[str, float], champion: Mapping[str, float], settings: GateSettings
-) -> Gate:
-    verdict, gain, noise = _compare(name, challenger, champion, settings, claims=1)
+def _not_worse(name: str, ours: Estimate, theirs: Estimate, settings: GateSettings) -> Gate:
+    gain, noise = _compare(name, ours, theirs, settings)
+    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
     allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
     if gain < -allowed:
         verdict = f"worse by more than the {allowed:g} allowed"
     show = glossary.measure(name).show
-    numbers = f"{show(challenger[name])} against {show(champion[name])}, noise {show(noise)}"
+    numbers = f"{show(ours.value)} against {show(theirs.value)}, noise {show(noise)}"
     return Gate(name, not verdict.startswith("worse"), f"{verdict}: {numbers}")
 
 
 def _compare(
-    name: str,
-    challenger: Mapping[str, float],
-    champion: Mapping[str, float],
-    settings: GateSettings,
-    claims: int,
-) -> tuple[str, float, float]:
-    """The verdict, the gain and the noise.
+    name: str, ours: Estimate, theirs: Estimate, settings: GateSettings, claims: int = 1
+) -> tuple[float, float]:
+    """The gain and the noise.
 
     The noise is the root of the sum of squares of half the 95 % intervals of both and of the deviation
     between seeds. If one of several ``claims`` is enough, it is widened by Bonferroni's correction.
     """
-    gain = (challenger[name] - champion[name]) * (-1 if glossary.measure(name).better == "lower" else 1)
+    gain = (ours.value - theirs.value) * (-1 if glossary.measure(name).better == "lower" else 1)
     deviation = settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
-    seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * deviation
-    noise = math.hypot(_half_width(name, challenger), _half_width(name, champion), seeds)
-    noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
-    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
-    return verdict, gain, noise
-
-
-def _half_width(name: str, numbers: Mapping[str, float]) -> float:
-    low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
-    return 0.0 if low is None or high is None else (high - low) / 2
+    seeds = math.sqrt(2) * quantile(0.975) * deviation
+    noise = math.hypot((ours.high - ours.low) / 2, (theirs.high - theirs.low) / 2, seeds)
+    return gain, noise * quantile(1 - 0.025 / claims) / quantile(0.975)

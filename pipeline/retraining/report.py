@@ -1,70 +1,50 @@
-"""The report of a retraining: an HTML page, and a summary in Markdown for MLflow."""
+"""The report of a retraining: an HTML page, a summary in Markdown for MLflow, the result for the terminal."""
 
 import base64
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from pipeline.evaluation import glossary
 from pipeline.files import write_text
+from pipeline.retraining.gates import Numbers, find
 from pipeline.retraining.journal import RetrainingRun, Verdict
 
-LOADER = ChoiceLoader([PackageLoader("pipeline.retraining", "."), PackageLoader("pipeline.evaluation", ".")])
+TEMPLATES = Environment(
+    loader=ChoiceLoader([PackageLoader(f"pipeline.{name}", ".") for name in ("retraining", "evaluation")]),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def write(run: RetrainingRun, folder: Path) -> Path:
     """Write ``folder``/<name of the retraining>.html, one self-contained page."""
-    templates = Environment(
-        loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    picture, foreign = folder / f"{run.name}-foreign.png", ""
+    picture, path, foreign = folder / f"{run.name}-foreign.png", folder / f"{run.name}.html", ""
     if picture.is_file():
         foreign = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-    rows = {verdict.model: _rows(verdict) for verdict in run.verdicts}
-    path = folder / f"{run.name}.html"
-    write_text(path, templates.get_template("retraining.html").render(run=run, rows=rows, foreign=foreign))
+    write_text(path, TEMPLATES.get_template("retraining.html").render(run=run, rows=_rows, foreign=foreign))
     return path
 
 
-def text(run: RetrainingRun) -> str:
+def markdown(run: RetrainingRun) -> str:
     """A summary in Markdown."""
-    lines = [f"**{run.decision}**: {run.explanation}", ""]
-    lines += [f"Reason for the retraining: {'; '.join(run.reasons)}."]
-    lines += [f"- {finding['check']}: {finding['sentence']}" for finding in run.quality]
-    lines += [f"- drift: {run.drift['said']}"] if run.drift else []
-    for verdict in run.verdicts:
-        lines += ["", f"`{verdict.model}` {verdict.before or 'none'} → {verdict.version}: {verdict.reason}"]
-        lines += [
-            f"- {'ok' if gate['passed'] else '**FAIL**'} {gate['name']}: {gate['finding']}"
-            for gate in verdict.gates
-        ]
-        lines += [f"- to promote it by hand: `{verdict.promote_command}`"] if verdict.refused else []
-    return "\n".join(lines)
+    return TEMPLATES.get_template("retraining.md").render(run=run)
 
 
-def manual_commands(run: RetrainingRun) -> str:
-    """The commands that promote the refused models and add their pictures; '' if no model was refused."""
-    commands = [verdict.promote_command for verdict in run.verdicts if verdict.refused]
-    if not commands:
-        return ""
-    lines = ["to promote by hand what was refused:", *commands]
-    if run.decision == "refused" and run.fresh:
-        comment = f"afterwards: adds its {len(run.fresh):,} pictures to the data"
-        lines.append(f"darkroom retrain --readmit '{run.refusal}'  # {comment}")
-    return "\n  ".join(lines) + "\n"
+def result(run: RetrainingRun, page: Path) -> str:
+    """The decision, and the commands that promote refused models by hand and then add their pictures."""
+    return TEMPLATES.get_template("retraining.txt").render(run=run, page=page)
 
 
 def _rows(verdict: Verdict) -> list[tuple[str, str, str]]:
     """Title, challenger's value and champion's value of each measure with an interval."""
-    return [
-        (glossary.measure(name).title, _format(name, verdict.numbers), _format(name, verdict.before_numbers))
-        for name in verdict.numbers
-        if f"{name}_low" in verdict.numbers
-    ]
+    ours, theirs = verdict.numbers, verdict.before_numbers
+    names = [name for name in ours if f"{name}_low" in ours]
+    return [(glossary.measure(name).title, _format(name, ours), _format(name, theirs)) for name in names]
 
 
-def _format(name: str, numbers: dict[str, float]) -> str:
-    if name not in numbers:
-        return ""
-    show = glossary.measure(name).show
-    return f"{show(numbers[name])} ({show(numbers[f'{name}_low'])} – {show(numbers[f'{name}_high'])})"
+def _format(name: str, numbers: Numbers) -> str:
+    show, found = glossary.measure(name).show, find(numbers, name)
+    return f"{show(found.value)} ({show(found.low)} – {show(found.high)})" if found else ""

@@ -32,7 +32,7 @@ def records(environment: Environment, is_missing: Callable[[str, str], bool]) ->
                 record.ended = max([record.started, *times])
             with suppress(OSError, ValueError, TypeError):
                 resources = read_json(folder / "times.json")
-                shown = [key for key in ("workers", "threads", "mode", "device") if key in resources]
+                shown = [key for key in ("workers", "threads", "mode", "device", "total") if key in resources]
                 record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
             with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
                 sha256 = model_files.read_card(model)["sha256"]
