@@ -38,8 +38,7 @@ class Expected:
     def of(cls, folder: Path) -> "Expected":
         """The data of the trained model in ``folder``."""
         card = read_card(folder)
-        names = tuple(card["class_names"]) if "class_names" in card else None
-        return cls(card["spec"]["channels"], card["spec"]["size"], names)
+        return cls(card["spec"]["channels"], card["spec"]["size"], tuple(card.get("class_names", ())) or None)
 
     def __str__(self) -> str:
         names, shape = self.class_names, f"{self.channels} x {self.size} x {self.size} pixels"

@@ -48,11 +48,6 @@ class Arrival:
     unsettled: int = 0  # changed recently or not readable: left for the next retraining
     passed_over: int = 0  # with a format that is not supported, or a name that is not UTF-8
 
-    @property
-    def digest(self) -> str:
-        """Identifies this version of the data: names and bytes of all accepted and fresh pictures."""
-        return digest_of(sorted([picture.name, picture.sha256] for picture in (*self.accepted, *self.fresh)))
-
 
 def fetch(watch: str, repository: str, root: Path, downloads: Path) -> Path:
     """The folder or zip with new pictures: the path ``watch``, or a download into the folder ``downloads``.

@@ -125,7 +125,7 @@ class _Retraining:
         if not (reasons or refused) and self.workspace.is_stale():
             reasons = ["code or settings are newer than the models"]
         is_new = bool(reasons or refused or quality.quarantined)
-        key = digest_of([arrival.digest, self._content()])
+        key = digest_of([[picture.name, picture.key] for picture in arrival.fresh] + [self._content()])
         past = [run for run in self.journal.past() if run.key == key and is_new and not usable]
         if past or not is_new:
             print(_nothing_new(arrival, past))
@@ -205,7 +205,7 @@ class _Retraining:
             print("".join(f"  {line}\n" for line in lines), end="")
 
     def _content(self) -> str:
-        """A digest of code, settings, tracked data and gates."""
+        """A digest of code, settings, accepted pictures and gates."""
         sections = read_file(self.tree / PARAMS)
         settings = {name: section for name, section in sections.items() if name != "retrain"}
         files = [self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc"))]

@@ -91,23 +91,6 @@ def test_two_accepted_pictures_with_the_same_bytes_are_both_counted(places):
     put(watched, "dog/again.png", 1)
     arrival = incoming.look(watched, accepted, {})
     assert names(arrival.accepted) == ["cat/1.png", "dog/1.png", "dog/twin.png"] and not arrival.fresh
-    (watched / "dog/again.png").unlink()
-    with_twin = incoming.look(watched, accepted, {})
-    (accepted / "dog/twin.png").unlink()
-    without = incoming.look(watched, accepted, {})
-    assert not without.fresh and without.digest != with_twin.digest
-
-
-def test_the_digest_names_accepted_and_fresh_together(places):
-    watched, accepted = places
-    before = incoming.look(watched, accepted, {}).digest
-    put(watched, "cat/2.png", 3)
-    seen = incoming.look(watched, accepted, {})
-    assert seen.digest != before
-    incoming.copy(watched, seen.fresh, accepted)
-    assert incoming.look(watched, accepted, {}).digest == seen.digest
-    os.rename(accepted / "cat/2.png", accepted / "cat/3.png")
-    assert incoming.look(watched, accepted, {}).digest != seen.digest
 
 
 def test_the_class_is_the_folder_after_an_optional_split(tmp_path):
