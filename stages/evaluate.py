@@ -45,7 +45,7 @@ def main() -> None:
         ", ".join(sources),
         data_digests[names[0]] if len(names) == 1 else digest_of(data_digests),
         "data/processed",
-        {"device": device},
+        {"device": device, "test_images": min(len(data.test) for data in datasets.values())},
     )
     with runs.open_run(env, description) as run:
         results = evaluate(settings, datasets, tasks, digests)

@@ -44,7 +44,9 @@ def main(name: str = "") -> None:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, env, model, history, [progress, SystemMetrics(), run.follow])
             run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
-            run.tag({key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device")})
+            run.tag(
+                {key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device", "total")}
+            )
             run.register(outcome.folder / "model", name)
         remove_old_trainings(env, name, delivery_queue.undelivered_folders(env))
     sha256 = model_files.read_card(model)["sha256"]

@@ -1,8 +1,11 @@
-"""`make install` with fake Python, pip and DVC: when it installs, and where."""
+"""`make install` with fake Python, pip and DVC: when it installs, and where; `make ui`."""
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,19 @@ def test_in_a_moved_project_the_environment_is_made_again(project):
 def test_dvcs_own_cache_is_private_and_its_path_is_one_that_dvc_can_write(project):
     assert f"config --local core.site_cache_dir {project.parent}/cache/darkroom/dvc" in install(project)
     assert (project.parent / "cache/darkroom/dvc").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_port_that_is_taken_is_named_before_make_ui_starts_anything(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv").mkdir()
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+        (tmp_path / name).write_text(str(tmp_path) if name == ".venv/.ready" else "")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        command = ["make", "-C", str(tmp_path), "ui", f"PORT={port}"]
+        done = subprocess.run(
+            command, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode != 0 and f"port {port}" in done.stderr and "make ui PORT=" in done.stderr
+    assert "MLflow on" not in done.stdout and not (tmp_path / "mlflow.db").exists()

@@ -11,6 +11,8 @@ import sys
 import pytest
 
 from pipeline.core.metrics_log import Diverged
+from pipeline.errors import DarkroomError
+from pipeline.process import output
 from tests.project import ROOT, as_from_a_terminal
 
 HEAD = """import os, signal, sys, time
@@ -214,3 +216,19 @@ print(gc.get_threshold()[0])
 """
     assert run("import gc" + cycle) == (0, "50000\n", "")
     assert run("import gc\nprocess.collect_garbage_rarely = lambda: None" + cycle)[1] == "700\ncollected\n"
+
+
+def test_the_output_of_a_command_is_unchanged_and_its_failure_has_its_message(tmp_path, monkeypatch):
+    data = b"a\r\n\xff b\n".decode(errors="surrogateescape")
+    assert output("cat", name="cat", stdin=data) == data
+    monkeypatch.setenv("DVC_STAGE", "train")
+    assert output("sh", "-c", "echo $ONE$DVC_STAGE", name="sh", ONE="1") == "1\n"
+    for command, seconds, message in (
+        (("sh", "-c", "echo first >&2; echo 'ERROR: why' >&2; echo last >&2; exit 3"), 30, "ERROR: why"),
+        (("sh", "-c", "exit 3"), 30, "exit code 3"),
+        (("sleep", "9"), 0.1, "timed out after 0 s"),
+        (("/nowhere/program",), 30, "No such file"),
+    ):
+        with pytest.raises(DarkroomError, match=f"it failed: .*{message}") as caught:
+            output(*command, name="it", cwd=tmp_path, timeout_seconds=seconds)
+        assert caught.value.where == str(tmp_path)

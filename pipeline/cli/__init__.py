@@ -19,7 +19,10 @@ def main() -> None:
     process.run(_run)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
+
+
+@click.group(context_settings=SETTINGS)
 @click.version_option(package_name="darkroom", prog_name="darkroom")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def commands(debug: bool) -> None:

@@ -22,39 +22,20 @@ PAIRS = "pairs.png"
 REGISTERED = re.compile(r"[^/@]+(@[^/@]+|/\d+)")  # NAME@ALIAS or NAME/VERSION
 
 a_model = "MODEL: a name in the folder of models, or NAME@ALIAS or NAME/VERSION of MLflow's registry."
-models = click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The folder of trained models  [default: models, in the project]",
-)
+number, file, folder = click.IntRange, click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path)
+models_help = "The folder of trained models  [default: models, in the project]"
+models = click.option("--models", type=folder, help=models_help)
 
 
 @click.command(epilog=a_model)
 @click.argument("model")
+@click.option("--count", type=number(1, 10_000), default=64, help="How many pictures.")
 @click.option(
-    "--count", type=click.IntRange(1, 10_000), default=64, show_default=True, help="How many pictures."
+    "--label", "labels", multiple=True, help="A class to draw; may be repeated. Default: each in turn."
 )
-@click.option(
-    "--label",
-    "labels",
-    multiple=True,
-    help="The name of a class to draw; may be repeated. Default: each in turn.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="The same seed gives the same pictures.",
-)
-@click.option("--columns", type=click.IntRange(1, 100), default=None, help="Pictures in a row.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="The PNG to write  [default: MODEL.png]",
-)
+@click.option("--seed", type=number(0), default=0, help="The same seed gives the same pictures.")
+@click.option("--columns", type=number(1, 100), help="Pictures in a row.")
+@click.option("--out", type=file, help="The PNG to write  [default: MODEL.png]")
 @models
 def generate(
     model: str,
@@ -90,14 +71,8 @@ def generate(
 
 @click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="cnn", show_default=True, help="The classifier to use.")
-@click.option(
-    "--top",
-    type=click.IntRange(1, 100),
-    default=1,
-    show_default=True,
-    help="How many classes for each picture.",
-)
+@click.option("--model", default="cnn", help="The classifier to use.")
+@click.option("--top", type=number(1, 100), default=1, help="How many classes for each picture.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @models
 def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path | None) -> None:
@@ -130,12 +105,11 @@ def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models
 
 @click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="ae", show_default=True, help="The autoencoder to use.")
+@click.option("--model", default="ae", help="The autoencoder to use.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default="restored",
-    show_default=True,
     help="The folder to write.",
 )
 @models
@@ -220,22 +194,18 @@ def _refuse(unread: list[BadInput]) -> None:
 
 
 def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
-    unknown = [label for label in labels if label not in names]
-    if unknown:
-        remedy = f"choose from: {', '.join(names)}"[:300]
-        raise BadInput("no such class", where=f"--label {unknown[0]}", remedy=remedy)
+    for label in labels:
+        if label not in names:
+            remedy = f"choose from: {', '.join(names)}"[:300]
+            raise BadInput("no such class", where=f"--label {label}", remedy=remedy)
     return [names.index(label) for label in labels] or list(range(len(names)))
 
 
 def _files(paths: tuple[str, ...]) -> list[Path]:
-    files: list[Path] = []
-    for given in paths:
-        for text in os.fsdecode(sys.stdin.buffer.read()).splitlines() if given == "-" else [given]:
-            try:
-                files += _files_at(text) if text.strip() else []
-            except OSError as error:  # such as a name that is too long
-                what = error.strerror or "cannot be read"
-                raise BadInput(what, where=text[:200], remedy="check the path") from None
+    listed: list[str] = []
+    for path in paths:
+        listed += os.fsdecode(sys.stdin.buffer.read()).splitlines() if path == "-" else [path]
+    files = [file for text in listed if text.strip() for file in _files_at(text)]
     if not files:
         remedy = "name files or folders, or send paths to standard input with -"
         raise BadInput("no picture was named", where="PATHS", remedy=remedy)
@@ -245,15 +215,19 @@ def _files(paths: tuple[str, ...]) -> list[Path]:
 def _files_at(text: str) -> list[Path]:
     from pipeline.data.images import SUFFIXES
 
-    path = Path(text)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise BadInput("no such file or folder", where=text[:200], remedy="check the path")
-    found = sorted(file for file in path.rglob("[!.]*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not found:
-        raise BadInput("has no pictures", where=text, remedy=f"accepted are {', '.join(sorted(SUFFIXES))}")
-    return found
+    path, what = Path(text), "no such file or folder"
+    try:
+        if path.is_file():
+            return [path]
+        found = sorted(one for one in path.rglob("[!.]*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        if found:
+            return found
+        if path.is_dir():
+            remedy = f"accepted are {', '.join(sorted(SUFFIXES))}"
+            raise BadInput("has no pictures", where=text, remedy=remedy)
+    except OSError as error:  # such as a name that is too long
+        what = error.strerror or "cannot be read"
+    raise BadInput(what, where=text[:200], remedy="check the path")
 
 
 def _read(

@@ -9,9 +9,7 @@ from pipeline.params import PARAMS
 
 @click.command()
 @click.argument("targets", nargs=-1)
-@click.option(
-    "--jobs", "-j", type=click.IntRange(1, 1000), default=1, show_default=True, help="Stages at once."
-)
+@click.option("--jobs", "-j", type=click.IntRange(1, 1000), default=1, help="Stages at once.")
 @click.option("--force", "-f", is_flag=True, help="Also run stages that are up to date.")
 def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
     """Run the stages that are out of date, several at once.

@@ -7,13 +7,8 @@ from pipeline.environment import read as read_environment
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and change nothing.")
-@click.option(
-    "--readmit",
-    metavar="TEXT",
-    default="",
-    help="Check quarantined pictures again whose reason or hash contains TEXT.",
-)
-def retrain(dry_run: bool, readmit: str) -> None:
+@click.option("--readmit", help="Check quarantined pictures again whose reason or hash contains TEXT.")
+def retrain(dry_run: bool, readmit: str | None) -> None:
     """Train on new pictures; promote a model that is not worse.
 
     The new pictures at retrain.watch (params.yaml) are checked. New models are compared with the champions
@@ -24,7 +19,7 @@ def retrain(dry_run: bool, readmit: str) -> None:
     """
     from pipeline.retraining.retrain import retrain
 
-    retrain(read_environment(), dry_run, readmit)
+    retrain(read_environment(), dry_run, readmit or "")
 
 
 @click.command()
@@ -43,15 +38,12 @@ def history(as_json: bool) -> None:
     from pipeline.tracking import connection, promotion
 
     environment = read_environment()
-    nothing = {"model": "", "from": "", "to": ""}
-    refused = [
-        {"time": run.ended, "deed": "refused", **nothing, "reason": run.explanation, "occasion": run.name}
-        for run in Journal(environment.root).past()
-        if run.decision == "refused"
-    ]
-    rows = sorted(
-        [*promotion.alias_history(*connection.connect(environment)), *refused], key=lambda row: row["time"]
-    )
+    rows = promotion.alias_history(*connection.connect(environment))
+    for run in Journal(environment.root).past():
+        if run.decision == "refused":
+            row = {"time": run.ended, "deed": "refused", "model": "", "from": "", "to": ""}
+            rows.append(row | {"reason": run.explanation, "occasion": run.name})
+    rows.sort(key=lambda row: row["time"])
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return

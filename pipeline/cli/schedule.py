@@ -12,12 +12,9 @@ from pipeline.retraining import schedule as schedules
 NOTE = """Set its variables (MLFLOW_TRACKING_URI, ...) in .darkroom/schedule.env, as lines NAME='value'.
 A user's systemd runs while the user is logged in. To let it run always: loginctl enable-linger"""
 which = click.option(
-    "--cron/--systemd",
-    "by_cron",
-    default=False,
-    show_default=True,
-    help="Use the user's crontab, or the user's systemd.",
+    "--cron/--systemd", "by_cron", default=False, help="Use the user's crontab, or the user's systemd."
 )
+at = click.DateTime(["%H:%M"])
 
 
 @click.group()
@@ -27,23 +24,14 @@ def schedule() -> None:
 
 @schedule.command()
 @which
-@click.option(
-    "--at",
-    type=click.DateTime(["%H:%M"]),
-    default="02:30",
-    show_default=True,
-    metavar="HH:MM",
-    help="Time of day in UTC.",
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Print the schedule and change nothing; needs neither cron nor systemd."
-)
+@click.option("--at", type=at, default="02:30", metavar="HH:MM", help="Time of day in UTC.")
+@click.option("--dry-run", is_flag=True, help="Print it and change nothing; needs neither cron nor systemd.")
 def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
     """Install the schedule and print it.
 
     An older schedule of this project is replaced.
     """
-    wanted = schedules.Schedule(environment.read().root, at.time())
+    wanted, shown = schedules.Schedule(environment.read().root, at.time()), ""
     if by_cron:
         present = schedules.read_crontab() if not dry_run or shutil.which("crontab") else ""
         crontab = wanted.merged(present)
@@ -52,11 +40,13 @@ def install(by_cron: bool, at: datetime, dry_run: bool) -> None:
             schedules.run("crontab", "-", stdin=crontab)
     else:
         schedules.unit_files(wanted.root)  # raises if they belong to another project
-        shown = "".join(f"# {path}\n{text}\n" for path, text in wanted.units().items())
         if not dry_run:
             schedules.run("systemctl", "--version")  # raises if it is not installed
-            for path, text in wanted.units().items():
+        for path, text in wanted.units().items():
+            shown += f"# {path}\n{text}\n"
+            if not dry_run:
                 write_text(path, text)
+        if not dry_run:
             shown += schedules.systemctl("daemon-reload", f"enable --now {schedules.TIMER}")
     click.echo(shown + NOTE)
 

@@ -104,6 +104,7 @@ def reproduce(model: str) -> None:
 @click.option(
     "--reason",
     default="",
+    show_default=False,
     help="Why; recorded. A reason overrules the gates: the version is promoted even if a gate fails.",
 )
 def promote(model: str, reason: str) -> None:
@@ -113,18 +114,19 @@ def promote(model: str, reason: str) -> None:
     fails.
     """
     from pipeline.params import read_section
-    from pipeline.retraining.gates import GateSettings, judge
-    from pipeline.tracking import connection, promotion, registry
+    from pipeline.retraining.champion_challenger import judge_registered
+    from pipeline.retraining.gates import GateSettings
+    from pipeline.tracking import connection, promotion
 
     environment, settings = read_environment(), read_section("gates", GateSettings)
-    client, _ = connection.connect(environment)
+    client, experiment = connection.connect(environment)
     version = promotion.find(client, model if {"@", "/"} & set(model) else f"{model}@challenger")
     name = f"{version.name}/{version.version}"
     champion = promotion.champion(client, version.name)
     if champion is not None and champion.version == version.version:
         click.echo(f"{name} is the champion already")
         return
-    gates = judge(registry.results(version), registry.results(champion) if champion else None, settings)
+    gates = judge_registered(client, experiment, version, champion, settings)
     for gate in gates:
         click.echo(f"{'ok  ' if gate.passed else 'FAIL'}  {gate.name}: {gate.finding}")
     failed = [gate.name for gate in gates if not gate.passed]
@@ -139,7 +141,7 @@ def promote(model: str, reason: str) -> None:
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", default="no reason given", show_default=True, help="Why; recorded.")
+@click.option("--reason", default="no reason given", help="Why; recorded.")
 def rollback(name: str, reason: str) -> None:
     """Restore the previous champion of NAME."""
     from pipeline.tracking import promotion
@@ -154,7 +156,6 @@ def rollback(name: str, reason: str) -> None:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     default="comparison.html",
-    show_default=True,
     help="The page to write.",
 )
 def compare(things: tuple[str, ...], out: Path) -> None:

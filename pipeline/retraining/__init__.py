@@ -3,13 +3,11 @@
 incoming              new pictures at ``retrain.watch``
 quality               checks of the new pictures
 drift                 statistical tests of the new pictures against the known ones
-intake_report         the three above for one delivery
 workspace             the git worktree in which new models are trained; commits and branches
 champion_challenger   comparison of champions and challengers
 gates                 the conditions for a promotion
 journal               the current retraining and the past ones, on disk
-retrain               one retraining from start to decision
-outcome               promotion or refusal, commit, report, notification
+retrain               one retraining from start to end
 report                the result as a page and as text
 notifications         JSON to an address or a command
 schedule              cron and systemd

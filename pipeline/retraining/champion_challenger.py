@@ -1,30 +1,32 @@
 """Champions and challengers, measured on the same test pictures, in the same feature space and settings."""
 
-import dataclasses
-import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
-from pipeline.core.fields import DataSpec
+from pipeline.core.fields import PROCESSED, DataSpec
 from pipeline.core.model_files import read_card
 from pipeline.core.task import Task
-from pipeline.environment import Environment
+from pipeline.data import sources
+from pipeline.data.folders import arrange, list_files
+from pipeline.data.settings import DataSettings
 from pipeline.errors import DarkroomError
 from pipeline.estimate import Estimate
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
-from pipeline.retraining.gates import Circumstances, Gate, GateSettings, judge
+from pipeline.retraining.gates import Facts, Gate, GateSettings, Numbers, judge, newest_protocol
 from pipeline.retraining.journal import Verdict
-from pipeline.tracking import connection, promotion, registry
+from pipeline.tracking import promotion, registry
+
+if TYPE_CHECKING:
+    from pipeline.tracking.registry import MlflowClient
 
 IMAGES = "images"  # the data set that is retrained
-Numbers = dict[str, Any]  # estimates by quantity, as JSON
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,8 @@ class Expected:
     def of(cls, folder: Path) -> "Expected":
         """The data of the trained model in ``folder``."""
         card = read_card(folder)
-        names = tuple(card["class_names"]) if "class_names" in card else None
         spec = DataSpec.from_json(card["spec"])
-        return cls(spec.channels, spec.size, names)
+        return cls(spec.channels, spec.size, tuple(card.get("class_names", ())) or None)
 
     def __str__(self) -> str:
         names, shape = self.class_names, f"{self.channels} x {self.size} x {self.size} pixels"
@@ -54,111 +55,154 @@ class Expected:
 class Champion:
     """The version with the alias champion, and the folder with its weights."""
 
+    name: str
     version: str
     folder: Path
 
+    def load(self, device: str) -> Task | None:
+        """The model; None if its weights do not fit the present code."""
+        try:
+            return model_files.load(self.folder, device)
+        except DarkroomError as error:
+            print(f"  {error}")
+            return None
 
-def champions(environment: Environment, names: list[str], cache: Path) -> dict[str, Champion]:
-    """The champions of the models ``names``, by name.
+    def incomparable(self, expected: Expected) -> str:
+        """Why a model trained on ``expected`` cannot be compared with this one; '' if it can."""
+        known = Expected.of(self.folder)
+        names = {expected.class_names, known.class_names} - {None}
+        if len(names) > 1 or (known.channels, known.size) != (expected.channels, expected.size):
+            what = f"knows {known}, the new data has {expected}"
+        elif self.load("cpu") is None:
+            what = "does not fit the present code"
+        else:
+            return ""
+        return f"the champion {self.name}/{self.version} {what}: they cannot be compared"
 
-    Weights that are not on this machine are downloaded into the folder ``cache``. Everything else in it is
-    removed.
+
+def load(champion: Champion | None, expected: Expected, device: str) -> Task | None:
+    """The champion's model if it fits the code and knows the ``expected`` data."""
+    return champion.load(device) if champion and Expected.of(champion.folder) == expected else None
+
+
+def expected_data(
+    data: DataSettings, tree: Path, files: Sequence[str] | None = None
+) -> tuple[Expected | None, int | None]:
+    """The data on which the worktree ``tree`` will train, and about how many test pictures it will have.
+
+    ``files``: the names of its pictures, if they are not those in the folder. None: not known yet.
     """
-    client, _ = connection.connect(environment)
+    source = sources.find(data.source)
+    channels = {"grey": 1, "rgb": 3}.get(data.color, source.shape[0])
+    size = data.image_size or source.shape[1]
+    if source.read is not None:
+        manifest = tree / PROCESSED / IMAGES / "manifest.json"
+        known = read_json(manifest) if manifest.is_file() else {}
+        names = tuple(known["class_names"]) if known.get("source") == data.source else None
+        return Expected(channels, size, names), None
+    place = tree / data.folder
+    try:
+        if files is None:
+            files = list_files(place)[0]
+        layout = arrange(files, [], where=data.folder)
+    except (OSError, DarkroomError):  # the stage download reports it
+        return None, None
+    total = sum(map(len, layout.splits.values()))
+    num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
+    return Expected(channels, size, layout.class_names), num_test
+
+
+def champions(client: "MlflowClient", names: Iterable[str], downloads: Path) -> dict[str, Champion]:
+    """The champions of the models ``names``. Weights on another machine are copied into ``downloads``."""
     known = {model.name for model in client.search_registered_models(max_results=1000)}
-    found, used = {}, set()
+    found = {}
     for name in names:
         if version := promotion.champion(client, name) if name in known else None:
-            folder = cache / f"{name}-{version.version}"
-            folder.mkdir(parents=True, exist_ok=True)
-            used.add(folder)
-            found[name] = Champion(str(version.version), registry.weights(client, version, folder))
-    for old in set(cache.glob("*")) - used:
-        shutil.rmtree(old, ignore_errors=True)
+            folder = registry.weights(client, version, downloads / f"{name}-{version.version}")
+            found[name] = Champion(name, str(version.version), folder)
     return found
 
 
-def challengers(environment: Environment, tree: Path) -> dict[str, Any]:
-    """The registered versions of the models in ``tree``, by name.
-
-    Raises ``DarkroomError`` if MLflow lacks one of them.
-    """
-    client, _ = connection.connect(environment)
+def challengers(client: "MlflowClient", tree: Path) -> dict[str, Any]:
+    """The registered versions of the models in ``tree``. Raises ``DarkroomError`` if one is missing."""
     found = {}
     for name, folder in _models(tree).items():
         found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
         if found[name] is None:
-            what, remedy = (
-                f"MLflow does not have the trained {name} yet",
-                "darkroom sync, then repeat this command",
-            )
-            raise DarkroomError(what, where=environment.tracking_uri, remedy=remedy)
+            what = f"MLflow does not have the trained {name} yet"
+            raise DarkroomError(what, where=str(folder), remedy="darkroom sync, then repeat this command")
     return found
 
 
 def compare(
-    environment: Environment,
     settings: EvaluationSettings,
     gates: GateSettings,
     tree: Path,
+    device: str,
     new_pictures: int,
     candidates: Mapping[str, Any],
     serving: Mapping[str, Champion],
 ) -> list[Verdict]:
     """A verdict for each of ``candidates``: the registered versions of the models trained in ``tree``."""
-    folders, data = _models(tree), Dataset.open(tree / "data/processed/images")
-    contested = {
-        name
-        for name, version in candidates.items()
-        if not (_is_champion(version, serving.get(name)) or version.tags.get(registry.UNWANTED))
-    }
-    print(f"comparing with the champions: {', '.join(sorted(contested)) or 'none'}", flush=True)
-    champion_folders = {name: champion.folder for name, champion in serving.items()}
-    device = environment.torch_device
-    measured = measure(settings, data, folders, champion_folders, contested, device) if contested else {}
-    verdicts = []
+    data, folders, verdicts = Dataset.open(tree / PROCESSED / IMAGES), _models(tree), list[Verdict]()
     for name, version in candidates.items():
-        champion = serving.get(name)
-        number, before = str(version.version), champion.version if champion else ""
-        if _is_champion(version, champion):
-            verdicts.append(Verdict(name, number, before, False, "it is the champion already"))
-            continue
-        if name not in contested:
-            reason = version.tags[registry.UNWANTED]
-            gate = dataclasses.asdict(Gate("wanted", False, reason))
-            verdicts.append(Verdict(name, number, before, False, reason, [gate]))
-            continue
-        numbers, before_numbers = measured[name]
-        hours = read_json(tree / "history" / name / "times.json").get("total", 0.0) / 3600
-        megabytes = (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6
-        circumstances = Circumstances(new_pictures, len(data.test), megabytes, hours)
-        known = {"now": Estimate.read(before_numbers)} if before_numbers else {}
-        found = judge({"now": Estimate.read(numbers)}, known if champion else None, gates, circumstances)
-        if champion and not before_numbers:
-            why = incomparable(name, champion, Expected.of(folders[name]))
-            found = [
-                dataclasses.replace(gate, finding=why) if why and gate.name == "comparable" else gate
-                for gate in found
-            ]
+        before = serving[name].version if name in serving else ""
+        verdict = Verdict(model=name, version=str(version.version), before=before)
+        verdicts.append(verdict)
+        if verdict.version == before:
+            verdict.reason = "it is the champion already"
+        elif reason := version.tags.get(registry.UNWANTED):
+            verdict.reason, verdict.gates = reason, [asdict(Gate("wanted", False, reason))]
+    contested = {verdict.model: verdict for verdict in verdicts if not verdict.reason}
+    print(f"comparing with the champions: {', '.join(sorted(contested)) or 'none'}")
+    if not contested:
+        return verdicts
+    why = {name: one.incomparable(Expected.of(folders[name])) for name, one in serving.items()}
+    fitting = {name: one.folder for name, one in serving.items() if not why[name]}
+    # One space for all: that of the champion classifier, or of the challenger if there is none.
+    space = fitting.get(settings.classifier, folders.get(settings.classifier))
+    ours, theirs = (
+        _measure(settings, data, {name: models[name] for name in contested if name in models}, space, device)
+        for models in (folders, fitting)
+    )
+    for name, verdict in contested.items():
+        seconds = read_json(tree / "history" / name / "times.json").get("total")
+        facts = Facts(
+            len(data.test),
+            (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6,
+            seconds and seconds / 3600,
+            new_pictures,
+            why.get(name, ""),
+        )
+        known = {"now": theirs[name]} if name in theirs else {}
+        found = judge({"now": ours[name]}, known if name in serving else None, gates, facts)
+        verdict.numbers, verdict.before_numbers = _to_json(ours[name]), _to_json(theirs.get(name, {}))
+        verdict.gates = [asdict(gate) for gate in found]
         failed = [f"{gate.name}: {gate.finding}" for gate in found if not gate.passed]
         better = [f"{gate.name}: {gate.finding}" for gate in found if gate.finding.startswith("better")]
         otherwise = "not worse, and trained on new pictures" if known else "the first version"
-        reason = "; ".join(failed or better) or otherwise
-        results = [dataclasses.asdict(gate) for gate in found]
-        verdicts.append(Verdict(name, number, before, not failed, reason, results, numbers, before_numbers))
+        verdict.promoted, verdict.reason = not failed, "; ".join(failed or better) or otherwise
     return verdicts
 
 
-def _is_champion(version: Any, champion: Champion | None) -> bool:
-    return champion is not None and str(version.version) == champion.version
+def judge_registered(
+    client: "MlflowClient", experiment: str, version: Any, champion: Any | None, settings: GateSettings
+) -> list[Gate]:
+    """The gates of a registered ``version`` against the ``champion``, as far as MLflow knows the facts.
 
-
-def withdraw(environment: Environment, verdicts: list[Verdict]) -> None:
-    """Remove the alias ``challenger`` from the versions that were refused."""
-    refused = [verdict for verdict in verdicts if verdict.refused]
-    client = connection.connect(environment)[0] if refused else None
-    for verdict in refused:
-        registry.withdraw(client, verdict.model, verdict.version)
+    Whether a promotion is worth it without new pictures is left to the user.
+    """
+    ours, theirs = registry.results(version), registry.results(champion) if champion else None
+    measured = f"tags.`darkroom.protocol.{version.name}` = '{newest_protocol(ours, theirs)}'"
+    evaluations = client.search_runs([experiment], measured, max_results=1)
+    images = evaluations and evaluations[0].data.tags.get("darkroom.test_images")
+    seconds = client.get_run(version.run_id).data.tags.get("darkroom.total")
+    facts = Facts(int(images) if images else None, hours=float(seconds) / 3600 if seconds else None)
+    if settings.max_megabytes:
+        with tempfile.TemporaryDirectory() as temporary:
+            weights = registry.weights(client, version, Path(temporary)) / model_files.WEIGHTS
+            facts = replace(facts, megabytes=weights.stat().st_size / 1e6)
+    return judge(ours, theirs, settings, facts)
 
 
 def decide(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
@@ -180,76 +224,27 @@ def decide(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
     return "refused" if refused and not promoted else "promoted", explanation
 
 
-def incomparable(name: str, champion: Champion, expected: Expected) -> str:
-    """Why a model trained on ``expected`` cannot be compared with the ``champion``; '' if it can."""
-    known = Expected.of(champion.folder)
-    names = {expected.class_names, known.class_names} - {None}
-    if len(names) > 1 or (known.channels, known.size) != (expected.channels, expected.size):
-        what = f"knows {known}, the new data has {expected}"
-    elif load(champion.folder, "cpu") is None:
-        what = "does not fit the present code"
-    else:
-        return ""
-    return f"the champion {name}/{champion.version} {what}: they cannot be compared"
-
-
-def measure(
-    settings: EvaluationSettings,
-    data: Dataset,
-    challengers: Mapping[str, Path],
-    serving: Mapping[str, Path],
-    contested: set[str],
-    device: str = "cpu",
-) -> dict[str, tuple[Numbers, Numbers]]:
-    """For each ``contested`` model, the measures of challenger and champion on the test split of ``data``.
-
-    The second is empty for a champion with other classes or sizes. Both are measured in the feature space of
-    the champion classifier, or of the challenger if there is none.
-    """
-    fitting = {
-        name: folder
-        for name, folder in serving.items()
-        if name in challengers and _fits(folder, challengers[name])
-    }
-    space = fitting.get(settings.classifier, challengers.get(settings.classifier))
-    ours, theirs = (
-        _measure(settings, data, models, space, contested, device) for models in (challengers, fitting)
-    )
-    return {name: (ours[name], theirs.get(name, {})) for name in contested}
-
-
 def _measure(
-    settings: EvaluationSettings,
-    data: Dataset,
-    models: Mapping[str, Path],
-    space: Path | None,
-    contested: set[str],
-    device: str,
+    settings: EvaluationSettings, data: Dataset, models: dict[str, Path], space: Path | None, device: str
 ) -> dict[str, Numbers]:
-    """Measures of ``models``: the classifier's own, and the others' in the feature space of ``space``."""
-    classifier, found = settings.classifier, dict[str, Numbers]()
-    own = {classifier: models[classifier]} if classifier in contested & models.keys() else {}
-    others = {name: models[name] for name in contested & models.keys() - {classifier}}
-    for wanted, helpers in ((own, {}), (others, {classifier: space} if space else {})):
+    """The measures of ``models`` on the test split: the classifier's own, others in the feature ``space``."""
+    own = {name: models.pop(name) for name in [settings.classifier] if name in models}
+    found: dict[str, Numbers] = {}
+    for wanted, helper in ((models, {settings.classifier: space} if space else {}), (own, {})):
         if wanted:
-            folders = {**wanted, **helpers}
+            folders = wanted | helper
             tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
             digests = {name: model_files.digest(folder) for name, folder in folders.items()}
             with tempfile.TemporaryDirectory() as temporary:
                 here = Path(temporary)
                 outputs = {"history": here, "metrics": here / "metrics", "plots": here / "plots"}
                 results = evaluate(settings, {IMAGES: data}, tasks, digests, **outputs)
-            found |= {name: results[name] for name in wanted}
+            found |= {name: Estimate.read(results[name]) for name in wanted}
     return found
 
 
-def load(folder: Path, device: str) -> Task | None:
-    """The model in ``folder``; None if its weights do not fit the present code."""
-    try:
-        return model_files.load(folder, device)
-    except DarkroomError as error:
-        print(f"  {error}", flush=True)
-        return None
+def _to_json(numbers: Numbers) -> dict[str, Any]:
+    return {name: estimate.to_json() for name, estimate in numbers.items()}
 
 
 def _models(tree: Path) -> dict[str, Path]:
@@ -257,11 +252,3 @@ def _models(tree: Path) -> dict[str, Path]:
     folders = [card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))]
     kinds = {folder: model_files.find(read_card(folder)["name"]) for folder in folders}
     return {folder.name: folder for folder, kind in kinds.items() if kind.dataset == IMAGES}
-
-
-def _fits(one: Path, other: Path) -> bool:
-    first, second = read_card(one), read_card(other)
-    same_spec = DataSpec.from_json(first["spec"]) == DataSpec.from_json(second["spec"])
-    return (
-        same_spec and first.get("class_names") == second.get("class_names") and load(one, "cpu") is not None
-    )

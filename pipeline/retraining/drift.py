@@ -11,36 +11,46 @@ The reference must be a random part of the champion's data on which it was not t
 of a false alarm for one batch is at most ``level``, on average over references.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.spatial.distance import pdist, squareform
+from scipy.stats import MonteCarloMethod, chi2_contingency
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.data.decoding import Decoder
 from pipeline.errors import BadInput
-from pipeline.evaluation.distances import subset
+from pipeline.evaluation import figures
+from pipeline.evaluation.distances import BATCH, subset
 from pipeline.evaluation.features import FeatureSpace
+from pipeline.retraining.champion_challenger import Champion, Expected, load
+from pipeline.retraining.incoming import Picture
 from pipeline.retraining.settings import MINIMUM, DriftSettings
 
 NEIGHBOURS = 5
 BLOCK = 500  # permutations at a time: bounded memory
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
     """The values of N pictures that are compared."""
 
     features: np.ndarray  # (N, D), float64
-    statistics: dict[str, np.ndarray]  # each (N,), by name
+    statistics: pd.DataFrame  # N rows
     labels: np.ndarray  # (N,), int64
 
     def rows(self, chosen: np.ndarray) -> "Sample":
         """The pictures at the indices ``chosen``."""
-        statistics = {name: values[chosen] for name, values in self.statistics.items()}
-        return Sample(self.features[chosen], statistics, self.labels[chosen])
+        return Sample(self.features[chosen], self.statistics.iloc[chosen], self.labels[chosen])
 
 
 @dataclass
@@ -55,45 +65,85 @@ class Test:
     alarm: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Drift:
-    """The result of all tests of a batch.
-
-    ``distances`` are those of the ``foreign`` pictures to the fifth nearest reference picture, divided by the
-    median of the same distance within the reference.
-    """
+    """The result of all tests of a batch."""
 
     sentence: str
-    tests: list[Test] = field(default_factory=list)  # empty if nothing was measured
+    tests: Sequence[Test] = ()  # empty if nothing was measured
     alarm: bool = False
-    foreign: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))  # indices, the farthest first
-    distances: np.ndarray = field(default_factory=lambda: np.empty(0))
+    # Indices of the pictures with the most distant fifth neighbour in the reference, the farthest first.
+    foreign: Sequence[int] = ()
+
+
+def measure_drift(
+    place: Path,
+    fresh: Sequence[Picture],
+    settings: DriftSettings,
+    processed: Path,
+    champion: Champion | None,
+    device: str,
+    page: Path,
+) -> dict[str, Any]:
+    """Drift of the ``fresh`` pictures in ``place`` from the validation and test pictures in ``processed``.
+
+    Returns JSON. The most unusual new pictures are drawn in the PNG ``page``.
+    """
+    task = None
+    if champion and (processed / "manifest.json").is_file():
+        known = Dataset.open(processed)
+        expected = Expected(known.spec.channels, known.spec.size, known.class_names)
+        task = load(champion, expected, device)
+    if champion is None or task is None:
+        why = "there is no champion that knows these classes and sizes"
+        return {"said": f"not measured: {why}", "alarm": False, "tests": []}
+    space = FeatureSpace.of_classifier(champion.name, task, model_files.digest(champion.folder))
+    chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
+    fit = known.manifest["settings"].get("fit", "crop")
+    decode = Decoder(place, known.spec.channels, known.spec.size, fit)
+    labels = {name: number for number, name in enumerate(known.class_names)}
+
+    def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(chosen), BATCH):
+            part = chosen[start : start + BATCH]
+            images = decode([picture.name for picture in part])[0]
+            yield images, np.array([labels.get(picture.label, -1) for picture in part])
+
+    chunks_of = lambda split: ((rows["image"], rows["label"]) for rows in split.chunks(BATCH))
+    held_out = itertools.chain(chunks_of(known.test), chunks_of(known.validation))
+    with torch.inference_mode():
+        reference, new = observe(held_out, space), observe(chunks(), space)
+    found = measure(reference, new, settings, 0, known.class_names)
+    foreign = [chosen[index].name for index in found.foreign]
+    if foreign:
+        images = np.stack([decode([name])[0] for name in foreign], axis=1)  # (1, K, C, H, W)
+        figures.save_grid(torch.from_numpy(images).float() / 255, page)
+    tests = [asdict(test) for test in found.tests]
+    return {"said": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": foreign}
 
 
 def observe(chunks: Iterable[tuple[np.ndarray, np.ndarray]], space: FeatureSpace) -> Sample:
     """The sample of all pictures in ``chunks`` (one or more): uint8 images (n, C, H, W) and labels (n,)."""
-    parts = [
-        Sample(space.vectors([torch.from_numpy(images).float() / 255]), statistics_of(images), labels)
-        for images, labels in chunks
-    ]
-    statistics = {
-        name: np.concatenate([part.statistics[name] for part in parts]) for name in parts[0].statistics
-    }
-    features, labels = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "labels")
+    features, statistics, labels = zip(
+        *(
+            (space.vectors([torch.from_numpy(images).float() / 255]), statistics_of(images), labels)
+            for images, labels in chunks
+        )
     )
-    return Sample(features, statistics, labels)
+    return Sample(np.concatenate(features), pd.concat(statistics), np.concatenate(labels))
 
 
-def statistics_of(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Statistics (N,) of uint8 images (N, C, H, W) scaled to [0, 1]. "warmth" is red minus blue."""
+def statistics_of(images: np.ndarray) -> pd.DataFrame:
+    """N rows: statistics of uint8 images (N, C, H, W), scaled to [0, 1]. "warmth" is red minus blue."""
     pixels = images.astype(np.float64) / 255
     second = [np.abs(np.diff(pixels, 2, axis=axis)).mean(axis=(1, 2, 3)) for axis in (2, 3)]
-    found = {
-        "brightness": pixels.mean(axis=(1, 2, 3)),
-        "contrast": pixels.std(axis=(1, 2, 3)),
-        "sharpness": second[0] + second[1],
-    }
+    found = pd.DataFrame(
+        {
+            "brightness": pixels.mean(axis=(1, 2, 3)),
+            "contrast": pixels.std(axis=(1, 2, 3)),
+            "sharpness": second[0] + second[1],
+        }
+    )
     if images.shape[1] == 3:
         found["warmth"] = (pixels[:, 0] - pixels[:, 2]).mean(axis=(1, 2))
     return found
@@ -126,18 +176,15 @@ def measure(
         is_significant = adjusted <= settings.level
         test.adjusted_p_value = adjusted
         test.alarm = is_significant and test.effect >= settings.minimum_effect
-        verdict = "significant, but small" if is_significant else "within chance"
+        verdict = "drift" if test.alarm else "significant, but small" if is_significant else "within chance"
         numbers = f"{100 * test.effect:.0f} % apart, p {adjusted:.2g} corrected for {len(tests)} tests"
-        test.sentence = f"{'drift' if test.alarm else verdict}: {test.sentence}; {numbers}"
-    alarms = [test.name for test in tests if test.alarm]
+        test.sentence = f"{verdict}: {test.sentence}; {numbers}"
+    alarms = ", ".join(test.name for test in tests if test.alarm)
     sentence = f"no drift in {len(tests)} tests of {len(fresh.labels):,} new pictures"
-    if alarms:
-        sentence = f"drift in {', '.join(alarms)}"
     neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS, algorithm="brute").fit(known.features)
-    # None: the reference itself, where a picture is not its own neighbour
-    usual, distances = (neighbours.kneighbors(vectors)[0][:, -1] for vectors in (None, fresh.features))
-    foreign = np.argsort(-distances, kind="stable")[: settings.num_shown]
-    return Drift(sentence, tests, bool(alarms), foreign, distances[foreign] / (np.median(usual) or 1.0))
+    distances = neighbours.kneighbors(fresh.features)[0][:, -1]
+    foreign = np.argsort(-distances, kind="stable")[: settings.num_shown].tolist()
+    return Drift(f"drift in {alarms}" if alarms else sentence, tests, bool(alarms), foreign)
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
@@ -164,10 +211,7 @@ def _within_classes(reference: Sample, fresh: Sample, count: int, random: np.ran
     counterweight = (share / np.maximum(np.bincount(reference.labels, minlength=len(share)), 1))[labels]
     squares = squareform(pdist(np.concatenate([reference.features, fresh.features]), "sqeuclidean"))
     kernel = np.exp(-squares / (2 * np.median(squares) or 1.0))  # exp(-|x - y|^2 / (2 median^2))
-    pools = {
-        name: np.concatenate([values, fresh.statistics[name]])
-        for name, values in reference.statistics.items()
-    }
+    pools = pd.concat([reference.statistics, fresh.statistics])
 
     def draw(columns: int) -> np.ndarray:
         """Weights (N, columns) of permutations within each class."""
@@ -177,7 +221,7 @@ def _within_classes(reference: Sample, fresh: Sample, count: int, random: np.ran
         return np.where(members, 1 / len(fresh.labels), -counterweight[:, None])
 
     def distances(weights: np.ndarray) -> np.ndarray:  # (tests, columns)
-        largest_gaps = [np.abs(_gaps(values, weights)).max(axis=0) for values in pools.values()]
+        largest_gaps = [np.abs(_gaps(values, weights)).max(axis=0) for values in pools.to_numpy().T]
         return np.stack([discrepancy(kernel, weights), *largest_gaps])
 
     weights = np.where(is_fresh, 1 / len(fresh.labels), -counterweight)[:, None]
@@ -192,27 +236,23 @@ def _within_classes(reference: Sample, fresh: Sample, count: int, random: np.ran
     )
     sentence = f"squared distance of features {observed[0, 0]:.2g}, {drawn[0].mean():.2g} by chance"
     tests = [Test("features", p_values[0], max(0.0, float(-_gaps(witness[:, 0], weights).min())), sentence)]
-    effects = observed[1:, 0].tolist()
-    for (name, values), p_value, effect in zip(pools.items(), p_values[1:], effects, strict=True):
-        sentence = f"{name} {values @ new[:, 0]:.3g} on average, {values @ old[:, 0]:.3g} in the reference"
-        tests.append(Test(name, p_value, effect, sentence))
+    for row, name in enumerate(pools, 1):
+        then, now = (float(pools[name] @ side[:, 0]) for side in (old, new))
+        sentence = f"{name} {now:.3g} on average, {then:.3g} in the reference"
+        tests.append(Test(str(name), p_values[row], float(observed[row, 0]), sentence))
     return tests
 
 
 def _class_mix(
     reference: np.ndarray, fresh: np.ndarray, count: int, names: Sequence[str], random: np.random.Generator
 ) -> Test:
-    before, now = (np.bincount(labels, minlength=len(names)) for labels in (reference, fresh))
-    expected = (before + now) * (len(fresh) / (len(reference) + len(fresh)))
-    draws = np.vstack([now, random.multivariate_hypergeometric(before + now, len(fresh), count)])
-    # The term of the reference is a constant multiple of this.
-    values = ((draws - expected) ** 2 / np.maximum(expected, 1e-300)).sum(axis=1)
-    there, here = before / len(reference), now / len(fresh)
+    counts = np.stack([np.bincount(labels, minlength=len(names)) for labels in (reference, fresh)])
+    draws = MonteCarloMethod(n_resamples=count, rng=random)
+    p_value = float(chi2_contingency(counts[:, counts.any(axis=0)], correction=False, method=draws).pvalue)
+    there, here = counts / counts.sum(axis=1, keepdims=True)
     most = int(np.abs(here - there).argmax())
     shares = f"{100 * here[most]:.0f} % of the new pictures, {100 * there[most]:.0f} % of the reference"
-    p_value = (1 + int((values[1:] >= values[0] - 1e-12).sum())) / (1 + count)
-    effect = float(np.abs(here - there).sum() / 2)
-    return Test("class mix", p_value, effect, f"'{names[most]}' is {shares}")
+    return Test("class mix", p_value, float(np.abs(here - there).sum() / 2), f"'{names[most]}' is {shares}")
 
 
 def _gaps(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from pipeline.params import Section
 
 Measured = Literal[*glossary.MEASURES]  # type: ignore[valid-type]
 NonNegative = Annotated[float, Field(ge=0)]
-NORMAL = NormalDist()
+Numbers = Mapping[str, Estimate]  # the measures of a version, by name
+quantile = NormalDist().inv_cdf
 
 
 class GateSettings(Section):
@@ -46,119 +47,108 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Circumstances:
-    """What is known about a challenger, apart from its measures."""
+class Facts:
+    """What is known about a challenger, apart from its measures. What is None has no gate."""
 
-    new_pictures: int  # pictures on which the champion was not trained
-    test_images: int
-    megabytes: float  # of the weights
-    hours: float  # of training; 0 if unknown
+    test_images: int | None = None
+    megabytes: float | None = None  # of the weights
+    hours: float | None = None  # of the training
+    new_pictures: int | None = None  # pictures on which the champion was not trained
+    incomparable: str = ""  # why the champion could not be measured
 
 
-# The measures of a version, by protocol, the newest last.
-Results = Mapping[str, Mapping[str, Estimate]]
+def newest_protocol(challenger: Mapping[str, Numbers], champion: Mapping[str, Numbers] | None) -> str:
+    """The newest protocol of the challenger, if possible one that it shares with the champion."""
+    shared = [protocol for protocol in challenger if protocol and protocol in (champion or challenger)]
+    return [*challenger, *shared][-1] if challenger else ""
 
 
 def judge(
-    challenger: Results,
-    champion: Results | None,
+    challenger: Mapping[str, Numbers],
+    champion: Mapping[str, Numbers] | None,
     settings: GateSettings,
-    circumstances: Circumstances | None = None,
+    facts: Facts,
 ) -> list[Gate]:
-    """All gates, in order. ``champion`` is None if there is none yet.
+    """All gates, in order. The measures are by protocol, the newest last.
 
-    A guarded measure that only the champion has fails its gate.
+    ``champion`` is None if there is none yet. A guarded measure that only the champion has fails its gate.
     """
-    shared = [protocol for protocol in challenger if protocol and (champion is None or protocol in champion)]
-    numbers = challenger[shared[-1]] if shared else [{}, *challenger.values()][-1]
-    measured = [name for name in settings.guarded if name in numbers]
+    protocol = newest_protocol(challenger, champion)
+    numbers = challenger.get(protocol, {})
+    measured = ", ".join(name for name in settings.guarded if numbers.get(name))
     nothing = "no guarded measure is known; run: dvc repro evaluate; darkroom sync"
-    gates = [Gate("measured", bool(measured), ", ".join(measured) or nothing)]
-    gates += _limits(numbers, settings, circumstances) if circumstances else []
+    gates = [Gate("measured", bool(measured), measured or nothing), *_limits(numbers, settings, facts)]
     if champion is None:
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
-    finding = "both were measured by the same protocol"
-    if not shared:
-        finding = (
+    if not protocol or protocol not in champion:
+        why = (
             "the champion knows other classes, or was measured on other data, in another feature space or by "
             "another version of Darkroom"
         )
-    gates.append(Gate("comparable", bool(shared), finding))
-    before = champion[shared[-1]] if shared else {}
+        return [*gates, Gate("comparable", False, facts.incomparable or why)]
+    gates.append(Gate("comparable", True, "both were measured by the same protocol"))
+    before = champion[protocol]
     for name in settings.guarded:
-        if name in before and name in numbers:
-            gates.append(_not_worse(name, numbers, before, settings))
-        elif name in before:
+        ours, theirs = numbers.get(name), before.get(name)
+        if theirs and not ours:
             gates.append(Gate(name, False, "measured for the champion only"))
-    if circumstances and shared:
-        gates.append(_worth_it(numbers, before, settings, circumstances.new_pictures))
+        elif ours and theirs:
+            gates.append(_not_worse(name, ours, theirs, settings))
+    if facts.new_pictures is not None:
+        gates.append(_worth_it(numbers, before, settings, facts.new_pictures))
     return gates
 
 
-def _limits(
-    numbers: Mapping[str, Estimate], settings: GateSettings, circumstances: Circumstances
-) -> list[Gate]:
-    images, least = circumstances.test_images, settings.minimum_test_images
-    gates = [Gate("enough test images", images >= least, f"{images:,}, at least {least:,} are needed")]
-    if "memorisation" in numbers:
-        memorisation, most = numbers["memorisation"], settings.max_memorisation
-        copied = memorisation.value if memorisation.low is None else memorisation.low
-        finding = (
-            f"at least {copied:.1%} of the images are nearer to a training image, at most {most:.0%} allowed"
-        )
-        gates.append(Gate("memorisation", copied <= most, finding))
-    for name, found, allowed in (
-        ("megabytes", circumstances.megabytes, settings.max_megabytes),
-        ("hours", circumstances.hours, settings.max_hours),
-    ):
-        if allowed is not None:
+def _limits(numbers: Numbers, settings: GateSettings, facts: Facts) -> list[Gate]:
+    gates, copied = list[Gate](), numbers.get("memorisation")
+    if (images := facts.test_images) is not None:
+        least = settings.minimum_test_images
+        finding = f"{images:,}, at least {least:,} are needed"
+        gates.append(Gate("enough test images", images >= least, finding))
+    if copied:
+        most, least_share = settings.max_memorisation, copied.value if copied.low is None else copied.low
+        share = f"at least {least_share:.1%} of the images are nearer to a training image"
+        gates.append(Gate("memorisation", least_share <= most, f"{share}, at most {most:.0%} allowed"))
+    for name in ("megabytes", "hours"):
+        found, allowed = getattr(facts, name), getattr(settings, f"max_{name}")
+        if found is not None and allowed is not None:
             gates.append(Gate(name, found <= allowed, f"{found:.3g}, at most {allowed:g} allowed"))
     return gates
 
 
-def _worth_it(
-    numbers: Mapping[str, Estimate], before: Mapping[str, Estimate], settings: GateSettings, new_pictures: int
-) -> Gate:
+def _worth_it(numbers: Numbers, before: Numbers, settings: GateSettings, new_pictures: int) -> Gate:
     """Better in a target, or trained on new pictures."""
     if new_pictures:
         return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
-    targets = [name for name in settings.targets if name in before and name in numbers]
-    compared = {name: _compare(name, numbers, before, settings, len(targets))[0] for name in targets}
-    better = [name for name, verdict in compared.items() if verdict == "better"]
+    pairs = {name: (numbers.get(name), before.get(name)) for name in settings.targets}
+    known = {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
+    compared = {name: _compare(name, *pair, settings, len(known)) for name, pair in known.items()}
+    better = ", ".join(name for name, (gain, noise) in compared.items() if gain > noise)
     nothing = "no new pictures, and no target is better by more than noise"
-    return Gate("worth it", bool(better), f"better in {', '.join(better)}" if better else nothing)
+    return Gate("worth it", bool(better), f"better in {better}" if better else nothing)
 
 
-def _not_worse(
-    name: str, challenger: Mapping[str, Estimate], champion: Mapping[str, Estimate], settings: GateSettings
-) -> Gate:
-    verdict, gain, noise = _compare(name, challenger, champion, settings, claims=1)
+def _not_worse(name: str, ours: Estimate, theirs: Estimate, settings: GateSettings) -> Gate:
+    gain, noise = _compare(name, ours, theirs, settings)
+    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
     allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
     if gain < -allowed:
         verdict = f"worse by more than the {allowed:g} allowed"
     show = glossary.measure(name).show
-    numbers = f"{show(challenger[name].value)} against {show(champion[name].value)}, noise {show(noise)}"
+    numbers = f"{show(ours.value)} against {show(theirs.value)}, noise {show(noise)}"
     return Gate(name, not verdict.startswith("worse"), f"{verdict}: {numbers}")
 
 
 def _compare(
-    name: str,
-    challenger: Mapping[str, Estimate],
-    champion: Mapping[str, Estimate],
-    settings: GateSettings,
-    claims: int,
-) -> tuple[str, float, float]:
-    """The verdict, the gain and the noise.
+    name: str, ours: Estimate, theirs: Estimate, settings: GateSettings, claims: int = 1
+) -> tuple[float, float]:
+    """The gain and the noise.
 
     The noise is the root of the sum of squares of half the 95 % intervals of both and of the deviation
     between seeds. If one of several ``claims`` is enough, it is widened by Bonferroni's correction.
     """
-    gain = challenger[name].value - champion[name].value
-    if glossary.measure(name).better == "lower":
-        gain = -gain
+    gain = (ours.value - theirs.value) * (-1 if glossary.measure(name).better == "lower" else 1)
     deviation = settings.seed_deviation.get(name, 0.0)  # type: ignore[call-overload]
-    seeds = math.sqrt(2) * NORMAL.inv_cdf(0.975) * deviation
-    noise = math.hypot(challenger[name].half_width, champion[name].half_width, seeds)
-    noise *= NORMAL.inv_cdf(1 - 0.025 / claims) / NORMAL.inv_cdf(0.975)
-    verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
-    return verdict, gain, noise
+    seeds = math.sqrt(2) * quantile(0.975) * deviation
+    noise = math.hypot(ours.half_width, theirs.half_width, seeds)
+    return gain, noise * quantile(1 - 0.025 / claims) / quantile(0.975)

@@ -15,6 +15,7 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_write, digest_of, sha256
 
 WHERE = "params.yaml: retrain.watch"
+MAX_BYTES, TIMEOUT_SECONDS = 10**11, 3600.0  # of a download
 THREADS, BATCH = 8, 16  # hashing, decoding and writing release the GIL
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -38,43 +39,24 @@ class Picture:
 class Arrival:
     """The contents of the watched place, compared with the accepted pictures. Lists are sorted by name."""
 
-    place: Path
-    fresh: list[Picture]  # bytes that are not accepted in this class and not quarantined
-    accepted: dict[str, Picture]  # by SHA-256
-    known: int  # accepted already: the same bytes in the same class, under any name
-    quarantined: int  # quarantined before
-    gone: int  # accepted pictures that are not at the watched place, neither by name nor by bytes
+    place: Path = Path()
+    fresh: Sequence[Picture] = ()  # not accepted in this class and not quarantined
+    accepted: Sequence[Picture] = ()
+    quarantined: int = 0  # quarantined before
     unsettled: int = 0  # changed recently or not readable: left for the next retraining
     passed_over: int = 0  # with a format that is not supported, or a name that is not UTF-8
-    twins: tuple[Picture, ...] = ()  # accepted pictures whose bytes are in ``accepted`` under another name
-
-    @property
-    def digest(self) -> str:
-        """Identifies this version of the data: names and bytes of all accepted and fresh pictures."""
-        pictures = (*self.accepted.values(), *self.twins, *self.fresh)
-        return digest_of(sorted([picture.name, picture.sha256] for picture in pictures))
 
 
-def fetch(
-    watch: str,
-    repository: str,
-    root: Path,
-    downloads: Path,
-    max_bytes: int = 10**11,
-    timeout_seconds: float = 3600.0,
-) -> Path:
+def fetch(watch: str, repository: str, root: Path, downloads: Path) -> Path:
     """The folder or zip with new pictures: the path ``watch``, or a download into the folder ``downloads``.
 
     Raises ``BadInput`` for settings that cannot work, ``DarkroomError`` for failures that may be temporary.
     """
-    if not watch:
-        remedy = "name a folder, a zip, the https address of a zip, or a path in retrain.repository"
-        raise BadInput("is empty", where=WHERE, remedy=remedy)
     try:
         if repository:
-            return fetch_from_repository(repository, watch, root, downloads / "repository", timeout_seconds)
+            return fetch_from_repository(repository, watch, root, downloads / "repository", TIMEOUT_SECONDS)
         if "://" in watch:
-            return fetch_zip(watch, downloads / "watched.zip", max_bytes, timeout_seconds)
+            return fetch_zip(watch, downloads / "watched.zip", MAX_BYTES, TIMEOUT_SECONDS)
     except TransferFailed as failure:
         what = masked(f"{watch}{' of ' * bool(repository)}{repository} {failure}")
         if failure.transient:
@@ -103,15 +85,10 @@ def look(place: Path, accepted: Path, quarantined: Mapping[str, str], settle_sec
         remedy = "grant access to it, or dvc checkout"
         raise DarkroomError("cannot be read", where=str(accepted / unreadable[0]), remedy=remedy)
     seen, unsettled, passed_over = _list_pictures(place, settle_seconds)
-    by_hash: dict[str, Picture] = {}
-    twins = tuple(picture for picture in held if by_hash.setdefault(picture.sha256, picture) is not picture)
     keys = {picture.key for picture in held}
     unknown = [picture for picture in seen if picture.key not in keys]
     fresh = [picture for picture in unknown if picture.key not in quarantined]
-    present = {*unsettled, *(picture.name for picture in seen), *(picture.sha256 for picture in seen)}
-    gone = sum(picture.name not in present and picture.sha256 not in present for picture in held)
-    known, num_quarantined = len(seen) - len(unknown), len(unknown) - len(fresh)
-    return Arrival(place, fresh, by_hash, known, num_quarantined, gone, len(unsettled), passed_over, twins)
+    return Arrival(place, fresh, held, len(unknown) - len(fresh), len(unsettled), passed_over)
 
 
 def spread(work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
@@ -131,11 +108,11 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
 
     def write(picture: Picture) -> None:
         path = target / picture.name
-        if path.exists() and sha256(path) == picture.sha256:
-            return
         if path.exists():
-            what = "has other bytes than the new picture with this name"
-            raise BadInput(what, where=str(path), remedy="give one of them another name")
+            if sha256(path) != picture.sha256:
+                what = "has other bytes than the new picture with this name"
+                raise BadInput(what, where=str(path), remedy="give one of them another name")
+            return
         data = read_file(place, picture.name)
         if hashlib.sha256(data).hexdigest() != picture.sha256:
             what, where = "has changed since it was checked", f"{place}: {picture.name}"
@@ -156,18 +133,19 @@ def folders(name: str) -> tuple[str, str]:
 def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
     """The pictures, the names of those that changed recently or cannot be read, the number of other files."""
     files = list_files(place)[0]
-    visible = [
+    paths = [
         path
         for path in map(PurePosixPath, files)
-        if not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES
+        and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
     ]
-    paths = [path for path in visible if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES]
-    names = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and _is_utf8(str(path))]
+    is_utf8 = lambda name: name.encode(errors="replace").decode() == name
+    names = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and is_utf8(str(path))]
 
     def identify(name: str) -> Picture | None:
         try:
-            file = place / name if place.is_dir() else place
-            if 0 <= time.time() - file.stat().st_mtime < settle_seconds:
+            changed = (place / name if place.is_dir() else place).stat().st_mtime
+            if 0 <= time.time() - changed < settle_seconds:
                 return None
             digest = hashlib.sha256(read_file(place, name)).hexdigest()
         except ValueError:  # it is damaged and has no bytes to hash; the check `readable` gives the reason
@@ -179,7 +157,3 @@ def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Pictu
     found = list(spread(identify, names))
     skipped = [name for name, picture in zip(names, found) if not picture]
     return [picture for picture in found if picture], skipped, len(paths) - len(names)
-
-
-def _is_utf8(name: str) -> bool:
-    return name.encode(errors="replace").decode() == name

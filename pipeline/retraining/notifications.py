@@ -37,4 +37,4 @@ def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
 
 def _warn(variable: str, error: Exception) -> None:
     what = f"the notification to {variable} failed ({type(error).__name__})"
-    print(f"warning: {what}", file=sys.stderr, flush=True)
+    print(f"warning: {what}", file=sys.stderr)

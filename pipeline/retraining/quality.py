@@ -3,27 +3,41 @@
 import io
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
-from pipeline.core.task import DataSpec
+from pipeline.core.task import DataSpec, Task
 from pipeline.data.decoding import chunk_size
 from pipeline.data.folders import arrange, read_file
 from pipeline.data.images import FORMATS, decode
-from pipeline.data.settings import Fit
+from pipeline.data.settings import DataSettings, Fit
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
+from pipeline.retraining.champion_challenger import Champion, Expected, load
 from pipeline.retraining.incoming import Arrival, Picture, folders, spread
 from pipeline.retraining.settings import QualitySettings
 
 MAX_NAMES = 20  # pictures that a finding names
 DUPLICATES = "duplicates"  # the check that quarantines none
+CHECKS = {  # of single pictures, with what is wrong with them; {0}: the settings
+    "class folder": "are not in the folder of a known class",
+    "same name": "have the name of an accepted picture but other bytes; these are never overwritten",
+    "one class": "have the same bytes as a picture of another class",
+    "readable": "cannot be decoded",
+    "size": "have a side of fewer than {0.minimum_side_pixels} pixels",
+    "contrast": (
+        "are nearly constant: the standard deviation of their grey values is below {0.minimum_contrast:g}"
+    ),
+    DUPLICATES: "have the same bytes as another new picture; one of them is used",
+}
 # uint8 images (N, C, H, W) -> probabilities (N, classes)
-Classify = Callable[[np.ndarray], np.ndarray] | None
-Faults = dict[str, dict[Picture, str]]  # check -> picture -> reason
+Classify = Callable[[np.ndarray], np.ndarray]
+Faults = dict[Picture, tuple[str, str]]  # check and reason
 
 
 @dataclass(frozen=True)
@@ -33,7 +47,7 @@ class Finding:
     check: str
     level: Literal["fine", "wait", "quarantine", "refuse"]
     sentence: str
-    names: tuple[str, ...] = ()
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -43,11 +57,41 @@ class Quality:
     Pictures that are neither kept nor quarantined are checked again by the next retraining.
     """
 
-    findings: list[Finding]
-    kept: list[Picture]  # good, sorted by name
-    quarantined: dict[str, str]  # by key: name and reason
-    refused: str  # why the delivery as a whole cannot be used; '' if it can
-    waits: bool  # whether the good pictures are too few for a training
+    findings: Sequence[Finding] = ()
+    kept: Sequence[Picture] = ()  # good, sorted by name
+    quarantined: dict[str, str] = field(default_factory=dict)  # by key: name and reason
+    waits: bool = False  # whether the good pictures are too few for a training
+
+    @property
+    def usable(self) -> Sequence[Picture]:
+        """The pictures to train on; none while there are too few."""
+        return () if self.waits else self.kept
+
+    @property
+    def refused(self) -> str:
+        """Why the delivery as a whole cannot be used; '' if it can."""
+        return "; ".join(finding.sentence for finding in self.findings if finding.level == "refuse")
+
+
+def check(
+    arrival: Arrival, settings: QualitySettings, data: DataSettings, champion: Champion | None, device: str
+) -> Quality:
+    """Check the fresh pictures; the classifier ``champion`` checks their labels. Prints what it finds."""
+    if not arrival.fresh:
+        return Quality()
+    # Without accepted pictures this is empty, and any class is allowed.
+    known = tuple(sorted({picture.label for picture in arrival.accepted}))
+    expected = Expected(1 if data.color == "grey" else 3, data.image_size, known)
+    spec = DataSpec.labelled_images(expected.channels, expected.size, len(known))
+    task = load(champion, expected, device)
+    quality = examine(arrival, settings, spec, known, task and partial(_probabilities, task), data.fit)
+    attention = [finding for finding in quality.findings if finding.level != "fine"]
+    for finding in attention:
+        print(f"  {finding.check}: {finding.sentence}")
+    count = len(quality.findings)
+    result = f"{count - len(attention)} of {count} checks found nothing"
+    print(f"  {len(arrival.fresh):,} new pictures were checked: {result}")
+    return quality
 
 
 def examine(
@@ -55,7 +99,7 @@ def examine(
     settings: QualitySettings,
     spec: DataSpec,
     class_names: Sequence[str],
-    classify: Classify,
+    classify: Classify | None,
     fit: Fit = "crop",
 ) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
@@ -63,101 +107,75 @@ def examine(
     ``class_names`` are the known classes, in the order of the columns of ``classify`` (the champion). If
     there are none, any class is allowed.
     """
-    side, contrast = settings.minimum_side_pixels, settings.minimum_contrast
-    descriptions = {
-        "class folder": "are not in the folder of a known class",
-        "same name": "have the name of an accepted picture but other bytes; these are never overwritten",
-        "one class": "have the same bytes as a picture of another class",
-        "readable": "cannot be decoded",
-        "size": f"have a side of fewer than {side} pixels",
-        "contrast": f"are nearly constant: the standard deviation of their grey values is below {contrast:g}",
-        DUPLICATES: "have the same bytes as another new picture; one of them is used",
-    }
-    faults: Faults = {check: {} for check in descriptions}
-    numbers = {name: number for number, name in enumerate(class_names)}
+    faults: Faults = {}
     good, contradicted, num_judged = list[Picture](), list[str](), 0
     placed = _check_names(arrival, settings, class_names, faults)
     for pictures, images in _decode(arrival, placed, spec, settings, faults, fit):
         good += pictures
-        if classify is not None:
-            probabilities = classify(images)
-            labels = np.array([numbers.get(picture.label, -1) for picture in pictures])
-            wrong = (labels >= 0) & (probabilities.argmax(1) != labels)
-            wrong &= probabilities.max(1) >= settings.confidence
-            contradicted += [picture.name for picture, is_wrong in zip(pictures, wrong) if is_wrong]
-            num_judged += int((labels >= 0).sum())
+        for picture, row in zip(pictures, classify(images)) if classify else ():
+            if picture.label in class_names:
+                num_judged += 1
+                if class_names[row.argmax()] != picture.label and row.max() >= settings.confidence:
+                    contradicted.append(picture.name)
     kept, layout = _arrange(arrival, good)
-    bad = {
-        picture: reason
-        for check, found in faults.items()
-        if check != DUPLICATES
-        for picture, reason in found.items()
-    }
+    bad = {picture: reason for picture, (check, reason) in faults.items() if check != DUPLICATES}
     total, few = len(arrival.fresh), len(kept) < settings.minimum_new
+    unread = f"with a format or name that is not read: {arrival.passed_over:,}"
     doubtful = (
         "have a label that the champion contradicts with a probability of at least "
         f"{100 * settings.confidence:g} % (it can be wrong)"
     )
-    unread = (
-        f"changed recently: {arrival.unsettled:,} pictures; "
-        f"with a format or name that is not read: {arrival.passed_over:,}"
-    )
-    number = f"{len(kept):,} good new pictures; {settings.minimum_new:,} are needed"
-    max_shift = 1.0 if settings.max_class_imbalance is None else settings.max_class_imbalance
+    label_limit, number = settings.max_label_disagreement, f"{settings.minimum_new:,} are needed"
     findings = [
-        *(_finding(check, descriptions[check], found, total) for check, found in faults.items()),
-        Finding("not looked at", "fine", unread),
+        *(_finding(check, faults, settings, total) for check in CHECKS),
+        Finding("not looked at", "fine", f"changed recently: {arrival.unsettled:,} pictures; {unread}"),
         _limited("bad pictures", len(bad), total, settings.max_bad_fraction, "are quarantined"),
-        _limited(
-            "labels", len(contradicted), num_judged, settings.max_label_disagreement, doubtful, contradicted
-        ),
-        _balance(arrival, kept, max_shift),
+        _limited("labels", len(contradicted), num_judged, label_limit, doubtful, contradicted),
+        _balance(arrival, kept, settings.max_class_imbalance),
         layout,
-        Finding("number", "wait" if few else "fine", number),
+        Finding("number", "wait" if few else "fine", f"{len(kept):,} good new pictures; {number}"),
     ]
-    refused = "; ".join(finding.sentence for finding in findings if finding.level == "refuse")
     used = {picture.sha256 for picture in good}
-    quarantined = {
-        picture.key: f"{picture.name}: {reason}"
-        for picture, reason in bad.items()
-        if picture.sha256 not in used
-    }
-    return Quality(findings, kept, quarantined, refused, few)
+    unused = {picture: reason for picture, reason in bad.items() if picture.sha256 not in used}
+    quarantined = {picture.key: f"{picture.name}: {reason}" for picture, reason in unused.items()}
+    return Quality(findings, kept, quarantined, few)
 
 
 def _check_names(
     arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], faults: Faults
 ) -> list[Picture]:
     """The fresh pictures without a fault in name or class; the others are added to ``faults``."""
-    accepted = [*arrival.accepted.values(), *arrival.twins]
-    names, splits = {picture.name for picture in accepted}, {folders(picture.name)[0] for picture in accepted}
-    classes = defaultdict(set, {digest: {picture.label} for digest, picture in arrival.accepted.items()})
+    names, splits = set[str](), set[str]()
+    classes = defaultdict[str, set[str]](set)  # by SHA-256
+    for picture in arrival.accepted:
+        names.add(picture.name)
+        splits.add(folders(picture.name)[0])
+        classes[picture.sha256].add(picture.label)
     placed, first = list[Picture](), dict[str, Picture]()
     for picture in arrival.fresh:
         label, split = picture.label, folders(picture.name)[0]
-        reason, is_new = "", bool(class_names) and label not in class_names
+        reason = ""
         if not label:
             reason = "is not in a class folder"
-        elif is_new and not settings.new_classes:
+        elif class_names and label not in class_names and not settings.new_classes:
             reason = f"'{label}' is not a known class"
         elif splits and split not in splits:
-            reason = (
-                f"no accepted picture is in a folder '{split}'"
-                if split
-                else "is not in the folder of a split"
-            )
+            reason = f"no accepted picture is in a folder '{split}'"
+            if not split:
+                reason = "is not in the folder of a split"
         if reason:
-            faults["class folder"][picture] = reason
+            faults[picture] = "class folder", reason
         elif picture.name in names:
-            faults["same name"][picture] = "the accepted picture of this name has other bytes"
+            faults[picture] = "same name", "the accepted picture of this name has other bytes"
         else:
             classes[picture.sha256].add(label)
             placed.append(picture)
     for picture in placed:
         if len(labels := classes[picture.sha256]) > 1:
-            faults["one class"][picture] = f"the same bytes are in the classes {' and '.join(sorted(labels))}"
+            reason = f"the same bytes are in the classes {' and '.join(sorted(labels))}"
+            faults[picture] = "one class", reason
         elif first.setdefault(picture.sha256, picture) is not picture:
-            faults[DUPLICATES][picture] = f"has the same bytes as {first[picture.sha256].name}"
+            faults[picture] = DUPLICATES, f"has the same bytes as {first[picture.sha256].name}"
     return list(first.values())
 
 
@@ -186,12 +204,11 @@ def _decode(
         return image
 
     size = chunk_size(spec.channels, spec.size)
-    for chunk in (pictures[start : start + size] for start in range(0, len(pictures), size)):
-        good: dict[Picture, np.ndarray] = {}
+    for start in range(0, len(pictures), size):
+        chunk, good = pictures[start : start + size], dict[Picture, np.ndarray]()
         for picture, found in zip(chunk, spread(prepare, chunk)):
             if isinstance(found, tuple):
-                check, reason = found
-                faults[check][picture] = reason
+                faults[picture] = found
             else:
                 good[picture] = found
         if good:
@@ -200,8 +217,7 @@ def _decode(
 
 def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Finding]:
     """The pictures that the stages can use; the others wait for more of their class."""
-    accepted = [*arrival.accepted.values(), *arrival.twins]
-    counts = Counter(folders(picture.name) for picture in (*accepted, *good))
+    counts = Counter(folders(picture.name) for picture in (*arrival.accepted, *good))
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}
     least = {split: MIN_IMAGES if split in ("", "train") and len(splits) < 3 else 1 for split in splits}
     ready = {
@@ -210,7 +226,7 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
     kept = [picture for picture in good if picture.label in ready and len(ready) > 1]
     try:
         if kept:
-            arrange([picture.name for picture in (*accepted, *kept)], [], where="")
+            arrange([picture.name for picture in (*arrival.accepted, *kept)], [], where="")
     except BadInput as error:
         return kept, Finding("layout", "refuse", f"with them the folder of accepted pictures {error.what}")
     waiting = f"{len(good) - len(kept):,} good new pictures"
@@ -218,11 +234,12 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
     return kept, Finding("layout", "fine", sentence)
 
 
-def _finding(check: str, description: str, found: dict[Picture, str], total: int) -> Finding:
-    example = next((f"; {picture.name}: {reason}" for picture, reason in found.items()), "")
-    sentence = f"{len(found):,} of {total:,} new pictures {description}{example}"
-    names = tuple(picture.name for picture in found)[:MAX_NAMES]
-    return Finding(check, "quarantine" if found and check != DUPLICATES else "fine", sentence, names)
+def _finding(check: str, faults: Faults, settings: QualitySettings, total: int) -> Finding:
+    found = {picture.name: reason for picture, (failed, reason) in faults.items() if failed == check}
+    example = next((f"; {name}: {reason}" for name, reason in found.items()), "")
+    sentence = f"{len(found):,} of {total:,} new pictures {CHECKS[check].format(settings)}{example}"
+    level: Literal["fine", "quarantine"] = "quarantine" if found and check != DUPLICATES else "fine"
+    return Finding(check, level, sentence, tuple(found)[:MAX_NAMES])
 
 
 def _limited(
@@ -235,13 +252,21 @@ def _limited(
     return Finding(check, "refuse" if count / total > limit else "fine", sentence, tuple(names[:MAX_NAMES]))
 
 
-def _balance(arrival: Arrival, kept: list[Picture], limit: float) -> Finding:
+def _balance(arrival: Arrival, kept: list[Picture], limit: float | None) -> Finding:
     """Total variation distance between the class shares of the accepted data without and with ``kept``."""
-    before = Counter(picture.label for picture in (*arrival.accepted.values(), *arrival.twins))
+    before = Counter(picture.label for picture in arrival.accepted)
     if not before:
         return Finding("class balance", "fine", "not measured: no picture is accepted yet")
-    after = before + Counter(picture.label for picture in kept)
+    after, limit = before + Counter(picture.label for picture in kept), 1.0 if limit is None else limit
     shift = sum(abs(after[label] / after.total() - before[label] / before.total()) for label in after) / 2
     what = f"{len(kept):,} new pictures shift the data's class shares by {100 * shift:.1f} %"
     sentence = f"{what}; {100 * limit:g} % are allowed"
     return Finding("class balance", "refuse" if shift > limit else "fine", sentence)
+
+
+def _probabilities(task: Task, images: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) of uint8 images (N, C, H, W)."""
+    with torch.inference_mode():
+        logits = task.classify(torch.from_numpy(images).to(task.device).float() / 255)
+    assert logits is not None
+    return logits.double().softmax(dim=1).cpu().numpy()

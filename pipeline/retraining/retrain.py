@@ -1,36 +1,44 @@
 """One retraining, from new pictures to a promotion or a refusal.
 
 Each step can be repeated, so a killed retraining continues. The project does not change before the decision
-is on disk.
+is on disk; data and commit are stored before an alias moves.
 """
 
-import dataclasses
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core import model_files
+from pipeline.core.fields import PROCESSED
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import digest_of, digest_of_tree
 from pipeline.params import PARAMS, read_file, read_section
-from pipeline.retraining import champion_challenger, incoming, intake_report, notifications, outcome
+from pipeline.retraining import champion_challenger, drift, incoming, notifications, report
+from pipeline.retraining.champion_challenger import Champion
 from pipeline.retraining.gates import GateSettings
-from pipeline.retraining.intake_report import IntakeReport
+from pipeline.retraining.incoming import Arrival, Picture
 from pipeline.retraining.journal import Journal, RetrainingRun, now
+from pipeline.retraining.quality import Quality, check
 from pipeline.retraining.settings import RetrainSettings
 from pipeline.retraining.workspace import Workspace
 from pipeline.settings_check import require_valid_params
+from pipeline.tracking import connection, promotion, registry, run_notes
+
+if TYPE_CHECKING:
+    from pipeline.tracking.registry import MlflowClient
 
 OWN = Path("data/own")  # the dependency of the DVC stage 'download'
 
 
-def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> RetrainingRun | None:
-    """Run one retraining and return it; None if there is nothing to do.
+def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> None:
+    """Run one retraining, if there is something to do.
 
     ``dry_run``: only print what would be done. ``readmit``: check quarantined pictures again whose reason or
     hash contains this text. Raises ``DarkroomError`` if a step fails, with exit code 75 if another retraining
@@ -40,179 +48,168 @@ def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") 
     with journal.lock():
         quarantined = journal.quarantined()
         if readmit:
-            kept = journal.quarantined_without(readmit)
-            count, again = len(quarantined) - len(kept), "would be" if dry_run else "will be"
-            if count:
-                print(f"{count:,} quarantined pictures {again} checked again", flush=True)
+            before, quarantined = len(quarantined), journal.readmit(readmit, dry_run)
+            if count := before - len(quarantined):
+                again = "would be" if dry_run else "will be"
+                print(f"{count:,} quarantined pictures {again} checked again")
             else:
-                print(f"no quarantined picture has a reason or hash that contains '{readmit}'", flush=True)
-            quarantined = kept
-            if not dry_run:
-                journal.readmit(readmit)
+                print(f"no quarantined picture has a reason or hash that contains '{readmit}'")
         try:
-            return _Retraining(environment, journal, quarantined).run(dry_run)
+            _Retraining(environment, journal, quarantined, dry_run).run()
         except Exception as error:
             if not dry_run and getattr(error, "exit_code", None) != EXIT_BUSY:
-                text, facts = str(error) or type(error).__name__, {"project": environment.root.name}
-                notifications.send("failed", text, facts)
+                text = str(error) or type(error).__name__
+                notifications.send("failed", text, {"project": environment.root.name})
             raise
+        finally:
+            shutil.rmtree(journal.downloads, ignore_errors=True)
 
 
+@dataclass
 class _Retraining:
-    def __init__(self, environment: Environment, journal: Journal, quarantined: dict[str, str]) -> None:
+    environment: Environment
+    journal: Journal
+    quarantined: dict[str, str]  # reasons by key
+    dry_run: bool
+
+    def __post_init__(self) -> None:
         require_valid_params()
-        self.environment, self.journal, self.quarantined = environment, journal, quarantined
-        self.workspace = Workspace(environment)
         self.settings = read_section("retrain", RetrainSettings)
         self.gates = read_section("gates", GateSettings)
         self.deadline = time.monotonic() + 3600 * self.settings.deadline_hours
-        self.tree, self.champion_cache = self.workspace.tree, journal.folder / "champions"
+        self.workspace = Workspace(self.environment)
+        self.tree, self.downloads = self.workspace.tree, self.journal.downloads
 
-    def run(self, dry_run: bool) -> RetrainingRun | None:
+    @cached_property
+    def client(self) -> "MlflowClient":
+        return connection.connect(self.environment)[0]
+
+    def run(self) -> None:
         run = self.journal.current()
         started = f"the retraining of {run.began} UTC" if run else ""
-        if run and dry_run:
-            print(f"would continue {started}: {'; '.join(run.reasons)}", flush=True)
-            return None
-        decided = run is not None and self._is_decided(run)
+        if run and self.dry_run:
+            print(f"would continue {started}: {'; '.join(run.reasons)}")
+            return
+        # Whether there is a decision and everything that is needed to carry it out.
+        has_result = run and (run.commit or (run.decision and self.workspace.holds(run.base)))
+        decided = run and (run.decision == "refused" or has_result)
         # base() may clear the worktree, which a decided retraining still needs.
-        base = run.base if run and decided else self.workspace.base(keep=not dry_run)
+        base = run.base if run and decided else self.workspace.base(keep=not self.dry_run)
         if run and not decided and (run.decision or run.base != base or not self.workspace.holds(base)):
             why = "the project has a new commit, or the worktree of that retraining is lost"
-            print(f"starting again instead of continuing {started}: {why}", flush=True)
+            print(f"starting again instead of continuing {started}: {why}")
             self.journal.abandon()
             run = None
         if run:
-            print(f"continuing {started}: {'; '.join(run.reasons)}", flush=True)
-        else:
-            run = self._begin(base, dry_run)
-        if run is None:
-            return None
-        if not run.decision:
+            print(f"continuing {started}: {'; '.join(run.reasons)}")
+        run = run or self._begin(base)
+        if run and not run.decision:
             self._train_and_decide(run)
-        outcome.carry_out(self.environment, self.journal, self.workspace, self.settings, run)
+        if run:
+            self._carry_out(run)
+
+    def _begin(self, base: str) -> RetrainingRun | None:
+        """A new retraining, with its new pictures tracked in the worktree; None without a reason to train."""
+        data = self._prepare(base)
+        classifier, device = (
+            read_section("evaluate", EvaluationSettings).classifier,
+            self.environment.torch_device,
+        )
+        champion, accepted = self._champions([classifier]).get(classifier), self.tree / data.folder
+        arrival, quality = Arrival(), Quality()
+        if watch := self.settings.watch:
+            place = incoming.fetch(watch, self.settings.repository, self.environment.root, self.downloads)
+            arrival = incoming.look(place, accepted, self.quarantined, self.settings.settle_seconds)
+            quality = check(arrival, self.settings.quality, data, champion, device)
+        usable, refused = quality.usable, quality.refused
+        reasons = [f"{len(usable):,} new pictures"] if usable and not refused else []
+        if not (reasons or refused) and self.workspace.is_stale():
+            reasons = ["code or settings are newer than the models"]
+        is_new = bool(reasons or refused or quality.quarantined)
+        key = digest_of([[picture.name, picture.key] for picture in arrival.fresh] + [self._content()])
+        past = [run for run in self.journal.past() if run.key == key and is_new and not usable]
+        if past or not is_new:
+            print(_nothing_new(arrival, past))
+            return None
+        run = RetrainingRun(
+            key=key,
+            base=base,
+            began=now(),
+            reasons=reasons or ["new pictures that cannot be used"],
+            fresh=[[picture.name, picture.key] for picture in (quality.kept if refused else usable)],
+            quarantined=quality.quarantined,
+            quality=[asdict(finding) for finding in quality.findings],
+        )
+        if not reasons:
+            run.decision, run.explanation = "refused", refused or "no new picture can be used yet"
+        if usable:
+            folder = self.downloads if self.dry_run else self.journal.occasions
+            page, processed = (
+                folder / f"{run.name}-foreign.png",
+                self.tree / PROCESSED / champion_challenger.IMAGES,
+            )
+            run.drift = drift.measure_drift(
+                arrival.place, usable, self.settings.drift, processed, champion, device, page
+            )
+            print(f"  drift: {run.drift['said']}")
+        if reasons:
+            self._warn(data, [*arrival.accepted, *usable] if watch else None)
+        if self.dry_run:
+            print(
+                f"would refuse: {run.explanation}" if run.decision else f"would train: {'; '.join(reasons)}"
+            )
+            return None
+        if usable and reasons:
+            incoming.copy(arrival.place, usable, accepted)
+            self.workspace.dvc("add", "--quiet", data.folder.rstrip("/"))
+        self.journal.save(run)
         return run
 
-    def _is_decided(self, run: RetrainingRun) -> bool:
-        """Whether there is a decision and everything that is needed to carry it out."""
-        has_result = bool(run.commit or (run.decision and self.workspace.holds(run.base)))
-        return run.decision == "refused" or has_result
-
-    def _begin(self, base: str, dry_run: bool) -> RetrainingRun | None:
-        """A new retraining, with its new pictures tracked in the worktree; None without a reason to train."""
-        data = self._data_settings()
-        folder = data.folder.rstrip("/") if self.settings.watch else ""
-        self.workspace.prepare(base, folder)
-        self._require_committed(data)
-        classifier = read_section("evaluate", EvaluationSettings).classifier
-        champion = self._champions([classifier]).get(classifier)
-        known, accepted = champion.folder if champion else None, self.tree / folder
-        with self._downloads() as downloads:
-            intake = intake_report.look(
-                self.environment, self.settings, data, accepted, self.quarantined, known, downloads
-            )
-            intake.print_findings()
-            reasons = [f"{len(intake.usable):,} new pictures"] if intake.usable and not intake.refused else []
-            if not (reasons or intake.refused) and self.workspace.is_stale():
-                reasons = ["code or settings are newer than the models"]
-            if not (reasons or intake.refused or intake.quarantined):
-                print(f"nothing new{_unused_pictures(intake)}", flush=True)
-                return None
-            key = digest_of([intake.digest, self._content()])
-            past = [run for run in self.journal.past() if run.key == key]
-            if past and not intake.usable:
-                decided = f"decided on {past[-1].ended} UTC: {past[-1].decision}: {past[-1].explanation}"
-                print(f"nothing new{_unused_pictures(intake)}; {decided}", flush=True)
-                return None
-            run = RetrainingRun(key, base, now(), reasons or ["new pictures that cannot be used"])
-            findings = intake.checked.findings if intake.checked else []
-            run.quality = [dataclasses.asdict(finding) for finding in findings]
-            run.quarantined = dict(intake.quarantined)
-            kept = intake.checked.kept if intake.checked and intake.refused else intake.usable
-            run.fresh = [[picture.name, picture.key] for picture in kept]
-            if not reasons:
-                run.decision = "refused"
-                run.explanation = intake.refused or "no new picture can be used yet"
-            if intake.arrival and intake.usable:
-                page = downloads / "foreign.png"
-                if not dry_run:
-                    page = self.journal.folder / f"occasions/{run.name}-foreign.png"
-                place, processed = intake.arrival.place, self.tree / "data/processed/images"
-                run.drift = intake_report.measure_drift(
-                    self.environment, self.settings.drift, place, intake.usable, processed, known, page
-                )
-                print(f"  drift: {run.drift['said']}", flush=True)
-                if not dry_run and reasons:
-                    incoming.copy(place, intake.usable, accepted)
-                    self.workspace.track(folder)
-            if reasons:
-                self._warn(data, intake)
-            if dry_run:
-                what = f"refuse: {run.explanation}" if run.decision else f"train: {'; '.join(reasons)}"
-                print(f"would {what}", flush=True)
-                return None
-            self.journal.save(run)
-            return run
-
-    def _champions(self, names: list[str]) -> dict[str, champion_challenger.Champion]:
-        return champion_challenger.champions(self.environment, names, self.champion_cache)
-
-    def _warn(self, data: DataSettings, intake: IntakeReport) -> None:
-        """Print, before the training, why the new models will be refused, as far as this is known."""
-        expected, num_test = intake_report.expected_data(data, intake, self.tree)
-        minimum = self.gates.minimum_test_images
-        if num_test is not None and num_test < minimum:
-            what = (
-                f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is {minimum:,}"
-            )
-            remedy = f"So new models will be refused. Add pictures, or lower the minimum in {PARAMS}."
-            print(f"  note: {what}\n  {remedy}", flush=True)
-        if expected is None:
-            return
-        serving = self._champions(
-            [name for name in read_file(self.tree / PARAMS) if name in model_files.names()]
-        )
-        compared = [champion_challenger.incomparable(name, one, expected) for name, one in serving.items()]
-        if differences := [difference for difference in compared if difference]:
-            lines = [
-                *(f"note: {difference}" for difference in differences),
-                "So new models will be refused, and these champions stay. To use a new model, promote it by",
-                "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
-            ]
-            print("".join(f"  {line}\n" for line in lines), end="", flush=True)
-
-    @contextmanager
-    def _downloads(self) -> Iterator[Path]:
-        """An empty folder for downloads, removed at the end."""
-        folder = self.journal.folder / "fetched"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _data_settings(self) -> DataSettings:
-        data = read_section("data", DataSettings)
+    def _prepare(self, base: str) -> DataSettings:
+        """Check out ``base`` in the worktree; the section ``data``, which must be the committed one."""
+        data, where = read_section("data", DataSettings), f"{PARAMS}: data"
         if self.settings.watch and not (data.source == "folder" and Path(data.folder).parent == OWN):
             what = "retrain.watch is set, but new pictures cannot be added to this data"
-            remedy = (
-                f"set data.source: folder and data.folder: {OWN}/<name>; "
-                "pictures from retrain.watch are added to that folder"
-            )
-            raise BadInput(what, where=f"{PARAMS}: data", remedy=remedy)
-        return data
-
-    def _require_committed(self, data: DataSettings) -> None:
-        """Raise ``BadInput`` if ``data`` differs from the section in the last commit."""
+            added = "pictures from retrain.watch are added to that folder"
+            remedy = f"set data.source: folder and data.folder: {OWN}/<name>; {added}"
+            raise BadInput(what, where=where, remedy=remedy)
+        self.workspace.prepare(base, data.folder.rstrip("/") if self.settings.watch else "")
         committed = read_section("data", DataSettings, self.tree / PARAMS)
         if names := [key for key, value in data if getattr(committed, key) != value]:
             what = f"is not as in the last commit ({', '.join(names)}), from which a retraining starts"
             remedy = f"git add {PARAMS}; git commit -m 'the data to retrain on'"
-            raise BadInput(what, where=f"{PARAMS}: data", remedy=remedy)
+            raise BadInput(what, where=where, remedy=remedy)
+        return data
+
+    def _champions(self, names: Iterable[str]) -> dict[str, Champion]:
+        return champion_challenger.champions(self.client, list(names), self.downloads)
+
+    def _warn(self, data: DataSettings, pictures: list[Picture] | None) -> None:
+        """Print, before the training, why the new models will be refused, as far as this is known.
+
+        ``pictures``: those to train on; None if they are not watched.
+        """
+        names = None if pictures is None else [picture.name for picture in pictures]
+        expected, num_test = champion_challenger.expected_data(data, self.tree, names)
+        minimum = self.gates.minimum_test_images
+        if num_test is not None and num_test < minimum:
+            what = f"about {num_test:,} pictures will be test pictures, gates.minimum_test_images is"
+            remedy = f"So new models will be refused. Add pictures, or lower the minimum in {PARAMS}."
+            print(f"  note: {what} {minimum:,}\n  {remedy}")
+        if expected is None:
+            return
+        sections = set(read_file(self.tree / PARAMS))
+        serving = self._champions(sections.intersection(model_files.names()))
+        if why := list(filter(None, (champion.incomparable(expected) for champion in serving.values()))):
+            lines = [
+                *(f"note: {reason}" for reason in why),
+                "So new models will be refused, and these champions stay. To use a new model, promote it by",
+                "hand after the training: darkroom promote NAME/VERSION --reason '...' (printed at the end)",
+            ]
+            print("".join(f"  {line}\n" for line in lines), end="")
 
     def _content(self) -> str:
-        """A digest of code, settings, tracked data and gates."""
+        """A digest of code, settings, accepted pictures and gates."""
         sections = read_file(self.tree / PARAMS)
         settings = {name: section for name, section in sections.items() if name != "retrain"}
         files = [self.tree / "dvc.yaml", *sorted((self.tree / OWN).glob("*.dvc"))]
@@ -227,12 +224,13 @@ class _Retraining:
         if run.decision:
             return
         settings = read_section("evaluate", EvaluationSettings, self.tree / PARAMS)
-        candidates = champion_challenger.challengers(self.environment, self.tree)
-        serving = self._champions(list(candidates))
+        candidates = champion_challenger.challengers(self.client, self.tree)
+        serving = self._champions(candidates)
 
         def decide() -> None:
+            device, new = self.environment.torch_device, len(run.fresh)
             run.verdicts = champion_challenger.compare(
-                self.environment, settings, self.gates, self.tree, len(run.fresh), candidates, serving
+                settings, self.gates, self.tree, device, new, candidates, serving
             )
             run.decision, run.explanation = champion_challenger.decide(run.verdicts, settings.classifier)
 
@@ -254,14 +252,64 @@ class _Retraining:
             if not run.decision:
                 raise
 
+    def _carry_out(self, run: RetrainingRun) -> None:
+        """Carry out the decision, report it and close ``run``."""
+        if run.decision == "refused":
+            reason = f"{run.refusal}: {run.explanation}"[:300]
+            self.journal.quarantine({key: f"{name}: {reason}" for name, key in run.fresh})
+        else:
+            self._promote(run)
+        for verdict in run.verdicts:
+            if verdict.refused:
+                registry.withdraw(self.client, verdict.model, verdict.version)
+        self.journal.quarantine(run.quarantined)
+        run.ended = run.ended or now()
+        page = report.write(run, self.journal.occasions)
+        tags = {
+            "darkroom.decision": run.decision,
+            "darkroom.reason": run.explanation,
+            "darkroom.commit": run.commit,
+        }
+        try:
+            run_notes.write(self.environment, run.name, report.markdown(run), tags, page)
+        except Exception as error:  # only after a refusal: a promotion would have failed earlier
+            what = f"the result could not be sent to MLflow ({type(error).__name__}); see the report"
+            print(f"warning: {what}")
+        print(report.result(run, page))
+        facts = {
+            "project": self.environment.root.name,
+            "models": {verdict.model: verdict.reason for verdict in run.verdicts},
+            "drift": run.drift.get("said", ""),
+            "dvc.lock": run.published,
+            "report": str(page),
+        }
+        notifications.send(run.decision, run.explanation, facts)
+        self.journal.close(run)
 
-def _unused_pictures(intake: IntakeReport) -> str:
-    """How many pictures at ``retrain.watch`` are neither accepted nor used."""
-    if intake.arrival is None:
-        return ""
+    def _promote(self, run: RetrainingRun) -> None:
+        """Push, commit, move the aliases and publish the commit."""
+        if not run.commit:
+            if self.settings.push:
+                self.workspace.dvc("push", "--quiet")
+            run.commit = self.workspace.commit(f"retrain: {'; '.join(run.reasons)}\n\n{run.explanation}")
+            self.journal.save(run)
+        for verdict in run.verdicts:
+            champion = promotion.champion(self.client, verdict.model) if verdict.promoted else None
+            if champion and str(champion.version) not in (verdict.before, verdict.version):
+                verdict.promoted = False
+                verdict.reason = f"version {champion.version} was promoted by hand in the meantime"
+            elif verdict.promoted:
+                version = self.client.get_model_version(verdict.model, verdict.version)
+                promotion.promote(self.environment, version, verdict.reason, verdict.gates, run.name)
+        run.published = self.workspace.publish(run.commit, self.settings.commit == "in place")
+        print(f"dvc.lock: {run.published}")
+
+
+def _nothing_new(arrival: Arrival, past: list[RetrainingRun]) -> str:
     counts = {
-        "wait for more": len(intake.arrival.fresh),
-        "are quarantined: darkroom retrain --readmit TEXT": intake.arrival.quarantined,
+        "wait for more": len(arrival.fresh),
+        "are quarantined: darkroom retrain --readmit TEXT": arrival.quarantined,
     }
     parts = "; ".join(f"{count:,} pictures {what}" for what, count in counts.items() if count)
-    return f" ({parts})" if parts else ""
+    decided = [f"; decided on {run.ended} UTC: {run.decision}: {run.explanation}" for run in past[-1:]]
+    return "".join(["nothing new", f" ({parts})" if parts else "", *decided])

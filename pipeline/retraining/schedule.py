@@ -3,7 +3,7 @@
 import glob
 import re
 import shlex
-import subprocess
+import shutil
 import sys
 from dataclasses import dataclass
 from datetime import time
@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline import environment
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.process import output
 
 UNITS = SERVICE, TIMER, _ = "darkroom-retrain.service", "darkroom-retrain.timer", "darkroom-alert@.service"
 TEMPLATES = Environment(
@@ -44,10 +45,9 @@ class Schedule:
         """The text of each systemd unit, by its path."""
         file = glob.escape(str(self.root / ".darkroom/schedule.env"))  # systemd expands patterns in it
         paths = {"project": str(self.root), "programs": str(self.programs), "environment_file": file}
-        doubled = {name: path.replace("%", "%%") for name, path in paths.items()}
+        values = {"at": self.at, **{name: path.replace("%", "%%") for name, path in paths.items()}}
         return {
-            environment.user_units() / name: TEMPLATES.get_template(name).render(doubled, at=self.at)
-            for name in UNITS
+            environment.user_units() / name: TEMPLATES.get_template(name).render(values) for name in UNITS
         }
 
     def merged(self, crontab: str) -> str:
@@ -77,20 +77,24 @@ def split(crontab: str, root: Path) -> tuple[str, str]:
 
 def read_crontab() -> str:
     """The user's crontab; empty if there is none."""
-    return run("crontab", "-l", ignore="no crontab|no such file")
+    try:
+        return run("crontab", "-l")
+    except DarkroomError as error:
+        if re.search("no crontab|no such file", str(error), re.IGNORECASE):
+            return ""
+        raise
 
 
 def unit_files(root: Path) -> list[Path]:
     """The existing files of ``UNITS``. Raises ``BadInput`` if they belong to another project."""
-    folder, own = environment.user_units(), str(root).replace("%", "%%")
-    service = folder / SERVICE
+    service = environment.user_units() / SERVICE
     text = service.read_text(encoding="utf-8") if service.exists() else ""
     projects = re.findall("(?m)^WorkingDirectory=(.*)$", text)
-    if projects not in ([], [own]):
+    if projects not in ([], [str(root).replace("%", "%%")]):
         what = f"the systemd units belong to another project, {projects[0]}"
         remedy = "run `darkroom schedule remove --systemd` there, or use --cron for one of the two projects"
         raise BadInput(what, where=str(service), remedy=remedy)
-    return [folder / name for name in UNITS if (folder / name).exists()]
+    return [path for name in UNITS if (path := service.with_name(name)).exists()]
 
 
 def systemctl(*commands: str) -> str:
@@ -99,33 +103,19 @@ def systemctl(*commands: str) -> str:
     It cannot in a container or under su. Returns lines to print: the commands that were run, or that the user
     has to run.
     """
-    reachable = bool(run("systemctl", "--user", "show-environment", ignore=""))
-    for command in commands if reachable else ():
-        run("systemctl", "--user", *command.split())
-    return "".join(
-        f"{'done' if reachable else 'to do by hand'}: systemctl --user {command}\n" for command in commands
-    )
-
-
-def run(*command: str, stdin: str = "", ignore: str = "(?!)") -> str:
-    """The output of ``command``; '' if it fails with an error that matches ``ignore``.
-
-    Other failures raise ``DarkroomError``.
-    """
-    data = stdin.encode(errors="surrogateescape")  # a crontab may contain any bytes
-    variables = environment.for_child({"LC_ALL": "C"})
+    state, doing = "done", commands
     try:
-        done = subprocess.run(
-            command, input=data, env=variables, capture_output=True, timeout=60, check=False
-        )
-    except FileNotFoundError:
+        run("systemctl", "--user", "show-environment")
+    except DarkroomError:
+        state, doing = "to do by hand", ()
+    for command in doing:
+        run("systemctl", "--user", *command.split())
+    return "".join(f"{state}: systemctl --user {command}\n" for command in commands)
+
+
+def run(*command: str, stdin: str = "") -> str:
+    """The output of a command. Raises ``DarkroomError`` if it fails, ``BadInput`` if it is not installed."""
+    if not shutil.which(command[0]):
         remedy = "install cron or cronie, or use --systemd" if command[0] == "crontab" else "use --cron"
-        raise BadInput("this program is not installed", where=command[0], remedy=remedy) from None
-    except subprocess.TimeoutExpired as error:
-        what = "no answer within a minute"
-        raise DarkroomError(what, where=shlex.join(command), remedy="try again") from error
-    message = done.stderr.decode(errors="replace").strip()
-    if done.returncode and not re.search(ignore, message, re.IGNORECASE):
-        what, remedy = message or f"exit code {done.returncode}", "correct this and repeat the command"
-        raise DarkroomError(what, where=shlex.join(command), remedy=remedy)
-    return "" if done.returncode else done.stdout.decode(errors="surrogateescape")
+        raise BadInput("this program is not installed", where=command[0], remedy=remedy)
+    return output(*command, name=shlex.join(command), stdin=stdin, LC_ALL="C")

@@ -3,6 +3,7 @@
 from statistics import NormalDist
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -31,7 +32,8 @@ def draw(random, count, mix=(0.5, 0.5), shift=0.0, brighter=0.0):
     labels = random.choice(len(mix), count, p=mix)
     features = random.normal(size=(count, 3)) + 2.0 * labels[:, None]
     features[:, 0] += shift
-    return Sample(features, {"brightness": random.normal(size=count) + labels + brighter}, labels)
+    statistics = pd.DataFrame({"brightness": random.normal(size=count) + labels + brighter})
+    return Sample(features, statistics, labels)
 
 
 def compare(settings=SETTINGS, reference=400, fresh=200, seed=1, **change) -> Drift:
@@ -128,7 +130,7 @@ def test_a_small_drift_is_reported_without_an_alarm():
 def test_sentences_contain_the_numbers():
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 100, (1.0,)), draw(random, 50, (1.0,))
-    reference.statistics["brightness"][:], fresh.statistics["brightness"][:] = 0.25, 0.5
+    reference.statistics["brightness"], fresh.statistics["brightness"] = 0.25, 0.5
     reference.labels[:50] = 1
     brightness, mix = measure(reference, fresh, SETTINGS, 0, NAMES).tests[1:]
     assert brightness.sentence == (
@@ -146,7 +148,7 @@ def test_the_same_pictures_and_seed_give_the_same_answer():
         measure(reference, fresh, DriftSettings(max_samples=50), seed, NAMES) for seed in (3, 3, 4)
     )
     assert first.tests == again.tests != other.tests
-    assert first.foreign.tolist() == again.foreign.tolist()
+    assert first.foreign == again.foreign
 
 
 def test_the_most_foreign_pictures_come_first_even_beyond_the_subset():
@@ -154,20 +156,13 @@ def test_the_most_foreign_pictures_come_first_even_beyond_the_subset():
     reference, fresh = draw(random, 300), draw(random, 300)
     fresh.features[[7, 250, 299]] = [[30.0] * 3, [90.0] * 3, [60.0] * 3]
     drift = measure(reference, fresh, DriftSettings(max_samples=20, num_shown=3), 0, NAMES)
-    assert drift.foreign.tolist() == [250, 299, 7]
-    assert (np.diff(drift.distances) < 0).all() and drift.distances[-1] > 5
-
-
-def test_distances_of_quiet_pictures_are_about_one():
-    random = np.random.default_rng(0)
-    drift = measure(draw(random, 500), draw(random, 201), DriftSettings(num_shown=1000), 0, NAMES)
-    assert len(drift.foreign) == 201 and np.median(drift.distances) == pytest.approx(1.0, abs=0.05)
+    assert drift.foreign == [250, 299, 7]
 
 
 def test_equal_values_are_no_drift():
     random = np.random.default_rng(0)
     reference, fresh = draw(random, 50), draw(random, 50)
-    reference.statistics["brightness"][:] = fresh.statistics["brightness"][:] = 0.5
+    reference.statistics["brightness"] = fresh.statistics["brightness"] = 0.5
     brightness = by_name(measure(reference, fresh, SETTINGS, 0, NAMES))["brightness"]
     assert brightness.effect == pytest.approx(0.0) and brightness.p_value == 1.0
 
@@ -178,7 +173,7 @@ def test_equal_values_are_no_drift():
 def test_too_few_pictures_are_not_measured(reference, fresh, what):
     drift = compare(SETTINGS, reference, fresh, shift=9.0)
     assert drift.sentence == f"not measured: {what} pictures, at least 20 are needed"
-    assert not drift.alarm and not drift.tests and not len(drift.foreign)
+    assert not drift.alarm and not drift.tests and not drift.foreign
     assert compare(SETTINGS, 400, MINIMUM, shift=9.0).alarm
 
 
@@ -212,13 +207,16 @@ def test_statistics_match_values_worked_out_by_hand():
     flat = np.full((1, 1, 4, 4), 51, np.uint8)
     striped = np.tile(np.array([0, 255], np.uint8), (1, 1, 4, 2))
     found = statistics_of(np.concatenate([flat, striped]))
-    assert found["brightness"] == pytest.approx([0.2, 0.5])
-    assert found["contrast"] == pytest.approx([0.0, 0.5])
-    assert found["sharpness"] == pytest.approx([0.0, 2.0])  # along rows |0 - 2 * 1 + 0|, along columns 0
+    assert list(found["brightness"]) == pytest.approx([0.2, 0.5])
+    assert list(found["contrast"]) == pytest.approx([0.0, 0.5])
+    assert list(found["sharpness"]) == pytest.approx(
+        [0.0, 2.0]
+    )  # along rows |0 - 2 * 1 + 0|, along columns 0
     assert "warmth" not in found
     red = np.zeros((1, 3, 4, 4), np.uint8)
     red[:, 0] = 255
-    assert statistics_of(np.concatenate([red, red[:, ::-1]]))["warmth"] == pytest.approx([1.0, -1.0])
+    warmth = statistics_of(np.concatenate([red, red[:, ::-1]]))["warmth"]
+    assert list(warmth) == pytest.approx([1.0, -1.0])
 
 
 def test_chunks_give_the_same_sample_as_all_pictures_at_once():
@@ -234,5 +232,4 @@ def test_chunks_give_the_same_sample_as_all_pictures_at_once():
     )
     assert np.array_equal(once.features, chunked.features) and np.array_equal(once.labels, chunked.labels)
     assert set(once.statistics) == {"brightness", "contrast", "sharpness", "warmth"}
-    for name, values in once.statistics.items():
-        assert values == pytest.approx(chunked.statistics[name])
+    assert once.statistics.to_numpy() == pytest.approx(chunked.statistics.to_numpy())

@@ -8,7 +8,7 @@ from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.params import validate
 from pipeline.retraining.champion_challenger import decide
-from pipeline.retraining.gates import Circumstances, GateSettings, judge
+from pipeline.retraining.gates import Facts, GateSettings, judge
 from pipeline.retraining.journal import Verdict
 
 GUARDS = GateSettings(guarded=["accuracy", "fid"])
@@ -36,19 +36,21 @@ def verdicts(gates) -> dict[str, bool]:
     ],
 )
 def test_worse_counts_only_beyond_the_noise_of_both(challenger, failed):
-    found = verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS))
+    found = verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS, Facts()))
     assert {name for name, passed in found.items() if not passed} == failed
 
 
 def test_a_loss_within_noise_has_a_limit_where_one_is_set():
     limited = GateSettings(guarded=["accuracy"], max_loss={"accuracy": 0.02})
-    (*_, gate) = judge({"p": measured(accuracy=0.87)}, {"p": measured()}, limited)
+    (*_, gate) = judge({"p": measured(accuracy=0.87)}, {"p": measured()}, limited, Facts())
     assert not gate.passed and gate.finding.startswith("worse by more than the 0.02 allowed")
-    assert all(gate.passed for gate in judge({"p": measured(accuracy=0.89)}, {"p": measured()}, limited))
+    assert all(
+        gate.passed for gate in judge({"p": measured(accuracy=0.89)}, {"p": measured()}, limited, Facts())
+    )
 
 
 def test_a_champion_that_could_not_be_measured_is_not_comparable():
-    assert verdicts(judge({"p": measured()}, {}, GUARDS)) == {"measured": True, "comparable": False}
+    assert verdicts(judge({"p": measured()}, {}, GUARDS, Facts())) == {"measured": True, "comparable": False}
 
 
 def test_the_best_of_several_targets_must_be_better_by_more():
@@ -58,33 +60,33 @@ def test_the_best_of_several_targets_must_be_better_by_more():
 
 
 def test_numbers_of_different_protocols_are_not_compared():
-    gates = judge({"new": measured(accuracy=1.0)}, {"old": measured()}, GUARDS)
+    gates = judge({"new": measured(accuracy=1.0)}, {"old": measured()}, GUARDS, Facts())
     assert verdicts(gates) == {"measured": True, "comparable": False}
 
 
 def test_the_newest_protocol_that_both_share_decides():
     challenger = {"p": measured(accuracy=0.1), "q": measured(), "r": measured(accuracy=0.1)}
-    assert all(verdicts(judge(challenger, {"p": measured(), "q": measured()}, GUARDS)).values())
+    assert all(verdicts(judge(challenger, {"p": measured(), "q": measured()}, GUARDS, Facts())).values())
 
 
 @pytest.mark.parametrize("challenger", [{}, {"p": {}}, {"p": {"ssim": Estimate(0.9)}}])
 def test_what_was_not_measured_does_not_pass(challenger):
-    assert not verdicts(judge(challenger, None, GUARDS))["measured"]
+    assert not verdicts(judge(challenger, None, GUARDS, Facts()))["measured"]
 
 
 def test_the_first_champion_needs_only_be_measured():
-    assert all(verdicts(judge({"p": measured()}, None, GUARDS)).values())
+    assert all(verdicts(judge({"p": measured()}, None, GUARDS, Facts())).values())
 
 
 def test_each_finding_contains_the_numbers():
-    (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS)
+    (*_, accuracy, fid) = judge({"p": measured(accuracy=0.95, fid=2)}, {"p": measured()}, GUARDS, Facts())
     assert accuracy.finding == "within noise: 95.0 % against 90.0 %, noise 7.1 %"
     assert fid.finding == "worse by more than noise: 2.00 against 1.00, noise 0.0707"
 
 
 def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
     challenger = {"accuracy": measured()["accuracy"]}
-    assert verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS)) == {
+    assert verdicts(judge({"p": challenger}, {"p": measured()}, GUARDS, Facts())) == {
         "measured": True,
         "comparable": True,
         "accuracy": True,
@@ -92,7 +94,7 @@ def test_a_measure_that_only_the_champion_has_is_a_gate_that_is_not_passed():
     }
 
 
-HERE = Circumstances(new_pictures=100, test_images=500, megabytes=2.0, hours=0.5)
+HERE = Facts(new_pictures=100, test_images=500, megabytes=2.0, hours=0.5)
 
 
 def failed(challenger, settings=GUARDS, **changes) -> set[str]:
@@ -137,8 +139,9 @@ def test_a_misspelt_measure_guards_nothing_and_is_refused():
 
 def test_if_the_classifier_is_refused_no_model_is_promoted():
     def verdict(model: str, promoted: bool, name: str = "fid") -> Verdict:
+        gates = [{"name": name, "passed": promoted, "finding": "so"}]
         return Verdict(
-            model, "2", "1", promoted, "a reason", [{"name": name, "passed": promoted, "finding": "so"}]
+            model=model, version="2", before="1", promoted=promoted, reason="a reason", gates=gates
         )
 
     both = [verdict("cnn", True), verdict("gan", False)]
@@ -146,7 +149,9 @@ def test_if_the_classifier_is_refused_no_model_is_promoted():
     suspect = [verdict("cnn", False), verdict("gan", True)]
     assert decide(suspect, "cnn")[0] == "refused" and not any(one.promoted for one in suspect)
     assert decide([verdict("cnn", False, "wanted")], "cnn")[0] == "refused"
-    assert decide([Verdict("cnn", "1", "1", False, "it is the champion already")], "cnn") == (
+    assert decide(
+        [Verdict(model="cnn", version="1", before="1", reason="it is the champion already")], "cnn"
+    ) == (
         "promoted",
         "the trained versions are the champions already",
     )

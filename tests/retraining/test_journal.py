@@ -8,17 +8,18 @@ from pipeline.retraining.journal import Journal, RetrainingRun, Verdict
 
 def run(**more) -> RetrainingRun:
     verdict = Verdict(
-        "cnn",
-        "2",
-        "1",
-        True,
-        "better",
-        [{"name": "fid", "passed": True, "finding": "better"}],
-        {"fid": 1.0},
-        {"fid": 2.0},
+        model="cnn",
+        version="2",
+        before="1",
+        promoted=True,
+        reason="better",
+        gates=[{"name": "fid", "passed": True, "finding": "better"}],
+        numbers={"fid": 1.0},
+        before_numbers={"fid": 2.0},
     )
+    began, reasons = "2026-11-21T02:30:00", ["10 new pictures"]
     return RetrainingRun(
-        "k" * 64, "c" * 40, "2026-11-21T02:30:00", ["10 new pictures"], verdicts=[verdict], **more
+        key="k" * 64, base="c" * 40, began=began, reasons=reasons, verdicts=[verdict], **more
     )
 
 
@@ -48,7 +49,7 @@ def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
         journal.quarantine({"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"})
         journal.quarantine({"b/dog": "another reason"})
         assert journal.quarantined() == {"a/cat": "1.png: cannot be decoded", "b/dog": "2.png: refused"}
-        assert list(journal.quarantined_without("refused")) == ["a/cat"]
+        assert list(journal.readmit("refused", dry_run=True)) == ["a/cat"]
         assert len(journal.quarantined()) == 2  # nothing was written
         journal.readmit("refused")
         assert list(journal.quarantined()) == ["a/cat"]

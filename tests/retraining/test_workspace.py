@@ -44,7 +44,7 @@ def deliver(workspace: Workspace, name: str, in_place: bool = False) -> str:
     path = workspace.tree / PICTURES / "a" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(name)
-    workspace.track(PICTURES)
+    workspace.dvc("add", PICTURES)
     return workspace.publish(workspace.commit(f"retrain: {name}"), in_place)
 
 
@@ -102,7 +102,7 @@ def test_a_commit_to_the_branch_during_a_retraining_is_kept(project, workspace):
     deliver(workspace, "1.png")
     workspace.prepare(workspace.base(), PICTURES)
     (workspace.tree / PICTURES / "a/2.png").write_text("2.png")
-    workspace.track(PICTURES)
+    workspace.dvc("add", PICTURES)
     ours = workspace.commit("retrain: 2.png")
     git(project, "switch", "-q", BRANCH)
     (project / "note").write_text("by hand\n")
@@ -141,8 +141,8 @@ def test_a_relative_remote_works_from_the_worktree(project, workspace):
     workspace.prepare(workspace.base(), PICTURES)
     (workspace.tree / PICTURES).mkdir(parents=True)
     (workspace.tree / PICTURES / "1.png").write_text("1")
-    workspace.track(PICTURES)
-    workspace.push()
+    workspace.dvc("add", PICTURES)
+    workspace.dvc("push")
     assert len(list((project.parent / "store").rglob("*"))) > 1
 
 
@@ -179,4 +179,4 @@ def test_pictures_that_dvc_does_not_track_are_refused(project, workspace):
 def test_a_failed_command_is_named_with_its_folder(workspace):
     workspace.prepare(workspace.base(), PICTURES)
     with pytest.raises(DarkroomError, match="dvc add failed"):
-        workspace.track("data/own/nothing")
+        workspace.dvc("add", "data/own/nothing")

@@ -17,8 +17,8 @@ PROTOCOL = "p" * 64
 PARAMS = {"training.seed": "9", "model.beta": "1.0"}
 
 
-def add(environment, tmp_path, seed: int, **numbers: float) -> str:
-    """Track, register and measure a VAE; its run's id."""
+def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: float) -> str:
+    """Track, register and measure a VAE, trained for two hours; its run's id."""
     folder = tmp_path / f"training-{seed}"
     folder.mkdir()
     write_picture(folder, 5)
@@ -26,9 +26,11 @@ def add(environment, tmp_path, seed: int, **numbers: float) -> str:
     params = {"training": {"seed": seed}, "model": {"beta": 1.0}}
     with open_run(environment, Description("train-vae", f"{seed}" * 64, params, "digits", "d" * 64)) as run:
         run.follow(folder)
+        run.tag({"total": 7200.0})
         run.register(model, "vae")
     known = {name: Estimate(value, value - 0.01, value + 0.01).to_json() for name, value in numbers.items()}
-    with open_run(environment, Description("evaluate", f"{seed + 5}" * 64)) as evaluation:
+    description = Description("evaluate", f"{seed + 5}" * 64, tags={"test_images": test_images})
+    with open_run(environment, description) as evaluation:
         evaluation.log_results(
             {"vae": known},
             {"vae": json.loads((model / "model.json").read_text())["sha256"]},
@@ -83,7 +85,28 @@ def test_a_better_version_is_promoted_a_worse_one_is_not_and_a_rollback_restores
     ]
     assert actions == [("rollback", "3", "1"), ("promote", "1", "3")]
     assert recorded[0].data.tags["darkroom.reason"] == "its sevens look like ones"
-    assert [gate["passed"] for gate in json.loads(recorded[1].data.tags["darkroom.gates"])] == [True] * 4
+    assert [gate["passed"] for gate in json.loads(recorded[1].data.tags["darkroom.gates"])] == [True] * 5
+
+
+def test_a_promotion_by_hand_needs_the_gates_of_a_retraining(command, environment, client, tmp_path):
+    add(environment, tmp_path, 3, fid=0.4, recall=0.9, memorisation=0.85)
+    few, copies = "minimum_test_images: 501", "max_memorisation: 0.8"
+    large, slow = "max_megabytes: 0.001", "max_hours: 1.9"
+    for limits, failed in (
+        ([few], "enough test images"),
+        ([copies], "memorisation"),
+        ([large], "megabytes"),
+        ([slow], "hours"),
+        ([few, copies, large, slow], "enough test images, memorisation, megabytes, hours"),
+    ):
+        (tmp_path / "params.yaml").write_text(f"gates: {{guarded: [fid, recall], {', '.join(limits)}}}")
+        code, output = command("promote", "vae/4")
+        assert (code, champion(client)) == (1, "1") and f"not promoted: {failed}\n" in output
+    assert command("promote", "vae/4", "--reason", "seen by eye")[0] == 0 and champion(client) == "4"
+    command("rollback", "vae")
+    limits = "minimum_test_images: 500, max_memorisation: 0.9, max_megabytes: 100, max_hours: 2"
+    (tmp_path / "params.yaml").write_text(f"gates: {{guarded: [fid, recall], {limits}}}")
+    assert command("promote", "vae/4")[0] == 0 and champion(client) == "4"
 
 
 def test_a_reason_overrules_a_gate_and_is_recorded(command, client):

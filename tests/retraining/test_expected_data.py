@@ -5,10 +5,8 @@ import json
 import pytest
 
 from pipeline.data.settings import DataSettings
-from pipeline.retraining import intake_report
-from pipeline.retraining.champion_challenger import Expected
+from pipeline.retraining.champion_challenger import Expected, expected_data
 from pipeline.retraining.incoming import look
-from pipeline.retraining.quality import Quality
 from tests.data.conftest import fill
 
 OWN = DataSettings(source="folder", folder="data/own/pets", image_size=8)
@@ -18,31 +16,28 @@ def test_accepted_and_new_pictures_together_give_classes_and_test_pictures(tmp_p
     fill(tmp_path / "data/own/pets", {"cat": 10, "dog": 10})
     fill(tmp_path / "watched", {"owl": 20})
     arrival = look(tmp_path / "watched", tmp_path / "data/own/pets", {})
-    found = intake_report.IntakeReport(arrival, Quality([], arrival.fresh, {}, "", False))
-    assert intake_report.expected_data(OWN, found, tmp_path) == (Expected(3, 8, ("cat", "dog", "owl")), 8)
-    nothing_new = intake_report.IntakeReport(arrival, None)
-    assert intake_report.expected_data(OWN, nothing_new, tmp_path) == (Expected(3, 8, ("cat", "dog")), 4)
+    accepted, new = ([picture.name for picture in found] for found in (arrival.accepted, arrival.fresh))
+    expected = expected_data(OWN, tmp_path, accepted + new)
+    assert expected == (Expected(3, 8, ("cat", "dog", "owl")), 8)
+    assert expected_data(OWN, tmp_path, accepted) == (Expected(3, 8, ("cat", "dog")), 4)
 
 
 def test_a_folder_that_is_not_watched_is_read_and_its_own_test_split_counts(tmp_path):
     for split, count in (("train", 6), ("test", 3)):
         fill(tmp_path / f"data/own/pets/{split}", {"cat": count, "dog": count})
     grey = OWN.model_copy(update={"color": "grey"})
-    assert intake_report.expected_data(grey, intake_report.IntakeReport(), tmp_path) == (
-        Expected(1, 8, ("cat", "dog")),
-        6,
-    )
+    assert expected_data(grey, tmp_path) == (Expected(1, 8, ("cat", "dog")), 6)
 
 
 @pytest.mark.parametrize("classes", [{}, {"cat": 3}])
 def test_a_folder_that_cannot_be_trained_on_has_no_expected_data(tmp_path, classes):
     fill(tmp_path / "data/own/pets", classes)
-    assert intake_report.expected_data(OWN, intake_report.IntakeReport(), tmp_path) == (None, None)
+    assert expected_data(OWN, tmp_path) == (None, None)
 
 
 def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_path):
     digits = DataSettings(source="digits", color="rgb")
-    assert intake_report.expected_data(digits, intake_report.IntakeReport(), tmp_path) == (
+    assert expected_data(digits, tmp_path) == (
         Expected(3, 8, None),
         None,
     )
@@ -51,7 +46,7 @@ def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_pat
         (tmp_path / "data/processed/images/manifest.json").write_text(
             json.dumps({"source": source, "class_names": ["a", "b"]})
         )
-        assert intake_report.expected_data(digits, intake_report.IntakeReport(), tmp_path) == (
+        assert expected_data(digits, tmp_path) == (
             Expected(3, 8, names),
             None,
         )

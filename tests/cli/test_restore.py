@@ -1,0 +1,114 @@
+"""`darkroom restore` on models with initial weights, and models that are damaged."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.cli.inference import BATCH
+from pipeline.core import model_files
+from pipeline.core.image_grid import to_bytes
+from pipeline.core.task import Batch
+from tests.cli.pictures import GREY, broken, hidden, mixed, picture, pixels
+from tests.command import darkroom, done
+
+
+class TestRestore:
+    def restored(self, name, seed):
+        return to_bytes(
+            model_files.load(Path("models", name))
+            .reconstruct(Batch.load({"image": pixels(seed)[None, None]}, GREY).images)
+            .numpy()
+        )[0, 0]
+
+    @pytest.mark.parametrize("name", ["ae", "vae"])
+    def test_each_picture_comes_out_of_the_code_as_a_png_of_its_own(self, name):
+        for number in range(3):
+            picture(f"in/{number}.png", number)
+        assert (
+            done("restore", "--model", name, "--out", "new/out", "in")
+            == "3 pictures and pairs.png -> new/out\n"
+        )
+        assert sorted(os.listdir("new/out")) == ["0.png", "1.png", "2.png", "pairs.png"]
+        for number in range(3):
+            assert (
+                np.abs(
+                    np.array(Image.open(f"new/out/{number}.png")).astype(int) - self.restored(name, number)
+                ).max()
+                <= 1
+            )
+        given = np.array(Image.open("new/out/pairs.png"))[:48:6, :48:6]
+        assert (given == pixels(0)).all()
+
+    def test_more_pictures_than_a_batch_all_come_out(self):
+        for number in range(BATCH + 4):
+            picture(f"many/{number:04d}.png", number)
+        assert done("restore", "many").startswith(f"{BATCH + 4} pictures")
+        assert len(os.listdir("restored")) == BATCH + 5
+
+    def test_existing_files_and_pictures_of_the_same_name_are_not_overwritten(self):
+        Path("restored").mkdir()
+        Path("restored/x.png").write_text("mine")
+        picture("a/x.png", 1)
+        picture("b/x.jpg", 2)
+        picture("b/ü 字.png", 3)
+        assert done("restore", "a", "b") == "3 pictures and pairs.png -> restored\n"
+        assert sorted(os.listdir("restored")) == ["pairs.png", "x-1.png", "x-2.png", "x.png", "ü 字.png"]
+        assert Path("restored/x.png").read_text() == "mine"
+
+    def test_a_picture_called_pairs_is_not_lost(self):
+        picture("pairs.png", 1)
+        picture("other.png", 2)
+        done("restore", "pairs.png", "other.png")
+        assert sorted(os.listdir("restored")) == ["other.png", "pairs-1.png", "pairs.png"]
+
+    def test_a_broken_picture_is_reported_and_all_others_are_restored(self):
+        for number in range(4):
+            picture(f"in/{number}.png", number)
+        broken("in/1.png")
+        code, output, error, raised = mixed("restore", "in")
+        assert (code, output) == (
+            2,
+            "3 pictures and pairs.png -> restored\n",
+        ) and "error: in/1.png: " in error
+        assert "1 picture could not be read" in raised
+        assert sorted(os.listdir("restored")) == ["0.png", "2.png", "3.png", "pairs.png"] and not hidden(
+            "restored"
+        )
+        for path in Path("restored").iterdir():
+            Image.open(path).load()
+
+    def test_where_no_picture_can_be_read_nothing_is_written(self):
+        code, output, _, _ = mixed("restore", broken("half.png"))
+        assert (code, output) == (2, "") and not Path("restored").exists()
+
+    def test_a_model_that_cannot_is_refused_and_another_named(self):
+        picture("a.png")
+        code, _, error = darkroom("restore", "--model", "cnn", "a.png")
+        assert code == 2 and "cnn: this model does not reconstruct" in error and "use ae or vae" in error
+        assert not Path("restored").exists()
+
+    def test_a_file_is_no_folder_to_write_to(self):
+        code, _, error = darkroom("restore", "--out", picture("a.png"), "a.png")
+        assert code == 2 and "a.png" in error
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        ("command", "name"),
+        [(("generate", "gan"), "gan"), (("classify", "a.png"), "cnn"), (("restore", "a.png"), "ae")],
+        ids=str,
+    )
+    def test_weights_with_one_flipped_bit_are_refused_by_name(self, shelf, command, name):
+        picture("a.png")
+        shutil.copytree(shelf / name, Path("copy", name))
+        weights = Path("copy", name, model_files.WEIGHTS)
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+        code, output, error = darkroom(*command, "--models", "copy")
+        assert (code, output) == (1, "") and f"{weights}: " in error and f"dvc checkout copy/{name}" in error
+        assert sorted(os.listdir()) == [".dvc", "a.png", "copy", "dvc.yaml", "models"]
