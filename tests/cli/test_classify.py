@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.cli.inference import BATCH
-from tests.cli.pictures import answers, broken, expected, mixed, picture, pixels
+from pipeline.core import model_files
+from tests.cli.pictures import NAMES, answers, broken, expected, mixed, picture, pixels
 from tests.command import darkroom, done
 
 
