@@ -4,6 +4,7 @@ The local files (metrics.jsonl, samples/, the run record) are sent to MLflow by 
 that is down or slow delays a training by at most ``BUDGET_SECONDS``; a later stage sends what it missed.
 """
 
+import itertools
 import shutil
 import sys
 import time
@@ -223,8 +224,11 @@ def sync(
     try:
         with FileLock(folder / "sync.lock", timeout=0):
             client, experiment = connected or connection.connect(environment)
-            missing = restored.missing_records(environment, client, experiment)
-            for record in [*_left_records(environment, current), *missing]:
+            left = list(_left_records(environment, current))
+            missing = restored.missing_records(
+                environment, client, experiment
+            )  # asks MLflow after those are sent
+            for record in itertools.chain(left, missing):
                 try:  # one that cannot be sent does not stop the others
                     delivery.deliver(client, experiment, record, environment, announce=True)
                     sent += 1

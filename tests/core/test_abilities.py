@@ -9,7 +9,7 @@ from pipeline.core.task import Batch, DataSpec
 from pipeline.errors import BadInput
 from tests.core.fake import TwoScalars
 
-SPEC = DataSpec(1, 8, 3)
+SPEC = DataSpec.labelled_images(1, 8, 3)
 SMALL = {"gan": {"width": 8}, "vae": {"width": 8}, "ae": {"width": 8}, "cnn": {"channels": [4], "dense": [8]}}
 MAKES = {Ability.GENERATE, Ability.USES_LABELS}
 REBUILDS = {Ability.RECONSTRUCT, Ability.ENCODE}
@@ -34,7 +34,7 @@ def test_the_abilities_of_a_trained_model(name, expected):
     )
     if name == "ae":
         assert abilities(task) == REBUILDS  # it generates only after its training
-        task.on_train_end([Batch(images, labels)])
+        task.on_train_end([Batch.of_images(images, labels)])
     assert abilities(task) == expected
 
 

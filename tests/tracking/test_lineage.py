@@ -67,7 +67,7 @@ def test_the_md5s_are_those_of_dvc(tmp_path):
         subprocess.run(
             [str(Path(__import__("sys").executable).with_name("dvc")), *arguments], cwd=tmp_path, check=True
         )
-    entries = lineage._stages(tmp_path / "dvc.lock")["train"]
+    entries = lineage.stages_of(tmp_path / "dvc.lock")["train"]
     expected = {entry["path"]: entry["md5"] for entry in [*entries["deps"], *entries["outs"]]}
     assert lineage.dvc_md5s(tmp_path, "train") == expected
     assert set(expected) == {"data", "train.py", "model", "m.json"}
