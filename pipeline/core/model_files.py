@@ -4,6 +4,7 @@ The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. The
 model is used, so no code here depends on a particular model.
 """
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -101,16 +102,22 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 def load(folder: Path, device: str = "cpu") -> Task:
     """Load and verify the trained model in ``folder``, for inference (evaluation mode, no gradients)."""
-    card = read_card(folder)
-    remedy = f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
-    if not (folder / WEIGHTS).is_file() or sha256(folder / WEIGHTS) != card["sha256"]:
-        what = "the weights do not match the SHA-256 in model.json"
-        raise DarkroomError(what, where=str(folder / WEIGHTS), remedy=remedy)
+    card, weights = read(folder)
     try:
-        return restore(card, (folder / WEIGHTS).read_bytes()).to(device)
+        return restore(card, weights).to(device)
     except (SafetensorError, RuntimeError) as error:
         what = f"the weights do not fit the code ({str(error).splitlines()[0]})"
-        raise DarkroomError(what, where=str(folder), remedy=remedy) from None
+        raise DarkroomError(what, where=str(folder), remedy=_remedy(folder)) from None
+
+
+def read(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """The card and the weights (safetensors) in ``folder``. Raises ``DarkroomError`` if they do not match."""
+    card, path = read_card(folder), folder / WEIGHTS
+    weights = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(weights).hexdigest() != card["sha256"]:
+        what = "the weights do not match the SHA-256 in model.json"
+        raise DarkroomError(what, where=str(path), remedy=_remedy(folder))
+    return card, weights
 
 
 def restore(card: dict[str, Any], weights: bytes) -> Task:
@@ -129,6 +136,10 @@ def digest(folder: Path) -> str:
     """A digest of a trained model's configuration and weights."""
     card = read_card(folder)
     return digest_of([card["name"], card["config"], card["spec"], card["sha256"]])
+
+
+def _remedy(folder: Path) -> str:
+    return f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
 
 
 def _modules() -> list[str]:

@@ -127,10 +127,10 @@ def _weights(training: "Training", share: bool) -> dict[str, Any]:
     import ray
 
     put = ray.put if share else lambda value: value
-    needs = {
-        name: (model_files.read_card(folder), put((folder / model_files.WEIGHTS).read_bytes()))
-        for name, folder in training.needs.items()
-    }
+    needs = {}
+    for name, folder in training.needs.items():
+        card, weights = model_files.read(folder)
+        needs[name] = (card, put(weights))
     return {"needs": needs, "initial_weights": put(training.initial_weights())}
 
 

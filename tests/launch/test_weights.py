@@ -9,7 +9,7 @@ from pipeline.core import metrics_log, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import sha256
 from pipeline.launch import training as training_module
 from pipeline.launch.training import Training, train
@@ -98,10 +98,13 @@ def test_a_needed_model_is_used_unchanged_and_saved_with_the_model_that_needs_it
     images = torch.rand(3, 1, 8, 8)
     assert torch.equal(task.features(images), given.encode(images))
     assert model_files.read_card(probe)["needs"]["ae"]["config"]["code_size"] == 4
-    # Another autoencoder makes it another training.
+    # Another autoencoder makes it another training; a damaged one is refused.
     training = Training("toy_probe", SETTINGS, task.config, Dataset.open(processed_digits), {"ae": first})
     other = run("ae", {"width": 8, "code_size": 4}, few_steps(seed=1), model="other")
     assert replace(training, needs={"ae": other}).fingerprint != training.fingerprint
+    (other / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(DarkroomError, match="do not match the SHA-256"):
+        run("toy_probe", {}, few_steps(), {"ae": other}, model="again")
 
 
 def test_a_training_without_the_model_that_it_needs_is_refused_with_the_stage_to_run(
