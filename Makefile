@@ -43,7 +43,7 @@ repro: install
 	@echo "The numbers:      source $(VENV)/bin/activate && dvc metrics show"
 
 test: install
-	pytest -m "not nightly" -n 2 --dist loadfile
+	pytest -m "not nightly" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: install
 	pytest

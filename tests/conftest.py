@@ -5,7 +5,27 @@ import pytest
 from pipeline import environment, process
 
 environment.prepare()
+
+# The files that take over a minute, the longest first.
+NAMES = (
+    "test_kill",
+    "test_retrain",
+    "test_toys",
+    "test_workspace",
+    "test_project",
+    "test_repro",
+    "test_server",
+)
+LONGEST = {f"{name}.py": position for position, name in enumerate(NAMES)}
 process.collect_garbage_rarely()
+
+
+def pytest_collection_modifyitems(items):
+    """Start the files with slow tests first: each file runs in one process, and the last ones end alone."""
+    slow = {item.path: 0 for item in items}
+    for item in items:
+        slow[item.path] += any(item.get_closest_marker(name) for name in ("slow", "cluster"))
+    items.sort(key=lambda item: (-min(1, slow[item.path]), LONGEST.get(item.path.name, len(LONGEST))))
 
 
 @pytest.fixture(scope="session", autouse=True)

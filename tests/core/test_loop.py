@@ -246,7 +246,7 @@ TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of thre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_several_processes_train_the_same_model_as_one(tmp_path, toy_models, size):
     names = model_files.names()
     assert set(names) > set(toys.NAMES)

@@ -53,8 +53,15 @@ def project(tmp_path_factory, processed_digits):
         folder / "data/processed/images/manifest.json",
         {**read_json(processed_digits / "manifest.json"), "source": "folder"},
     )
-    for name in (".gitignore", "dvc.yaml"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / ".gitignore", folder)
+    plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    trained = {f"train-{name}" for name in MODELS}  # the checkout may have other models
+    plan["stages"] = {
+        name: stage
+        for name, stage in plan["stages"].items()
+        if name in trained or not name.startswith("train-")
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     params = {
         key: {**section, "training": TRAINING} if "training" in section else section
         for key, section in PARAMS.items()

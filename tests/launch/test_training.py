@@ -120,6 +120,7 @@ def test_a_plan_without_gpus_asks_ray_for_its_threads():
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_ray_workers_start_where_the_path_of_python_has_a_blank(tmp_path, processed_digits):
     """Ray puts that path into a shell command."""
     environment = tmp_path / "an environment"

@@ -14,6 +14,7 @@ from tests.retraining.deliveries import SECTIONS, STEPS, deliver, look
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.nightly
 def test_shuffled_labels_are_refused_and_quarantined(project):
     from sklearn.datasets import load_digits
 

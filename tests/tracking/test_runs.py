@@ -108,6 +108,7 @@ def test_the_final_status_is_correct(environment, client, description, raised, s
     assert only.info.end_time >= only.info.start_time
 
 
+@pytest.mark.nightly
 def test_several_processes_can_create_the_database_at_the_same_time(environment, client, tmp_path):
     (tmp_path / "mlflow.db").unlink()
     racers = [child(environment, f"train-{index}", "finish") for index in range(4)]
