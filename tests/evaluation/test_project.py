@@ -182,6 +182,13 @@ def test_dvc_metrics_shows_a_dozen_headline_numbers_within_the_width_of_a_termin
     assert max(map(len, table.splitlines())) <= WIDTH
 
 
+def test_the_table_of_experiments_fits_a_terminal(project):
+    table = shell(
+        project.folder, "python", "dvc", "exp", "show", "--only-changed", "--no-pager", COLUMNS="999"
+    )
+    assert "workspace" in table and max(map(len, table.splitlines())) <= WIDTH
+
+
 def test_only_models_with_a_stage_are_evaluated_and_the_others_are_named(project):
     assert set(project.results) == {*MODELS, "protocol"}
     assert "skipped: of-another-branch, unknown, because dvc.yaml has no stage" in project.output
