@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from pipeline.core.batch import Batch
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec
 
@@ -10,6 +11,11 @@ def array_split(images, labels, classes):
     """A split of one shard: images (N, C, H, W), uint8, and labels (N,), int64."""
     spec = DataSpec.labelled_images(images.shape[1], images.shape[2], classes)
     return Split([{"image": images, "label": labels}], spec)
+
+
+def batch_of(images, labels):
+    """A batch of images (N, C, H, W), float32 in [0, 1], and labels (N,), int64."""
+    return Batch({"image": images, "label": labels})
 
 
 class ArrayDataset:

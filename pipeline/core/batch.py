@@ -17,11 +17,6 @@ class Batch:
     fields: Mapping[str, Tensor]
 
     @classmethod
-    def of_images(cls, images: Tensor, labels: Tensor) -> "Batch":
-        """A batch of images (N, C, H, W), float32 in [0, 1], and labels (N,), int64."""
-        return cls({"image": images, "label": labels})
-
-    @classmethod
     def load(
         cls, rows: Mapping[str, np.ndarray | Tensor], spec: DataSpec, device: torch.device | str = "cpu"
     ) -> "Batch":

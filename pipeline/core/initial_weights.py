@@ -11,6 +11,7 @@ from pipeline.core.model_files import WEIGHTS
 from pipeline.core.task import Task
 from pipeline.errors import BadInput
 
+REMEDY = "give a folder models/<name> or a .safetensors file"
 MAX_NAMES = 5  # listed in a message
 
 
@@ -20,9 +21,8 @@ def read(path: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        remedy = "give a folder models/<name> or a .safetensors file"
         raise BadInput(
-            f"cannot be read ({error.strerror})", where=f"initial_weights: {path}", remedy=remedy
+            f"cannot be read ({error.strerror})", where=f"initial_weights: {path}", remedy=REMEDY
         ) from None
 
 
@@ -34,9 +34,8 @@ def apply(task: Task, weights: bytes, path: str) -> list[str]:
     try:
         given = load(weights)
     except SafetensorError as error:
-        remedy = "give a folder models/<name> or a .safetensors file"
         raise BadInput(
-            f"is not a safetensors file ({error})", where=f"initial_weights: {path}", remedy=remedy
+            f"is not a safetensors file ({error})", where=f"initial_weights: {path}", remedy=REMEDY
         ) from None
     own = task.state_dict()
     matching = {name for name, value in given.items() if name in own and own[name].shape == value.shape}

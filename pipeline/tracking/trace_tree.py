@@ -44,8 +44,8 @@ class Node:
             state = f"{state.upper()}: {self.problem.path}"
         yield first + "  ".join(filter(None, [self.title, shown, "(see above)" if self.above else state]))
         for child in self.children:
-            last = child is self.children[-1]
-            yield from child.lines(rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+            branch, below = ("└─ ", "   ") if child is self.children[-1] else ("├─ ", "│  ")
+            yield from child.lines(rest + branch, rest + below)
 
 
 @dataclass

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pipeline.core import model_files
-from pipeline.core.task import Batch, DataSpec
+from pipeline.core.task import DataSpec
+from tests.arrays import batch_of
 from tests.cli.pictures import GREY, NAMES
 from tests.project import MODELS, PARAMS
 
@@ -18,7 +19,7 @@ def shelf(tmp_path_factory):
     for name in MODELS:
         task = model_files.build(name, PARAMS[name]["model"], GREY, seed=1).requires_grad_(False)
         images = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-        task.on_train_end([Batch.of_images(images, torch.arange(40) % 10)])
+        task.on_train_end([batch_of(images, torch.arange(40) % 10)])
         model_files.write(task, folder / name, {"class_names": NAMES})
     model_files.write(
         model_files.build("cnn", PARAMS["cnn"]["model"], COLOUR, seed=1),

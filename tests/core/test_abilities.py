@@ -5,8 +5,9 @@ import torch
 
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
-from pipeline.core.task import Batch, DataSpec
+from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
+from tests.arrays import batch_of
 from tests.core.fake import TwoScalars
 
 SPEC = DataSpec.labelled_images(1, 8, 3)
@@ -34,7 +35,7 @@ def test_the_abilities_of_a_trained_model(name, expected):
     )
     if name == "ae":
         assert abilities(task) == REBUILDS  # it generates only after its training
-        task.on_train_end([Batch.of_images(images, labels)])
+        task.on_train_end([batch_of(images, labels)])
     assert abilities(task) == expected
 
 

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from pipeline.core.batch import Batch
 from pipeline.core.checkpoint import state_dict
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
@@ -13,9 +12,10 @@ from pipeline.core.noise import Noise
 from pipeline.core.settings import ScheduleSettings, TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Phase
+from tests.arrays import batch_of
 from tests.core.fake import TwoScalars
 
-BATCH = Batch.of_images(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
+BATCH = batch_of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
 
 
 def take(settings, numbers=(1,), task=None):

@@ -8,18 +8,19 @@ from pipeline.core import model_files
 from pipeline.core.layers import Decoder, Encoder, dropout, jitter, sides
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
-from pipeline.core.task import Batch, DataSpec
+from pipeline.core.task import DataSpec
 from pipeline.models.ae import AeConfig
 from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig
 from pipeline.models.vae import VaeConfig
+from tests.arrays import batch_of
 
 SPEC = DataSpec.labelled_images(1, 8, 3)
 
 
 def batch(count=5):
     noise = Noise.whole(1, count)
-    return Batch.of_images(noise.uniform("x", 1, 8, 8), noise.integers("y", 3))
+    return batch_of(noise.uniform("x", 1, 8, 8), noise.integers("y", 3))
 
 
 def test_the_vaes_divergence_is_that_of_the_two_normal_distributions():
@@ -92,8 +93,8 @@ def test_a_trained_autoencoder_fits_each_classs_mean_code_and_the_pooled_covaria
     shown = batch(300)
     task.on_train_end(
         [
-            Batch.of_images(shown.images[:100], shown.labels[:100]),
-            Batch.of_images(shown.images[100:], shown.labels[100:]),
+            batch_of(shown.images[:100], shown.labels[:100]),
+            batch_of(shown.images[100:], shown.labels[100:]),
         ]
     )
     codes = task.encode(shown.images).detach().double()

@@ -41,14 +41,14 @@ def flowers(accepted: str, incoming: str) -> None:
 
 def merge(target: str, source: str) -> None:
     """Merge a YAML block into params.yaml, or a stage into dvc.yaml."""
-    yaml = YAML()
-    values, added = yaml.load(Path(target)), yaml.load(Path(source))
+    round_trip = YAML()  # keeps comments, and builds no objects
+    values, added = (round_trip.load(Path(name)) for name in (target, source))
     if Path(target).name == "dvc.yaml":
         values["stages"].update(added)
     else:
         for name, section in added.items():
             values.setdefault(name, {}).update(section)
-    yaml.dump(values, Path(target))
+    round_trip.dump(values, Path(target))
 
 
 def _flower(random: np.random.Generator, colour: np.ndarray, petals: int) -> np.ndarray:
