@@ -13,6 +13,7 @@ from pipeline.core import model_files
 from pipeline.core.task import DataSpec
 from pipeline.environment import Environment, prepare
 from pipeline.tracking.runs import Description
+from tests.tracking.traced_project import make_project, shell
 
 prepare()  # before mlflow is imported
 
@@ -127,3 +128,22 @@ def all_runs(client) -> list:
     """All runs except the parents."""
     found = client.search_runs([client.get_experiment_by_name("darkroom").experiment_id])
     return [run for run in found if run.data.tags["darkroom.stage"] != "repro"]
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory) -> Path:
+    """A project after a repro, committed and pushed, with its training in MLflow."""
+    return make_project(tmp_path_factory.mktemp("traced"), write_model)
+
+
+@pytest.fixture(scope="module")
+def pulled(origin) -> Path:
+    """A fresh clone after ``dvc pull``: no MLflow, no run cache."""
+    shell(origin.parent, "git clone -q origin clone")
+    shell(origin.parent / "clone", "dvc pull -q")
+    return origin.parent / "clone"
+
+
+@pytest.fixture
+def clone(pulled, tmp_path) -> Path:
+    return Path(shutil.copytree(pulled, tmp_path / "clone"))
