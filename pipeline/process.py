@@ -68,6 +68,9 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
+    # DVC runs a stage in its own session. A parent in another one took over when DVC was killed.
+    if environment.dvc_stage() and os.getsid(os.getppid()) != os.getsid(0):
+        sys.exit(EXIT_FAILED)
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _leave)

@@ -195,6 +195,28 @@ def test_a_process_cleans_up_when_its_parent_is_killed():
     assert output == "tidied\n"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there is a stage ended with DVC")
+def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
+    begin = "print('ready', os.getpid(), flush=True)\n"
+    begin += f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.02)"
+    child = HEAD + begin + WAITING
+    dvc = start(
+        f"import subprocess\nsubprocess.run([sys.executable, '-c', {child!r}])",
+        env={"DVC_STAGE": "train-gan"},
+        preexec_fn=os.setsid,
+    )
+    number = int(dvc.stdout.readline().split()[1])
+    dvc.kill()
+    dvc.wait(timeout=20)
+    (tmp_path / "go").touch()
+    try:
+        output, _ = dvc.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        os.kill(number, signal.SIGKILL)
+        raise
+    assert output == ""
+
+
 def test_an_error_that_ray_sends_between_processes_keeps_its_parts():
     error = Diverged("is odd", where="a.txt", remedy="mend it", exit_code=75)
     other = copy.copy(error)  # by the method that pickle, and so Ray, uses
