@@ -35,6 +35,7 @@ def train(folder, settings, steps=12):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 def test_a_compiled_training_is_near_the_other_one_and_resumes_bit_for_bit(tmp_path):
     plain, no_graphs = train(tmp_path / "plain", SETTINGS)
     whole, graphs = train(tmp_path / "whole", COMPILED)
@@ -62,6 +63,7 @@ def test_without_a_compiler_the_error_names_what_is_missing_and_the_setting():
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 @pytest.mark.usefixtures("toy_models")
 def test_a_gradient_penalty_cannot_be_compiled_and_the_error_says_so():
     task = model_files.build("toy_wgan", {}, ArrayDataset().spec, 0)
