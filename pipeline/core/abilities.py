@@ -40,9 +40,7 @@ def abilities(task: Task) -> frozenset[Ability]:
     def uses_labels() -> bool:
         first = draw(0)  # the same noise and another label give another image
         others = (draw(label) for label in range(1, classes))
-        return first is not None and any(
-            other is not None and not torch.equal(first, other) for other in others
-        )
+        return first is not None and not all(other is None or torch.equal(first, other) for other in others)
 
     vector = lambda output: output.dim() == 2
     tried: dict[Ability, tuple[Callable[[], Tensor | None], Callable[[Tensor], bool]]] = {
@@ -54,9 +52,7 @@ def abilities(task: Task) -> frozenset[Ability]:
     }
     with torch.no_grad():
         outputs = {ability: (method(), fits) for ability, (method, fits) in tried.items()}
-        found = {
-            ability for ability, (output, fits) in outputs.items() if output is not None and fits(output)
-        }
+        found = {name for name, (output, fits) in outputs.items() if output is not None and fits(output)}
         if Ability.GENERATE in found and uses_labels():
             found.add(Ability.USES_LABELS)
     return frozenset(found)

@@ -44,8 +44,15 @@ class Batch:
         return len(next(iter(self.fields.values())))
 
 
+def to_device(values: Tensor, device: torch.device | str) -> Tensor:
+    """Copy to ``device``; to a GPU through pinned memory, so that nothing waits for it."""
+    if torch.device(device).type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
 def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str) -> Tensor:
-    values = torch.as_tensor(stored).to(device, non_blocking=True)
+    values = to_device(torch.as_tensor(stored), device)
     if field.kind not in ("image", "clip"):
         return values.long()
     pixels = values.float().div_(255)

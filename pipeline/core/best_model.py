@@ -35,12 +35,11 @@ class BestModel:
         if name not in metrics:
             where, remedy = "params.yaml: training.monitor", f"choose one of: {', '.join(sorted(metrics))}"
             raise BadInput(f"the model has no metric '{name}'", where=where, remedy=remedy)
-        better = (
-            metrics[name] < self.value if self.settings.monitor_mode == "min" else metrics[name] > self.value
-        )
+        value, best = metrics[name], self.value
+        better = value < best if self.settings.monitor_mode == "min" else value > best
         self.num_without = 0 if better else self.num_without + 1
         if better:
-            self.value, self.step = metrics[name], step
+            self.value, self.step = value, step
             if self.settings.keep == "best":
                 self.weights = {key: value.clone() for key, value in task.state_dict().items()}
 

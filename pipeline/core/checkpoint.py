@@ -25,11 +25,8 @@ def state_dict(average: ExponentialMovingAverage, phases: list[Phase]) -> dict[s
     state |= {f"average/{name}": value for name, value in average.task.state_dict().items()}
     for phase in _with_own_optimizer(phases):
         for index, values in phase.optimizer.state_dict()["state"].items():
-            state |= {
-                f"optimizer/{phase.name}/{index}/{name}": value
-                for name, value in values.items()
-                if value is not None
-            }
+            prefix = f"optimizer/{phase.name}/{index}/"
+            state |= {prefix + name: value for name, value in values.items() if value is not None}
     return state
 
 
@@ -46,7 +43,7 @@ def load_state_dict(state: dict[str, Tensor], average: ExponentialMovingAverage,
         # A checkpoint does not keep memory formats: give each tensor the strides of its parameter again.
         for parameter, tensors in phase.optimizer.state.items():
             for name, value in tensors.items():
-                if value.shape == parameter.shape:
+                if value.shape == parameter.shape and name != "step":  # a number, on the CPU if not fused
                     tensors[name] = torch.empty_like(parameter).copy_(value)
 
 

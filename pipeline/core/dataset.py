@@ -109,9 +109,8 @@ class Dataset:
             manifest = read_json(path)
             spec = DataSpec.from_json(manifest["fields"])
             shards = {name: manifest["splits"][name]["shards"] for name in SPLITS}
-            _verify(
-                folder, [shard[name] for split in shards.values() for shard in split for name in spec.fields]
-            )
+            files = [shard[name] for split in shards.values() for shard in split for name in spec.fields]
+            _verify(folder, files)
             splits = {name: Split(_open(folder, split, spec), spec) for name, split in shards.items()}
             return cls(folder, manifest, splits, spec)
         except FileNotFoundError:

@@ -9,4 +9,13 @@ def make_deterministic(num_threads: int) -> None:
     torch.set_deterministic_debug_mode("error")
     # No uninitialized memory is read here, and filling it takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False  # it chooses the fastest kernels by measurements
     torch.set_num_threads(num_threads)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether GPUs may round the inputs of float32 matrix products and convolutions to 10 bits.
+
+    The newer ``fp32_precision`` is not used: once it is set, reading these flags can raise an error.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.batch import Batch
+from pipeline.core.batch import Batch, to_device
 from pipeline.core.dataset import Split
 from pipeline.core.fields import chunks
 
@@ -43,8 +43,8 @@ class ResidentFeed:
 
     def __init__(self, split: Split, device: torch.device, indices: Indices) -> None:
         self.values = {
-            name: torch.empty((len(split), *field.shape), dtype=_torch_type(field.dtype), device=device)
-            for name, field in split.spec.fields.items()
+            name: torch.as_tensor(np.empty(0, kind.dtype)).new_empty((len(split), *kind.shape), device=device)
+            for name, kind in split.spec.fields.items()
         }
         for rows in chunks(len(split), CHUNK):
             for name, values in split.rows(rows).items():
@@ -52,7 +52,7 @@ class ResidentFeed:
         self.split, self.device, self.indices = split, device, indices
 
     def __call__(self, step: int) -> Batch:
-        indices = torch.from_numpy(self.indices(step)).to(self.device)
+        indices = to_device(torch.from_numpy(self.indices(step)), self.device)
         rows = {name: values[indices] for name, values in self.values.items()}
         return Batch.load(rows, self.split.spec, self.device)
 
@@ -77,7 +77,3 @@ class Prefetcher:
         if self.device.type == "cuda":
             tensors = {name: values.pin_memory() for name, values in tensors.items()}
         return tensors
-
-
-def _torch_type(dtype: np.dtype) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype

@@ -24,9 +24,8 @@ def grid(images: np.ndarray, columns: int) -> Image.Image:
     sheet = np.full((rows * cell_h - GAP, columns * cell_w - GAP, channels), 128, np.uint8)
     for index, image in enumerate(images):
         top, left = index // columns * cell_h, index % columns * cell_w
-        sheet[top : top + height * scale, left : left + width * scale] = (
-            image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
-        )
+        pixels = image.transpose(1, 2, 0).repeat(scale, 0).repeat(scale, 1)
+        sheet[top : top + height * scale, left : left + width * scale] = pixels
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 

@@ -21,9 +21,8 @@ def read(path: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise BadInput(
-            f"cannot be read ({error.strerror})", where=f"initial_weights: {path}", remedy=REMEDY
-        ) from None
+        where = f"initial_weights: {path}"
+        raise BadInput(f"cannot be read ({error.strerror})", where=where, remedy=REMEDY) from None
 
 
 def apply(task: Task, weights: bytes, path: str) -> list[str]:
@@ -31,17 +30,16 @@ def apply(task: Task, weights: bytes, path: str) -> list[str]:
 
     Raises ``BadInput`` if the file is damaged or no tensor matches.
     """
+    where = f"initial_weights: {path}"
     try:
         given = load(weights)
     except SafetensorError as error:
-        raise BadInput(
-            f"is not a safetensors file ({error})", where=f"initial_weights: {path}", remedy=REMEDY
-        ) from None
+        raise BadInput(f"is not a safetensors file ({error})", where=where, remedy=REMEDY) from None
     own = task.state_dict()
     matching = {name for name, value in given.items() if name in own and own[name].shape == value.shape}
     if not matching:
         what = "no tensor has the name and shape of one of this model"
-        raise BadInput(what, where=f"initial_weights: {path}", remedy=f"it needs, for example, {_some(own)}")
+        raise BadInput(what, where=where, remedy=f"it needs, for example, {_some(own)}")
     with torch.no_grad():
         for name in matching:
             own[name].copy_(given[name])

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from pipeline.core.best_model import BestModel
 from pipeline.core.checkpoint import CheckpointStore, load_state_dict, state_dict, with_prefix
 from pipeline.core.dataset import Dataset
+from pipeline.core.determinism import allow_tf32
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.feed import make_feed
@@ -51,6 +53,7 @@ class Loop:
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
     ) -> None:
         self.context = context or DistributedContext()
+        allow_tf32(settings.tf32)
         # channels_last makes convolutions a third faster.
         task = task.to(self.context.device)
         self.task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,10 +81,9 @@ class Loop:
         self.num_steps_taken = settings.num_steps - first
         log = MetricsLog(self.folder / "metrics.jsonl") if self.context.rank == 0 else None
         if self.context.size > 1 and self.num_steps_taken:
-            self.seconds["communication"] = sum(
-                phase.num_runs(first, settings.num_steps) * self._all_reduce_seconds(phase)
-                for phase in self.phases
-            )
+            for phase in self.phases:
+                runs = phase.num_runs(first, settings.num_steps)
+                self.seconds["communication"] += runs * self._all_reduce_seconds(phase)
         if log and first == 0:
             self._draw(0)  # the initial weights, for MLflow's step slider
         self._since = (first, time.perf_counter())
@@ -122,7 +124,7 @@ class Loop:
 
     def _state_dict(self) -> dict[str, Tensor]:
         best = {f"best/{name}": value for name, value in self.best.state_dict().items()}
-        return state_dict(self.average, self.phases) | best
+        return state_dict(self.average, self.phases) | self.step.state_dict() | best
 
     def _resume(self) -> int:
         """Load the newest checkpoint on all workers; return its step, or 0.
@@ -135,6 +137,7 @@ class Loop:
             return 0
         step, state = latest
         load_state_dict(state, self.average, self.phases)
+        self.step.load_state_dict(state)
         self.best.load_state_dict(with_prefix("best/", state))
         return step
 
@@ -156,18 +159,19 @@ class Loop:
         return self.feed(number), Noise(seed, number, "", *self.context.rows(total), total, device)
 
     def _training_metrics(self, number: int) -> dict[str, float]:
+        half = self.settings.precision == "float16"  # the values of skipped steps are NaN
         with self._timed("compute"):  # this waits for the device and the other workers
             names = sorted(self._window)  # empty if no phase ran in these steps
-            means = [torch.stack(self._window[name]).mean().double() for name in names]
-            values = (
-                (self.context.all_reduce(torch.stack(means)) / self.context.size).tolist() if names else []
-            )
+            mean = torch.nanmean if half else torch.mean
+            means = [mean(torch.stack(self._window[name])).double() for name in names]
+            sums = self.context.all_reduce(torch.stack(means)) if names else torch.zeros(0)
+            values = (sums / self.context.size).tolist()
             self._window.clear()
         before, began = self._since
         self._since = (number, time.perf_counter())
         rate = (number - before) * self.settings.batch_size / max(1e-9, self._since[1] - began)
         factor = learning_rate_factor(self.settings.schedule, number, self.settings.num_steps)
-        measured = {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+        measured = {f"train/{key}": value for key, value in zip(names, values) if not (half and isnan(value))}
         return measured | {"train/learning_rate_factor": factor, "system/images_per_second": rate}
 
     @torch.no_grad()

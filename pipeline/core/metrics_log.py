@@ -8,16 +8,22 @@ from typing import Any
 
 from pipeline.errors import DarkroomError
 
+MIN_LOSS_SCALE = 1e-4  # it begins with 65536
+
 
 class Diverged(DarkroomError):
-    """A metric is NaN or infinite."""
+    """A metric is NaN or infinite, or float16 overflows however small the loss is."""
 
 
 def check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Raise ``Diverged`` for NaN and infinity. All workers have the same metrics, so all of them stop."""
+    """Raise ``Diverged`` for NaN, infinity and a loss scale of float16 that was halved by 30 steps in a row.
+
+    All workers have the same metrics, so all of them stop.
+    """
     for name, value in metrics.items():
-        if not math.isfinite(value):
-            what = f"the training diverged: {name} is not finite at step {step}"
+        lowest = MIN_LOSS_SCALE if name.endswith("loss_scale") else -math.inf
+        if not lowest < value < math.inf:
+            what = f"the training diverged: {name} is {value:.3g} at step {step}"
             remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
             raise Diverged(what, where="params.yaml", remedy=remedy)
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save
 
+from pipeline.core.determinism import allow_tf32
 from pipeline.core.noise import initialisation
 from pipeline.core.task import DataSpec, Task
 from pipeline.errors import BadInput, DarkroomError
@@ -87,9 +88,8 @@ def describe(task: Task) -> dict[str, Any]:
 def read_card(folder: Path) -> dict[str, Any]:
     """The content of model.json. Raises ``BadInput`` if it is missing or incomplete."""
     if not (folder / CARD).is_file():
-        raise BadInput(
-            "no trained model here", where=str(folder), remedy=f"train it: dvc repro train-{folder.name}"
-        )
+        remedy = f"train it: dvc repro train-{folder.name}"
+        raise BadInput("no trained model here", where=str(folder), remedy=remedy)
     try:
         card = read_json(folder / CARD)
         if {"name", "config", "spec", "sha256"} <= set(card):
@@ -101,8 +101,9 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
-    """Load and verify the trained model in ``folder``, for inference (evaluation mode, no gradients)."""
+    """Load and verify the trained model in ``folder``, for inference (no gradients, TF32 turned off)."""
     card, weights = read(folder)
+    allow_tf32(False)
     try:
         return restore(card, weights).to(device)
     except (SafetensorError, RuntimeError) as error:
@@ -149,11 +150,7 @@ def _modules() -> list[str]:
 def _task_in(name: str) -> type[Task] | None:
     module = importlib.import_module(f"{MODELS}.{name}")
     for _, value in inspect.getmembers(module, inspect.isclass):
-        if (
-            issubclass(value, Task)
-            and value is not Task
-            and value.__module__ == module.__name__
-            and not inspect.isabstract(value)
-        ):
+        own = value.__module__ == module.__name__  # not imported
+        if own and issubclass(value, Task) and not inspect.isabstract(value):
             return value
     return None

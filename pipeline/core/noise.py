@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from pipeline.core.batch import to_device
+
 BLOCK = 32  # rows that are drawn from one generator
 
 
@@ -75,4 +77,4 @@ class Noise:
         first, last = self.start // BLOCK, max(self.start, self.stop - 1) // BLOCK
         key = (self.seed, self.step, self.phase, name)
         blocks = torch.cat([draw(generator(*key, block)) for block in range(first, last + 1)])
-        return blocks[self.start - first * BLOCK : self.stop - first * BLOCK].to(self.device)
+        return to_device(blocks[self.start - first * BLOCK : self.stop - first * BLOCK], self.device)

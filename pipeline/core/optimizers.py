@@ -26,19 +26,17 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(0.0, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        """A new optimizer over ``parameters``."""
-        rate, decay = self.learning_rate, self.weight_decay
+        """A new optimizer over ``parameters``; on a GPU one kernel updates all of them (not for rmsprop)."""
+        parameters, rate, decay = list(parameters), self.learning_rate, self.weight_decay
+        fused = all(parameter.is_cuda for parameter in parameters) or None
         if self.kind in ("sgd", "momentum"):
-            return _uncompiled(optim.SGD)(
-                parameters,
-                rate,
-                momentum=self.momentum if self.kind == "momentum" else 0.0,
-                weight_decay=decay,
-            )
+            momentum = self.momentum if self.kind == "momentum" else 0.0
+            return _uncompiled(optim.SGD)(parameters, rate, momentum, weight_decay=decay, fused=fused)
         if self.kind == "rmsprop":
             return _uncompiled(optim.RMSprop)(parameters, rate, alpha=self.beta2, weight_decay=decay)
         adam = _uncompiled(optim.Adam if self.kind == "adam" else optim.AdamW)
-        return adam(parameters, rate, betas=(self.beta1, self.beta2), weight_decay=decay, foreach=True)
+        betas = (self.beta1, self.beta2)
+        return adam(parameters, rate, betas, weight_decay=decay, foreach=not fused, fused=fused)
 
 
 @cache

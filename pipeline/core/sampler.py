@@ -33,11 +33,8 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if (count := sum(self.shard_sizes)) < self.batch_size:
-            raise BadInput(
-                f"batch_size {self.batch_size} is larger than the training split ({count} images)",
-                where="params.yaml",
-                remedy=f"set batch_size to at most {count}",
-            )
+            what = f"batch_size {self.batch_size} is larger than the training split ({count} images)"
+            raise BadInput(what, where="params.yaml", remedy=f"set batch_size to at most {count}")
 
     @property
     def steps_per_epoch(self) -> int:

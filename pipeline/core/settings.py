@@ -23,7 +23,9 @@ class TrainingSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     num_steps: int = Field(1000, ge=1, le=100_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; weights: float32
+    tf32: bool = False  # whether GPUs may round the inputs of float32 products to 10 bits
+    compile: bool = False  # losses by torch.compile, which needs a C++ compiler (CPU) or Triton (GPU)
     clip_norm: float | None = Field(None, gt=0)  # maximum norm of a phase's gradient, over all its parameters
     l1: float = Field(0.0, ge=0)  # added to the loss: l1 * sum |w| over weights (not biases)
     l2: float = Field(0.0, ge=0)  # added to the loss: l2 * sum w^2 over weights (not biases)
@@ -49,15 +51,10 @@ def read_training(name: str, config: type[Section], path: Path = PARAMS) -> tupl
 
     section = read_section(name, ModelSection, path)
     if not section.training.monitor and (section.training.keep == "best" or section.training.patience):
-        where, remedy = (
-            f"{path}: {name}.training.monitor",
-            "for example validation/accuracy, with its monitor_mode",
-        )
+        where = f"{path}: {name}.training.monitor"
+        remedy = "for example validation/accuracy, with its monitor_mode"
         raise BadInput("keep: best and patience need a metric to monitor", where=where, remedy=remedy)
     if section.training.schedule.warmup_steps >= section.training.num_steps:
-        raise BadInput(
-            "the warm-up is not shorter than the training",
-            where=f"{path}: {name}.training.schedule.warmup_steps",
-            remedy="shorten it",
-        )
+        where = f"{path}: {name}.training.schedule.warmup_steps"
+        raise BadInput("the warm-up is not shorter than the training", where=where, remedy="shorten it")
     return section.training, section.model

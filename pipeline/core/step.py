@@ -1,12 +1,14 @@
 """One training step. Each phase takes a forward pass, a backward pass and an optimizer step."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from pipeline.core.checkpoint import with_prefix
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.lr_schedule import learning_rate_factor
 from pipeline.core.noise import Noise
@@ -41,10 +43,14 @@ class PhaseLoss(nn.Module):
         super().__init__()
         self.network = phase.module
         self.phase, self.settings = phase.name, settings
-        self._task = [task]  # in a list, so that nn.Module does not register it
+        self._loss = task.loss
+        if settings.compile:  # the noise is drawn outside of the compiled code, which its step would change
+            draw = getattr(Noise._draw, "__wrapped__", Noise._draw)
+            Noise._draw = torch.compiler.disable(draw)  # type: ignore[method-assign]
+            self._loss = torch.compile(task.loss, dynamic=False, options={"deterministic": True})
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, values = self._task[0].loss(self.phase, batch, noise)
+        loss, values = self._loss(self.phase, batch, noise)
         total = _UseParameters.apply(loss + self._penalty(), *self.network.parameters())
         return total, {"loss": loss, **values}
 
@@ -69,6 +75,8 @@ class Step:
     ) -> None:
         self.task, self.phases, self.settings, self.context = task, phases, settings, context
         self.losses = [context.wrap(PhaseLoss(task, phase, settings)) for phase in phases]
+        scaler = partial(torch.amp.GradScaler, context.device.type, enabled=settings.precision == "float16")
+        self.scalers = {phase.name: scaler() for phase in phases}  # they change nothing if not enabled
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
         self._spectral_norms = [
             module for module in task.modules() if isinstance(module, ParametrizationList) and module.training
@@ -90,14 +98,42 @@ class Step:
             for parameter in phase.module.parameters():
                 if parameter.grad is None:  # DistributedDataParallel sets these to zero, too
                     parameter.grad = torch.zeros_like(parameter)
-            max_norm = self.settings.clip_norm or float("inf")
-            norm = nn.utils.clip_grad_norm_(phase.module.parameters(), max_norm)
             self._set_rate(index, number)
-            phase.optimizer.step()
+            self._update(phase, values)
             prefix = f"{phase.name}/" if len(self.phases) > 1 else ""
             metrics.update({f"{prefix}{name}": value for name, value in values.items()})
-            metrics[f"{prefix}gradient_norm"] = norm.detach()
         return metrics
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By phase, the loss scale of float16 and the number of steps since it changed; else empty."""
+        states = {name: scaler.state_dict() for name, scaler in self.scalers.items() if scaler.is_enabled()}
+        pairs = {name: [state["scale"], state["_growth_tracker"]] for name, state in states.items()}
+        return {f"scaler/{name}": torch.tensor(pair, dtype=torch.float64) for name, pair in pairs.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load what :meth:`state_dict` returned; ``state`` may hold more."""
+        for name, pair in with_prefix("scaler/", state).items():
+            scale, unchanged = pair.tolist()
+            values = {"scale": scale, "_growth_tracker": int(unchanged)}
+            self.scalers[name].load_state_dict(self.scalers[name].state_dict() | values)
+
+    def _update(self, phase: Phase, values: dict[str, Tensor]) -> None:
+        """Clip the gradient, take the optimizer's step, and add to the metrics ``values``.
+
+        With float16 the step is skipped, and its metrics are NaN, if the gradient is not finite. All workers
+        have the same gradient, so all of them skip the step and have the same loss scale.
+        """
+        scaler, max_norm = self.scalers[phase.name], self.settings.clip_norm or float("inf")
+        scaler.unscale_(phase.optimizer)
+        norm = nn.utils.clip_grad_norm_(phase.module.parameters(), max_norm).detach()
+        scaler.step(phase.optimizer)
+        scaler.update()
+        values["gradient_norm"] = norm
+        if scaler.is_enabled():
+            for name, value in values.items():
+                values[name] = value.where(norm.isfinite(), torch.nan)
+            values["skipped_fraction"] = 1 - norm.isfinite().float()
+            values["loss_scale"] = scaler.scale(torch.ones_like(norm))
 
     def _accumulate(self, index: int, pieces: list[tuple[Batch, Noise]]) -> dict[str, Tensor]:
         """Accumulate the gradients of the pieces, and return the weighted sums of their metrics.
@@ -105,6 +141,7 @@ class Step:
         Workers synchronise their gradients in the last piece's backward pass.
         """
         compute_loss, sums = cast(Any, self.losses[index]), dict[str, Tensor]()
+        phase = self.phases[index].name
         for number, (batch, noise) in enumerate(pieces):
             if number == 1:
                 self._set_power_iteration(False)
@@ -113,8 +150,8 @@ class Step:
             last = number == len(pieces) - 1
             with nullcontext() if last or self.context.size == 1 else compute_loss.no_sync():
                 with self._precision():
-                    loss, values = compute_loss(batch, noise.at(self.phases[index].name))
-                (loss * weight).backward()
+                    loss, values = compute_loss(batch, noise.at(phase))
+                self.scalers[phase].scale(loss * weight).backward()
             for name, value in values.items():
                 part = value.detach().float() * weight
                 sums[name] = sums[name] + part if name in sums else part
@@ -137,7 +174,6 @@ class Step:
         for group, rate in zip(phase.optimizer.param_groups, self.rates[index], strict=True):
             group["lr"] = rate * factor
 
-    def _precision(self) -> AbstractContextManager:
-        if self.settings.precision == "bfloat16":
-            return torch.autocast(self.context.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+    def _precision(self) -> torch.autocast:
+        dtype = getattr(torch, self.settings.precision)
+        return torch.autocast(self.context.device.type, dtype, enabled=dtype != torch.float32)

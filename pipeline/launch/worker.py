@@ -40,6 +40,7 @@ class TrainingStopped(DarkroomError):
     """A listener ended the training. It has a checkpoint but no result."""
 
 
+COMPILER = ("torch._dynamo", "torch._inductor")  # the modules that define its errors
 KINDS = {"stopped": TrainingStopped, "bad input": BadInput, "error": DarkroomError}
 
 
@@ -91,8 +92,10 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                     "device": str(context.device),
                 }
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
-    except (DarkroomError, torch.OutOfMemoryError) as failure:
-        error = failure if isinstance(failure, DarkroomError) else _out_of_memory(job, context)
+    except (DarkroomError, RuntimeError) as failure:
+        error = failure if isinstance(failure, DarkroomError) else _explained(failure, job, context)
+        if error is None:
+            raise
         # The other workers may wait for this one: raise, so that Ray stops them. All workers diverge, or are
         # stopped, at once.
         if context.size > 1 and not isinstance(error, Diverged | TrainingStopped):
@@ -106,6 +109,18 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
 def _stop_requested(job: dict[str, Any], folder: Path) -> bool:
     return Mirror(folder, job["storage"]).has(STOP) if "storage" in job else (folder / STOP).exists()
+
+
+def _explained(failure: RuntimeError, job: dict[str, Any], context: DistributedContext) -> BadInput | None:
+    """The error that names a remedy for ``failure``, or None."""
+    if isinstance(failure, torch.OutOfMemoryError):
+        return _out_of_memory(job, context)
+    if "torch.compile" in str(failure) or type(failure).__module__.startswith(COMPILER):
+        reason = str(failure).strip().splitlines()
+        what = f"the losses cannot be compiled ({' '.join(reason[:2])})"
+        remedy = "install a C++ compiler (on a GPU: triton), or set it to false"
+        return BadInput(what, where=f"params.yaml: {job['name']}.training.compile", remedy=remedy)
+    return None
 
 
 def _out_of_memory(job: dict[str, Any], context: DistributedContext) -> BadInput:

@@ -93,5 +93,5 @@ def test_an_incomplete_line_is_removed_and_written_again(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_value_that_is_not_finite_ends_the_training_with_its_name(tmp_path, value):
-    with pytest.raises(DarkroomError, match="train/loss is not finite at step 3"):
+    with pytest.raises(DarkroomError, match=r"train/loss is -?(nan|inf) at step 3"):
         check_finite(3, {"train/loss": value})

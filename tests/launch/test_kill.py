@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core import metrics_log
 from pipeline.files import sha256
-from tests.project import MODELS, TRAINING, Project
+from tests.project import MODELS, PARAMS, TRAINING, Project
 
 pytestmark = pytest.mark.slow
 NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in MODELS]
@@ -58,6 +58,14 @@ def test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_di
     assert weights(whole, name) == weights(cut, name), f"killed at step {died} (seed {seed})"
     assert measured(whole, name) == measured(cut, name)
     assert max(kept, default=0) >= died - 2 * TRAINING["checkpoint_every"]
+
+
+@pytest.mark.nightly
+def test_so_does_one_in_float16_with_its_loss_scales(tmp_path, processed_digits, monkeypatch):
+    monkeypatch.setitem(PARAMS["vae"], "training", {**TRAINING, "precision": "float16"})
+    test_a_killed_training_ends_like_an_uninterrupted_one(tmp_path, processed_digits, "vae")
+    last = metrics_log.read(tmp_path / "cut/history/vae/metrics.jsonl")[-1]["metrics"]
+    assert 1 <= last["train/loss_scale"] < 65536  # the first steps overflowed
 
 
 @pytest.mark.cluster
