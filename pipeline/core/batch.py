@@ -45,8 +45,10 @@ class Batch:
 
 
 def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str) -> Tensor:
-    values = torch.as_tensor(stored).to(device, non_blocking=True)
+    # On mps, the array might be freed before a copy that does not block has ended.
+    values = torch.as_tensor(stored).to(device, non_blocking=torch.device(device).type == "cuda")
     if field.kind not in ("image", "clip"):
         return values.long()
     pixels = values.float().div_(255)
-    return pixels.contiguous(memory_format=torch.channels_last) if field.kind == "image" else pixels
+    is_channels_last = field.kind == "image" and values.device.type != "mps"  # as in Loop
+    return pixels.contiguous(memory_format=torch.channels_last) if is_channels_last else pixels

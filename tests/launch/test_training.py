@@ -1,11 +1,9 @@
-"""Trainings in process: their times, memory errors, GPUs and plans."""
+"""Trainings in process: their times, memory errors and GPUs."""
 
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +16,7 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.evaluation.report import PARTS, _parts
 from pipeline.files import read_json
-from pipeline.launch import plan as plan_module
 from pipeline.launch import worker
-from pipeline.launch.plan import Plan
 from pipeline.launch.training import Training, train
 from tests.project import ROOT
 
@@ -88,35 +84,7 @@ def test_a_training_runs_on_a_machine_with_one_gpu(tmp_path, processed_digits, m
     )
     where = Environment(tmp_path, storage=tmp_path / "storage", threads=1)
     train(training, where, tmp_path / "model", tmp_path / "history", [])
-    assert devices == ["auto"] and (tmp_path / "model/model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("elastic", [False, True])
-@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
-@pytest.mark.parametrize("workers", ["auto", 1, 2])
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
-def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elastic):
-    from ray.train import ScalingConfig
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    nodes = [{"CPU": 8.0, "GPU": float(gpus)}]
-    monkeypatch.setattr(plan_module, "_start_ray", lambda environment, cores: nodes)
-    where = Environment(Path("."), workers, device=device, ray_address="head:1" if elastic else "")
-    used = 0 if device == "cpu" else gpus
-    automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
-    refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
-    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.plan_resources(where) as plan:
-        scaling = ScalingConfig(**plan.scaling(elastic))
-        assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
-        assert plan.workers == (automatic if workers == "auto" else workers)
-
-
-def test_a_plan_without_gpus_asks_ray_for_its_threads():
-    assert Plan(2, False, 3, "local workers").scaling(elastic=True) == {
-        "num_workers": (1, 2),
-        "use_gpu": False,
-        "resources_per_worker": {"CPU": 3},
-    }
+    assert devices == ["cuda"] and (tmp_path / "model/model.safetensors").is_file()
 
 
 @pytest.mark.cluster
@@ -126,7 +94,6 @@ def test_ray_workers_start_where_the_path_of_python_has_a_blank(tmp_path, proces
     environment = tmp_path / "an environment"
     environment.symlink_to(sys.prefix)
     script = f"""
-from pathlib import Path
 from pipeline import environment
 environment.prepare()
 from pipeline.core import model_files
