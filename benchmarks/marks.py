@@ -59,7 +59,7 @@ from pipeline.launch import plan, ray_train, training  # noqa: E402
 
 mark("imports")
 marked(training, "train", "data, in the stage", before=True)
-marked(plan, "_start_ray", "joining Ray")
+marked(plan, "start_ray", "joining Ray")
 marked(ray_train, "check_cluster", "preflight")
 marked(ray_train, "use_node_address", "worker group and its imports", before=True)
 ray_train.train_worker = work

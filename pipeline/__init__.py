@@ -12,13 +12,13 @@
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
-    params, environment, process, git, files, errors, estimate
+    params, environment, process, git, files, errors, estimate, limits
                    settings, environment variables, processes and the start of Ray, git, atomic writes,
-                   error messages, measured values
+                   error messages, measured values, cores and memory
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch,
 evaluation -> tracking -> data, models -> core -> params, environment, process, git -> files, errors,
-estimate. A test reads the imports.
+estimate, limits. A test reads the imports.
 """

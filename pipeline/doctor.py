@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.git import git
+from pipeline.limits import cpu_count, memory_limit
 from pipeline.params import PARAMS
 from pipeline.process import in_thread
 from pipeline.settings_check import find_faults
@@ -223,10 +224,14 @@ def _status(address: str) -> int:
 
 
 def _devices(environment: Environment) -> Iterator[Finding]:
-    import torch
+    from pipeline.launch.plan import check_device, local_devices
 
-    gpus, cluster = torch.cuda.device_count(), environment.ray_address
-    where = f"cluster {cluster}" if cluster else f"{gpus} GPUs" if gpus else "CPU"
-    well = environment.device != "cuda" or gpus > 0 or bool(cluster)
-    what = f"workers {environment.workers} on {where}"
-    yield Finding(well, what, "no CUDA device was found: set DARKROOM_DEVICE=auto")
+    yield Finding(True, f"{cpu_count()} cores and {memory_limit() / 1024**3:.1f} GiB of memory can be used")
+    device, count = local_devices(environment)
+    local = {"cpu": "CPU", "mps": "mps", "cuda": f"{count} GPU{'s' * (count > 1)}"}[device]
+    where = f"cluster {environment.ray_address}" if environment.ray_address else local
+    try:
+        check_device(environment)
+        yield Finding(True, f"workers {environment.workers} on {where}")
+    except DarkroomError as error:
+        yield Finding(False, f"{error.where}: {error.what}", error.remedy)

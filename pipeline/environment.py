@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipeline import limits
 from pipeline.errors import BadInput
 
 QUIET = {
@@ -36,7 +37,7 @@ QUIET = {
 # The accepted values of variables, and their description.
 ACCEPTED = {
     "DARKROOM_WORKERS": (r"auto|[1-9]\d{0,3}|10000", "auto or a number from 1 to 10000"),
-    "DARKROOM_DEVICE": ("auto|cpu|cuda", "auto, cpu or cuda"),
+    "DARKROOM_DEVICE": ("auto|cpu|cuda|mps", "auto, cpu, cuda or mps"),
     "DARKROOM_THREADS": (r"\d{1,4}|10000", "a number from 0 to 10000"),
     "DARKROOM_MICROBATCH": (r"\d{1,6}|1000000", "a number from 0 to 1000000"),
     "DARKROOM_PRICE_PER_HOUR": (r"\d*\.?\d+", "a number from 0, such as 0.75"),
@@ -51,7 +52,7 @@ class Environment:
 
     root: Path  # of the project, also in the temporary copies that DVC makes
     workers: Literal["auto"] | int = "auto"  # DARKROOM_WORKERS
-    device: str = "auto"  # DARKROOM_DEVICE: auto, cpu or cuda
+    device: str = "auto"  # DARKROOM_DEVICE: auto, cpu, cuda or mps
     ray_address: str = ""  # RAY_ADDRESS; '': this machine
     storage: Path = Path(".darkroom")  # DARKROOM_STORAGE: a folder for checkpoints, shared by all workers
     remote: str = ""  # DARKROOM_STORAGE if it is an address (s3://...); ``storage`` is then a local folder
@@ -64,10 +65,13 @@ class Environment:
 
     @property
     def torch_device(self) -> str:
-        """The device of a single process: the first GPU if there is one and DARKROOM_DEVICE allows it."""
+        """The device of an evaluation: the first GPU if there is one and DARKROOM_DEVICE allows it.
+
+        Not "mps", which has no float64.
+        """
         import torch
 
-        return "cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu"
+        return "cuda" if self.device in ("auto", "cuda") and torch.cuda.is_available() else "cpu"
 
 
 def find_project(start: Path) -> Path | None:
@@ -117,9 +121,11 @@ def _get(name: str, default: str = "") -> str:
 
 
 def prepare() -> None:
-    """Set the variables that Ray, MLflow, DVC and CUDA read at import, unless the user has set them."""
+    """Set variables that libraries read at import, unless the user has set them."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if limits.cpu_quota() < (os.cpu_count() or 1):  # OpenMP, and so PyTorch and BLAS, only know the affinity
+        os.environ.setdefault("OMP_NUM_THREADS", str(limits.cpu_count()))
     if os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # attempts of 40 s; the default is 20
     else:  # a local Ray: on loopback, with a token that is in no file

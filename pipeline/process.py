@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pipeline import environment
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, DarkroomError
+from pipeline.limits import LESS_MEMORY, memory_limit
 
 T = TypeVar("T")
 
@@ -89,8 +90,7 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
     except MemoryError:
-        remedy = "DARKROOM_MICROBATCH computes a batch in pieces; or lower the image size in params.yaml"
-        _fail(f"out of memory\n  -> {remedy}")
+        _fail(f"out of memory: the limit is {memory_limit() / 2**30:.1f} GiB\n  -> {LESS_MEMORY}")
 
 
 def output(
@@ -155,10 +155,10 @@ def die_with_parent() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def start_ray(address: str, num_cpus: int | None) -> bool:
+def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:
     """Join the Ray cluster at ``address``, or start a local Ray if it is ''. False if Ray is running already.
 
-    ``num_cpus``: of a local Ray; None: all. Raises ``DarkroomError`` if the cluster cannot be reached.
+    A local Ray has ``num_cpus`` and ``num_gpus``. Raises ``DarkroomError`` if the cluster cannot be reached.
     """
     environment.prepare()
     import ray
@@ -167,7 +167,8 @@ def start_ray(address: str, num_cpus: int | None) -> bool:
         return False
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:
-        options |= {"num_cpus": num_cpus, "include_dashboard": False, "runtime_env": worker_python()}
+        options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
+        options["runtime_env"] = worker_python()
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         if port.isdigit():  # where nothing listens, ray.init tries for a quarter of an hour

@@ -28,6 +28,7 @@ from pipeline.environment import Environment, for_child
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.files import write_text
 from pipeline.git import git
+from pipeline.limits import LESS_MEMORY, cpu_count, oom_kills, out_of_memory
 from pipeline.process import DVC, die_with_parent, exclusive
 from pipeline.tracking.dvc_lock import locked_stages
 
@@ -139,7 +140,7 @@ def _sort_new_stages(dvc_lock: Path, names: list[str]) -> None:
 
 def _run_all(root: Path, stages: dict[str, _Stage], jobs: int, max_trainings: int) -> None:
     """Run each stage after those it needs. Raises as ``repro`` does."""
-    received: list[int] = []  # signals
+    received, num_killed = list[int](), oom_kills()  # signals, and kills by the kernel
     handlers = {
         number: signal.signal(number, lambda *arguments: received.append(arguments[0]))
         for number in SIGNALS
@@ -166,8 +167,10 @@ def _run_all(root: Path, stages: dict[str, _Stage], jobs: int, max_trainings: in
         sys.exit(128 + received[0])
     if failed := [stage for stage in stages.values() if stage.state == "failed"]:
         where, code = ", ".join(stage.name or "dvc repro" for stage in failed), failed[0].code
-        remedy = "see above; the same command continues"
-        raise DarkroomError(f"failed with exit code {code}", where=where, remedy=remedy, exit_code=code)
+        what, remedy = f"failed with exit code {code}", "see above; the same command continues"
+        if oom_kills() > num_killed:
+            what, remedy = f"{what}: {out_of_memory()}", LESS_MEMORY
+        raise DarkroomError(what, where=where, remedy=remedy, exit_code=code)
 
 
 def _start_if_possible(
@@ -225,8 +228,7 @@ def _max_trainings(environment: Environment, plan: Iterable[str], jobs: int, cor
         return jobs
     wanted = min(jobs, sum(name.startswith("train-") for name in plan))
     workers = 1 if environment.workers == "auto" else environment.workers
-    if not cores:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = cores or cpu_count()
     threads = environment.threads * workers or cores
     limit = max(1, cores // threads)
     if limit < wanted:

@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from pipeline import doctor, environment
@@ -54,6 +55,32 @@ def test_without_faults_every_check_is_listed_and_with_brief_none(project):
     output = done("doctor")
     assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates, retrain" in output and "FAIL" not in output
     assert done("doctor", "--brief") == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "gpus", "mps", "finding"),
+    [
+        ({}, 0, False, "ok    workers auto on CPU"),
+        ({}, 1, False, "ok    workers auto on 1 GPU"),
+        ({}, 2, False, "ok    workers auto on 2 GPUs"),
+        ({}, 0, True, "ok    workers auto on mps"),
+        ({"DARKROOM_DEVICE": "cuda"}, 0, False, "FAIL  DARKROOM_DEVICE: no cuda device is available"),
+        ({"DARKROOM_DEVICE": "mps"}, 0, False, "FAIL  DARKROOM_DEVICE: no mps device is available"),
+        (
+            {"DARKROOM_DEVICE": "mps", "DARKROOM_WORKERS": "2"},
+            0,
+            True,
+            "FAIL  DARKROOM_DEVICE: mps only trains",
+        ),
+    ],
+)
+def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, mps, finding):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    code, output, _ = darkroom("doctor")
+    assert code == 2 * ("FAIL" in finding) and finding in output and "of memory can be used" in output
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ NEUTRAL = {
     "errors.py",
     "files.py",
     "git.py",
+    "limits.py",
     "params.py",
     "process.py",
     "settings_check.py",

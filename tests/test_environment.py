@@ -54,6 +54,7 @@ def test_an_empty_variable_is_none(monkeypatch, tmp_path):
         ("DARKROOM_WORKERS", "10000", "workers", 10_000),
         ("DARKROOM_DEVICE", "cpu", "device", "cpu"),
         ("DARKROOM_DEVICE", "cuda", "device", "cuda"),
+        ("DARKROOM_DEVICE", "mps", "device", "mps"),
         ("DARKROOM_STORAGE", "/mnt/all", "storage", Path("/mnt/all")),
         ("DARKROOM_STORAGE", "s3://bucket/x/", "remote", "s3://bucket/x"),
         ("DARKROOM_THREADS", "3", "threads", 3),
@@ -94,7 +95,7 @@ def test_every_field_has_been_tried(monkeypatch):
             ("DARKROOM_WORKERS", text, "a number from 1")
             for text in ("0", "-1", "1.5", "two", "10001", "²", "AUTO", " 2")
         ),
-        *(("DARKROOM_DEVICE", text, "auto, cpu or cuda") for text in ("gpu", "CPU", "cuda:0")),
+        *(("DARKROOM_DEVICE", text, "auto, cpu, cuda or mps") for text in ("gpu", "CPU", "cuda:0")),
         ("DARKROOM_STORAGE", __file__, "a folder that every worker sees"),
         *(("DARKROOM_THREADS", text, "a number from 0") for text in ("-1", "all", "10001")),
         *(("DARKROOM_MICROBATCH", text, "a number from 0 to 1000000") for text in ("-1", "auto", "1000001")),

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from pipeline import limits
 from pipeline.core.metrics_log import Diverged
 from pipeline.errors import DarkroomError
 from pipeline.process import output
@@ -68,7 +69,7 @@ def test_a_ray_cluster_that_cannot_be_joined_is_named(tmp_path):
     """No token is there; the port answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        joins = f"process.run(lambda: process.start_ray({address!r}, None))"
+        joins = f"process.run(lambda: process.start_ray({address!r}, 1))"
         env = {"HOME": str(tmp_path), "RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": ""}
         code, _, error = run(joins, **env)
     assert code == 1 and f"error: {address}: cannot connect to the Ray cluster: Token" in error
@@ -111,7 +112,9 @@ def test_the_traceback_is_shown_on_request_and_only_then(error):
 
 def test_a_lack_of_memory_names_the_settings_to_lower():
     code, _, error = run(raising("MemoryError"))
-    assert code == 1 and error.startswith("error: out of memory\n  -> DARKROOM_MICROBATCH computes")
+    limit = f"{limits.memory_limit() / 2**30:.1f} GiB"
+    assert code == 1
+    assert error.startswith(f"error: out of memory: the limit is {limit}\n  -> DARKROOM_MICROBATCH computes")
 
 
 @pytest.mark.parametrize(

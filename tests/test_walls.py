@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "files", "estimate"},
+    {"errors", "files", "estimate", "limits"},
     {"params", "environment", "process", "git"},
     {"core"},
     {"data", "models"},

@@ -45,10 +45,10 @@ class Batch:
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """Copy to ``device``; to a GPU through pinned memory, so that nothing waits for it."""
-    if torch.device(device).type == "cuda" and not values.is_cuda:
-        values = values.pin_memory()
-    return values.to(device, non_blocking=True)
+    """Copy to ``device``; to a CUDA device through pinned memory, so that nothing waits for it."""
+    if torch.device(device).type != "cuda":
+        return values.to(device)  # on mps, memory might be freed before a copy that does not block has ended
+    return values if values.is_cuda else values.pin_memory().to(device, non_blocking=True)
 
 
 def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str) -> Tensor:
@@ -56,4 +56,5 @@ def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str)
     if field.kind not in ("image", "clip"):
         return values.long()
     pixels = values.float().div_(255)
-    return pixels.contiguous(memory_format=torch.channels_last) if field.kind == "image" else pixels
+    is_channels_last = field.kind == "image" and values.device.type != "mps"  # as in Loop
+    return pixels.contiguous(memory_format=torch.channels_last) if is_channels_last else pixels

@@ -4,7 +4,6 @@ The data set ``<name>`` is the folder data/processed/<name>. Its manifest.json h
 and for each split the shards: for each field a file ``<field>-00000.npy``.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
@@ -18,6 +17,7 @@ from pipeline.core.batch import Batch
 from pipeline.core.fields import DataSpec, Field, chunks
 from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, sha256
+from pipeline.limits import cpu_count
 
 REMEDY = "create it again: dvc repro --force preprocess"
 SPLITS = ("train", "validation", "test")
@@ -123,7 +123,7 @@ class Dataset:
 def _verify(folder: Path, files: list[dict[str, str]]) -> None:
     paths = [folder / file["file"] for file in files]
     # Hashing releases the interpreter lock: two threads are twice as fast.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cpu_count())) as pool:
         digests = pool.map(_digest, paths)
         for path, file, digest in zip(paths, files, digests):
             if digest != file["sha256"]:

@@ -5,7 +5,6 @@ Both give the same result.
 
 import functools
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipeline.data.images import decode
 from pipeline.data.settings import Fit
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
+from pipeline.limits import cpu_count
 from pipeline.process import start_ray
 
 CHUNK = 256  # maximum number of images decoded at a time
@@ -74,11 +74,11 @@ def workers(environment: Environment, num_files: int) -> Iterator[Decode]:
     Ray is only used for at least ``MIN_FILES_FOR_RAY`` files, and if the environment asks for workers.
     """
     if num_files < MIN_FILES_FOR_RAY or (environment.workers == "auto" and not environment.ray_address):
-        num_threads = os.cpu_count() or 1
+        num_threads = cpu_count()
         with ThreadPoolExecutor(num_threads) as pool:
             yield functools.partial(_decode_with_threads, pool, 2 * num_threads)
         return
-    num_cpus = None if environment.workers == "auto" else environment.workers
+    num_cpus = cpu_count() if environment.workers == "auto" else environment.workers
     started = start_ray(environment.ray_address, num_cpus)
     import ray
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import time
 from contextlib import suppress
@@ -17,12 +18,15 @@ from pipeline.launch.preflight import TOKEN, USABLE, PreflightRequest, check_clu
 from pipeline.launch.rendezvous import use_loopback, use_node_address
 from pipeline.launch.storage import Mirror, open_address
 from pipeline.launch.worker import KINDS, train_worker
+from pipeline.limits import LESS_MEMORY, oom_kills, out_of_memory
 
 if TYPE_CHECKING:
     from pipeline.launch.training import Training
 
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
+LOST_WORKER = "a worker's process or machine was lost"
+MEMORY_IN_USE = re.compile(r"[\d.]+GB used / [\d.]+GB limit")  # in Ray's OutOfMemoryError
 MAX_SENT_BYTES = 2_000_000_000  # larger data goes through the storage address, not Ray's object store
 
 
@@ -66,10 +70,11 @@ def fit(training: "Training", environment: Environment, plan: Plan, folder: Path
     trainer._register_sigint_handler = lambda controller: None
     if plan.workers and not environment.ray_address:
         _disable_dashboard_callback(trainer)
+    num_killed = oom_kills()
     try:
         result = trainer.fit().return_value
     except Exception as error:
-        raise _to_darkroom_error(error, training.name) from error
+        raise _to_darkroom_error(error, training.name, oom_kills() > num_killed) from error
     finally:
         _remove_ray_files(environment, folder)
     if failure := (result or {}).get("error"):
@@ -106,7 +111,7 @@ def _job(training: "Training", plan: Plan, folder: Path, microbatch: int) -> dic
         "folder": str(folder),
         "threads": plan.threads,
         "microbatch": microbatch,
-        "device": "auto" if plan.gpus else "cpu",
+        "device": plan.device,
         "card": {
             "fingerprint": training.fingerprint,
             "data": training.data.digest,
@@ -200,16 +205,27 @@ def _disable_dashboard_callback(trainer: Any) -> None:
     ]
 
 
-def _to_darkroom_error(error: Exception, name: str) -> Exception:
+def _to_darkroom_error(error: Exception, name: str, killed: bool) -> Exception:
+    """``killed``: meanwhile the kernel has ended a process of this machine because memory ran out."""
+    from ray.exceptions import OutOfMemoryError, RayActorError
+
+    where = f"train-{name}"
     if type(getattr(error, "controller_failure", None)).__name__ == "WorkerGroupStartupTimeoutError":
         what = "other jobs use the resources of the cluster that this training needs"
         remedy = "run it again when they are free, or use fewer (DARKROOM_WORKERS, DARKROOM_THREADS)"
-        return DarkroomError(what, where=f"train-{name}", remedy=remedy)
-    failures = getattr(error, "worker_failures", None)
-    cause = next(iter(failures.values())) if failures else error
+        return DarkroomError(what, where=where, remedy=remedy)
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    causes = [getattr(failure, "health_check_failure", failure) for failure in failures.values()]
+    telling = (DarkroomError, OutOfMemoryError, RayActorError)  # other workers only lost the connection
+    cause = next((cause for cause in causes if isinstance(cause, telling)), causes[0])
     if isinstance(cause, DarkroomError):
         return cause
-    last_line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
-    what = f"the training failed: {type(cause).__name__}: {last_line}"[:400]
+    text = str(cause).strip() or type(cause).__name__
+    if isinstance(cause, OutOfMemoryError) or (killed and isinstance(cause, RayActorError)):
+        found = MEMORY_IN_USE.search(text)
+        what = f"Ray ended a worker because memory ran out ({found[0]})" if found else out_of_memory()
+        return DarkroomError(what, where=where, remedy=LESS_MEMORY)
+    reason = LOST_WORKER if isinstance(cause, RayActorError) else text.splitlines()[-1]
+    what = f"the training failed: {type(cause).__name__}: {reason}"[:400]
     remedy = "the same command continues from the last checkpoint; DARKROOM_DEBUG=1 shows the traceback"
-    return DarkroomError(what, where=f"train-{name}", remedy=remedy)
+    return DarkroomError(what, where=where, remedy=remedy)

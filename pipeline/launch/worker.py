@@ -27,12 +27,14 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
+from pipeline.limits import memory_limit
 from pipeline.process import keep_freed_memory
 
 FINISHED = "finished.json"
 STOP = "stop"  # a file in the training's folder: a listener asks to end the training
 CONTINUE = "the same command continues from the last checkpoint"
 COPY_SECONDS = 1800
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")  # in PyTorch's RuntimeErrors
 UNUSED_SECONDS = 7 * 86_400  # after which the copy of a data set is removed
 
 
@@ -92,7 +94,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                     "device": str(context.device),
                 }
                 write_json(folder / FINISHED, {"sha256": card["sha256"], "times": times})
-    except (DarkroomError, RuntimeError) as failure:
+    except (DarkroomError, RuntimeError, MemoryError) as failure:
         error = failure if isinstance(failure, DarkroomError) else _explained(failure, job, context)
         if error is None:
             raise
@@ -111,24 +113,25 @@ def _stop_requested(job: dict[str, Any], folder: Path) -> bool:
     return Mirror(folder, job["storage"]).has(STOP) if "storage" in job else (folder / STOP).exists()
 
 
-def _explained(failure: RuntimeError, job: dict[str, Any], context: DistributedContext) -> BadInput | None:
-    """The error that names a remedy for ``failure``, or None."""
-    if isinstance(failure, torch.OutOfMemoryError):
-        return _out_of_memory(job, context)
-    if "torch.compile" in str(failure) or type(failure).__module__.startswith(COMPILER):
-        reason = str(failure).strip().splitlines()
-        what = f"the losses cannot be compiled ({' '.join(reason[:2])})"
+def _explained(error: Exception, job: dict[str, Any], context: DistributedContext) -> DarkroomError | None:
+    """The error that names a remedy for PyTorch's ``error``; None for one that is not known."""
+    where, text = f"train-{job['name']}", str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(part in text for part in OUT_OF_MEMORY):
+        start, stop = context.rows(json.loads(job["settings"])["batch_size"])
+        rows = min(context.microbatch or stop - start, stop - start)
+        what = f"{rows} examples at once do not fit into the memory of {context.device}"
+        if context.device.type == "cpu":
+            what += f" ({memory_limit() / 2**30:.1f} GiB)"
+        remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the batch"
+        return BadInput(what, where=where, remedy=remedy)
+    if isinstance(error, NotImplementedError) and job["device"] == "mps":
+        remedy = "PYTORCH_ENABLE_MPS_FALLBACK=1 computes it on the CPU; or use DARKROOM_DEVICE=cpu"
+        return BadInput(f"PyTorch has no such operator on mps: {text[:200]}", where=where, remedy=remedy)
+    if "torch.compile" in text or type(error).__module__.startswith(COMPILER):
+        what = f"the losses cannot be compiled ({' '.join(text.strip().splitlines()[:2])})"
         remedy = "install a C++ compiler (on a GPU: triton), or set it to false"
         return BadInput(what, where=f"params.yaml: {job['name']}.training.compile", remedy=remedy)
     return None
-
-
-def _out_of_memory(job: dict[str, Any], context: DistributedContext) -> BadInput:
-    start, stop = context.rows(json.loads(job["settings"])["batch_size"])
-    rows = min(context.microbatch or stop - start, stop - start)
-    what = f"{rows} examples at once do not fit into the memory of {context.device}"
-    remedy = f"DARKROOM_MICROBATCH={max(1, rows // 2)} sums the gradients of smaller pieces of the batch"
-    return BadInput(what, where=f"train-{job['name']}", remedy=remedy)
 
 
 def _build_loop(
@@ -231,4 +234,4 @@ def _wrap(module: nn.Module) -> nn.Module:
 def _device(name: str) -> torch.device:
     import ray.train.torch
 
-    return torch.device("cpu") if name == "cpu" else ray.train.torch.get_device()
+    return ray.train.torch.get_device() if name == "cuda" else torch.device(name)

@@ -78,14 +78,15 @@ class Ae(Task):
 
     @torch.no_grad()
     def on_train_end(self, batches: Iterable[Batch]) -> None:
-        pairs = [(self.encode(batch.images).double(), batch.labels) for batch in batches]
+        # On the CPU, because mps has no float64.
+        pairs = [(self.encode(batch.images).cpu().double(), batch.labels.cpu()) for batch in batches]
         codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
         counts = torch.bincount(labels, minlength=self.spec.classes).clamp_min(1)
-        sums = torch.zeros_like(self.code_means, dtype=torch.float64).index_add_(0, labels, codes)
+        sums = torch.zeros(self.code_means.shape, dtype=torch.float64).index_add_(0, labels, codes)
         means = sums / counts[:, None]
         within = codes - means[labels]
         covariance = within.T @ within / len(within)
-        ridge = RIDGE * torch.eye(self.config.code_size, dtype=torch.float64, device=codes.device)
+        ridge = RIDGE * torch.eye(self.config.code_size, dtype=torch.float64)
         self.code_means.copy_(means)
         self.code_factor.copy_(torch.linalg.cholesky(covariance + ridge))
         self.fitted.fill_(True)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 
 from pipeline.errors import DarkroomError
 from pipeline.git import git
+from pipeline.limits import cpu_count
 
 WRITTEN_BY_REPRO = ("dvc.lock", "metrics/")  # tracked by git, so not a change of the code
 PACKAGES = ("torch", "ray", "mlflow", "dvc", "numpy", "darkroom")
@@ -81,7 +82,7 @@ def version_tags() -> dict[str, str]:
     """Tags: the machine, and the versions of Python and of the packages that can change a result."""
     tags = {
         "darkroom.version.python": platform.python_version(),
-        "darkroom.machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "darkroom.machine": f"{platform.machine()}, {cpu_count()} cores",
     }
     for package in PACKAGES:
         with suppress(metadata.PackageNotFoundError):

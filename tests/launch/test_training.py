@@ -1,28 +1,47 @@
-"""Trainings in process: their times, memory errors, GPUs and plans."""
+"""Trainings in process: their times, memory errors and GPUs."""
 
 import os
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.environment import Environment
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation.report import PARTS, _parts
 from pipeline.files import read_json
-from pipeline.launch import plan as plan_module
-from pipeline.launch import worker
-from pipeline.launch.plan import Plan
+from pipeline.launch import ray_train, worker
+from pipeline.launch import training as training_module
 from pipeline.launch.training import Training, train
+from pipeline.limits import LESS_MEMORY
 from tests.project import ROOT
+
+TOO_LARGE = "train-ae: 16 examples at once do not fit into the memory of cpu (2.0 GiB)"
+# The beginning of a message of Ray 2.60.
+RAYS_MESSAGE = """1 worker(s) were killed due to the node running low on memory. Memory on the node
+(IP: 127.0.0.1, ID: be9d) was 22.61GB used / 23.54GB limit (0.960)
+OOM kill reason: ..."""
+
+
+class Leave(BaseException):
+    """Is not turned into another error on its way."""
+
+
+@pytest.fixture
+def digits(processed_digits):
+    settings = TrainingSettings(num_steps=4, batch_size=16)
+    return Training("ae", settings, model_files.find("ae").Config(width=8), Dataset.open(processed_digits))
 
 
 def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_piece(
@@ -42,6 +61,98 @@ def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_pi
     assert "DARKROOM_MICROBATCH=24" in caught.value.remedy
     monkeypatch.undo()
     train(training, where, tmp_path / "model", tmp_path / "history", [])  # and in pieces it is trained
+
+
+def fail_with(error):
+    def fail(*given):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+            ),
+            f"{TOO_LARGE}\n  -> DARKROOM_MICROBATCH=8",
+        ),
+        (MemoryError(), TOO_LARGE),
+        (RuntimeError("other"), "train-ae: the training failed: RuntimeError: other"),
+        (NotImplementedError("no such layer"), "train-ae: the training failed: NotImplementedError"),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(tmp_path, digits, monkeypatch, error, reported):
+    monkeypatch.setattr(Step, "_accumulate", fail_with(error))
+    monkeypatch.setattr(worker, "memory_limit", lambda: 2 * 2**30)
+    where = Environment(tmp_path, storage=tmp_path / "storage", threads=1, device="cpu")
+    with pytest.raises(DarkroomError) as caught:
+        train(digits, where, tmp_path / "model", tmp_path / "history", [])
+    assert str(caught.value).startswith(reported)
+
+
+def test_the_attempt_after_a_kill_by_the_kernel_says_so(tmp_path, digits, monkeypatch, capsys):
+    """The kernel leaves a killed process no time for a message, and DVC only names the signal."""
+    where = Environment(tmp_path, storage=tmp_path / "storage", threads=1, device="cpu")
+    file, kills = digits.folder(where.storage) / "oom-kills", [3]
+    monkeypatch.setattr(training_module, "oom_kills", lambda: kills[0])
+
+    def attempt():
+        with suppress(DarkroomError):
+            train(digits, where, tmp_path / "model", tmp_path / "history", [])
+        return "the last attempt was ended: the kernel ended a process" in capsys.readouterr().out
+
+    left = []
+    monkeypatch.setattr(
+        Step, "_accumulate", lambda *given: left.append(file.read_text()) or fail_with(Leave())()
+    )
+    with pytest.raises(Leave):
+        attempt()
+    assert left == ["3"] and not file.exists()  # a process that is killed with -9 would leave it
+    monkeypatch.setattr(Step, "_accumulate", fail_with(RuntimeError("a fault")))
+    for before, now, said in (("3", 4, True), ("3", 3, False), ("3", 0, False), ("damaged", 4, False)):
+        file.write_text(before)
+        kills[0] = now
+        assert attempt() == said and not file.exists()
+    kills[0] = 9
+    assert not attempt()  # the attempt before ended with an error of its own
+
+
+def died(message="Worker exit type: SYSTEM_ERROR"):
+    context = ActorDiedErrorContext(error_message=message, actor_id=b"\0" * 16, class_name="RayTrainWorker")
+    return WorkerHealthCheckFailedError(
+        "A worker health check failed.\nWorker info: Worker(\n)", ActorDiedError(context)
+    )
+
+
+@pytest.mark.parametrize(
+    ("failures", "killed", "what", "remedy"),
+    [
+        ([died()], True, "the kernel ended a process because memory ran out; the limit is", LESS_MEMORY),
+        ([died()], False, "the training failed: ActorDiedError: a worker's process or machine was lost", ""),
+        (
+            [RuntimeError("Connection closed by peer"), died()],
+            True,
+            "the kernel ended a process",
+            LESS_MEMORY,
+        ),
+        ([RuntimeError("Connection closed by peer"), died()], False, "the training failed: ActorDied", ""),
+        ([RuntimeError("other")], True, "the training failed: RuntimeError: other", ""),
+        (
+            [WorkerHealthCheckFailedError("", OutOfMemoryError(RAYS_MESSAGE))],
+            False,
+            "Ray ended a worker because memory ran out (22.61GB used / 23.54GB limit)",
+            LESS_MEMORY,
+        ),
+        ([RuntimeError("Connection closed"), BadInput("the cause")], False, "the cause", ""),
+    ],
+)
+def test_the_error_of_a_killed_worker_names_memory_if_it_ran_out(failures, killed, what, remedy):
+    error = WorkerGroupError("", dict(enumerate(failures)))
+    found = ray_train._to_darkroom_error(error, "ae", killed)
+    assert found.what.startswith(what) and remedy in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -88,35 +199,7 @@ def test_a_training_runs_on_a_machine_with_one_gpu(tmp_path, processed_digits, m
     )
     where = Environment(tmp_path, storage=tmp_path / "storage", threads=1)
     train(training, where, tmp_path / "model", tmp_path / "history", [])
-    assert devices == ["auto"] and (tmp_path / "model/model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("elastic", [False, True])
-@pytest.mark.parametrize("gpus", [0, 1, 2, 8])
-@pytest.mark.parametrize("workers", ["auto", 1, 2])
-@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
-def test_ray_train_accepts_every_plan(monkeypatch, device, workers, gpus, elastic):
-    from ray.train import ScalingConfig
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    nodes = [{"CPU": 8.0, "GPU": float(gpus)}]
-    monkeypatch.setattr(plan_module, "_start_ray", lambda environment, cores: nodes)
-    where = Environment(Path("."), workers, device=device, ray_address="head:1" if elastic else "")
-    used = 0 if device == "cpu" else gpus
-    automatic = max(1, used) if elastic else used if used > 1 else 0  # 0: in this process
-    refused = (device == "cuda" and not gpus and not elastic) or (workers != "auto" and workers > (used or 8))
-    with pytest.raises(BadInput) if refused else nullcontext(), plan_module.plan_resources(where) as plan:
-        scaling = ScalingConfig(**plan.scaling(elastic))
-        assert scaling.num_gpus_per_worker == int(used > 0) and plan.gpus == (used > 0)
-        assert plan.workers == (automatic if workers == "auto" else workers)
-
-
-def test_a_plan_without_gpus_asks_ray_for_its_threads():
-    assert Plan(2, False, 3, "local workers").scaling(elastic=True) == {
-        "num_workers": (1, 2),
-        "use_gpu": False,
-        "resources_per_worker": {"CPU": 3},
-    }
+    assert devices == ["cuda"] and (tmp_path / "model/model.safetensors").is_file()
 
 
 @pytest.mark.cluster
@@ -126,13 +209,13 @@ def test_ray_workers_start_where_the_path_of_python_has_a_blank(tmp_path, proces
     environment = tmp_path / "an environment"
     environment.symlink_to(sys.prefix)
     script = f"""
-from pathlib import Path
 from pipeline import environment
 environment.prepare()
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
 from pipeline.launch.training import Training, train
+from pipeline.limits import LESS_MEMORY
 from tests.project import ROOT
 settings = TrainingSettings(num_steps=2, batch_size=16)
 data = Dataset.open(Path({str(processed_digits)!r}))
