@@ -1,6 +1,10 @@
 """The rules for imports between folders."""
 
 import ast
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,33 @@ RAY = {
     "pipeline/data/decoding.py",
     "pipeline/process.py",
 }
+CORE = {"torch", "numpy", "pydantic", "safetensors"}  # all that pipeline/core and pipeline/models need
+IMPORTED_AS = {"ruamel.yaml": "ruamel", "pillow": "PIL", "scikit-learn": "sklearn"}
+TRAIN_WITHOUT = """
+import sys
+from pathlib import Path
+
+class Missing:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[2:]:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing)
+import torch
+from pipeline.core import best_model, initial_weights, model_files
+from pipeline.core.abilities import abilities
+from pipeline.core.loop import Loop
+from pipeline.core.settings import TrainingSettings
+from tests.arrays import ArrayDataset
+
+data, folder = ArrayDataset(), Path(sys.argv[1])
+settings = TrainingSettings(num_steps=2, batch_size=8, ema_decay=0.9)
+for name in ("ae", "cnn", "gan", "vae"):
+    task = model_files.build(name, model_files.find(name).Config(), data.spec, 0)
+    trained = Loop(task, data, settings, folder / name).run()
+    model_files.write(trained, folder / name / "model", {})
+    assert abilities(model_files.load(folder / name / "model"))
+"""
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
@@ -101,3 +132,17 @@ def test_models_know_neither_ray_nor_mlflow_nor_dvc_nor_the_data():
             assert module.split(".")[0] not in {"ray", "mlflow", "dvc"} and not module.startswith(
                 "pipeline.data"
             )
+
+
+def test_core_and_models_train_with_torch_numpy_pydantic_and_safetensors_alone(tmp_path):
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    packages = {re.match(r"[\w.-]+", dependency)[0] for dependency in dependencies}
+    blocked = sorted(IMPORTED_AS.get(package, package) for package in packages - CORE)
+    assert {"ray", "mlflow", "dvc", "ruamel", "PIL", "sklearn", "filelock"} <= set(blocked)
+    command = [sys.executable, "-c", TRAIN_WITHOUT, str(tmp_path), *blocked]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert all(
+        (tmp_path / name / "model/model.safetensors").is_file() for name in ("ae", "cnn", "gan", "vae")
+    )
+    assert not list(tmp_path.glob("*/samples/*.png"))  # Pillow draws them
