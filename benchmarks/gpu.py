@@ -134,9 +134,8 @@ def measure(given: argparse.Namespace, device: torch.device) -> int:
         folder = Path(temporary)
         data = {} if given.data is None else gpu_data.open_all(given.data, folder)
         data["synthetic"] = gpu_data.synthetic(folder / "synthetic", *sizes.shape, sizes.num_images)
-        bench = Bench(device, sizes, folder, deadline, data, min(1.0, minutes / FULL_MINUTES))
-        if given.miniature:
-            bench.scale = 1.0
+        scale = 1.0 if given.miniature else min(1.0, minutes / FULL_MINUTES)
+        bench = Bench(device, sizes, folder, deadline, data, scale)
         report["data"] = {name: each.digest for name, each in data.items()}
         for name in given.only or PARTS:
             report["parts"][name] = found = run_part(name, bench)
