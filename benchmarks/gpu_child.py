@@ -52,16 +52,20 @@ class Job:
             return subprocess.Popen(command, stdout=output, stderr=output)
 
     def run(self, device: torch.device, seconds: float) -> list[dict[str, Any]]:
-        """Run a process to its end, at most ``seconds``; return the results of its trainings."""
-        process = self.start(device)
+        """Run a process for at most ``seconds``; return the results of the trainings that ended."""
+        process, code = self.start(device), 0
         try:
             code = process.wait(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            print(f"{self.folder.name}: stopped after {seconds:.0f} s", file=sys.stderr)
         finally:
             process.kill()
             process.wait(timeout=60)
-        if code:
-            raise RuntimeError(f"the process ended with exit code {code}: {self.output()[-1000:]}")
-        return [read_json(self.folder / f"run-{number}/result.json") for number in range(self.times)]
+        results = [self.folder / f"run-{number}/result.json" for number in range(self.times)]
+        found = [read_json(path) for path in results if path.is_file()]
+        if code or not found:
+            raise RuntimeError(f"no training ended (exit code {code}): {self.output()[-1000:]}")
+        return found
 
     def output(self) -> str:
         """What the process printed."""

@@ -17,6 +17,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import Task
 
 BATCH = 500  # images of an evaluation
+MARGIN_SECONDS = 3  # to end a process before the time is over
 GAN_SHARE = 0.9  # of the limit; evaluation takes the rest
 
 
@@ -117,14 +118,14 @@ def classifier(bench: Bench, name: str) -> dict[str, Any]:
     changes = {"num_steps": steps, "schedule": schedule, "log_every": max(1, steps // 20), **last}
     settings = TrainingSettings.model_validate({**settings.model_dump(), **changes})
     job = gpu_child.Job("cnn", data, settings, config, bench.folder / f"classifier-{name}", times=2)
-    cold, warm = job.run(bench.device, bench.left)
-    bench.check(cold["sha256"] == warm["sha256"], "the two trainings differ")
+    cold, *warm = job.run(bench.device, bench.left - MARGIN_SECONDS)
+    bench.check(all(again["sha256"] == cold["sha256"] for again in warm), "the two trainings differ")
     return {
         "accuracy": cold["accuracy"],
         "target": recipe.target,
         "reached": cold["accuracy"] >= recipe.target,
         "cold_seconds": cold["seconds_from_start"],
-        "warm_seconds": warm["seconds"],
+        "warm_seconds": warm[0]["seconds"] if warm else None,
         "steps": steps,
         "steps_of_recipe": recipe.num_steps,
         **precision,

@@ -102,6 +102,16 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeyp
     assert "failed: fails, differs, endless; left out: needs time" in capsys.readouterr().out
 
 
+def test_trainings_that_differ_fail_their_part(tmp_path, gpu, monkeypatch):
+    digests = iter("aabbccde")
+    monkeypatch.setattr(gpu.gpu_parts, "_train", lambda *given: next(digests))
+    data = {"synthetic": gpu.gpu_data.synthetic(tmp_path / "data", 1, 8, 100)}
+    bench = gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, data)
+    found = gpu.run_part("repeat", bench)
+    assert (found["status"], found["error"]) == ("failed", "ae: two trainings differ")
+    assert found["vae"]["equal"] and not found["ae"]["equal"]
+
+
 def test_the_gan_for_mnist_has_the_settings_of_params_yaml(gpu):
     from pipeline.models.gan import GanConfig
     from pipeline.params import validate
