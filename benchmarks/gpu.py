@@ -68,18 +68,18 @@ def run_part(name: str, bench: Bench) -> dict[str, Any]:
     part, needed = PARTS[name]
     if bench.left < needed * bench.scale:
         return {"status": "left out", "reason": f"{max(0.0, bench.left):.0f} s are left"}
-    began, found = time.monotonic(), {}
-    bench.problems.clear()
+    began = time.monotonic()
+    bench.problems, bench.found = [], {}
     try:
         with limit(bench.left):
-            found = part(bench)
+            bench.found |= part(bench)
         status = {"status": "failed", "error": "; ".join(bench.problems)} if bench.problems else {}
     except LeftOut as reason:
         status = {"status": "left out", "reason": str(reason)}
     except (Exception, OutOfTime) as error:
         status = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
         traceback.print_exc()
-    return {"status": "done", "took_seconds": round(time.monotonic() - began, 1)} | found | status
+    return {"status": "done", "took_seconds": round(time.monotonic() - began, 1)} | bench.found | status
 
 
 @contextlib.contextmanager

@@ -62,7 +62,9 @@ class Bench:
     deadline: float  # by time.monotonic()
     data: dict[str, Dataset]
     scale: float = 1.0  # of all durations
-    problems: list[str] = field(default_factory=list)  # of the part that runs
+    # Of the part that runs: what it found so far, which is kept if it fails, and what is wrong.
+    found: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     @property
     def left(self) -> float:

@@ -61,7 +61,7 @@ def _driver() -> str:
 
 def repeat(bench: Bench) -> dict[str, Any]:
     """Two trainings of each model from scratch: the SHA-256 of their weights."""
-    found = {}
+    found = bench.found
     for name in MODELS:
         settings = training(bench.sizes.steps, batch_size=bench.sizes.batch_size, ema_decay=0.9)
         digests = [_train(bench, name, settings, f"repeat-{name}-{number}") for number in (1, 2)]
@@ -84,7 +84,7 @@ def agreement(bench: Bench) -> dict[str, Any]:
     largest difference says little: Adam takes steps of the same size for a gradient that is only rounding
     errors.) On a CPU, the kernels of oneDNN are compared with PyTorch's own.
     """
-    found: dict[str, Any] = {"tolerance": TOLERANCE}
+    (found := bench.found)["tolerance"] = TOLERANCE
     settings = training(4, batch_size=bench.sizes.batch_size)
     for name in MODELS:
         start = model_files.build(name, bench.config(name), bench.images.spec, settings.seed).state_dict()
@@ -161,7 +161,9 @@ def kill(bench: Bench) -> dict[str, Any]:
 
 def speed(bench: Bench) -> dict[str, Any]:
     """For each model: Darkroom's loop against a bare loop in turns, share of the GPU and peak memory."""
-    return {name: _compare_with_bare(bench, name) for name in MODELS}
+    for name in MODELS:
+        bench.found[name] = _compare_with_bare(bench, name)
+    return bench.found
 
 
 def _compare_with_bare(bench: Bench, name: str) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def _compare_with_bare(bench: Bench, name: str) -> dict[str, Any]:
 
 def deterministic(bench: Bench) -> dict[str, Any]:
     """The speed with deterministic kernels relative to PyTorch's default kernels, in turns."""
-    found = {}
+    found = bench.found
     for name in KERNELS:
         settings = settings_for(bench, name, batch_size=bench.sizes.batch_size)
         run = partial(loop_rate, name, bench.images, settings, bench.config(name), bench.device)
@@ -206,27 +208,31 @@ def deterministic(bench: Bench) -> dict[str, Any]:
 
 def precision(bench: Bench) -> dict[str, Any]:
     """The speed of each other precision (and of TF32 and compilation, if there are such settings)."""
-    found = {}
     for name in KERNELS:
         settings = settings_for(bench, name, batch_size=bench.sizes.batch_size)
         for changes in variants():
-            if "compile" in changes and (bench.sizes.tiny or bench.left < 240):
-                continue  # compiling takes up to a minute
+            if "compile" in changes and (name != KERNELS[0] or bench.sizes.tiny or bench.left < 240):
+                continue  # it compiles again in each turn, which takes up to a minute
             label = f"{name} {' '.join(f'{key} {value}' for key, value in changes.items())}"
             try:
-                found[label] = _compare(bench, name, settings, settings.model_copy(update=changes))
+                bench.found[label] = _compare(bench, name, settings, changes)
             except DarkroomError as refusal:  # this device cannot do it
-                found[label] = {"refused": refusal.what}
-    return found
+                bench.found[label] = {"refused": refusal.what}
+            except RuntimeError as error:
+                bench.check(False, f"{label}: {error}"[:500])
+    return bench.found
 
 
-def _compare(bench: Bench, name: str, *settings: TrainingSettings) -> dict[str, float]:
-    """The speed with the second settings, relative to the first."""
-    first, second = (
-        partial(loop_rate, name, bench.images, each, bench.config(name), bench.device) for each in settings
-    )
-    second()  # compiles, loads kernels
-    rates, ratios = in_turns({"first": first, "second": second}, bench.sizes.rounds)
+def _compare(
+    bench: Bench, name: str, settings: TrainingSettings, changes: dict[str, Any]
+) -> dict[str, float]:
+    """The speed with ``changes`` of the settings, relative to that without."""
+    run, changed = partial(loop_rate, name, bench.images), settings.model_copy(update=changes)
+    first, second = (partial(run, each, bench.config(name), bench.device) for each in (settings, changed))
+    if "compile" not in changes:
+        second()  # the first run is slower
+    rounds = 1 if "compile" in changes else bench.sizes.rounds
+    rates, ratios = in_turns({"first": first, "second": second}, rounds)
     return {"images_per_second": rates["second"], "ratio": ratios["second"]}
 
 
