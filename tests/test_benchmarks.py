@@ -1,9 +1,12 @@
 """benchmarks/gpu.py in miniature on the CPU."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -90,7 +93,7 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeyp
     }
     monkeypatch.setattr(gpu, "PARTS", parts)
     monkeypatch.setattr(
-        sys, "argv", ["gpu.py", "--miniature", "--minutes", "0.03", "--json", str(tmp_path / "out")]
+        sys, "argv", ["gpu.py", "--miniature", "--minutes", "0.1", "--json", str(tmp_path / "out")]
     )
     assert gpu.main() == 1
     found = json.loads((tmp_path / "out").read_text())["parts"]
@@ -110,6 +113,20 @@ def test_trainings_that_differ_fail_their_part(tmp_path, gpu, monkeypatch):
     found = gpu.run_part("repeat", bench)
     assert (found["status"], found["error"]) == ("failed", "ae: two trainings differ")
     assert found["vae"]["equal"] and not found["ae"]["equal"]
+
+
+def test_the_share_of_the_gpu_is_read_from_nvidia_smi(tmp_path, gpu, monkeypatch):
+    program, printed = tmp_path / "nvidia-smi", tmp_path / "printed"
+    program.write_text(f"#!/bin/sh\necho 40\necho 60\necho '[N/A]'\ntouch {printed}\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    properties = SimpleNamespace(uuid="ffc79498-8ff3")
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_properties", lambda device: properties)
+    with gpu.gpu_parts.gpu_share(gpu.torch.device("cuda")) as samples:
+        deadline = time.monotonic() + 60
+        while not printed.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert samples == [0.4, 0.6]
 
 
 def test_the_gan_for_mnist_has_the_settings_of_params_yaml(gpu):
