@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent
 
 from pipeline.errors import BadInput
 
@@ -49,6 +46,10 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)  # a stage reads the same file a dozen times
 def _parse(text: str, path: Path) -> str:
     """The YAML ``text`` as JSON."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent
+
     try:
         if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
             what = "YAML aliases (*name) are not accepted"

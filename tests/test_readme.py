@@ -36,7 +36,8 @@ CHECKS = [check for name, check in vars(contract).items() if name.startswith("te
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_readmes_model_keeps_the_contract(lsgan, check, tmp_path):
-    arguments = {"name": lsgan, "shape": contract.SHAPES[1], "tmp_path": tmp_path, "text": "{"}
+    arguments = {"name": lsgan, "device": "cpu", "shape": contract.SHAPES[1], "text": "{"}
+    arguments |= {"tmp_path": tmp_path}
     wanted = check.__code__.co_varnames[: check.__code__.co_argcount]
     check(**{name: arguments[name] for name in wanted})
 

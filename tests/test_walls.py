@@ -1,9 +1,13 @@
 """The rules for imports between folders."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests import core_only
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
@@ -22,6 +26,24 @@ RAY = {
     "pipeline/data/decoding.py",
     "pipeline/process.py",
 }
+TRAIN = """
+import sys
+from pathlib import Path
+
+from pipeline.core import best_model, initial_weights, model_files
+from pipeline.core.abilities import abilities
+from pipeline.core.loop import Loop
+from pipeline.core.settings import TrainingSettings
+from tests.arrays import ArrayDataset
+
+data, folder = ArrayDataset(), Path(sys.argv[1])
+settings = TrainingSettings(num_steps=2, batch_size=8, ema_decay=0.9)
+for name in ("ae", "cnn", "gan", "vae"):
+    task = model_files.build(name, model_files.find(name).Config(), data.spec, 0)
+    trained = Loop(task, data, settings, folder / name).run()
+    model_files.write(trained, folder / name / "model", {})
+    assert abilities(model_files.load(folder / name / "model"))
+"""
 FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("stages/*.py")])
 
 
@@ -101,3 +123,14 @@ def test_models_know_neither_ray_nor_mlflow_nor_dvc_nor_the_data():
             assert module.split(".")[0] not in {"ray", "mlflow", "dvc"} and not module.startswith(
                 "pipeline.data"
             )
+
+
+def test_core_and_models_train_with_torch_numpy_pydantic_and_safetensors_alone(tmp_path):
+    assert {"ray", "mlflow", "dvc", "ruamel", "PIL", "sklearn", "filelock"} <= core_only.blocked()
+    command, variables = [sys.executable, "-c", TRAIN, str(tmp_path)], core_only.environment(tmp_path)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert all(
+        (tmp_path / name / "model/model.safetensors").is_file() for name in ("ae", "cnn", "gan", "vae")
+    )
+    assert not list(tmp_path.glob("*/samples/*.png"))  # Pillow draws them

@@ -1,7 +1,7 @@
 """What every model must do. A new file in pipeline/models is tested here automatically.
 
 The models of tests/toys use what Darkroom's own do not: clips, label maps, ratios of sums, needed models,
-phases that share a module.
+phases that share a module. The tests with marker ``gpu`` are the same ones on a GPU.
 """
 
 import copy
@@ -12,6 +12,7 @@ import torch
 from pipeline.core import model_files
 from pipeline.core.batch import Batch
 from pipeline.core.checkpoint import load_state_dict, state_dict
+from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.fields import DataSpec, Field
@@ -30,6 +31,20 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """The device of a test. On a GPU only deterministic kernels are used, as in a training."""
+    if request.param == "cpu":
+        yield "cpu"
+        return
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    torch.backends.cudnn.allow_tf32 = False
+    make_deterministic(torch.get_num_threads())
+    yield "cuda"
+    torch.set_deterministic_debug_mode("default")
+
+
 def spec_of(name, shape=SHAPES[0]):
     """The fields that the model ``name`` learns from."""
     channels, size, classes = shape
@@ -41,23 +56,31 @@ def spec_of(name, shape=SHAPES[0]):
     }[model_files.find(name).dataset]
 
 
-def build(name, shape=SHAPES[0], seed=0):
+def build(name, device="cpu", shape=SHAPES[0], seed=0):
     kind = model_files.find(name)
-    needs = {need: build(need, shape) for need in kind.needs}
-    return model_files.build(name, kind.Config(), spec_of(name, shape), seed, needs)
+    needs = {need: build(need, shape=shape) for need in kind.needs}
+    return model_files.build(name, kind.Config(), spec_of(name, shape), seed, needs).to(device)
 
 
 def batch(task, count=6):
     """Random examples."""
-    noise = Noise.whole(7, count)
+    random = noise(task, count, seed=7)
     return Batch(
         {
-            name: noise.uniform(name, *field.shape)
+            name: random.uniform(name, *field.shape)
             if field.kind in ("image", "clip")
-            else noise.integers(name, field.num_values, *field.shape)
+            else random.integers(name, field.num_values, *field.shape)
             for name, field in task.spec.fields.items()
         }
     )
+
+
+def noise(task, count=6, phase="", step=0, seed=0):
+    return Noise.whole(seed, count, phase, step, task.device)
+
+
+def make_step(task, settings=TrainingSettings(), microbatch=0):  # noqa: B008 - it is frozen
+    return Step(task, task.phases(), settings, DistributedContext(device=task.device, microbatch=microbatch))
 
 
 def own(task):
@@ -70,8 +93,8 @@ def weights(task):
     return {name: value.clone() for name, value in task.state_dict().items()}
 
 
-def test_initial_weights_depend_on_the_seed_alone(name):
-    same, again, other = build(name), build(name), build(name, seed=1)
+def test_initial_weights_depend_on_the_seed_alone(name, device):
+    same, again, other = build(name, device), build(name, device), build(name, device, seed=1)
     assert all(
         torch.equal(a, b)
         for a, b in zip(same.state_dict().values(), again.state_dict().values(), strict=True)
@@ -79,8 +102,8 @@ def test_initial_weights_depend_on_the_seed_alone(name):
     assert any(not torch.equal(a, b) for a, b in zip(same.parameters(), other.parameters(), strict=True))
 
 
-def test_phases_share_a_module_or_no_parameter_and_leave_none_out(name):
-    task = build(name)
+def test_phases_share_a_module_or_no_parameter_and_leave_none_out(name, device):
+    task = build(name, device)
     modules = {id(phase.module): phase for phase in task.phases()}
     owned = [id(parameter) for phase in modules.values() for parameter in phase.module.parameters()]
     assert len(owned) == len(set(owned)) and set(owned) == {id(value) for value in own(task).values()}
@@ -90,10 +113,12 @@ def test_phases_share_a_module_or_no_parameter_and_leave_none_out(name):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_every_loss_is_a_finite_scalar_and_the_losses_of_a_module_reach_all_of_its_parameters(name, shape):
-    task = build(name, shape)
+def test_every_loss_is_a_finite_scalar_and_the_losses_of_a_module_reach_all_of_its_parameters(
+    name, device, shape
+):
+    task = build(name, device, shape)
     for phase in task.phases():
-        loss, values = task.loss(phase.name, batch(task, 40), Noise.whole(0, 40, phase.name))
+        loss, values = task.loss(phase.name, batch(task, 40), noise(task, 40, phase.name))
         assert loss.dim() == 0 and loss.isfinite()
         assert all(value.dim() == 0 and value.isfinite() for value in values.values())
         loss.backward(inputs=list(phase.module.parameters()))
@@ -101,27 +126,27 @@ def test_every_loss_is_a_finite_scalar_and_the_losses_of_a_module_reach_all_of_i
     assert not without, f"{name}: no gradient for {without}"
 
 
-def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name):
+def test_the_loss_of_a_batch_is_the_mean_of_its_parts(name, device):
     """So that workers, each with its rows, average to the global loss."""
-    task = build(name)
+    task = build(name, device)
     whole = batch(task, 8)
     task.eval()
     for phase in task.phases():
-        total = task.loss(phase.name, whole, Noise(0, 1, phase.name, 0, 8, 8))[0]
+        total = task.loss(phase.name, whole, noise(task, 8, phase.name, 1))[0]
         parts = [
-            task.loss(phase.name, whole.rows(a, b), Noise(0, 1, phase.name, a, b, 8))[0]
+            task.loss(phase.name, whole.rows(a, b), noise(task, 8, phase.name, 1).rows(a, b))[0]
             for a, b in ((0, 4), (4, 8))
         ]
         assert torch.allclose(total, sum(parts) / 2, rtol=1e-5)
 
 
-def test_microbatches_give_the_same_step_as_the_whole_batch(name):
+def test_microbatches_give_the_same_step_as_the_whole_batch(name, device):
     """Only the rounding differs, also with spectral norms, penalties and a smaller last piece."""
     ended = []
     for microbatch in (0, 4):
-        task = build(name)
-        step = Step(task, task.phases(), TrainingSettings(l2=1e-3), DistributedContext(microbatch=microbatch))
-        metrics = [step.run(number, batch(task), Noise.whole(0, 6, step=number)) for number in (1, 2, 3)]
+        task = build(name, device)
+        step = make_step(task, TrainingSettings(l2=1e-3), microbatch)
+        metrics = [step.run(number, batch(task), noise(task, step=number)) for number in (1, 2, 3)]
         ended.append((weights(task), metrics))
     (whole, whole_metrics), (pieces, pieces_metrics) = ended
     assert all(torch.allclose(whole[key], pieces[key], atol=5e-5, rtol=0) for key in whole)
@@ -129,13 +154,13 @@ def test_microbatches_give_the_same_step_as_the_whole_batch(name):
         assert all(torch.allclose(value, two[key], atol=1e-4, rtol=1e-4) for key, value in one.items())
 
 
-def test_steps_are_repeatable_and_change_each_phases_network(name):
+def test_steps_are_repeatable_and_change_each_phases_network(name, device):
     results = []
     for _ in range(2):
-        task = build(name)
-        before, step = weights(task), Step(task, task.phases(), TrainingSettings(), DistributedContext())
+        task = build(name, device)
+        before, step = weights(task), make_step(task)
         for number in (1, 2, 3):
-            step.run(number, batch(task), Noise.whole(0, 6, step=number))
+            step.run(number, batch(task), noise(task, step=number))
         results.append(weights(task))
         changed = {key for key, value in before.items() if not torch.equal(value, results[-1][key])}
         for phase in task.phases():
@@ -146,11 +171,11 @@ def test_steps_are_repeatable_and_change_each_phases_network(name):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_evaluation_gives_finite_values_of_each_example_and_changes_nothing(name, shape):
-    task = build(name, shape).eval()
+def test_evaluation_gives_finite_values_of_each_example_and_changes_nothing(name, device, shape):
+    task = build(name, device, shape).eval()
     before = weights(task)
     with torch.no_grad():
-        values = task.evaluate(batch(task), Noise.whole(0, 6))
+        values = task.evaluate(batch(task), noise(task))
     assert values
     for value in values.values():
         if isinstance(value, Ratio):
@@ -162,18 +187,18 @@ def test_evaluation_gives_finite_values_of_each_example_and_changes_nothing(name
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=IDS)
-def test_output_images_have_the_shape_and_range_of_the_input(name, shape):
-    task = build(name, shape).eval()
+def test_output_images_have_the_shape_and_range_of_the_input(name, device, shape):
+    task = build(name, device, shape).eval()
     shown = batch(task)
     with torch.no_grad():
         task.on_train_end([batch(task, 40)])
-        preview = task.preview(batch(task, 64), Noise.whole(0, 64))
+        preview = task.preview(batch(task, 64), noise(task, 64))
         if preview is not None:
             assert len(preview.images) and len(preview.images) % preview.columns == 0
             assert preview.images.min() >= 0 and preview.images.max() <= 1
         if "image" not in task.spec.fields or "label" not in task.spec.fields:
             return
-        drawn = [task.generate(labels, 6, Noise.whole(0, 6)) for labels in (None, shown.labels)]
+        drawn = [task.generate(labels, 6, noise(task)) for labels in (None, shown.labels)]
         for images in [*drawn, task.reconstruct(shown.images)]:
             if images is not None:
                 assert images.shape == shown.images.shape and images.min() >= 0 and images.max() <= 1
@@ -185,44 +210,44 @@ def test_output_images_have_the_shape_and_range_of_the_input(name, shape):
             assert features.shape[0] == 6 and features.dim() == 2
 
 
-def test_a_model_classifies_generates_reconstructs_or_draws_a_preview(name):
-    task = build(name).eval()
+def test_a_model_classifies_generates_reconstructs_or_draws_a_preview(name, device):
+    task = build(name, device).eval()
     shown = batch(task)
     if "label" not in task.spec.fields:
-        assert task.preview(shown, Noise.whole(0, 6)) is not None
+        assert task.preview(shown, noise(task)) is not None
         return
     outputs = (
         task.classify(shown.images),
-        task.generate(None, 6, Noise.whole(0, 6)),
+        task.generate(None, 6, noise(task)),
         task.reconstruct(shown.images),
     )
     assert any(output is not None for output in outputs)
 
 
-def test_generated_images_depend_only_on_the_noise(name):
-    task = build(name).eval()
-    drawn = task.generate(None, 4, Noise.whole(3, 4))
+def test_generated_images_depend_only_on_the_noise(name, device):
+    task = build(name, device).eval()
+    drawn = task.generate(None, 4, noise(task, 4, seed=3))
     if drawn is not None:
-        assert torch.equal(drawn, task.generate(None, 4, Noise.whole(3, 4)))
-        assert not torch.equal(drawn, task.generate(None, 4, Noise.whole(4, 4)))
+        assert torch.equal(drawn, task.generate(None, 4, noise(task, 4, seed=3)))
+        assert not torch.equal(drawn, task.generate(None, 4, noise(task, 4, seed=4)))
 
 
-def test_training_resumes_from_a_checkpoint_bit_for_bit(name):
+def test_training_resumes_from_a_checkpoint_bit_for_bit(name, device):
     settings = TrainingSettings(ema_decay=0.9)
 
     def run(task, phases, average, steps):
-        step = Step(task, phases, settings, DistributedContext())
+        step = Step(task, phases, settings, DistributedContext(device=task.device))
         for number in steps:
-            step.run(number, batch(task), Noise.whole(0, 6, step=number))
+            step.run(number, batch(task), noise(task, step=number))
             average.update(number)
 
-    task = build(name)
+    task = build(name, device)
     phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
     run(task, phases, average, (1, 2))
     state = {key: value.clone() for key, value in state_dict(average, phases).items()}
     run(task, phases, average, (3, 4))
 
-    resumed = build(name, seed=5)
+    resumed = build(name, device, seed=5)
     phases_again, average_again = resumed.phases(), ExponentialMovingAverage(resumed, 0.9)
     load_state_dict(state, average_again, phases_again)
     run(resumed, phases_again, average_again, (3, 4))
@@ -230,11 +255,11 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(name):
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_written_model_loads_with_the_same_outputs(name, tmp_path):
-    task = build(name).eval()
+def test_a_written_model_loads_with_the_same_outputs(name, device, tmp_path):
+    task = build(name, device).eval()
     task.on_train_end([batch(task, 40)])
     card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
-    again = model_files.load(tmp_path / name)
+    again = model_files.load(tmp_path / name, device)
     assert card["name"] == name and model_files.read_card(tmp_path / name) == card
     assert all(
         torch.equal(a, b)
@@ -248,12 +273,10 @@ def test_configuration_survives_json(name):
     assert kind.Config.model_validate_json(kind.Config().model_dump_json()) == kind.Config()
 
 
-def test_a_copy_for_averaging_is_independent(name):
-    task = build(name)
+def test_a_copy_for_averaging_is_independent(name, device):
+    task = build(name, device)
     twin = copy.deepcopy(task)
-    Step(task, task.phases(), TrainingSettings(), DistributedContext()).run(
-        1, batch(task), Noise.whole(0, 6, step=1)
-    )
+    make_step(task).run(1, batch(task), noise(task, step=1))
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
 
 

@@ -1,0 +1,183 @@
+"""Check and measure Darkroom on a GPU, in at most eight minutes: prints a table and writes a JSON file.
+
+    python benchmarks/gpu.py --data FOLDER           # on a machine with a GPU
+    python benchmarks/gpu.py --miniature             # every part on a CPU, with tiny networks
+    python benchmarks/gpu.py --prepare FOLDER --mirror DIR   # write FOLDER/mnist and FOLDER/cifar10
+
+It needs torch, numpy, pydantic and safetensors. Without --data, parts that need MNIST or CIFAR-10 are left
+out, and the others use synthetic images. A part that fails is reported, and the next one runs; then the exit
+code is 1. docs/gpu.md describes the parts.
+"""
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # Darkroom need not be installed
+
+from pipeline import environment  # noqa: E402
+
+environment.prepare()  # before CUDA starts
+
+import gpu_child  # noqa: E402
+import gpu_data  # noqa: E402
+import gpu_models  # noqa: E402
+import gpu_parts  # noqa: E402
+import torch  # noqa: E402
+from gpu_bench import MINIATURE, Bench, LeftOut, Sizes  # noqa: E402
+
+from pipeline.core.determinism import make_deterministic  # noqa: E402
+from pipeline.errors import DarkroomError  # noqa: E402
+from pipeline.files import write_json  # noqa: E402
+from pipeline.process import keep_freed_memory  # noqa: E402
+
+FULL_MINUTES = 8.0
+# In order of importance, and the least seconds that each needs.
+PARTS = {
+    "machine": (gpu_parts.machine, 0),
+    "repeat": (gpu_parts.repeat, 10),
+    "agreement": (gpu_parts.agreement, 5),
+    "kill": (gpu_parts.kill, 20),
+    "speed": (gpu_parts.speed, 15),
+    "contract": (gpu_parts.contract, 15),
+    "deterministic": (gpu_parts.deterministic, 10),
+    "mnist": (gpu_models.PARTS["mnist"], 20),
+    "cifar10": (gpu_models.PARTS["cifar10"], 20),
+    "precision": (gpu_parts.precision, 10),
+    "ray": (gpu_parts.ray, 20),
+    "gan-mnist": (gpu_models.PARTS["gan-mnist"], 15),
+    "gan-cifar10": (gpu_models.PARTS["gan-cifar10"], 15),
+}
+
+
+class OutOfTime(BaseException):
+    """The time of the whole script is over. It is no ``Exception``, so that a part does not catch it."""
+
+
+def run_part(name: str, bench: Bench) -> dict[str, Any]:
+    """Run a part: its status, seconds and figures. Nothing it raises gets further."""
+    part, needed = PARTS[name]
+    if bench.left < needed * bench.scale:
+        return {"status": "left out", "reason": f"{max(0.0, bench.left):.0f} s are left"}
+    began = time.monotonic()
+    bench.problems, bench.found = [], {}
+    try:
+        with limit(bench.left):
+            bench.found |= part(bench)
+        status = {"status": "failed", "error": "; ".join(bench.problems)} if bench.problems else {}
+    except LeftOut as reason:
+        status = {"status": "left out", "reason": str(reason)}
+    except (Exception, OutOfTime) as error:
+        status = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
+        traceback.print_exc()
+    return {"status": "done", "took_seconds": round(time.monotonic() - began, 1)} | bench.found | status
+
+
+@contextlib.contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    """Raise ``OutOfTime`` in the block after ``seconds``."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise OutOfTime("no time is left")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def rows(name: str, found: dict[str, Any]) -> Iterator[str]:
+    """The lines of the table for a part."""
+    head = {key: found[key] for key in ("took_seconds", "reason", "error") if key in found}
+    others = {key: value for key, value in found.items() if key not in {"status", *head}}
+    plain = {key: value for key, value in others.items() if not isinstance(value, dict)}
+    yield f"{name:14} {found['status']:9} {shown(head | plain)}"
+    for key, value in others.items():
+        if isinstance(value, dict):
+            yield f"{'':14} {key:9} {shown(value)}"
+
+
+def shown(figures: dict[str, Any]) -> str:
+    """Names and values on a line."""
+    return ", ".join(f"{key.replace('_', ' ')} {_shown(value)}" for key, value in figures.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def measure(given: argparse.Namespace, device: torch.device) -> int:
+    """Run the parts, print the table; the exit code."""
+    minutes = given.minutes or (1.5 if given.miniature else FULL_MINUTES)
+    deadline = time.monotonic() + 60 * minutes
+    make_deterministic(torch.get_num_threads())
+    torch.backends.cudnn.allow_tf32 = False
+    keep_freed_memory()
+    sizes = MINIATURE if given.miniature else Sizes()
+    report: dict[str, Any] = {"command": " ".join(sys.argv), "minutes": minutes, "parts": {}}
+    report |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "miniature": given.miniature}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        data = {} if given.data is None else gpu_data.open_all(given.data, folder)
+        data["synthetic"] = gpu_data.synthetic(folder / "synthetic", *sizes.shape, sizes.num_images)
+        scale = 1.0 if given.miniature else min(1.0, minutes / FULL_MINUTES)
+        bench = Bench(device, sizes, folder, deadline, data, scale)
+        report["data"] = {name: each.digest for name, each in data.items()}
+        for name in given.only or PARTS:
+            report["parts"][name] = found = run_part(name, bench)
+            write_json(given.json, json.loads(json.dumps(report), parse_constant=str))  # NaN is no JSON
+            print("\n".join(rows(name, found)), flush=True)
+    failed = [name for name, found in report["parts"].items() if found["status"] == "failed"]
+    left_out = [name for name, found in report["parts"].items() if found["status"] == "left out"]
+    print(f"failed: {', '.join(failed) or 'none'}; left out: {', '.join(left_out) or 'none'}; {given.json}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with mnist and cifar10, processed or as .npz files")
+    parser.add_argument("--minutes", type=float, help="limit of all parts together")
+    parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--json", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--miniature", action="store_true", help="tiny networks, on a CPU")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda; with --miniature cpu")
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the processed data and end")
+    parser.add_argument("--mirror", type=Path, help="with --prepare: folder with the archives")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        gpu_child.run(given.child)
+        return 0
+    if given.prepare:
+        if given.mirror is None:
+            parser.error("--prepare needs --mirror")
+        gpu_data.prepare(given.prepare, given.mirror)
+        return 0
+    device = torch.device(given.device or ("cpu" if given.miniature else "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device is available; --miniature runs on a CPU")
+    return measure(given, device)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DarkroomError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,183 @@
+"""The parts of gpu.py on real data: classifiers to a target accuracy, GANs for some minutes."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gpu_child
+import numpy as np
+import torch
+from gpu_bench import Bench, LeftOut, settings_for
+from gpu_speed import make_loop, now
+
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
+from pipeline.core.noise import Noise
+from pipeline.core.settings import TrainingSettings
+from pipeline.core.task import Task
+
+BATCH = 500  # images of an evaluation
+MARGIN_SECONDS = 3  # to end a process before the time is over
+GAN_SHARE = 0.9  # of the limit; evaluation takes the rest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a model for a data set. A setting that the model does not have is left out."""
+
+    model: dict[str, Any]
+    training: dict[str, Any]
+    num_steps: int = 1_000_000  # fewer if they do not fit the time
+    target: float = 0.0  # test accuracy
+
+
+CLASSIFIERS = {
+    "mnist": Recipe(
+        {
+            "channels": (32, 64, 128, 128),
+            "dense": (128,),
+            "normalisation": "group",
+            "dropout": 0.3,
+            "shift": 0.08,
+            "zoom": 0.1,
+            "label_smoothing": 0.05,
+            "optimizer": {"kind": "adamw", "learning_rate": 3e-3, "weight_decay": 0.03},
+        },
+        {"batch_size": 256, "clip_norm": 1.0, "ema_decay": 0.999},
+        num_steps=4200,
+        target=0.996,
+    ),
+    # One convolution for each size of the feature maps is all that this network has: do not expect 94 %.
+    "cifar10": Recipe(
+        {
+            "channels": (128, 256, 512, 512),
+            "dense": (512,),
+            "normalisation": "group",
+            "dropout": 0.2,
+            "flip": 0.5,
+            "shift": 0.125,
+            "zoom": 0.1,
+            "label_smoothing": 0.1,
+            "optimizer": {"kind": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
+        },
+        {"batch_size": 256, "clip_norm": 1.0, "ema_decay": 0.999},
+        num_steps=7000,  # 40 epochs
+        target=0.94,
+    ),
+}
+GANS = {
+    "mnist": Recipe(  # params.yaml
+        {"latent_size": 32, "width": 16, "shift": 0.06}, {"batch_size": 64, "ema_decay": 0.995}
+    ),
+    "cifar10": Recipe(  # not tuned
+        {"latent_size": 128, "width": 64, "flip": 0.5, "shift": 0.125},
+        {"batch_size": 64, "ema_decay": 0.999},
+    ),
+}
+
+
+def data_of(bench: Bench, name: str) -> Dataset:
+    """A real data set; with ``tiny`` sizes synthetic images."""
+    if bench.sizes.tiny:
+        return bench.data["synthetic"]
+    if name not in bench.data:
+        raise LeftOut(f"no {name} in the folder of --data")
+    return bench.data[name]
+
+
+def configure(bench: Bench, model: str, recipe: Recipe) -> Any:
+    """The configuration of a recipe; with ``tiny`` sizes the smallest."""
+    if bench.sizes.tiny:
+        return bench.config(model)
+    kind = model_files.find(model).Config
+    known = {key: value for key, value in recipe.model.items() if key in kind.model_fields}
+    return model_files.validate(known, kind, where=model)
+
+
+def best_precision(device: torch.device) -> str:
+    """The precision for fast training on ``device``, among those that the settings accept."""
+    accepted = str(TrainingSettings.model_fields["precision"].annotation)
+    if device.type != "cuda":
+        return "float32"
+    if torch.cuda.get_device_capability(device) >= (8, 0):  # older GPUs emulate bfloat16
+        return "bfloat16"
+    return "float16" if "float16" in accepted.replace("bfloat16", "") else "float32"
+
+
+def classifier(bench: Bench, name: str) -> dict[str, Any]:
+    """Train to the target: seconds from the start of a process (cold), and again in that process (warm)."""
+    recipe, data = CLASSIFIERS[name], data_of(bench, name)
+    config = configure(bench, "cnn", recipe)
+    batch = {"batch_size": 32} if bench.sizes.tiny else {}
+    precision = {"precision": best_precision(bench.device)}
+    limit = min(bench.sizes.training_seconds * bench.scale, bench.left / 4)
+    settings = settings_for(bench, "cnn", config, data, limit, **recipe.training | batch | precision)
+    steps = min(recipe.num_steps, settings.num_steps)
+    schedule = {"kind": "cosine", "warmup_steps": min(200, steps // 10)}
+    last = dict.fromkeys(("validate_every", "sample_every", "checkpoint_every"), steps)
+    changes = {"num_steps": steps, "schedule": schedule, "log_every": max(1, steps // 20), **last}
+    settings = TrainingSettings.model_validate({**settings.model_dump(), **changes})
+    job = gpu_child.Job("cnn", data, settings, config, bench.folder / f"classifier-{name}", times=2)
+    cold, *warm = job.run(bench.device, bench.left - MARGIN_SECONDS)
+    bench.check(all(again["sha256"] == cold["sha256"] for again in warm), "the two trainings differ")
+    return {
+        "accuracy": cold["accuracy"],
+        "target": recipe.target,
+        "reached": cold["accuracy"] >= recipe.target,
+        "cold_seconds": cold["seconds_from_start"],
+        "warm_seconds": warm[0]["seconds"] if warm else None,
+        "steps": steps,
+        "steps_of_recipe": recipe.num_steps,
+        **precision,
+    }
+
+
+def gan(bench: Bench, name: str) -> dict[str, Any]:
+    """Train for some minutes; the Fréchet distance in the feature space of the classifier trained before."""
+    recipe, data = GANS[name], data_of(bench, name)
+    trained = bench.folder / f"classifier-{name}/run-0/model"
+    if not trained.is_dir():
+        raise LeftOut(f"no classifier of {name} was trained")
+    config = configure(bench, "gan", recipe)
+    others = sum(other in bench.data for other in GANS if list(GANS).index(other) > list(GANS).index(name))
+    limit = GAN_SHARE * min(bench.sizes.gan_seconds * bench.scale, bench.left / (1 + others))
+    settings = settings_for(bench, "gan", config, data, limit, **recipe.training)
+    began = now(bench.device)
+    loop = make_loop("gan", data, settings, config, bench.folder / f"gan-{name}", bench.device)
+    generator = loop.run()
+    seconds = now(bench.device) - began
+    distance, floor = _distances(generator, model_files.load(trained, str(bench.device)), data)
+    rate = settings.num_steps * settings.batch_size / seconds
+    found = {"seconds": seconds, "steps": settings.num_steps, "images_per_second": rate}
+    return found | {"distance": distance, "real_against_real": floor, "generated_images": len(data.test)}
+
+
+@torch.no_grad()
+def _distances(generator: Task, classifier: Task, data: Dataset) -> tuple[float, float]:
+    """Fréchet distances to the training split: of as many generated as test images, and of these."""
+    from pipeline.evaluation.features import FeatureSpace
+    from pipeline.evaluation.frechet import distance, moments
+
+    space, device = FeatureSpace.of_classifier("cnn", classifier, ""), generator.device
+    starts = range(0, len(data.test), BATCH)
+
+    def draw(start: int) -> torch.Tensor | None:
+        count = min(BATCH, len(data.test) - start)
+        labels = torch.arange(start, start + count, device=device) % data.spec.classes
+        return generator.generate(labels, count, Noise.whole(0, count, "gpu.py", start, device))
+
+    reference = space.vectors(batch.images for batch in data.train.batches(BATCH, device))
+    scale = float(np.sqrt(np.mean(reference**2))) or 1.0  # as in the evaluation
+    of_train = moments(reference / scale)
+    real = space.vectors(batch.images for batch in data.test.batches(BATCH, device))
+    return tuple(
+        distance(moments(vectors / scale), of_train) for vectors in (space.vectors(map(draw, starts)), real)
+    )
+
+
+PARTS = {
+    "mnist": partial(classifier, name="mnist"),
+    "cifar10": partial(classifier, name="cifar10"),
+    "gan-mnist": partial(gan, name="mnist"),
+    "gan-cifar10": partial(gan, name="cifar10"),
+}

@@ -1,0 +1,153 @@
+"""benchmarks/gpu.py in miniature on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from tests import core_only
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "benchmarks/gpu.py"
+MODELS = {"ae", "cnn", "gan", "vae"}
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The script as a module."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu
+
+    monkeypatch.setattr(gpu, "make_deterministic", lambda threads: None)
+    monkeypatch.setattr(gpu, "keep_freed_memory", lambda: None)
+    return gpu
+
+
+def run(folder, *arguments):
+    """The results of the parts, from a process in which only the core's packages can be imported."""
+    command = [sys.executable, str(SCRIPT), "--miniature", "--json", str(folder / "gpu.json"), *arguments]
+    done = subprocess.run(
+        command, env=core_only.environment(folder), capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "gpu.json").read_text())["parts"], done.stdout
+
+
+@pytest.mark.slow
+def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
+    parts, table = run(tmp_path, "--minutes", "4")
+    assert set(parts) == set(gpu.PARTS) and all(name in table for name in parts)
+    ray = parts.pop("ray")
+    assert (ray["status"], ray["reason"]) == ("left out", "ray is not installed")
+    assert {found["status"] for found in parts.values()} == {"done"}
+    assert parts["machine"]["torch"] and parts["machine"]["device"] == "cpu"
+    for name in MODELS:
+        assert parts["repeat"][name]["equal"] and len(parts["repeat"][name]["sha256"]) == 64
+        assert 0 <= parts["agreement"][name] <= parts["agreement"]["tolerance"]
+        assert parts["speed"][name]["ratio"] > 0 and parts["speed"][name]["loop_images_per_second"] > 0
+    assert parts["kill"]["equal"] and 0 < parts["kill"]["resumed_from"] <= parts["kill"]["killed_at"]
+    assert parts["contract"]["how"] == "plain functions" and parts["contract"]["passed"] == len(MODELS)
+    assert all(parts["deterministic"][name]["ratio"] > 0 for name in ("cnn", "gan"))
+    assert parts["precision"]["cnn precision bfloat16"]["ratio"] > 0
+    for name in ("mnist", "cifar10"):
+        assert 0 <= parts[name]["accuracy"] <= 1 and parts[name]["reached"] is False
+        assert parts[name]["cold_seconds"] > parts[name]["warm_seconds"] > 0
+        assert parts[f"gan-{name}"]["distance"] >= 0 and parts[f"gan-{name}"]["steps"] > 0
+
+
+@pytest.mark.slow
+def test_parts_use_ray_and_pytest_where_they_are_installed(tmp_path, gpu, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out"), "--only", "ray", "contract"]
+    )
+    assert gpu.main() == 0
+    parts = json.loads((tmp_path / "out").read_text())["parts"]
+    assert parts["ray"]["equal"] and parts["ray"]["mode"] == "in process"
+    assert parts["contract"]["how"] == "pytest" and parts["contract"]["passed"] >= len(MODELS)
+
+
+def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeypatch, capsys):
+    def fail(bench):
+        raise ZeroDivisionError("by zero")
+
+    def differ(bench):
+        bench.check(False, "the bits differ")
+        return {"equal": False}
+
+    def wait(bench):
+        while True:
+            pass
+
+    parts = {
+        "fails": (fail, 0),
+        "differs": (differ, 0),
+        "good": (lambda bench: {"loss": float("nan")}, 0),
+        "needs time": (lambda bench: {}, 1000),
+        "endless": (wait, 0),
+    }
+    monkeypatch.setattr(gpu, "PARTS", parts)
+    monkeypatch.setattr(
+        sys, "argv", ["gpu.py", "--miniature", "--minutes", "0.1", "--json", str(tmp_path / "out")]
+    )
+    assert gpu.main() == 1
+    found = json.loads((tmp_path / "out").read_text())["parts"]
+    statuses = [found[name]["status"] for name in parts]
+    assert statuses == ["failed", "failed", "done", "left out", "failed"]
+    assert found["fails"]["error"] == "ZeroDivisionError: by zero" and found["good"]["loss"] == "NaN"
+    assert found["differs"] | {"equal": False, "error": "the bits differ"} == found["differs"]
+    assert found["endless"]["error"] == "OutOfTime: no time is left"
+    assert "failed: fails, differs, endless; left out: needs time" in capsys.readouterr().out
+
+
+def test_trainings_that_differ_fail_their_part(tmp_path, gpu, monkeypatch):
+    digests = iter("aabbccde")
+    monkeypatch.setattr(gpu.gpu_parts, "_train", lambda *given: next(digests))
+    data = {"synthetic": gpu.gpu_data.synthetic(tmp_path / "data", 1, 8, 100)}
+    bench = gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, data)
+    found = gpu.run_part("repeat", bench)
+    assert (found["status"], found["error"]) == ("failed", "ae: two trainings differ")
+    assert found["vae"]["equal"] and not found["ae"]["equal"]
+
+
+def test_the_share_of_the_gpu_is_read_from_nvidia_smi(tmp_path, gpu, monkeypatch):
+    program, printed = tmp_path / "nvidia-smi", tmp_path / "printed"
+    program.write_text(f"#!/bin/sh\necho 40\necho 60\necho '[N/A]'\ntouch {printed}\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    properties = SimpleNamespace(uuid="ffc79498-8ff3")
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_properties", lambda device: properties)
+    with gpu.gpu_parts.gpu_share(gpu.torch.device("cuda")) as samples:
+        deadline = time.monotonic() + 60
+        while not printed.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert samples == [0.4, 0.6]
+
+
+def test_the_gan_for_mnist_has_the_settings_of_params_yaml(gpu):
+    from pipeline.models.gan import GanConfig
+    from pipeline.params import validate
+
+    section = yaml.safe_load((ROOT / "params.yaml").read_text())["gan"]
+    recipe = gpu.gpu_models.GANS["mnist"]
+    assert GanConfig(**recipe.model) == validate(section["model"], GanConfig, "gan")
+    assert {key: section["training"][key] for key in recipe.training} == recipe.training
+
+
+def test_arrays_in_a_file_become_a_data_set(tmp_path, gpu):
+    import numpy as np
+
+    images = np.arange(40 * 8 * 8 * 3, dtype=np.uint32).reshape(40, 8, 8, 3).astype(np.uint8)
+    labels = np.arange(40) % 4
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    (data,) = gpu.gpu_data.open_all(tmp_path, tmp_path / "written").values()
+    assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 40)
+    assert (data.test.rows(np.arange(40))["image"] == images.transpose(0, 3, 1, 2)).all()
+    kept = np.concatenate([split.labels for split in (data.train, data.validation)])
+    assert sorted(kept) == sorted(labels)
