@@ -46,9 +46,10 @@ class Batch:
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
     """Copy to ``device``; to a CUDA device through pinned memory, so that nothing waits for it."""
-    if torch.device(device).type != "cuda":
-        return values.to(device)  # on mps, memory might be freed before a copy that does not block has ended
-    return values if values.is_cuda else values.pin_memory().to(device, non_blocking=True)
+    kind = torch.device(device).type
+    if kind == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=kind != "mps")  # there, memory might be freed before it is copied
 
 
 def _load(stored: np.ndarray | Tensor, field: Field, device: torch.device | str) -> Tensor:
