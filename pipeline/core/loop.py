@@ -55,8 +55,7 @@ class Loop:
         self.context = context or DistributedContext()
         allow_tf32(settings.tf32)
         # channels_last makes convolutions a third faster.
-        task = task.to(self.context.device)
-        self.task = task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.task = task.to(self.context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
         self.average = ExponentialMovingAverage(self.task, settings.ema_decay)
         self.phases = self.task.phases()
