@@ -14,8 +14,6 @@ def make_deterministic(num_threads: int) -> None:
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Whether GPUs may round the inputs of float32 matrix products and convolutions to 10 bits.
-
-    The newer ``fp32_precision`` is not used: once it is set, reading these flags can raise an error.
-    """
+    """Whether GPUs may round the inputs of float32 matrix products and convolutions to 10 bits."""
+    # After the newer `fp32_precision` is set, PyTorch raises errors where it still reads these flags.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import DarkroomError
 
-MIN_LOSS_SCALE = 1e-4  # it begins with 65536
+MIN_LOSS_SCALE = 1e-4  # it begins with 65536: about 30 steps in a row overflowed
 
 
 class Diverged(DarkroomError):
@@ -16,10 +16,7 @@ class Diverged(DarkroomError):
 
 
 def check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Raise ``Diverged`` for NaN, infinity and a loss scale of float16 that was halved by 30 steps in a row.
-
-    All workers have the same metrics, so all of them stop.
-    """
+    """Raise ``Diverged`` if the training diverged. All workers have the same metrics, so all of them stop."""
     for name, value in metrics.items():
         lowest = MIN_LOSS_SCALE if name.endswith("loss_scale") else -math.inf
         if not lowest < value < math.inf:

@@ -1,5 +1,6 @@
 """Precision: what float16 computes, how its steps are scaled, skipped, resumed and shared; TF32."""
 
+import os
 import re
 import socket
 from dataclasses import replace
@@ -9,12 +10,14 @@ import torch
 import torch.multiprocessing
 
 from pipeline.core import model_files
+from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import Diverged, read
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
+from pipeline.launch import worker
 from tests.arrays import ArrayDataset, batch_of
 from tests.core.fake import TwoScalars
 
@@ -266,3 +269,27 @@ def test_tf32_is_off_unless_the_setting_says_so(tmp_path, allowed):
         assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def test_no_kernel_is_chosen_by_its_speed_and_those_that_are_not_deterministic_raise_errors():
+    before = torch.get_deterministic_debug_mode(), torch.get_num_threads()
+    torch.backends.cudnn.benchmark = True
+    try:
+        make_deterministic(1)
+        assert not torch.backends.cudnn.benchmark and torch.get_num_threads() == 1
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.set_num_threads(before[1])
+
+
+def test_a_worker_asks_for_deterministic_matrix_products_before_cuda_starts(monkeypatch):
+    def started(num_threads):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and not torch.cuda.is_initialized()
+        raise InterruptedError
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(worker, "make_deterministic", started)
+    with pytest.raises(InterruptedError):
+        worker.train_worker({"threads": 1})
