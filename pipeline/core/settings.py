@@ -23,6 +23,7 @@ class TrainingSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     num_steps: int = Field(1000, ge=1, le=100_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
+    sampling: Literal["shuffle", "balanced"] = "shuffle"  # balanced: all classes have the same share
     precision: Literal["float32", "bfloat16"] = "float32"
     clip_norm: float | None = Field(None, gt=0)  # maximum norm of a phase's gradient, over all its parameters
     l1: float = Field(0.0, ge=0)  # added to the loss: l1 * sum |w| over weights (not biases)

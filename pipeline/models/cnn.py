@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.core.dataset import Split
 from pipeline.core.layers import dropout, flip, group_norm, jitter
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
@@ -33,6 +34,7 @@ class CnnConfig(Section):
     zoom: float = Field(0.0, ge=0, le=0.5)  # sides are scaled by 1 +- zoom
     color_jitter: float = Field(0.0, ge=0, le=1)  # brightness, contrast, saturation are scaled by 1 +- this
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "auto"] = "none"  # auto: 1 / frequency; all classes then count the same
     optimizer: OptimizerSettings = OptimizerSettings()
 
 
@@ -43,6 +45,7 @@ class Cnn(Task):
     """
 
     Config = CnnConfig
+    class_weights: Tensor | None = None  # (classes,); their mean over the training images is 1
 
     def __init__(self, config: CnnConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -51,10 +54,22 @@ class Cnn(Task):
     def phases(self) -> list[Phase]:
         return [Phase("classifier", self.network, self.config.optimizer.build(self.network.parameters()))]
 
+    def on_train_start(self, split: Split) -> None:
+        if self.config.class_weights == "auto":
+            labels = torch.from_numpy(split.labels)
+            counts = torch.bincount(labels, minlength=self.spec.classes)
+            weights = len(labels) / (counts.clamp_min(1) * (counts > 0).sum())
+            self.class_weights = weights.to(self.device)
+
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         logits = self.network(self._augment(batch.images, noise), noise).float()
+        smoothing = self.config.label_smoothing
         # -log p(y | x)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        else:
+            losses = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing, reduction="none")
+            loss = (losses * self.class_weights[batch.labels]).mean()
         return loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
     def _augment(self, images: Tensor, noise: Noise) -> Tensor:
