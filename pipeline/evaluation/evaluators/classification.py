@@ -108,8 +108,8 @@ EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {
     "accuracy": Measure("Accuracy", "higher", "always answering the most frequent class scores {}",
         "The share of test images whose class is recognised.", percent=True, headline=True),
     "balanced_accuracy": Measure("Balanced accuracy", "higher", "always answering one class scores {}",
-        "The share of test images of a class that is recognised, averaged over the classes: rare classes count "
-        f"as much as frequent ones. Measured if the largest class has over {UNEVEN} times the test images of "
+        "The share of the test images of a class that is recognised, averaged over the classes: all classes "
+        f"count the same. Measured if the largest class has over {UNEVEN} times the test images of "
         "the smallest.", percent=True, headline=True),
     "cross_entropy": Measure("Cross-entropy", "lower", "answering the class frequencies scores {}",
         "-log p(y | x) of the true class, averaged over images. Confident mistakes raise it most.", "nats"),
