@@ -32,19 +32,24 @@ Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); for each the reas
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes image files of the folder or zip ``path`` to (channels, size, size)."""
+    """Decodes image files of the folder or archive ``path`` to (channels, size, size).
+
+    ``bits``: those of the values in images with 16 bits for each pixel.
+    """
 
     path: Path
     channels: int
     size: int
     fit: Fit = "crop"
+    bits: int = 16
 
     def __call__(self, names: list[str]) -> Decoded:
         images = np.zeros((len(names), self.channels, self.size, self.size), np.uint8)
         reasons = [""] * len(names)
         for row, name in enumerate(names):
             try:
-                images[row] = decode(read_file(self.path, name), self.channels, self.size, self.fit)
+                data = read_file(self.path, name)
+                images[row] = decode(data, self.channels, self.size, self.fit, self.bits)
             except ValueError as error:
                 reasons[row] = str(error)
             except FileNotFoundError:

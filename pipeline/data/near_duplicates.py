@@ -1,0 +1,114 @@
+"""Find pictures of different splits that look alike: resized, encoded again or mirrored.
+
+The perceptual hash is that of imagehash.phash (Zauner 2010), computed for many pictures at a time: the signs,
+relative to their median, of the lowest 8 x 8 coefficients of the discrete cosine transform. Candidates
+whose hashes differ in at most ``MAX_DISTANCE`` bits are compared by their pixels.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_DISTANCE = 3  # bits. Of four segments of a hash one is then equal, so that only these are compared.
+SEGMENTS = 4
+MAX_BUCKET = 500  # pictures with an equal segment that are compared with each
+MAX_CANDIDATES = 5  # of a picture, whose pixels are compared
+BLOCK = 1000  # pictures at a time: bounded memory
+MAX_DIFFERENCE = 0.05  # mean squared difference of the pixels, relative to their variance
+COEFFICIENTS = 8
+MIRROR = (-1.0) ** np.arange(COEFFICIENTS, dtype=np.float32)  # signs of the horizontal frequencies
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Row ``row`` of a split looks like row ``earlier`` of an earlier one, or like its mirror image."""
+
+    row: int
+    earlier: int
+    mirrored: bool
+    images: list[np.ndarray] = field(repr=False, compare=False)  # uint8 (C, S, S): the earlier one, this one
+
+
+def perceptual_hashes(images: np.ndarray) -> np.ndarray:
+    """Hashes of uint8 images (N, C, S, S) and of their mirror images: uint64 (N, 2)."""
+    size = images.shape[-1]
+    grey = images.sum(axis=1, dtype=np.float32) if images.shape[1] > 1 else images[:, 0].astype(np.float32)
+    angles = np.outer(np.arange(size) + 0.5, np.arange(COEFFICIENTS)) * (np.pi / size)
+    basis = np.cos(angles).astype(np.float32)
+    spectrum = basis.T @ grey @ basis
+    both = np.stack([spectrum, spectrum * MIRROR], axis=1).reshape(len(images), 2, -1)
+    bits = both > np.median(both, axis=2, keepdims=True)
+    return np.packbits(bits, axis=2).view(np.uint64)[:, :, 0]
+
+
+def find_pairs(earlier: "Pictures", later: "Pictures") -> list[Pair]:
+    """For each picture of ``later`` the most similar one of ``earlier``, if it looks the same."""
+    buckets = [_Bucket(earlier.hashes[:, 0], segment) for segment in range(SEGMENTS)]
+    pairs = list[Pair]()
+    for start in range(0, len(later.hashes), BLOCK):
+        block = later.hashes[start : start + BLOCK]
+        for mirrored in (False, True):
+            wanted = block[:, int(mirrored)]
+            rows, others = map(np.concatenate, zip(*(bucket.find(wanted) for bucket in buckets)))
+            distances = np.bitwise_count(wanted[rows] ^ earlier.hashes[others, 0])
+            near = distances <= MAX_DISTANCE
+            found = sorted({*zip(rows[near].tolist(), distances[near].tolist(), others[near].tolist())})
+            pairs += _confirmed(found, start, mirrored, earlier, later)
+    return sorted({pair.row: pair for pair in reversed(pairs)}.values(), key=lambda pair: pair.row)
+
+
+class Pictures:
+    """The pictures of a split in the order of writing: their hashes, and their pixels in shards."""
+
+    def __init__(self, folder: Path, shards: list[dict[str, Any]], hashes: np.ndarray) -> None:
+        self.hashes = hashes
+        self._shards = [np.load(folder / shard["image"]["file"], mmap_mode="r") for shard in shards]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """The uint8 picture (C, S, S)."""
+        number = int(np.searchsorted(self._ends, row, side="right"))
+        return np.asarray(self._shards[number][row - self._ends[number]])
+
+
+class _Bucket:
+    """The hashes sorted by one segment of 16 bits."""
+
+    def __init__(self, hashes: np.ndarray, segment: int) -> None:
+        self._segment = segment
+        keys = self._keys(hashes)
+        self._order = np.argsort(keys, kind="stable")
+        self._sorted = keys[self._order]
+
+    def find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of ``hashes`` and of the sorted ones with the same segment, at most ``MAX_BUCKET`` each."""
+        keys = self._keys(hashes)
+        first = np.searchsorted(self._sorted, keys, side="left")
+        counts = np.minimum(np.searchsorted(self._sorted, keys, side="right") - first, MAX_BUCKET)
+        rows = np.repeat(np.arange(len(keys)), counts)
+        offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        return rows, self._order[first[rows] + offsets]
+
+    def _keys(self, hashes: np.ndarray) -> np.ndarray:
+        return (hashes >> np.uint64(16 * self._segment)).astype(np.uint16)
+
+
+def _confirmed(
+    found: list[tuple[int, int, int]], start: int, mirrored: bool, earlier: Pictures, later: Pictures
+) -> list[Pair]:
+    """The candidates (row in the block, distance, earlier row) whose pixels are alike, one for each row."""
+    pairs, tried = dict[int, Pair](), dict[int, int]()
+    for row, _, other in found:
+        tried[row] = tried.get(row, 0) + 1
+        if row not in pairs and tried[row] <= MAX_CANDIDATES:
+            images = [earlier[other], later[start + row]]
+            if _are_alike(images[0], images[1][..., ::-1] if mirrored else images[1]):
+                pairs[row] = Pair(start + row, other, mirrored, images)
+    return list(pairs.values())
+
+
+def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:
+    a, b = first.astype(np.float32), second.astype(np.float32)
+    return bool(((a - b) ** 2).mean() <= MAX_DIFFERENCE * (a.var() + b.var()) / 2)
