@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import export, inference, repro, retraining, schedule, tracking
+from pipeline.cli import export, inference, inspect, repro, retraining, schedule, tracking
 from pipeline.cli.project import in_project
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
@@ -75,6 +75,7 @@ for command in (
     inference.classify,
     inference.restore,
     export.export,
+    inspect.inspect,
     schedule.schedule,
 ):
     commands.add_command(command)
