@@ -15,6 +15,9 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import atomic_folder, sha256, write_json
 
+OWN = Path("data/own")  # the dependency of the DVC stage
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` run
+
 
 def download(
     settings: DataSettings,
@@ -63,7 +66,7 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
         raise BadInput(
             "is empty, and the source is 'folder'", where="params.yaml: data.folder", remedy=remedy
         )
-    origin = root / settings.folder
+    origin = _seen_by_dvc(root / settings.folder, root)
     if not origin.exists():
         remedy = "correct data.folder in params.yaml"
         raise BadInput("no such folder or archive", where=str(origin), remedy=remedy)
@@ -87,6 +90,25 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
             shutil.copyfile(path, target / copy)
         show(f"copied {number:,} of {len(copies):,} files")
     return dict.fromkeys(copies.values(), settings.folder), layout
+
+
+def _seen_by_dvc(origin: Path, root: Path) -> Path:
+    """``origin``, or in the temporary copy of an experiment the same folder there, if it is in data/own.
+
+    Raises ``BadInput`` if the copy lacks it. Else DVC would not notice that its pictures change, and
+    would take the result of an earlier experiment for this one.
+    """
+    here = Path.cwd()
+    if not (here.is_relative_to(root / EXPERIMENTS) and origin.absolute().is_relative_to(root / OWN)):
+        return origin
+    name = origin.absolute().relative_to(root)
+    if not (here / name).exists():
+        what = (
+            "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
+        )
+        remedy = f"run: dvc add {name}   (or run the experiment in the workspace: dvc exp run without --temp)"
+        raise BadInput(what, where=str(name), remedy=remedy)
+    return here / name
 
 
 def _join(base: str, name: str, root: Path) -> str:
