@@ -67,7 +67,7 @@ def inspect(path: Path, root: Path | None, show: Callable[[int, int], None]) -> 
         "formats": _counts(each.format for each in pictures),
         "modes": _counts(each.mode for each in pictures),
         "sizes": _sizes(pictures),
-        "skipped": {reason: _listed(names) for reason, names in layout.skipped.items()},
+        "skipped": _skipped(layout),
         "faults": faults,
         "warnings": list(layout.warnings),
     }
@@ -111,6 +111,12 @@ def _split(layout: Layout, settings: DataSettings) -> dict[str, str]:
         for split, (source, indices) in parts.items()
         for index in indices.tolist()
     }
+
+
+def _skipped(layout: Layout) -> dict[str, Any]:
+    """The names that are skipped, without the tables that were read."""
+    others = {why: sorted({*names} - {*layout.sidecars}) for why, names in layout.skipped.items()}
+    return {why: _listed(names) for why, names in others.items() if names}
 
 
 def _classes(layout: Layout, splits: dict[str, str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from pipeline.data.splits import MIN_IMAGES
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.inspection.survey import Picture
 
-SIDES = (16, 32, 64)  # pixels
+LARGEST_SIDE, SMALLEST_SIDE = 64, 8  # pixels
 LONG = 1.5  # times as long as wide: a crop would cut too much
 UNEVEN = 3  # times as many pictures in the largest class as in the smallest
 
@@ -27,7 +27,7 @@ def suggest(
     data = DataSettings(
         source="folder",
         folder=folder,
-        image_size=max((side for side in SIDES if side <= short), default=SIDES[0]),
+        image_size=min(LARGEST_SIDE, max(SMALLEST_SIDE, int(short) // 4 * 4)),
         fit="pad" if proportion > LONG else "crop",
         color="grey" if all(each.grey for each in pictures) else "rgb",
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.data.folders import read_file
 from pipeline.data.images import decode
+from pipeline.errors import DarkroomError
 from pipeline.inspection.survey import Picture
 
 CLASSIFIER = "cnn"
@@ -35,7 +36,10 @@ def suspects(
     from pipeline.core import model_files
     from pipeline.core.batch import Batch
 
-    task, card = model_files.load(folder), model_files.read_card(folder)
+    try:
+        task, card = model_files.load(folder), model_files.read_card(folder)
+    except DarkroomError as error:
+        return {"judged": 0, "note": str(error), "pictures": []}
     names = card.get("class_names", [])
     if set(names) != set(class_names):
         return {"judged": 0, "note": f"models/{CLASSIFIER} knows other classes", "pictures": []}

@@ -29,7 +29,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     if report["trainable"]:
         return "It can be trained on."
     count = len(report["faults"])
-    return f"It cannot be trained on yet: {count} {'fault' if count == 1 else 'faults'}."
+    return f"It cannot be trained on yet: {count} {_plural('fault', count)}."
 
 
 def some(listed: Mapping[str, Any], shown: int = SHOWN) -> str:
@@ -41,7 +41,8 @@ def some(listed: Mapping[str, Any], shown: int = SHOWN) -> str:
 def facts(report: Mapping[str, Any]) -> list[str]:
     """Sentences about pictures, splits, formats and sizes."""
     drawn = ", of which missing ones are drawn" if report["drawn_splits"] else ""
-    lines = [f"{report['pictures']:,} pictures in {len(report['classes']):,} classes"]
+    count, classes = report["pictures"], len(report["classes"])
+    lines = [f"{count:,} {_plural('picture', count)} in {classes:,} {_plural('class', classes)}"]
     if report["splits"]:
         lines.append(f"splits{drawn}: {_numbers(report['splits'])}")
     lines += [f"{what}: {_numbers(report[what])}" for what in ("formats", "modes") if report[what]]
@@ -115,6 +116,10 @@ def _near_duplicates(found: Mapping[str, Any]) -> str:
         f"{found['across_splits']:,} in several splits"
     )
     return "\n".join([head, *lines])
+
+
+def _plural(word: str, count: int) -> str:
+    return word if count == 1 else word + ("es" if word.endswith("s") else "s")
 
 
 def _numbers(counts: Mapping[str, int]) -> str:

@@ -249,6 +249,34 @@ def test_a_classifier_of_other_classes_judges_nothing(place):
     assert found["judged"] == 0 and "other classes" in found["note"] and found["pictures"] == []
 
 
+def test_a_damaged_classifier_judges_nothing_and_the_rest_is_reported(place):
+    make_project(place)
+    squares(place / "own")
+    (place / "models/cnn/model.safetensors").write_bytes(b"damaged")
+    found = report_of("own")["suspected_labels"]
+    assert found["judged"] == 0 and "SHA-256" in found["note"]
+
+
+def test_a_table_of_labels_and_arrays_are_described_too(place):
+    scenes(place / "table", images=12)
+    names = [f"images/{number:03d}.png,{'ab'[number % 2]}\n" for number in range(12)]
+    (place / "table/labels.csv").write_text("file,label\n" + "".join(names))
+    report = report_of("table")
+    assert [(row["class"], row["pictures"]) for row in report["classes"]] == [("a", 6), ("b", 6)]
+    assert report["skipped"] == {} and "labels.csv" in report["warnings"][0]
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    np.savez(place / "arrays.npz", images=images, labels=np.arange(20) % 2)
+    report = report_of("arrays.npz")
+    assert report["pictures"] == 20 and yaml.safe_load(report["params"])["data"]["image_size"] == 28
+
+
+def test_pictures_of_one_class_can_be_trained_on(place):
+    scenes(place, own=9)
+    report = report_of("own")
+    assert report["trainable"] and "one class" in report["warnings"][0]
+    assert "9 pictures in 1 class\n" in darkroom("inspect", "own")[1]
+
+
 def test_the_page_stands_alone_and_shows_all_parts(place):
     make_project(place)
     squares(place / "own")
