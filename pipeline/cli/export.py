@@ -18,11 +18,12 @@ KINDS = ("classify", "generate", "reconstruct")
 )
 @models
 def export(model: str, path: Path, what: str | None, models: Path | None) -> None:
-    """Write MODEL as an ONNX file, and check that ONNX Runtime gives the same answers.
+    """Write MODEL as an ONNX file for other programs.
 
     classify: images (N, C, H, W) in [0, 1] -> probabilities. generate: labels and random numbers -> images.
-    reconstruct: images -> images. The file also holds the names of the classes, and the SHA-256 of the
-    weights. It needs the packages of the extra: pip install 'darkroom[onnx]'.
+    reconstruct: images -> images. The file also holds the names of the classes and the SHA-256 of the
+    weights. It is written if ONNX Runtime gives the same answers. This needs the packages of an extra: pip
+    install 'darkroom[onnx]'.
     """
     from pipeline.cli import onnx_export
     from pipeline.core.abilities import Ability

@@ -52,7 +52,10 @@ def generate(
     folder: Path | None,
     models: Path | None,
 ) -> None:
-    """Draw new pictures with MODEL (gan, vae or ae) into one PNG, or into a new folder."""
+    """Draw new pictures with MODEL (gan, vae or ae).
+
+    They are written into one PNG, or into a new folder.
+    """
     import torch
 
     from pipeline.core.abilities import Ability

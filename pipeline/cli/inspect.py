@@ -16,11 +16,13 @@ from pipeline.errors import EXIT_FAILED
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page with pictures."
 )
 def inspect(folder: Path, as_json: bool, html: Path | None) -> None:
-    """Show what would be read from FOLDER, a folder or archive of pictures, and what is wrong with it.
+    """Show what a folder of pictures holds, and its faults.
 
-    Every picture is decoded. It shows splits, classes, sizes, formats, what is skipped and why, all faults,
-    near-duplicates, outliers, labels that a trained classifier doubts, and the lines for params.yaml that
-    fit. Nothing is changed. Exit code 0 if it can be trained on, 1 if there are faults that stop that.
+    FOLDER: a folder or archive. Every picture is decoded, and nothing is changed. It shows splits, classes,
+    sizes, formats, what is skipped and why, all faults, near-duplicates, outliers, labels that a trained
+    classifier doubts, and the lines for params.yaml that fit.
+
+    Exit code 0 if it can be trained on, 1 if there are faults that stop that.
     """
     import json
 
