@@ -40,7 +40,7 @@ def some(listed: Mapping[str, Any], shown: int = SHOWN) -> str:
 
 def facts(report: Mapping[str, Any]) -> list[str]:
     """Sentences about pictures, splits, formats and sizes."""
-    drawn = ", of which missing ones are drawn" if report["drawn_splits"] else ""
+    drawn = ", as they would be drawn" if report["drawn_splits"] else ""
     count, classes = report["pictures"], len(report["classes"])
     lines = [f"{count:,} {_plural('picture', count)} in {classes:,} {_plural('class', classes)}"]
     if report["splits"]:
