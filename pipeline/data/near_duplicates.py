@@ -1,8 +1,9 @@
 """Find pictures of different splits that look alike: resized, encoded again or mirrored.
 
 The perceptual hash is that of imagehash.phash (Zauner 2010), computed for many pictures at a time: the signs,
-relative to their median, of the lowest 8 x 8 coefficients of the discrete cosine transform. Candidates
-whose hashes differ in at most ``MAX_DISTANCE`` bits are compared by their pixels.
+relative to their median, of the lowest 8 x 8 coefficients of the discrete cosine transform. Of four
+segments of the hash one must be equal, and of all bits at most ``MAX_DISTANCE`` may differ; so all with up to
+three other bits are found, and most with up to ``MAX_DISTANCE``. These are then compared by their pixels.
 """
 
 from dataclasses import dataclass, field
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-MAX_DISTANCE = 3  # bits. Of four segments of a hash one is then equal, so that only these are compared.
+MAX_DISTANCE = 8  # bits
 SEGMENTS = 4
 MAX_BUCKET = 500  # pictures with an equal segment that are compared with each
 MAX_CANDIDATES = 8  # of a picture, whose pixels are compared; one may be found by each segment
 BLOCK = 1000  # pictures at a time: bounded memory
-MAX_DIFFERENCE = 0.05  # mean squared difference of the pixels, relative to their variance
+MAX_DIFFERENCE = 0.2  # mean squared difference of the pixels, relative to their variance
 COEFFICIENTS = 8
 MIRROR = (-1.0) ** np.arange(COEFFICIENTS, dtype=np.float32)  # signs of the horizontal frequencies
 
