@@ -290,12 +290,12 @@ def _read(
     from pipeline.core.task import Batch
     from pipeline.data.images import BrokenImage, decode
 
-    files, fit = _files(paths), card.get("fit", "crop")
+    files, framing = _files(paths), (card.get("fit", "crop"), card.get("bit_depth", 16))
     for start in range(0, len(files), BATCH):
         some, decoded = [], []
         for file in files[start : start + BATCH]:
             try:
-                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, fit))
+                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, *framing))
                 some.append(file)
             except (BrokenImage, OSError) as error:
                 unread.append(BadInput(str(error), where=click.format_filename(file)))

@@ -21,7 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pipeline.data.findings import Findings
@@ -49,10 +49,7 @@ class Archive(Listing):
     """An archive that is open for reading."""
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. Thread-safe.
-
-        Raises ``ValueError`` for damage, ``KeyError`` if it is missing.
-        """
+        """The bytes of a file. Thread-safe. Raises ``ValueError`` for damage."""
         raise NotImplementedError
 
     def _check(self, names: Iterable[str], special: list[str], large: list[str]) -> None:
@@ -83,7 +80,7 @@ class Zip(Archive):
         ]
         if odd and (encoding := _encoding([name.encode("cp437") for name in odd])) != "cp437":
             self._zip = zipfile.ZipFile(path, metadata_encoding=encoding)
-            self.warnings.append(f"its file names are read as {encoding}")
+            self.warnings += [f"its file names are read as {encoding}"] if encoding != "utf-8" else []
         members = self._zip.infolist()
         names = [clean(one.filename) for one in members]
         self._members = dict(zip(names, members))
@@ -105,7 +102,7 @@ class Zip(Archive):
             finally:
                 with self._lock:
                     stream.close()
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(f"cannot be unpacked ({error})") from None
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"unpacks to more than {MAX_FILE_BYTES:,} bytes")
@@ -140,10 +137,10 @@ class Tar(Archive):
 
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
-        offset, size = self._places[name]
-        data = os.pread(self._file.fileno(), size, offset)
-        if len(data) < size:
-            raise ValueError("cannot be unpacked (the archive is cut off)")
+        offset, size = self._places.get(name, (0, -1))
+        data = os.pread(self._file.fileno(), max(0, size), offset)
+        if len(data) != size:
+            raise ValueError("cannot be unpacked (it is missing or cut off)")
         return data
 
 
@@ -178,8 +175,8 @@ def clean(name: str) -> str:
 
 def leads_outside(name: str) -> bool:
     """Whether a name in an archive is not a plain relative path."""
-    parts = PurePosixPath(name).parts
-    return not parts or name[0] == "/" or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name
+    parts = name.split("/")
+    return parts[0] in ("", ".") or ".." in parts or "\\" in name or ":" in parts[0] or "\0" in name
 
 
 def _is_folder(member: zipfile.ZipInfo) -> bool:

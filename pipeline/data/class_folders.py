@@ -13,21 +13,26 @@ UNLABELLED = ("images", "image", "imgs", "pictures", "unlabeled", "unlabelled", 
 REMEDY = "create a folder for each class, or train/ and test/ with a folder for each class in both"
 
 
-class Row(NamedTuple):
-    """A picture: its path, its split (None: there are no splits), the name of its class as it is written."""
+class Entry(NamedTuple):
+    """One picture."""
 
-    path: str
-    split: str | None
-    label: str
-    group: str = ""
+    path: str  # its name in the folder or archive: `folders.read_file(source, path)` gives its bytes
+    split: str | None  # 'train', 'validation' or 'test'; None if the source has no splits
+    label: str  # the name of its class; in a layout in Unicode's composed form (NFC)
+    group: str = ""  # pictures of one group stay in one split; '' without groups
 
 
 def find_classes(
-    pictures: Sequence[str], folders: Iterable[str], known: Mapping[str, str], findings: Findings
-) -> list[Row]:
+    pictures: Sequence[str],
+    folders: Iterable[str],
+    known: Mapping[str, str],
+    findings: Findings,
+    grouped: bool = False,
+) -> list[Entry]:
     """The split and class of each picture, by its path. ``known``: classes that are known otherwise.
 
-    Enclosing folders are ignored. Adds what is wrong to ``findings``.
+    ``grouped``: whether sub-folders of classes may be groups, which several classes have. Enclosing
+    folders are ignored. Adds what is wrong to ``findings``.
     """
     depth = _num_enclosing(pictures)
     tops = {name.split("/")[depth] for name in pictures if name.count("/") > depth}
@@ -36,7 +41,7 @@ def find_classes(
         what = "contains folders of which some look like splits, some like classes"
         findings.fault(what, tops, REMEDY)
         return []
-    if not divided and _are_unclear(pictures, depth, findings):
+    if not (divided or grouped) and _are_unclear(pictures, depth, findings):
         return []
     levels = {top: depth + divided for top in tops}  # number of folders above the class folder
     if divided:
@@ -46,17 +51,17 @@ def find_classes(
         for top in tops:  # such as seg_train/seg_train
             below = {name.split("/")[depth + 1] for name in pictures if name.split("/")[depth] == top}
             levels[top] += len(below) == 1 and all(split_of(name) == split_of(top) for name in below)
-    rows, loose, used = list[Row](), list[str](), set[str]()
+    rows, loose, used = list[Entry](), list[str](), set[str]()
     for name in pictures:
         parts = name.split("/")
         level = levels.get(parts[depth], depth)
         used.add("/".join(parts[: level + 1]))
         split = split_of(parts[depth]) if divided else None
         if len(parts) > level + 1:
-            rows.append(Row(name, split, known.get(name) or parts[level]))
+            rows.append(Entry(name, split, known.get(name) or parts[level]))
         else:
             loose.append(name)
-            rows.append(Row(name, split, known.get(name) or ONE_CLASS))
+            rows.append(Entry(name, split, known.get(name) or ONE_CLASS))
     if len(loose) == len(pictures):
         return rows
     findings.fault("contains images that are not in a class folder", set(loose) - known.keys(), REMEDY)
@@ -106,7 +111,7 @@ def _are_unclear(pictures: Sequence[str], depth: int, findings: Findings) -> boo
     return True
 
 
-def _without_unlabelled(rows: list[Row], findings: Findings) -> list[Row]:
+def _without_unlabelled(rows: list[Entry], findings: Findings) -> list[Entry]:
     """Leave out a split whose only folder has a general name and is no class of the training split."""
     classes = defaultdict[str | None, set[str]](set)
     for row in rows:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.folders import read_file
+from pipeline.data.folders import reader
 from pipeline.data.images import decode
 from pipeline.data.settings import Fit
 from pipeline.environment import Environment
@@ -46,10 +46,13 @@ class Decoder:
     def __call__(self, names: list[str]) -> Decoded:
         images = np.zeros((len(names), self.channels, self.size, self.size), np.uint8)
         reasons = [""] * len(names)
+        try:
+            read = reader(self.path)
+        except FileNotFoundError:
+            return images, [INVISIBLE] * len(names)
         for row, name in enumerate(names):
             try:
-                data = read_file(self.path, name)
-                images[row] = decode(data, self.channels, self.size, self.fit, self.bits)
+                images[row] = decode(read(name), self.channels, self.size, self.fit, self.bits)
             except ValueError as error:
                 reasons[row] = str(error)
             except FileNotFoundError:

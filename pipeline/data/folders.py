@@ -7,6 +7,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.data.archives import MAX_FILE_BYTES, Archive, Listing, Tar, Zip
@@ -95,28 +96,35 @@ def open_archive(path: Path) -> Archive:
         raise BadInput(f"is not a valid {kind} file ({error})", where=str(path), remedy=remedy) from None
 
 
-def read_file(path: Path, name: str) -> bytes:
-    """The bytes of a file in the folder or archive ``path``. Thread-safe.
+def reader(path: Path) -> Callable[[str], bytes]:
+    """A function that gives the bytes of a file in the folder or archive ``path``. Thread-safe.
 
-    Raises ``ValueError`` for damage and for more than ``MAX_FILE_BYTES``.
+    It raises ``ValueError`` for damage and for more than ``MAX_FILE_BYTES``. An archive that has changed is
+    opened again only by another call of this function.
     """
+    if path.is_dir():
+        return functools.partial(_read, path)
+    state = path.stat()
+    with _lock:
+        return _open(path, (state.st_ino, state.st_mtime_ns)).read
+
+
+def read_file(path: Path, name: str) -> bytes:
+    """The bytes of one file, as by :func:`reader`."""
+    return reader(path)(name)
+
+
+def _read(folder: Path, name: str) -> bytes:
     try:
-        with open(f"{path}/{name}", "rb") as file:
+        with open(f"{folder}/{name}", "rb") as file:
             if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
                 raise ValueError(f"has more than {MAX_FILE_BYTES:,} bytes")
             return file.read()
-    except NotADirectoryError:  # an archive
-        pass
     except FileNotFoundError:
-        if not (name.endswith("]") and path.is_dir()):
+        if not name.endswith("]") or not folder.exists():
             raise
-    state = os.stat(path)
-    with _lock:
-        archive = _open(path, (state.st_ino, state.st_mtime_ns))
-    try:
-        return archive.read(name)
-    except KeyError:
-        raise ValueError("cannot be unpacked (it is missing)") from None
+    with _lock:  # a picture in an array
+        return _open(folder, (0, 0)).read(name)
 
 
 _lock = threading.Lock()

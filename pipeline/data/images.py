@@ -80,7 +80,7 @@ def open_image(data: bytes) -> Image.Image:
 def _decode(data: bytes, channels: int, size: int, fit: Fit, bits: int) -> np.ndarray:
     with open_image(data) as image:
         if image.width * image.height > MAX_FULL_PIXELS:
-            scale = 2 * size / min(image.size)  # twice what is needed, for the filter of `resize`
+            scale = 4 * size / min(image.size)  # four times what is needed, for the filter of `resize`
             image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
         image.load()
         _turn_upright(image)

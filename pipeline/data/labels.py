@@ -49,7 +49,7 @@ class LabelTable:
                 io.BytesIO(data), sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
             )
         else:
-            rows = pd.read_json(io.BytesIO(data), lines=True, dtype=False, convert_dates=False)
+            rows = pd.read_json(io.BytesIO(data), lines=True, dtype=False)
             self._table = rows.astype(str)
         self.columns = tuple(map(self._find, (PATHS, LABELS, SPLITS)))
         if len(self._table.columns) == 2 and not all(self.columns[:2]):

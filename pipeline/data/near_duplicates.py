@@ -1,8 +1,9 @@
 """Find pictures of different splits that look alike: resized, encoded again or mirrored.
 
 The perceptual hash is that of imagehash.phash (Zauner 2010), computed for many pictures at a time: the signs,
-relative to their median, of the lowest 8 x 8 coefficients of the discrete cosine transform. Candidates
-whose hashes differ in at most ``MAX_DISTANCE`` bits are compared by their pixels.
+relative to their median, of the lowest 8 x 8 coefficients of the discrete cosine transform. Of four
+segments of the hash one must be equal, and of all bits at most ``MAX_DISTANCE`` may differ; so all with up to
+three other bits are found, and most with up to ``MAX_DISTANCE``. These are then compared by their pixels.
 """
 
 from dataclasses import dataclass, field
@@ -11,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-MAX_DISTANCE = 3  # bits. Of four segments of a hash one is then equal, so that only these are compared.
+MAX_DISTANCE = 8  # bits
 SEGMENTS = 4
 MAX_BUCKET = 500  # pictures with an equal segment that are compared with each
-MAX_CANDIDATES = 5  # of a picture, whose pixels are compared
+MAX_CANDIDATES = 8  # of a picture, whose pixels are compared; one may be found by each segment
 BLOCK = 1000  # pictures at a time: bounded memory
-MAX_DIFFERENCE = 0.05  # mean squared difference of the pixels, relative to their variance
+MAX_DIFFERENCE = 0.2  # mean squared difference of the pixels, relative to their variance
 COEFFICIENTS = 8
 MIRROR = (-1.0) ** np.arange(COEFFICIENTS, dtype=np.float32)  # signs of the horizontal frequencies
 
@@ -38,7 +39,7 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     angles = np.outer(np.arange(size) + 0.5, np.arange(COEFFICIENTS)) * (np.pi / size)
     basis = np.cos(angles).astype(np.float32)
     spectrum = basis.T @ grey @ basis
-    both = np.stack([spectrum, spectrum * MIRROR], axis=1).reshape(len(images), 2, -1)
+    both = np.stack([spectrum, spectrum * MIRROR], axis=1).reshape(len(images), 2, COEFFICIENTS**2)
     bits = both > np.median(both, axis=2, keepdims=True)
     return np.packbits(bits, axis=2).view(np.uint64)[:, :, 0]
 
@@ -46,17 +47,21 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
 def find_pairs(earlier: "Pictures", later: "Pictures") -> list[Pair]:
     """For each picture of ``later`` the most similar one of ``earlier``, if it looks the same."""
     buckets = [_Bucket(earlier.hashes[:, 0], segment) for segment in range(SEGMENTS)]
-    pairs = list[Pair]()
+    pairs = dict[int, Pair]()
     for start in range(0, len(later.hashes), BLOCK):
-        block = later.hashes[start : start + BLOCK]
         for mirrored in (False, True):
-            wanted = block[:, int(mirrored)]
+            wanted = later.hashes[start : start + BLOCK, int(mirrored)]
             rows, others = map(np.concatenate, zip(*(bucket.find(wanted) for bucket in buckets)))
             distances = np.bitwise_count(wanted[rows] ^ earlier.hashes[others, 0])
-            near = distances <= MAX_DISTANCE
-            found = sorted({*zip(rows[near].tolist(), distances[near].tolist(), others[near].tolist())})
-            pairs += _confirmed(found, start, mirrored, earlier, later)
-    return sorted({pair.row: pair for pair in reversed(pairs)}.values(), key=lambda pair: pair.row)
+            near = np.flatnonzero(distances <= MAX_DISTANCE)
+            order = near[np.lexsort((others[near], distances[near], rows[near]))]
+            rows = rows[order]
+            first = np.searchsorted(rows, rows)  # of each row, to keep its nearest candidates
+            kept = np.arange(len(rows)) - first < MAX_CANDIDATES
+            for row, other in zip((start + rows[kept]).tolist(), others[order][kept].tolist()):
+                if row not in pairs and _are_alike(earlier, other, later, row, mirrored):
+                    pairs[row] = Pair(row, other, mirrored, [earlier[other], later[row]])
+    return [pairs[row] for row in sorted(pairs)]
 
 
 class Pictures:
@@ -95,20 +100,7 @@ class _Bucket:
         return (hashes >> np.uint64(16 * self._segment)).astype(np.uint16)
 
 
-def _confirmed(
-    found: list[tuple[int, int, int]], start: int, mirrored: bool, earlier: Pictures, later: Pictures
-) -> list[Pair]:
-    """The candidates (row in the block, distance, earlier row) whose pixels are alike, one for each row."""
-    pairs, tried = dict[int, Pair](), dict[int, int]()
-    for row, _, other in found:
-        tried[row] = tried.get(row, 0) + 1
-        if row not in pairs and tried[row] <= MAX_CANDIDATES:
-            images = [earlier[other], later[start + row]]
-            if _are_alike(images[0], images[1][..., ::-1] if mirrored else images[1]):
-                pairs[row] = Pair(start + row, other, mirrored, images)
-    return list(pairs.values())
-
-
-def _are_alike(first: np.ndarray, second: np.ndarray) -> bool:
-    a, b = first.astype(np.float32), second.astype(np.float32)
-    return bool(((a - b) ** 2).mean() <= MAX_DIFFERENCE * (a.var() + b.var()) / 2)
+def _are_alike(earlier: Pictures, other: int, later: Pictures, row: int, mirrored: bool) -> bool:
+    a, b = earlier[other].astype(np.float32), later[row].astype(np.float32)
+    difference = a - (b[..., ::-1] if mirrored else b)
+    return bool((difference**2).mean() <= MAX_DIFFERENCE * (a.var() + b.var()) / 2)

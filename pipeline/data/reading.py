@@ -4,18 +4,18 @@ Nothing is decoded here. ``darkroom inspect`` and the stages ``download`` and ``
 ``Layout``.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from pipeline.data.arrays import Arrays
-from pipeline.data.class_folders import ONE_CLASS, REMEDY, Row, find_classes
+from pipeline.data.class_folders import ONE_CLASS, REMEDY, Entry, find_classes
 from pipeline.data.findings import Findings
-from pipeline.data.folders import SYSTEM, is_system, list_files, read_file
+from pipeline.data.folders import SYSTEM, SYSTEM_NAMES, list_files, read_file
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
 from pipeline.data.labels import ANNOTATIONS, TABLES, LabelTable, read_annotations
 from pipeline.data.settings import DataSettings
@@ -23,15 +23,6 @@ from pipeline.data.split_names import are_splits, split_of
 from pipeline.errors import BadInput, listed
 
 COLUMN = "column:"  # in data.group
-
-
-class Entry(NamedTuple):
-    """One picture."""
-
-    path: str  # its name in the folder or archive: `folders.read_file(source, path)` gives its bytes
-    split: str | None  # 'train', 'validation' or 'test'; None if the source has no splits
-    label: str  # the name of its class, in Unicode's composed form (NFC)
-    group: str = ""  # pictures of one group stay in one split; '' without groups
 
 
 @dataclass
@@ -72,21 +63,23 @@ def read_layout(path: Path, settings: DataSettings) -> Layout:
         return layout
     if arrays:
         layout.arrays, layout.faults, layout.remedies = True, arrays.faults, arrays.remedies
-        return _finish(layout, [Row(*member) for member in arrays.members], settings)
+        return _finish(layout, [Entry(*member) for member in arrays.members], settings)
     pictures = _pictures(files, layout)
     if not pictures:
         return layout
     table = _find_table(path, files, pictures, layout, settings.labels)
     if table:
         column = settings.group.removeprefix(COLUMN) if settings.group.startswith(COLUMN) else ""
-        rows = [Row(*row) for row in table.rows(pictures, column, layout)]
+        rows = [Entry(*row) for row in table.rows(pictures, column, layout)]
         return _finish(layout, _with_splits_of_folders(rows), settings)
     known: dict[str, str] = {}
     for name in files:
         if name.lower().endswith(ANNOTATIONS):
             layout.sidecars.append(name)
             known |= read_annotations(name, read_file(path, name), pictures)
-    return _finish(layout, find_classes(pictures, listing.folders, known, layout), settings)
+    return _finish(
+        layout, find_classes(pictures, listing.folders, known, layout, bool(settings.group)), settings
+    )
 
 
 def arrange(files: Iterable[str], folders: Iterable[str], settings: DataSettings | None = None) -> Layout:
@@ -99,11 +92,11 @@ def arrange(files: Iterable[str], folders: Iterable[str], settings: DataSettings
 
 
 def _is_system(name: str) -> bool:
-    return any(map(is_system, name.split("/")))
+    return name.startswith(".") or "/." in name or not SYSTEM_NAMES.isdisjoint(name.lower().split("/"))
 
 
 def _suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return os.path.splitext(name)[1].lower()
 
 
 def _is_picture(name: str) -> bool:
@@ -177,7 +170,7 @@ def _find_table(
     return tables[0]
 
 
-def _with_splits_of_folders(rows: list[Row]) -> list[Row]:
+def _with_splits_of_folders(rows: list[Entry]) -> list[Entry]:
     """``rows`` with the splits of their folders, if they have none."""
     tops = {row.path.split("/")[0] for row in rows}
     if any(row.split for row in rows) or not are_splits(tops):
@@ -185,7 +178,7 @@ def _with_splits_of_folders(rows: list[Row]) -> list[Row]:
     return [row._replace(split=split_of(row.path.split("/")[0])) for row in rows]
 
 
-def _finish(layout: Layout, rows: list[Row], settings: DataSettings) -> Layout:
+def _finish(layout: Layout, rows: list[Entry], settings: DataSettings) -> Layout:
     """Check classes, splits and groups; fill in the entries."""
     rows = _group(_normalise(rows, layout), layout, settings.group)
     if not rows:
@@ -216,7 +209,7 @@ def _finish(layout: Layout, rows: list[Row], settings: DataSettings) -> Layout:
             layout.fault(f"has no images in the split '{split}' of the classes", labels, remedy)
     rows = [row for row in rows if row.label not in few]
     layout.class_names = tuple(sorted({row.label for row in rows}))
-    layout.entries = sorted(Entry(*row) for row in rows)
+    layout.entries = sorted(rows)
     if len(layout.class_names) == 1:
         name = layout.class_names[0]
         layout.warnings.append(
@@ -225,7 +218,7 @@ def _finish(layout: Layout, rows: list[Row], settings: DataSettings) -> Layout:
     return layout
 
 
-def _normalise(rows: list[Row], layout: Layout) -> list[Row]:
+def _normalise(rows: list[Entry], layout: Layout) -> list[Entry]:
     """``rows`` with class names in composed form. Classes that look alike are faults."""
     unlabelled = [row.path for row in rows if not row.label]
     if len(unlabelled) == len(rows):
@@ -244,10 +237,12 @@ def _normalise(rows: list[Row], layout: Layout) -> list[Row]:
     cases = Counter(name.casefold() for name in {*names.values()})
     alike = {name for name in names.values() if cases[name.casefold()] > 1}
     layout.fault("contains classes that differ only in case", alike, rename)
+    if all(map(str.isascii, names)):
+        return rows
     return [row._replace(label=names[row.label]) for row in rows]
 
 
-def _group(rows: list[Row], layout: Layout, group: str) -> list[Row]:
+def _group(rows: list[Entry], layout: Layout, group: str) -> list[Entry]:
     """``rows`` with their groups: as they are for a column of a table, else by a pattern over the path."""
     if group.startswith(COLUMN):
         if not any(row.group for row in rows):
