@@ -49,7 +49,11 @@ def suspects(
         some = judged[start : start + BATCH]
         images = [
             decode(
-                read_file(path, each.entry.path), task.spec.channels, task.spec.size, card.get("fit", "crop")
+                read_file(path, each.entry.path),
+                task.spec.channels,
+                task.spec.size,
+                card.get("fit", "crop"),
+                card.get("bit_depth", 16),
             )
             for each in some
         ]
