@@ -167,7 +167,7 @@ class _Limited:
 def clean(name: str) -> str:
     """A name in an archive with ``/`` between its parts, without a leading ``./``."""
     name = name.replace("\\", "/")
-    if name.endswith("/") or "./" in name or "//" in name:
+    if name == "." or name.endswith("/") or "./" in name or "//" in name:
         start = "/" if name.startswith("/") else ""
         name = start + "/".join(part for part in name.split("/") if part not in ("", "."))
     return name

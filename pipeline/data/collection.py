@@ -94,14 +94,14 @@ def _open_pictures(settings: DataSettings, raw: Path, channels: int) -> Collecti
     labels = {
         split: np.array([numbers[entry.label] for entry in entries], np.int64) for split, entries in splits
     }
-    bits = _bit_depth(path, files) if settings.bit_depth == "auto" else settings.bit_depth
+    bits = bit_depth(path, files) if settings.bit_depth == "auto" else settings.bit_depth
     decoder = Decoder(path, channels, settings.image_size, settings.fit, bits)
     return Collection(
         layout.class_names, labels, decoder, files=files, groups=groups if settings.group else {}
     )
 
 
-def _bit_depth(path: Path, files: dict[str, list[str]]) -> int:
+def bit_depth(path: Path, files: dict[str, list[str]]) -> int:
     """The bits that the values of ``SAMPLE`` images need which have 16 bits for each pixel: 8, 12 or 16."""
     names = sorted(name for some in files.values() for name in some)
     largest = -1

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.data.collection import bit_depth
 from pipeline.data.reading import Entry, Layout, read_layout
 from pipeline.data.settings import DataSettings
 from pipeline.data.splits import divide
@@ -26,11 +27,15 @@ REPAIR = "repair or remove them, or allow a fraction of broken images with data.
 
 @dataclass(frozen=True)
 class Inspection:
-    """The ``report`` is plain JSON. ``pictures`` are those that can be read, with their splits."""
+    """The ``report`` is plain JSON. ``pictures`` are those that can be read.
+
+    ``bits``: those of the values in images with 16 bits for each pixel.
+    """
 
     report: dict[str, Any]
     pictures: list[Picture]
     class_names: tuple[str, ...]
+    bits: int
 
     @property
     def trainable(self) -> bool:
@@ -49,7 +54,9 @@ def inspect(path: Path, root: Path | None, show: Callable[[int, int], None]) -> 
     settings, is_projects = _settings(path, root)
     layout = read_layout(path, settings)
     total = len(layout.entries)
-    measured = list(survey(path, layout.entries, lambda done: show(done, total)))
+    names = {"": [entry.path for entry in layout.entries]}
+    bits = bit_depth(path, names) if settings.bit_depth == "auto" else settings.bit_depth
+    measured = list(survey(path, layout.entries, bits, lambda done: show(done, total)))
     faults = [_fault(what, names, layout.remedies.get(what, "")) for what, names in layout.faults.items()]
     faults += _broken(measured, int(settings.max_bad_fraction * total))
     entries = layout.entries
@@ -81,7 +88,7 @@ def inspect(path: Path, root: Path | None, show: Callable[[int, int], None]) -> 
     report["trainable"] = not faults
     text = json.dumps(report, ensure_ascii=False)
     printable = text.encode(errors="replace").decode()  # names of files need not be text
-    return Inspection(json.loads(printable), pictures, layout.class_names)
+    return Inspection(json.loads(printable), pictures, layout.class_names, bits)
 
 
 def _settings(path: Path, root: Path | None) -> tuple[DataSettings, bool]:

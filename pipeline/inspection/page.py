@@ -35,25 +35,25 @@ def write(inspection: Inspection, source: Path, path: Path) -> None:
         kinds=KINDS,
         classes=pd.DataFrame(report["classes"]).to_html(index=False, border=0, classes="plain"),
         sheet=_contact_sheet(inspection, source),
-        groups=[(group, _thumbnails(source, group["pictures"][:4])) for group in groups],
+        groups=[(group, _thumbnails(source, inspection.bits, group["pictures"][:4])) for group in groups],
         outliers={
-            kind: _thumbnails(source, [row["path"] for row in rows[:MAX_SHOWN]])
+            kind: _thumbnails(source, inspection.bits, [row["path"] for row in rows[:MAX_SHOWN]])
             for kind, rows in report["outliers"].items()
         },
         suspects=[
             (row, picture)
             for row in report["suspected_labels"]["pictures"]
-            for _, picture in _thumbnails(source, [row["path"]])
+            for _, picture in _thumbnails(source, inspection.bits, [row["path"]])
         ],
     )
 
 
-def _thumbnails(source: Path, names: Iterable[str]) -> list[tuple[str, str]]:
+def _thumbnails(source: Path, bits: int, names: Iterable[str]) -> list[tuple[str, str]]:
     """Names and pictures, as data addresses."""
     found = []
     for name in names:
         with suppress(ValueError, OSError):  # a name that is not text was changed in the report
-            found.append((name, _address(from_array(thumbnail(source, name)))))
+            found.append((name, _address(from_array(thumbnail(source, name, bits)))))
     return found
 
 
@@ -66,7 +66,10 @@ def _contact_sheet(inspection: Inspection, source: Path) -> str:
     shown = [name for name in inspection.class_names if name in names][:MAX_ROWS]
     if not shown:
         return ""
-    samples = {row: [thumbnail(source, name) for name in names[label]] for row, label in enumerate(shown)}
+    samples = {
+        row: [thumbnail(source, name, inspection.bits) for name in names[label]]
+        for row, label in enumerate(shown)
+    }
     return _address(contact_sheet(samples, tuple(shown)))
 
 

@@ -35,23 +35,24 @@ class Picture:
     look: np.ndarray | None = field(default=None, repr=False)  # uint8 (1, LOOK_SIDE, LOOK_SIDE)
 
 
-def survey(path: Path, entries: Sequence[Entry], show: Callable[[int], None]) -> Iterator[Picture]:
+def survey(path: Path, entries: Sequence[Entry], bits: int, show: Callable[[int], None]) -> Iterator[Picture]:
     """Measure the pictures in the folder or archive ``path``, in order.
 
-    ``show`` is called with the number of those that are done.
+    ``bits``: those of the values in images with 16 bits for each pixel. ``show`` is called with the number of
+    pictures that are done.
     """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(entries), CHUNK):
             chunk = entries[start : start + CHUNK]
-            yield from pool.map(lambda entry: measure(path, entry), chunk)
+            yield from pool.map(lambda entry: measure(path, entry, bits), chunk)
             show(start + len(chunk))
 
 
-def measure(path: Path, entry: Entry) -> Picture:
+def measure(path: Path, entry: Entry, bits: int) -> Picture:
     """Decode and measure one picture."""
     try:
         data = read_file(path, entry.path)
-        pixels = decode(data, 3, SIDE, "stretch")
+        pixels = decode(data, 3, SIDE, "stretch", bits)
     except (ValueError, OSError) as error:
         return Picture(entry, reason=str(error))
     header: tuple[str, str, int, int] = ("unknown", "unknown", 0, 0)
@@ -70,6 +71,6 @@ def measure(path: Path, entry: Entry) -> Picture:
     )
 
 
-def thumbnail(path: Path, name: str) -> np.ndarray:
+def thumbnail(path: Path, name: str, bits: int) -> np.ndarray:
     """The picture ``name`` with black bars, uint8 (3, SIDE, SIDE)."""
-    return decode(read_file(path, name), 3, SIDE, "pad")
+    return decode(read_file(path, name), 3, SIDE, "pad", bits)

@@ -89,8 +89,7 @@ def test_an_archive_gives_the_report_of_its_folder(place, kind):
                 archive.write(path, path.relative_to(root))
     else:
         with tarfile.open("own.tar", "w") as archive:
-            for name in ("a", "b"):
-                archive.add(root / name, name)
+            archive.add(root, ".")  # as tar -C own . does
     of_folder, of_archive = report_of("own"), report_of(f"own.{kind}")
     for key in ("path", "params"):
         assert of_folder.pop(key) != of_archive.pop(key)
@@ -268,6 +267,19 @@ def test_a_table_of_labels_and_arrays_are_described_too(place):
     np.savez(place / "arrays.npz", images=images, labels=np.arange(20) % 2)
     report = report_of("arrays.npz")
     assert report["pictures"] == 20 and yaml.safe_load(report["params"])["data"]["image_size"] == 28
+
+
+def test_twelve_bits_in_sixteen_are_shown_as_the_training_sees_them(place):
+    for number in range(12):
+        path = place / "own" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wide = np.asarray(scene(number).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(wide).save(path)
+    found = inspect(place / "own", None, lambda *numbers: None)
+    assert found.bits == 12 and {picture.mode for picture in found.pictures} == {"I;16"}
+    same = np.asarray(scene(0).convert("L"))
+    picture = next(each for each in found.pictures if each.entry.path == "a/0.png")
+    assert picture.brightness == pytest.approx(same.mean() / 255, abs=0.01)
 
 
 def test_pictures_of_one_class_can_be_trained_on(place):
