@@ -149,6 +149,7 @@ class Month:
         ]
         (self.project / "dvc.yaml").write_text(json.dumps({"stages": stages}))
         data = {"source": "folder", "folder": "data/own/digits", "image_size": size, "color": "grey"}
+        data |= {"labels": "", "group": "", "min_images_per_class": 0}
         params = {"data": data, "evaluate": {"allow_few_samples": True, "num_bootstrap": 50}, **SETTINGS}
         (self.project / "params.yaml").write_text(json.dumps(params))
         for words in (

@@ -9,6 +9,7 @@
                    files of evaluators/
     tracking/      MLflow: runs, lineage, registry; the only code that calls it
     retraining/    from new pictures to a better model
+    inspection/    what a folder of pictures holds, and whether it can be trained on
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
@@ -18,7 +19,7 @@
 
 A training stage depends on core/, its model's file, its data and its section of params.yaml.
 
-No folder imports one above it: stages, cli, doctor, repro -> retraining, settings_check -> launch,
-evaluation -> tracking -> data, models -> core -> params, environment, process, git -> files, errors,
+No folder imports one above it: stages, cli, doctor, repro -> retraining, inspection, settings_check ->
+launch, evaluation -> tracking -> data, models -> core -> params, environment, process, git -> files, errors,
 estimate, limits. A test reads the imports.
 """

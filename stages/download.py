@@ -12,6 +12,11 @@ def main() -> None:
 
     require_valid_params()
     record = download(read_section("data", DataSettings), environment.read())
+    reading = record.get("reading", {"skipped": {}, "warnings": []})
+    for warning in reading["warnings"]:
+        print(f"warning: {warning}")
+    for reason, names in reading["skipped"].items():
+        print(f"left out: {names['count']:,} {reason}, such as {names['examples'][0]}")
     total = sum(file["bytes"] for file in record["files"].values())
     print(f"{record['source']}: {record['description']}")
     size = f"{len(record['files']):,} file(s), {total / 1e6:,.1f} MB"

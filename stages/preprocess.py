@@ -17,6 +17,13 @@ def main() -> None:
     print(f"data/processed/images: {counts} images of {shape}, {len(manifest['class_names'])} classes")
     within, across = (sum(manifest["duplicates"][kind].values()) for kind in ("within", "across"))
     print(f"exact duplicates: {within:,} within a split, {across:,} across splits")
+    if near := manifest.get("near_duplicates", {}).get("across"):
+        pairs = ", ".join(f"{count:,} {splits}" for splits, count in near.items())
+        print(
+            f"near-duplicates across splits: {pairs}, in data/processed/images/near-duplicates.csv and .png"
+        )
+    if manifest.get("bit_depth", 16) < 16:
+        print(f"values of {manifest['bit_depth']} bits in images of 16 bits are scaled to their range")
     print(f"broken images left out: {len(manifest['quarantined']):,}")
 
 

@@ -30,8 +30,10 @@ TRAINING = {
 }
 # Threads wait for each other in a loop: two on a busy core take ten times the time of one.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "DARKROOM_THREADS": "1"}
+# The params of the stage download, which DVC expects in params.yaml.
+DOWNLOAD = {"folder": "", "labels": "", "group": "", "min_images_per_class": 0}
 PARAMS = {
-    "data": {"source": "digits", "image_size": 8},
+    "data": {"source": "digits", "image_size": 8, **DOWNLOAD},
     "cnn": {"training": TRAINING, "model": {"channels": [8, 8], "dense": [16], "dropout": 0.2, "shift": 0.1}},
     "gan": {"training": TRAINING, "model": {"width": 8, "latent_size": 8}},
     "vae": {"training": TRAINING, "model": {"width": 8, "latent_size": 4}},

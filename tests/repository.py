@@ -37,9 +37,7 @@ def create(folder: Path, **sections: dict) -> Path:
     }
     (folder / "dvc.yaml").write_text(json.dumps({"stages": stages}))
     params = {key: value for key, value in PARAMS.items() if key == KEPT or key not in MODELS}
-    (folder / "params.yaml").write_text(
-        json.dumps({**params, "data": {**PARAMS["data"], "folder": ""}, **sections})
-    )
+    (folder / "params.yaml").write_text(json.dumps({**params, **sections}))
     shell(folder, "git", "init", "-q", "-b", "main")
     shell(folder, "python", "dvc", "init", "-q")
     shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", "../store")

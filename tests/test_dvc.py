@@ -1,6 +1,7 @@
 """dvc.yaml, params.yaml and the code agree."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,21 @@ def test_dvc_exp_run_changes_the_line_of_the_param_and_no_other(tmp_path):
         params["evaluate"]["seed"] += 1
     lines = zip(before.splitlines(), (tmp_path / "params.yaml").read_text().splitlines(), strict=True)
     assert [before.split(":")[0].strip() for before, after in lines if before != after] == ["seed"]
+
+
+def test_a_clone_has_the_same_bytes_also_where_git_converts_line_ends(tmp_path):
+    """Otherwise every stage would be stale."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (".gitattributes", "dvc.yaml", "pipeline/errors.py"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    git = ["git", "-c", "core.autocrlf=true", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "files"]):
+        subprocess.run([*git, *words], cwd=source, check=True, capture_output=True)
+    subprocess.run([*git, "clone", "-q", "source", "clone"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("dvc.yaml", "pipeline/errors.py"):
+        assert (tmp_path / "clone" / name).read_bytes() == (ROOT / name).read_bytes()
 
 
 def test_git_ignores_what_dvc_keeps_and_nothing_else_that_a_stage_makes():

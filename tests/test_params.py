@@ -36,7 +36,7 @@ def test_a_section_is_frozen():
     ("values", "where", "remedy"),
     [
         ("{sorce: digits}", "data.sorce", "did you mean 'source'?"),
-        ("{zzz: 1}", "data.zzz", "known here: color, fit, folder"),
+        ("{zzz: 1}", "data.zzz", "known here: bit_depth, color, fit, folder"),
         ("{seed: 'one'}", "data.seed", "correct the value"),
         ("{seed: 1.5}", "data.seed", "correct the value"),
         ("{seed: true}", "data.seed", "correct the value"),

@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "models"},
     {"tracking"},
     {"launch", "evaluation"},
-    {"retraining", "settings_check"},
+    {"retraining", "settings_check", "inspection"},
     {"cli", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import inference, repro, retraining, schedule, tracking
+from pipeline.cli import export, inference, inspect, repro, retraining, schedule, tracking
 from pipeline.cli.project import in_project
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
@@ -70,7 +70,14 @@ def _run() -> None:
         raise DarkroomError(f"MLflow failed: {reason}", remedy=remedy) from error
 
 
-for command in (inference.generate, inference.classify, inference.restore, schedule.schedule):
+for command in (
+    inference.generate,
+    inference.classify,
+    inference.restore,
+    export.export,
+    inspect.inspect,
+    schedule.schedule,
+):
     commands.add_command(command)
 for command in (
     tracking.sync,

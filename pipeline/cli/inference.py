@@ -1,11 +1,12 @@
 """`darkroom generate`, `classify` and `restore`: use trained models."""
 
+import csv
 import json
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import click
 from pipeline import environment
 from pipeline.cli.project import find as find_project
 from pipeline.errors import BadInput
-from pipeline.files import atomic_write
+from pipeline.files import atomic_folder, atomic_write
 
 BATCH = 256
 PAIRS = "pairs.png"
@@ -23,6 +24,7 @@ REGISTERED = re.compile(r"[^/@]+(@[^/@]+|/\d+)")  # NAME@ALIAS or NAME/VERSION
 
 a_model = "MODEL: a name in the folder of models, or NAME@ALIAS or NAME/VERSION of MLflow's registry."
 number, file, folder = click.IntRange, click.Path(path_type=Path, dir_okay=False), click.Path(path_type=Path)
+new_folder = click.Path(path_type=Path, file_okay=False)
 models_help = "The folder of trained models  [default: models, in the project]"
 models = click.option("--models", type=folder, help=models_help)
 
@@ -36,6 +38,9 @@ models = click.option("--models", type=folder, help=models_help)
 @click.option("--seed", type=number(0), default=0, help="The same seed gives the same pictures.")
 @click.option("--columns", type=number(1, 100), help="Pictures in a row.")
 @click.option("--out", type=file, help="The PNG to write  [default: MODEL.png]")
+@click.option(
+    "--folder", type=new_folder, help="Write a file for each picture instead, in a folder for each class."
+)
 @models
 def generate(
     model: str,
@@ -44,16 +49,25 @@ def generate(
     seed: int,
     columns: int | None,
     out: Path | None,
+    folder: Path | None,
     models: Path | None,
 ) -> None:
-    """Draw new pictures with MODEL (gan, vae or ae) into one PNG."""
+    """Draw new pictures with MODEL (gan, vae or ae).
+
+    They are written into one PNG, or into a new folder.
+    """
     import torch
 
     from pipeline.core.abilities import Ability
     from pipeline.core.image_grid import to_bytes, write_png
     from pipeline.core.noise import Noise
 
-    task, card, abilities = _load(model, models, "generate", "use gan, vae or ae")
+    if folder and (out or columns):
+        what, remedy = "--out and --columns are for one PNG", "leave them out, or leave out --folder"
+        raise BadInput(what, where=f"--folder {folder}", remedy=remedy)
+    if folder and folder.exists() and any(folder.iterdir()):
+        raise BadInput("is not empty", where=f"--folder {folder}", remedy="name a new or an empty folder")
+    task, card, abilities = load_model(model, models, "generate", "use gan, vae or ae")
     wanted = _classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
@@ -63,6 +77,11 @@ def generate(
         what = f"{model} does not use labels"
         remedy = "leave out --label, or use a model of classes (gan, vae, ae)"
         raise BadInput(what, where=f"--label {labels[0]}", remedy=remedy)
+    if folder:
+        classes = _folder_names(card["class_names"]) if conditional else [""] * len(card["class_names"])
+        _write_folder(folder, to_bytes(drawn.numpy()), [classes[label] for label in chosen.tolist()])
+        click.echo(f"{count} pictures -> {folder}")
+        return
     out = out or Path(f"{model.replace('/', '-')}.png")
     columns = columns or (len(wanted) if conditional and 4 <= len(wanted) <= 20 else 8)
     write_png(out, to_bytes(drawn.numpy()), columns)
@@ -74,32 +93,36 @@ def generate(
 @click.option("--model", default="cnn", help="The classifier to use.")
 @click.option("--top", type=number(1, 100), default=1, help="How many classes for each picture.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--csv", "table", type=file, help="Write a table instead, with the probability of each class.")
 @models
-def classify(paths: tuple[str, ...], model: str, top: int, as_json: bool, models: Path | None) -> None:
+def classify(
+    paths: tuple[str, ...], model: str, top: int, as_json: bool, table: Path | None, models: Path | None
+) -> None:
     """Print the class and its probability for each picture.
 
     PATHS: files, folders, or - for a list of them on standard input. A picture that cannot be read is
     reported on standard error; the others are classified, and the exit code is 2.
     """
-    import torch
-
-    task, card, _ = _load(model, models, "classify", "use cnn")
+    if table and as_json:
+        remedy = "leave one of them out"
+        raise BadInput("--csv and --json exclude each other", where=f"--csv {table}", remedy=remedy)
+    task, card, _ = load_model(model, models, "classify", "use cnn")
     names = card["class_names"]
     unread: list[BadInput] = []
-    for files, images in _read(paths, task, card, unread):
-        with torch.inference_mode():
-            logits = task.classify(images)
-        for file, row in zip(files, logits.softmax(1), strict=True):
-            best = row.topk(min(top, len(names)))
-            answers = [
-                {"class": names[index], "probability": round(value, 6)}
-                for value, index in zip(*map(torch.Tensor.tolist, best))
-            ]
-            columns = [
-                click.format_filename(file),
-                *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers),
-            ]
-            click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
+    classified = _classified(paths, task, card, unread)
+    if table:
+        click.echo(f"{_write_table(table, names, classified)} pictures -> {table}")
+    for file, row in classified:
+        best = row.topk(min(top, len(names)))
+        answers = [
+            {"class": names[index], "probability": round(value, 6)}
+            for value, index in zip(best.values.tolist(), best.indices.tolist())
+        ]
+        columns = [
+            click.format_filename(file),
+            *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers),
+        ]
+        click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
     _refuse(unread)
 
 
@@ -124,7 +147,7 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
 
     from pipeline.core.image_grid import to_bytes, write_png
 
-    task, card, _ = _load(model, models, "reconstruct", "use ae or vae")
+    task, card, _ = load_model(model, models, "reconstruct", "use ae or vae")
     pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
     count = 0
     unread: list[BadInput] = []
@@ -143,8 +166,33 @@ def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
     _refuse(unread)
 
 
-def _load(
-    model: str, models: Path | None, needs: str, remedy: str
+def _classified(
+    paths: tuple[str, ...], task: Any, card: dict[str, Any], unread: list[BadInput]
+) -> Iterator[tuple[Path, Any]]:
+    """Each picture in ``paths``, and the probabilities of its classes (classes,)."""
+    import torch
+
+    for files, images in _read(paths, task, card, unread):
+        with torch.inference_mode():
+            yield from zip(files, task.classify(images).softmax(1), strict=True)
+
+
+def _write_table(path: Path, names: list[str], classified: Iterable[tuple[Path, Any]]) -> int:
+    """Write a CSV file with a row for each picture. Returns their number."""
+    count = 0
+    with atomic_write(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["path", "class", "probability", *(f"probability of {name}" for name in names)])
+        for file, row in classified:
+            count += 1
+            shares = [f"{share:.6f}" for share in row.tolist()]
+            best = int(row.argmax())
+            writer.writerow([click.format_filename(file), names[best], shares[best], *shares])
+    return count
+
+
+def load_model(
+    model: str, models: Path | None, needs: str | None, remedy: str
 ) -> tuple[Any, dict[str, Any], frozenset[Any]]:
     """The task, the card and the abilities of a model in the folder ``models``, the project or the registry.
 
@@ -156,7 +204,7 @@ def _load(
     with _folder(model, models) as folder:
         task, card = model_files.load(folder), model_files.read_card(folder)
     found = abilities(task)
-    if Ability(needs) not in found:
+    if needs and Ability(needs) not in found:
         raise BadInput(f"this model does not {needs}", where=model, remedy=remedy)
     return task, card, found
 
@@ -242,12 +290,12 @@ def _read(
     from pipeline.core.task import Batch
     from pipeline.data.images import BrokenImage, decode
 
-    files, fit = _files(paths), card.get("fit", "crop")
+    files, framing = _files(paths), (card.get("fit", "crop"), card.get("bit_depth", 16))
     for start in range(0, len(files), BATCH):
         some, decoded = [], []
         for file in files[start : start + BATCH]:
             try:
-                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, fit))
+                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, *framing))
                 some.append(file)
             except (BrokenImage, OSError) as error:
                 unread.append(BadInput(str(error), where=click.format_filename(file)))
@@ -262,6 +310,21 @@ def _free(folder: Path, stem: str) -> Path:
     while path.exists() or path.name == PAIRS:
         path, number = folder / f"{stem}-{number}.png", number + 1
     return path
+
+
+def _folder_names(names: list[str]) -> list[str]:
+    """Names of classes as names of folders: without characters that some systems refuse."""
+    plain = [re.sub(r'[/\\:*?"<>|\x00-\x1f]|^\.+', "-", name) for name in names]
+    numbered = [f"{number}-{name}" for number, name in enumerate(plain)]
+    return plain if len({name.casefold() for name in plain}) == len(names) else numbered
+
+
+def _write_folder(folder: Path, images: Any, classes: list[str]) -> None:
+    """Write ``images`` (N, C, H, W), uint8, as PNG files, each into the folder of its class."""
+    with atomic_folder(folder.resolve()) as temporary:
+        for number, (image, name) in enumerate(zip(images, classes, strict=True)):
+            (temporary / name).mkdir(exist_ok=True)
+            _write_picture(temporary / name / f"{number:05d}.png", image)
 
 
 def _write_picture(path: Path, image: Any) -> None:

@@ -38,7 +38,8 @@ class Split:
     @cached_property
     def labels(self) -> np.ndarray:
         """All labels, int64 (N,), in memory."""
-        return np.concatenate([shard["label"] for shard in self._shards])
+        dtype = self.spec["label"].dtype  # BadInput for data without labels
+        return np.concatenate([shard["label"] for shard in self._shards], dtype=dtype)
 
     def __len__(self) -> int:
         return self._count

@@ -103,6 +103,13 @@ def dropout(values: Tensor, rate: float, noise: Noise | None, name: str) -> Tens
     return values * kept / (1 - rate)
 
 
+def flip(images: Tensor, noise: Noise, probability: float, name: str = "flip") -> Tensor:
+    """Mirror each image, left to right, with ``probability``."""
+    if probability == 0:
+        return images
+    return torch.where(noise.uniform(name, 1, 1, 1) < probability, images.flip(-1), images)
+
+
 def jitter(images: Tensor, noise: Noise, shift: float, zoom: float = 0.0, name: str = "jitter") -> Tensor:
     """Shift each image at random by up to ``shift`` of its side, and scale its sides by 1 +- ``zoom``.
 

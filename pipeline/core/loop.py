@@ -63,7 +63,9 @@ class Loop:
         self.average = ExponentialMovingAverage(self.task, settings.ema_decay)
         self.phases = self.task.phases()
         self.step = Step(self.task, self.phases, settings, self.context)
-        self.sampler = Sampler(settings.seed, data.train.shard_sizes, settings.batch_size)
+        self.task.on_train_start(data.train)
+        labels = data.train.labels if settings.sampling == "balanced" else None
+        self.sampler = Sampler(settings.seed, data.train.shard_sizes, settings.batch_size, labels)
         rows = slice(*self.context.rows(settings.batch_size))
         self.feed = make_feed(data.train, self.context.device, lambda step: self.sampler.indices(step)[rows])
         self.checkpoints = CheckpointStore(folder / "checkpoints")

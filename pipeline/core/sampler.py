@@ -13,7 +13,7 @@ WINDOW_SHARDS = 4  # size of a shuffle window, in shards
 BLOCKS_PER_SHARD = 64  # a block of a full shard has 4 MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sampler:
     """The order of the examples: a pure function of (seed, epoch, shard sizes), for any number of workers.
 
@@ -25,11 +25,14 @@ class Sampler:
     than shards because preprocessing writes the examples sorted by class.
 
     An epoch has as many full batches as the split holds. The rows left over differ between epochs.
+    With ``labels`` of the rows, all classes have the same share of an epoch: of a large class it has some of
+    the rows, in each epoch others, and those of a small class several times. There are no windows then.
     """
 
     seed: int
     shard_sizes: tuple[int, ...]
     batch_size: int
+    labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if (count := sum(self.shard_sizes)) < self.batch_size:
@@ -44,8 +47,10 @@ class Sampler:
     def indices(self, step: int) -> np.ndarray:
         """Indices of the examples of the global batch at ``step`` (1, 2, ...), (batch_size,)."""
         epoch, batch = divmod(step - 1, self.steps_per_epoch)
-        starts, windows, ends = _windows(self.seed, epoch, self.shard_sizes)
         in_epoch = np.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+        if self.labels is not None:
+            return _balanced(self, epoch)[in_epoch]
+        starts, windows, ends = _windows(self.seed, epoch, self.shard_sizes)
         numbers = np.searchsorted(ends, in_epoch, side="right")  # of the windows
         indices = []
         for number in np.unique(numbers).tolist():
@@ -77,3 +82,13 @@ def _windows(
 def _permutation(seed: int, epoch: int, window: int, count: int) -> np.ndarray:
     key = (seed, epoch, "order", window) if window else (seed, epoch, "order")
     return torch.randperm(count, generator=generator(*key), dtype=torch.int32).numpy()
+
+
+@lru_cache(maxsize=2)
+def _balanced(sampler: Sampler, epoch: int) -> np.ndarray:
+    """The rows of an epoch in which all classes have the same share."""
+    labels, random = np.asarray(sampler.labels), generator(sampler.seed, epoch, "balanced")
+    permuted = lambda rows: rows[torch.randperm(len(rows), generator=random).numpy()]
+    classes = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.unique_counts(labels).counts)[:-1])
+    share = -(-len(labels) // len(classes))
+    return permuted(np.concatenate([np.resize(permuted(rows), share) for rows in classes]))

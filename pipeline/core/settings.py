@@ -23,6 +23,7 @@ class TrainingSettings(Section):
     seed: int = Field(0, ge=0, lt=2**31)
     num_steps: int = Field(1000, ge=1, le=100_000_000)
     batch_size: int = Field(64, ge=1, le=1_000_000)
+    sampling: Literal["shuffle", "balanced"] = "shuffle"  # balanced: all classes have the same share
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the networks; weights: float32
     tf32: bool = False  # whether GPUs may round the inputs of float32 products to 10 bits
     compile: bool = False  # losses by torch.compile, which needs a C++ compiler (CPU) or Triton (GPU)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.core.batch import Batch
+from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec
 from pipeline.core.noise import Noise
 from pipeline.core.settings import ScheduleSettings
@@ -138,6 +139,9 @@ class Task(nn.Module, ABC):
         elif 2 <= classes <= 16:
             columns = classes * max(1, 10 // classes)  # each column shows one class
         return None if images is None else Preview(images[: count // columns * columns], columns)
+
+    def on_train_start(self, split: Split) -> None:
+        """Called with the training split before the first step, also of a resumed training."""
 
     def on_train_end(self, batches: Iterable[Batch]) -> None:
         """Called once after the last step, with the training split in order; may fit further parameters."""

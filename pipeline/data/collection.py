@@ -1,6 +1,7 @@
 """A common interface to the images in ``data/raw``, whether they are arrays or image files."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 from pipeline.core.fields import DataSpec
 from pipeline.data import sources
 from pipeline.data.decoding import Decode, Decoded, Decoder, chunk_size
-from pipeline.data.folders import PICTURES, arrange, list_files
-from pipeline.data.images import from_array, resize_array
+from pipeline.data.folders import ARCHIVES, PICTURES, list_files, read_file
+from pipeline.data.images import WIDE_MODES, from_array, open_image, resize_array
+from pipeline.data.reading import read_layout
 from pipeline.data.settings import DataSettings
 from pipeline.errors import BadInput, listed
 from pipeline.files import read_json, sha256
 
+SAMPLE = 100  # images in which the bit depth is looked for
 COLORS = {"grey": 1, "rgb": 3}
 REMEDY = "run the stage 'download' again: dvc repro --force download"
 
@@ -32,6 +35,7 @@ class Collection:
     decoder: Decoder
     arrays: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 (N, C, H, W); empty for files
     files: dict[str, list[str]] = field(default_factory=dict)  # names of files; empty for arrays
+    groups: dict[str, list[str]] = field(default_factory=dict)  # of the files; empty without groups
 
     @property
     def spec(self) -> DataSpec:
@@ -72,17 +76,40 @@ def open_raw(settings: DataSettings, raw: Path) -> tuple[Collection, dict[str, s
     if not size:
         what, remedy = "is required for the source 'folder'", "set it to the side of the images, in pixels"
         raise BadInput(what, where="params.yaml: data.image_size", remedy=remedy)
-    path = raw / (PICTURES if (raw / PICTURES).is_dir() else f"{PICTURES}.zip")
-    if path.is_dir():
-        names, folders = [name.removeprefix(f"{PICTURES}/") for name in hashes], list[str]()
-    else:
-        names, folders = list_files(path)
-    layout = arrange(names, folders, where=str(path))
-    items = layout.splits.items()
-    labels = {split: np.array([label for _, label in members], np.int64) for split, members in items}
-    files = {split: [name for name, _ in members] for split, members in items}
-    decoder = Decoder(path.resolve(), channels, size, settings.fit)
-    return Collection(layout.class_names, labels, decoder, files=files), hashes
+    return _open_pictures(settings, raw, channels), hashes
+
+
+def _open_pictures(settings: DataSettings, raw: Path, channels: int) -> Collection:
+    """The pictures of the user's folder or archive, of which ``raw`` has a copy."""
+    copies = [raw / f"{PICTURES}{suffix}" for suffix in ("", *ARCHIVES)]
+    path = next((copy for copy in copies if copy.exists()), copies[0]).absolute()
+    # A table of labels that was beside the source is now in ``raw``.
+    table = Path(settings.labels).name if (raw / Path(settings.labels).name).is_file() else settings.labels
+    layout = read_layout(path, settings.model_copy(update={"labels": table}))
+    layout.refuse(where=str(path))
+    splits = layout.splits().items()
+    files = {split: [entry.path for entry in entries] for split, entries in splits}
+    groups = {split: [entry.group for entry in entries] for split, entries in splits}
+    numbers = {name: number for number, name in enumerate(layout.class_names)}
+    labels = {
+        split: np.array([numbers[entry.label] for entry in entries], np.int64) for split, entries in splits
+    }
+    bits = bit_depth(path, files) if settings.bit_depth == "auto" else settings.bit_depth
+    decoder = Decoder(path, channels, settings.image_size, settings.fit, bits)
+    return Collection(
+        layout.class_names, labels, decoder, files=files, groups=groups if settings.group else {}
+    )
+
+
+def bit_depth(path: Path, files: dict[str, list[str]]) -> int:
+    """The bits that the values of ``SAMPLE`` images need which have 16 bits for each pixel: 8, 12 or 16."""
+    names = sorted(name for some in files.values() for name in some)
+    largest = -1
+    for name in names[:: max(1, len(names) // SAMPLE)]:
+        with suppress(Exception), open_image(read_file(path, name)) as image:
+            if image.mode in WIDE_MODES:
+                largest = max(largest, int(np.asarray(image).max()))
+    return next((bits for bits in (8, 12) if 0 <= largest < 2**bits), 16)
 
 
 def _read_hashes(raw: Path, source: str) -> dict[str, str]:
@@ -99,7 +126,10 @@ def _read_hashes(raw: Path, source: str) -> dict[str, str]:
     changed = [
         name for name, digest in hashes.items() if not (raw / name).is_file() or sha256(raw / name) != digest
     ]
+    changed += [name for name in list_files(raw).files if name not in hashes and name != path.name]
     if changed:
-        what = f"files are missing or have changed since they were downloaded: {listed(changed)}"
+        what = (
+            f"files are missing or have changed or been added since they were downloaded: {listed(changed)}"
+        )
         raise BadInput(what, where=str(raw), remedy=REMEDY)
     return hashes

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.data.folders import read_file
+from pipeline.data.folders import reader
 from pipeline.data.images import decode
 from pipeline.data.settings import Fit
 from pipeline.environment import Environment
@@ -32,19 +32,27 @@ Decoded = tuple[np.ndarray, list[str]]  # images (n, C, H, W); for each the reas
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes image files of the folder or zip ``path`` to (channels, size, size)."""
+    """Decodes image files of the folder or archive ``path`` to (channels, size, size).
+
+    ``bits``: those of the values in images with 16 bits for each pixel.
+    """
 
     path: Path
     channels: int
     size: int
     fit: Fit = "crop"
+    bits: int = 16
 
     def __call__(self, names: list[str]) -> Decoded:
         images = np.zeros((len(names), self.channels, self.size, self.size), np.uint8)
         reasons = [""] * len(names)
+        try:
+            read = reader(self.path)
+        except FileNotFoundError:
+            return images, [INVISIBLE] * len(names)
         for row, name in enumerate(names):
             try:
-                images[row] = decode(read_file(self.path, name), self.channels, self.size, self.fit)
+                images[row] = decode(read(name), self.channels, self.size, self.fit, self.bits)
             except ValueError as error:
                 reasons[row] = str(error)
             except FileNotFoundError:

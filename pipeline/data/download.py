@@ -1,16 +1,22 @@
 """The stage ``download``: write a source's files to ``data/raw``, and describe them in ``source.json``."""
 
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
 from pipeline.data import sources
-from pipeline.data.folders import PICTURES, arrange, list_files
+from pipeline.data.archives import write_plain_tar
+from pipeline.data.folders import ARCHIVES, PICTURES
+from pipeline.data.reading import Layout, read_layout
 from pipeline.data.settings import DataSettings
 from pipeline.data.transfer import DEFAULT, RetryPolicy, fetch, line_printer
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import atomic_folder, sha256, write_json
+
+OWN = Path("data/own")  # the dependency of the DVC stage
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` run
 
 
 def download(
@@ -31,8 +37,10 @@ def download(
         bases = (*mirrors, *source.addresses)
         fetch(file, [_join(base, file.name, environment.root) for base in bases], staging, retry)
     with atomic_folder(target) as temporary:
+        reading = {}
         if source.read is None:
-            files = _copy_folder(settings.folder, environment.root, temporary)
+            files, layout = _copy_folder(settings, environment.root, temporary)
+            reading = {"reading": layout.summary()}
         else:
             files = {file.name: f"{source.addresses[0]}/{file.name}" for file in source.files}
             for name in files:
@@ -42,36 +50,65 @@ def download(
             for name, url in files.items()
         }
         about = {"source": source.name, "description": source.description, "licence": source.licence}
-        record = {**about, "files": entries}
+        record = {**about, "files": entries, **reading}
         write_json(temporary / "source.json", record)
     shutil.rmtree(staging, ignore_errors=True)
     return record
 
 
-def _copy_folder(folder: str, root: Path, target: Path) -> dict[str, str]:
-    """Copy the user's folder or zip. Returns the name and origin of each copy.
+def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict[str, str], Layout]:
+    """Copy the user's folder or archive. Returns the name and origin of each copy, and the layout.
 
     Links would not do, because DVC write-protects the files in its cache.
     """
-    if not folder:
-        remedy = "set it to a folder or zip with a folder per class"
+    if not settings.folder:
+        remedy = "set it to a folder or archive of pictures"
         raise BadInput(
             "is empty, and the source is 'folder'", where="params.yaml: data.folder", remedy=remedy
         )
-    origin = root / folder
+    origin = _seen_by_dvc(root / settings.folder, root)
     if not origin.exists():
         remedy = "correct data.folder in params.yaml"
-        raise BadInput("no such folder or zip", where=str(origin), remedy=remedy)
-    layout = arrange(*list_files(origin), where=str(origin))
-    names = {".": f"{PICTURES}.zip"}
-    if origin.is_dir():
-        names = {name: f"{PICTURES}/{name}" for members in layout.splits.values() for name, _ in members}
+        raise BadInput("no such folder or archive", where=str(origin), remedy=remedy)
+    layout = read_layout(origin, settings)
+    layout.refuse(where=str(origin))
+    names = layout.sidecars + ([] if layout.arrays else [entry.path for entry in layout.entries])
+    copies = {origin / name: f"{PICTURES}/{name}" for name in sorted(names)}
+    if not origin.is_dir():
+        is_tar = tarfile.is_tarfile(origin)
+        suffix = ".tar" if is_tar else origin.suffix.lower() if origin.suffix.lower() in ARCHIVES else ".zip"
+        copies = {origin: PICTURES + suffix}
+    if layout.table:
+        copies[layout.table] = layout.table.name
     show = line_printer()
-    for number, (name, copy) in enumerate(sorted(names.items())):
+    for number, (path, copy) in enumerate(copies.items()):
         (target / copy).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(origin / name, target / copy)
-        show(f"copied {number:,} of {len(names):,} files")
-    return dict.fromkeys(names.values(), folder)
+        if copy == f"{PICTURES}.tar":
+            with open(target / copy, "wb") as file:
+                write_plain_tar(path, file)
+        else:
+            shutil.copyfile(path, target / copy)
+        show(f"copied {number:,} of {len(copies):,} files")
+    return dict.fromkeys(copies.values(), settings.folder), layout
+
+
+def _seen_by_dvc(origin: Path, root: Path) -> Path:
+    """``origin``, or in the temporary copy of an experiment the same folder there, if it is in data/own.
+
+    Raises ``BadInput`` if the copy lacks it. Else DVC would not notice that its pictures change, and
+    would take the result of an earlier experiment for this one.
+    """
+    here = Path.cwd()
+    if not (here.is_relative_to(root / EXPERIMENTS) and origin.absolute().is_relative_to(root / OWN)):
+        return origin
+    name = origin.absolute().relative_to(root)
+    if not (here / name).exists():
+        what = (
+            "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
+        )
+        remedy = f"run: dvc add {name}   (or run the experiment in the workspace: dvc exp run without --temp)"
+        raise BadInput(what, where=str(name), remedy=remedy)
+    return here / name
 
 
 def _join(base: str, name: str, root: Path) -> str:

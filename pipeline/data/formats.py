@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.folders import leads_outside
+from pipeline.data.archives import leads_outside
 from pipeline.errors import BadInput
 
 MAX_BYTES = 200_000_000  # of one unpacked file

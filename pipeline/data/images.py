@@ -1,48 +1,107 @@
 """Decode an image file into a uint8 array. The file is not trusted."""
 
 import io
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from pipeline.data.settings import Fit
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-REFUSED_SUFFIXES = frozenset(
-    {".gif", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".svg", ".psd", ".ico"}
-)
-MAX_PIXELS = 4096 * 4096
+# What Pillow reads without other programs, by content and not by suffix.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+SUFFIXES = {
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx"),
+}
+REFUSED_SUFFIXES = {
+    *(
+        ".heic",
+        ".heif",
+        ".svg",
+        ".psd",
+        ".ico",
+        ".jxl",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".raw",
+        ".dcm",
+    ),
+}
+MAX_PIXELS: int = Image.MAX_IMAGE_PIXELS or 0  # Pillow's own limit, 89 million
+# Larger JPEG files are decoded at a reduced scale. Smaller ones are not: their pixels would change slightly.
+MAX_FULL_PIXELS = 4096 * 4096
 MODES = {1: "L", 3: "RGB"}  # by number of channels
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I")  # 16 bits in one channel
+PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # the pixels
 
 
 class BrokenImage(ValueError):
     """The bytes are not a valid image of a supported format and size. The message is the reason."""
 
 
-def decode(data: bytes, channels: int, size: int, fit: Fit = "crop") -> np.ndarray:
+def decode(data: bytes, channels: int, size: int, fit: Fit = "crop", bits: int = 16) -> np.ndarray:
     """Decode an image, or the first frame of an animation, to uint8 (channels, size, size).
 
-    The EXIF orientation is applied, transparent images are put on white, 16 bits are scaled to 8, and colour
-    profiles are ignored. The number of pixels is checked in the header before decoding. Raises
-    ``BrokenImage``.
+    The EXIF orientation is applied if it can be read, transparent images are put on white, values of ``bits``
+    bits in an image of 16 bits are scaled to 8, and colour profiles are ignored. The number of pixels is
+    checked in the header before decoding. Raises ``BrokenImage``.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise BrokenImage(f"has no pixels ({width} x {height})")
-            if width * height > MAX_PIXELS:
-                raise BrokenImage(f"has more than {MAX_PIXELS:,} pixels ({width} x {height})")
-            image.load()
-            return resize_array(_flatten(ImageOps.exif_transpose(image)), channels, size, fit)
+        try:
+            return _decode(data, channels, size, fit, bits)
+        except (SyntaxError, ValueError, OSError):
+            if not data.startswith(PNG_START) or (pixels := _pixel_chunks(data)) == data:
+                raise
+            return _decode(pixels, channels, size, fit, bits)  # without its damaged or oversized metadata
     except (BrokenImage, MemoryError):
         raise
     except Image.UnidentifiedImageError:
-        raise BrokenImage("is not a PNG, JPEG, BMP or WebP image") from None
+        raise BrokenImage("is not an image of a supported format") from None
     except Exception as error:  # decoders raise many types: SyntaxError, struct.error, EOFError, ...
         raise BrokenImage(f"cannot be decoded ({error})") from None
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The image, of which only the header is decoded. Raises ``BrokenImage`` for its size."""
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise BrokenImage(f"has no pixels ({width} x {height})")
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(f"has more than {MAX_PIXELS:,} pixels ({width} x {height})")
+    return image
+
+
+def _decode(data: bytes, channels: int, size: int, fit: Fit, bits: int) -> np.ndarray:
+    with open_image(data) as image:
+        if image.width * image.height > MAX_FULL_PIXELS:
+            scale = 4 * size / min(image.size)  # four times what is needed, for the filter of `resize`
+            image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
+        image.load()
+        _turn_upright(image)
+        return resize_array(_flatten(image, bits), channels, size, fit)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    """Apply the EXIF orientation, if it can be read."""
+    with suppress(Exception):  # struct.error, SyntaxError, ValueError, ...: EXIF data are not trusted
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _pixel_chunks(data: bytes) -> bytes:
+    """A PNG file without all that are not pixels: text, colour profile, EXIF, ..."""
+    kept, at = [PNG_START], len(PNG_START)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])  # length, type, content, checksum
+        if data[at + 4 : at + 8] in PNG_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def resize(image: Image.Image, size: int, fit: Fit = "crop", kind: str = "image") -> Image.Image:
@@ -85,11 +144,22 @@ def from_array(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
-def _flatten(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image, bits: int) -> Image.Image:
     if image.mode in WIDE_MODES:
-        wide = np.asarray(image).astype(np.int64).clip(0, 65535)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257
+        return Image.fromarray(_to_bytes(np.asarray(image), bits))
+    if image.mode == "F":
+        raise BrokenImage("has floating-point values: their range is not known; save it with 8 or 16 bits")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _to_bytes(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values of ``bits`` bits as uint8."""
+    limit = 2**bits - 1
+    if bits < 16 and values.max() > limit:
+        remedy = f"set data.bit_depth to {'12' if values.max() < 4096 else '16'}"
+        raise BrokenImage(f"has the value {values.max()}, more than {bits} bits: {remedy}")
+    wide = values.astype(np.int64).clip(0, limit)
+    return ((wide * 255 + limit // 2) // limit).astype(np.uint8)

@@ -1,5 +1,7 @@
 """The stage ``preprocess``: write the shards of each split, a manifest, a table and a contact sheet."""
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
@@ -8,22 +10,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from pipeline.core.fields import PROCESSED
 from pipeline.data.collection import Collection, open_raw
 from pipeline.data.decoding import Decode, workers
+from pipeline.data.fonts import font_of, readable
 from pipeline.data.images import from_array
+from pipeline.data.near_duplicates import Pair, Pictures, find_pairs, perceptual_hashes
 from pipeline.data.settings import DataSettings
 from pipeline.data.shards import ShardWriter
 from pipeline.data.splits import divide
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, listed
-from pipeline.files import atomic_folder, digest_of, write_json
+from pipeline.files import atomic_folder, digest_of, read_json, write_json
 
 NUM_SAMPLES = 10  # images of each class on the contact sheet
 MAX_ROWS = 100  # classes on the contact sheet
-MAX_EXAMPLES = 20  # duplicates listed in the manifest, and broken images in an error
+MAX_EXAMPLES = 20  # duplicates listed in the manifest
 MAX_HASHES = 20  # raw files listed in the manifest; for more it has only one digest
 
 
@@ -39,15 +43,13 @@ def preprocess(
     does not grow with their number.
     """
     collection, hashes = open_raw(settings, raw)
-    names = collection.files.get("train", ())
-    parts = divide(collection.labels, collection.class_names, settings, names)
-    total = sum(len(indices) for _, indices in parts.values())
+    names, groups = (found.get("train", ()) for found in (collection.files, collection.groups))
+    parts = divide(collection.labels, collection.class_names, settings, names, groups)
+    num_files = sum(len(indices) for _, indices in parts.values()) if collection.files else 0
     with atomic_folder(target) as folder:
-        with workers(environment, total if collection.files else 0) as decode:
-            writer = _SplitWriter(collection, decode, max_bad=int(settings.max_bad_fraction * total))
-            splits = {split: writer.write(folder / split, *part) for split, part in parts.items()}
-        writer.check()
-        manifest = {
+        with workers(environment, num_files) as decode:
+            writer, splits = _write(collection, settings, decode, parts, folder)
+        manifest: dict[str, Any] = {
             "source": settings.source,
             "class_names": list(collection.class_names),
             "fields": collection.spec.to_json(),
@@ -57,6 +59,10 @@ def preprocess(
             "duplicates": writer.duplicates(),
             "quarantined": writer.quarantined,
         }
+        if collection.files:
+            manifest["bit_depth"] = collection.decoder.bits
+            manifest["reading"] = read_json(raw / "source.json").get("reading", {})
+            manifest["near_duplicates"] = writer.write_near_duplicates(folder)
         write_json(folder / "manifest.json", manifest)
         table = pd.DataFrame(
             {"class": collection.class_names, **{split: entry["classes"] for split, entry in splits.items()}}
@@ -64,6 +70,27 @@ def preprocess(
         table.to_csv(folder / "classes.csv", index=False, lineterminator="\n")
         contact_sheet(writer.samples, collection.class_names).save(folder / "contact-sheet.png")
     return manifest
+
+
+def _write(
+    collection: Collection,
+    settings: DataSettings,
+    decode: Decode,
+    parts: dict[str, tuple[str, np.ndarray]],
+    folder: Path,
+) -> tuple["_SplitWriter", dict[str, Any]]:
+    """Write the splits; again while near-duplicates are in different ones and the settings forbid it."""
+    max_bad = int(settings.max_bad_fraction * sum(len(indices) for _, indices in parts.values()))
+    while True:
+        writer = _SplitWriter(collection, decode, max_bad)
+        splits = {split: writer.write(folder / split, *part) for split, part in parts.items()}
+        writer.check()
+        if collection.files and settings.near_duplicates != "off":
+            writer.find_near_duplicates(folder, splits)
+        if settings.near_duplicates != "keep_together" or not writer.move_near_duplicates(parts):
+            return writer, splits
+        for split in splits:
+            shutil.rmtree(folder / split)
 
 
 @dataclass
@@ -77,6 +104,8 @@ class _SplitWriter:
     without_images: list[str] = field(default_factory=list)  # splits and their classes
     samples: dict[int, list[np.ndarray]] = field(default_factory=dict)  # of the training split, by label
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes for each image, in the order of writing
+    looks: dict[str, list[np.ndarray]] = field(default_factory=dict)  # perceptual hashes by split
+    near: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # by an earlier and a later split
     # For each split: its name, the source's split, the indices there, and the labels.
     origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)
 
@@ -92,12 +121,12 @@ class _SplitWriter:
             for row in np.flatnonzero(~good[chunk]):
                 name = self.collection.name(source_split, int(indices[start + row]))
                 self.quarantined.append({"name": name, "reason": reasons[row]})
-            if len(self.quarantined) >= self.max_bad + MAX_EXAMPLES:
-                self.check(complete=False)
             images, good_labels = images[good[chunk]], labels[chunk][good[chunk]]
             writer.write({"image": images, "label": good_labels})
             for image in images:
                 self.hashes += blake2b(image.tobytes(), digest_size=16).digest()
+            if self.collection.files:
+                self.looks.setdefault(folder.name, []).append(perceptual_hashes(images))
             if folder.name == "train":
                 self._add_samples(images, good_labels)
             start = chunk.stop
@@ -107,22 +136,18 @@ class _SplitWriter:
         self.origins.append((folder.name, source_split, indices[good], labels[good]))
         return {"count": int(good.sum()), "classes": counts.tolist(), "shards": writer.close()}
 
-    def check(self, complete: bool = True) -> None:
-        """Raise ``BadInput`` if too many images are broken, or a class has no valid image in a split.
-
-        ``complete``: whether all images were read.
-        """
+    def check(self) -> None:
+        """Raise ``BadInput`` if too many images are broken, or a class has no valid image in a split."""
         if len(self.quarantined) > self.max_bad:
             groups: dict[str, list[str]] = {}
-            for entry in self.quarantined:
+            for entry in sorted(self.quarantined, key=lambda entry: entry["name"]):
                 reason, bracket, detail = entry["reason"].partition(" (")
                 groups.setdefault(reason, []).append(entry["name"] + bracket + detail)
             reasons = [f"\n  {reason}: {listed(names)}" for reason, names in groups.items()]
-            number = f"{'' if complete else 'at least '}{len(self.quarantined):,}"
-            what = f"{number} images are broken; {self.max_bad:,} may be:{''.join(reasons)}"
+            what = f"{len(self.quarantined):,} images are broken; {self.max_bad:,} may be:{''.join(reasons)}"
             remedy = "repair or remove them, or allow a fraction of broken images with data.max_bad_fraction"
             raise BadInput(what, where="data", remedy=remedy)
-        if complete and self.without_images:
+        if self.without_images:
             what = f"classes have no valid image: {listed(self.without_images)}"
             raise BadInput(what, where="data", remedy="repair or add images")
 
@@ -152,6 +177,50 @@ class _SplitWriter:
             "examples": examples,
         }
 
+    def find_near_duplicates(self, folder: Path, splits: dict[str, Any]) -> None:
+        """Find the images of each split that look like one of an earlier split."""
+        pictures = {
+            split: Pictures(folder, entry["shards"], np.concatenate(self.looks[split]))
+            for split, entry in splits.items()
+        }
+        self.near = {(a, b): find_pairs(pictures[a], pictures[b]) for a, b in combinations(pictures, 2)}
+
+    def move_near_duplicates(self, parts: dict[str, tuple[str, np.ndarray]]) -> int:
+        """Move near-duplicates in ``parts`` to the earlier split, if both are drawn. Returns how many."""
+        origins = {split: indices for split, _, indices, _ in self.origins}
+        num_moved = 0
+        for (earlier, later), pairs in self.near.items():
+            if parts[earlier][0] == parts[later][0]:
+                moved = np.intersect1d(origins[later][[pair.row for pair in pairs]], parts[later][1])
+                parts[later] = parts[later][0], np.setdiff1d(parts[later][1], moved)
+                parts[earlier] = parts[earlier][0], np.union1d(parts[earlier][1], moved)
+                num_moved += len(moved)
+        return num_moved
+
+    def write_near_duplicates(self, folder: Path) -> dict[str, Any]:
+        """Write a table and a sheet of the near-duplicates, if any. Returns their manifest entry."""
+        indices = {split: (source_split, found) for split, source_split, found, _ in self.origins}
+
+        def name(split: str, row: int) -> str:
+            source_split, found = indices[split]
+            return self.collection.name(source_split, int(found[row]))
+
+        rows = [
+            (later, name(later, pair.row), earlier, name(earlier, pair.earlier), pair.mirrored)
+            for (earlier, later), pairs in self.near.items()
+            for pair in pairs
+        ]
+        if rows:
+            columns = ["split", "name", "earlier split", "earlier name", "mirrored"]
+            table = pd.DataFrame(rows, columns=columns)
+            table.to_csv(folder / "near-duplicates.csv", index=False, lineterminator="\n")
+            names = [f"{row[1]} ({row[0]}), {row[3]} ({row[2]})" for row in rows[:MAX_EXAMPLES]]
+            shown = [pair.images for pairs in self.near.values() for pair in pairs][:MAX_EXAMPLES]
+            sheet = contact_sheet(dict(enumerate(shown)), names, 2)
+            sheet.save(folder / "near-duplicates.png")
+        across = {"-".join(splits): len(pairs) for splits, pairs in self.near.items() if pairs}
+        return {"across": across, "examples": [list(row[:4]) for row in rows[:MAX_EXAMPLES]]}
+
     def _origin(self, row: int, ends: np.ndarray) -> str:
         number = int(np.searchsorted(ends, row, side="right"))
         split, source_split, indices, _ = self.origins[number]
@@ -164,17 +233,19 @@ class _SplitWriter:
                 samples.append(image.copy())
 
 
-def contact_sheet(samples: dict[int, list[np.ndarray]], class_names: tuple[str, ...]) -> Image.Image:
+def contact_sheet(
+    samples: dict[int, list[np.ndarray]], names: Sequence[str], columns: int = NUM_SAMPLES
+) -> Image.Image:
     """A row of images (C, H, W) for each class, with its name.
 
     Small images are enlarged by an integer factor.
     """
     size = samples[0][0].shape[-1]
     factor = -(-56 // size)
-    tile, font = size * factor + 4, ImageFont.load_default(14)
-    rows = class_names[:MAX_ROWS]
+    rows, path = readable(names[:MAX_ROWS])
+    tile, font = size * factor + 4, font_of(path, 14)
     margin = int(max(font.getlength(name) for name in rows)) + 16
-    sheet = Image.new("RGB", (margin + NUM_SAMPLES * tile, len(rows) * tile + 4), "white")
+    sheet = Image.new("RGB", (margin + columns * tile, len(rows) * tile + 4), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(rows):
         draw.text((8, row * tile + tile // 2), name, fill="black", font=font, anchor="lm")

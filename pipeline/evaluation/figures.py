@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.data import fonts
 from pipeline.files import atomic_write
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
     height, width = pixels.shape[-2:]
     scale = max(1, round(64 / max(height, width)))
     high, wide, gap = height * scale, width * scale, 4
-    font = ImageFont.load_default(14)
+    drawn, path_of_font = fonts.readable([*columns, *rows])
+    columns, rows = drawn[: len(columns)], drawn[len(columns) :]
+    font = fonts.font_of(path_of_font, 14)
     left = max((int(font.getlength(name)) + 12 for name in rows), default=gap)
     top = 24 if columns else gap
     size = (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap))
@@ -92,8 +95,10 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
 def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw confusion counts (classes, classes). The tone is the share of the row."""
     from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.font_manager import FontProperties
 
     count = len(table)
+    names, font = fonts.readable(names)
     side = min(9.0, max(4.2, 0.5 * count + 1.2))
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     colours = LinearSegmentedColormap.from_list("print", [PAPER, INK])
@@ -108,6 +113,8 @@ def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:
             axes.text(column, row, str(table[row, column]), ha="center", va="center", color=tone, fontsize=9)
         axes.set_xticks(ticks, short, **(slanted if max(map(len, short)) > 3 else {}))
         axes.set_yticks(ticks, short)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()) if font else ():
+            label.set_fontproperties(FontProperties(fname=font, size=8))
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
 

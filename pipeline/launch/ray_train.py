@@ -119,6 +119,7 @@ def _job(training: "Training", plan: Plan, folder: Path, microbatch: int) -> dic
             "images": len(training.data.train),
             "class_names": list(training.data.class_names),
             "fit": training.data.manifest.get("settings", {}).get("fit", "crop"),
+            "bit_depth": training.data.manifest.get("bit_depth", 16),
             "training": json.loads(training.settings.model_dump_json()),
         },
     }

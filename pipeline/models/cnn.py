@@ -7,11 +7,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.core.layers import dropout, group_norm, jitter
+from pipeline.core.dataset import Split
+from pipeline.core.layers import dropout, flip, group_norm, jitter
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
@@ -25,9 +27,14 @@ class CnnConfig(Section):
     dense: tuple[int, ...] = Field((64,), min_length=1)
     normalisation: Literal["none", "group"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1)  # before each dense layer
-    shift: float = Field(0.0, ge=0, le=0.5)  # augmentation: largest shift, as a fraction of the side
-    zoom: float = Field(0.0, ge=0, le=0.5)  # augmentation: sides are scaled by 1 +- zoom
+    # Augmentation of the training images, each by random numbers; 0: off.
+    flip: float = Field(0.0, ge=0, le=1)  # probability that an image is mirrored, left to right
+    rotate: float = Field(0.0, ge=0, le=180)  # largest angle, in degrees
+    shift: float = Field(0.0, ge=0, le=0.5)  # largest shift, as a fraction of the side
+    zoom: float = Field(0.0, ge=0, le=0.5)  # sides are scaled by 1 +- zoom
+    color_jitter: float = Field(0.0, ge=0, le=1)  # brightness, contrast, saturation are scaled by 1 +- this
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "auto"] = "none"  # auto: 1 / frequency; all classes then count the same
     optimizer: OptimizerSettings = OptimizerSettings()
 
 
@@ -38,6 +45,7 @@ class Cnn(Task):
     """
 
     Config = CnnConfig
+    class_weights: Tensor | None = None  # (classes,); their mean over the training images is 1
 
     def __init__(self, config: CnnConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -46,12 +54,29 @@ class Cnn(Task):
     def phases(self) -> list[Phase]:
         return [Phase("classifier", self.network, self.config.optimizer.build(self.network.parameters()))]
 
+    def on_train_start(self, split: Split) -> None:
+        if self.config.class_weights == "auto":
+            labels = torch.from_numpy(split.labels)
+            counts = torch.bincount(labels, minlength=self.spec.classes)
+            weights = len(labels) / (counts.clamp_min(1) * (counts > 0).sum())
+            self.class_weights = weights.to(self.device)
+
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
-        images = jitter(batch.images, noise, self.config.shift, self.config.zoom)
-        logits = self.network(images, noise).float()
+        logits = self.network(self._augment(batch.images, noise), noise).float()
+        smoothing = self.config.label_smoothing
         # -log p(y | x)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        if self.class_weights is None:
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        else:
+            losses = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing, reduction="none")
+            loss = (losses * self.class_weights[batch.labels]).mean()
         return loss, {"accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+
+    def _augment(self, images: Tensor, noise: Noise) -> Tensor:
+        images = flip(images, noise, self.config.flip)
+        images = rotate(images, noise, self.config.rotate)
+        images = jitter(images, noise, self.config.shift, self.config.zoom)
+        return color_jitter(images, noise, self.config.color_jitter)
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
         logits = self.classify(batch.images)
@@ -96,3 +121,37 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         return self.output(self.features(images, noise))
+
+
+def rotate(images: Tensor, noise: Noise, degrees: float) -> Tensor:
+    """Rotate each image about its centre by a random angle of at most ``degrees``, either way."""
+    if degrees == 0:
+        return images
+    return rotated(images, torch.deg2rad((noise.uniform("rotate") * 2 - 1) * degrees))
+
+
+def rotated(images: Tensor, angles: Tensor) -> Tensor:
+    """Images (N, C, H, W), rotated counter-clockwise by ``angles`` (N,), in radians.
+
+    Pixels are interpolated linearly; those from outside the image are zero.
+    """
+    size = images.shape[-1]
+    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, from -1 to 1
+    down, right = torch.meshgrid(centres, centres, indexing="ij")
+    cos, sin = angles.cos()[:, None, None], angles.sin()[:, None, None]
+    # Without a matrix product, whose rounding depends on the device.
+    sources = torch.stack([cos * right - sin * down, sin * right + cos * down], dim=-1)
+    return F.grid_sample(images, sources, align_corners=False)
+
+
+def color_jitter(images: Tensor, noise: Noise, strength: float) -> Tensor:
+    """Scale the brightness, contrast and saturation of each image by random factors in 1 +- ``strength``."""
+    if strength == 0:
+        return images
+    factors = 1 + strength * (noise.uniform("color", 3, 1, 1, 1) * 2 - 1)
+    brightness, contrast, saturation = factors.unbind(1)  # each (N, 1, 1, 1)
+    images = images * brightness
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = mean + contrast * (images - mean)
+    grey = images.mean(1, keepdim=True)
+    return (grey + saturation * (images - grey)).clamp(0, 1)

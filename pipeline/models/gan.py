@@ -2,8 +2,8 @@
 
 Goodfellow et al. 2014 (non-saturating loss), Lim & Ye 2017 (hinge loss), Miyato et al. 2018 (projection
 discriminator; spectral normalisation, here of all layers but the last), Zhao et al. 2020 (differentiable
-augmentation, here translation), Heusel et al. 2017 (two learning rates). Weight averaging is set by
-training.ema_decay.
+augmentation, here translation and mirroring), Heusel et al. 2017 (two learning rates). Weight averaging is
+set by training.ema_decay.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pipeline.core.layers import Decoder, Encoder, jitter
+from pipeline.core.layers import Decoder, Encoder, flip, jitter
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
@@ -32,6 +32,7 @@ class GanConfig(Section):
     width: int = Field(32, ge=8, le=1024)
     adversarial_loss: Literal["non_saturating", "hinge"] = "non_saturating"
     spectral_normalisation: bool = True
+    flip: float = Field(0.0, ge=0, le=0.5)  # augmentation: probability that an image is mirrored
     shift: float = Field(0.06, ge=0, le=0.5)  # augmentation: largest shift, as a fraction of the side
     discriminator_every: int = Field(1, ge=1)  # steps
     generator_every: int = Field(1, ge=1)  # steps
@@ -82,7 +83,12 @@ class Gan(Task):
         ``images`` are ``repeats`` batches of the noise's size.
         """
         parts = [
-            jitter(part, noise, self.config.shift, name=f"jitter {index}")
+            jitter(
+                flip(part, noise, self.config.flip, f"flip {index}"),
+                noise,
+                self.config.shift,
+                name=f"jitter {index}",
+            )
             for index, part in enumerate(images.chunk(repeats))
         ]
         return self.discriminator(torch.cat(parts), labels).float()

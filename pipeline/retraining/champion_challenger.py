@@ -12,7 +12,7 @@ from pipeline.core.fields import PROCESSED, DataSpec
 from pipeline.core.model_files import read_card
 from pipeline.core.task import Task
 from pipeline.data import sources
-from pipeline.data.folders import arrange, list_files
+from pipeline.data.reading import arrange, read_layout
 from pipeline.data.settings import DataSettings
 from pipeline.errors import DarkroomError
 from pipeline.estimate import Estimate
@@ -102,13 +102,12 @@ def expected_data(
         return Expected(channels, size, names), None
     place = tree / data.folder
     try:
-        if files is None:
-            files = list_files(place)[0]
-        layout = arrange(files, [], where=data.folder)
+        layout = read_layout(place, data) if files is None else arrange(files, [], data)
+        layout.refuse(where=data.folder)
     except (OSError, DarkroomError):  # the stage download reports it
         return None, None
-    total = sum(map(len, layout.splits.values()))
-    num_test = len(layout.splits["test"]) if "test" in layout.splits else round(total * data.test_fraction)
+    num_test = sum(entry.split == "test" for entry in layout.entries)
+    num_test = num_test or round(len(layout.entries) * data.test_fraction)
     return Expected(channels, size, layout.class_names), num_test
 
 

@@ -100,7 +100,8 @@ def measure_drift(
     space = FeatureSpace.of_classifier(champion.name, task, model_files.digest(champion.folder))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
     fit = known.manifest["settings"].get("fit", "crop")
-    decode = Decoder(place, known.spec.channels, known.spec.size, fit)
+    bits = known.manifest.get("bit_depth", 16)
+    decode = Decoder(place, known.spec.channels, known.spec.size, fit, bits)
     labels = {name: number for number, name in enumerate(known.class_names)}
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:

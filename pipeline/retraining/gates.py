@@ -23,7 +23,8 @@ class GateSettings(Section):
 
     # None of these may be worse than the champion's by more than noise.
     guarded: list[Measured] = Field(
-        ["accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"], min_length=1
+        ["accuracy", "balanced_accuracy", "fid", "recall", "coverage", "label_agreement", "psnr"],
+        min_length=1,
     )
     # Without new pictures, one of these must be better.
     targets: list[Measured] = Field(["accuracy", "fid", "psnr"])

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from pipeline.data.folders import SPLIT_NAMES, list_files, read_file
+from pipeline.data.folders import is_system, list_files, read_file
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
+from pipeline.data.split_names import is_split
 from pipeline.data.transfer import TransferFailed, fetch_from_repository, fetch_zip, masked
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_write, digest_of, sha256
@@ -126,18 +127,18 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
 def folders(name: str) -> tuple[str, str]:
     """The folders of split and class in a picture's name; '' if there is none."""
     parts = name.split("/")[:-1]
-    split = parts.pop(0) if parts and parts[0] in SPLIT_NAMES else ""
+    split = parts.pop(0) if parts and is_split(parts[0]) else ""
     return split, parts[0] if parts else ""
 
 
 def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
     """The pictures, the names of those that changed recently or cannot be read, the number of other files."""
-    files = list_files(place)[0]
+    listing = list_files(place)
+    listing.refuse(where=str(place))
     paths = [
         path
-        for path in map(PurePosixPath, files)
-        if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES
-        and not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+        for path in map(PurePosixPath, listing.files)
+        if path.suffix.lower() in SUFFIXES | REFUSED_SUFFIXES and not any(map(is_system, path.parts))
     ]
     is_utf8 = lambda name: name.encode(errors="replace").decode() == name
     names = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and is_utf8(str(path))]

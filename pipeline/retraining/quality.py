@@ -13,8 +13,9 @@ from PIL import Image
 
 from pipeline.core.task import DataSpec, Task
 from pipeline.data.decoding import chunk_size
-from pipeline.data.folders import arrange, read_file
+from pipeline.data.folders import read_file
 from pipeline.data.images import FORMATS, decode
+from pipeline.data.reading import arrange
 from pipeline.data.settings import DataSettings, Fit
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
@@ -226,7 +227,7 @@ def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Find
     kept = [picture for picture in good if picture.label in ready and len(ready) > 1]
     try:
         if kept:
-            arrange([picture.name for picture in (*arrival.accepted, *kept)], [], where="")
+            arrange([picture.name for picture in (*arrival.accepted, *kept)], []).refuse(where="")
     except BadInput as error:
         return kept, Finding("layout", "refuse", f"with them the folder of accepted pictures {error.what}")
     waiting = f"{len(good) - len(kept):,} good new pictures"

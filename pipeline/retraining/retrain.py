@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core import model_files
 from pipeline.core.fields import PROCESSED
+from pipeline.data.download import OWN
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
@@ -33,8 +34,6 @@ from pipeline.tracking import connection, promotion, registry, run_notes
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import MlflowClient
-
-OWN = Path("data/own")  # the dependency of the DVC stage 'download'
 
 
 def retrain(environment: Environment, dry_run: bool = False, readmit: str = "") -> None:

@@ -49,6 +49,7 @@ class PyfuncModel(PythonModel):
         self.names = card.get("class_names") or [
             str(number) for number in range(labels.num_values if labels else 0)
         ]
+        self.bits = card.get("bit_depth", 16)
         self.fit = card.get("fit", "crop")  # how images that are not square were made square for the training
 
     def predict(
@@ -148,7 +149,7 @@ class PyfuncModel(PythonModel):
         if isinstance(image, str):
             try:
                 data = base64.b64decode(image.rpartition("base64,")[2], validate=True)
-                return images.decode(data, spec.channels, spec.size, self.fit).astype(np.float32) / 255
+                return images.decode(data, spec.channels, spec.size, self.fit, self.bits) / np.float32(255)
             except (binascii.Error, images.BrokenImage) as error:
                 raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
         shape = (spec.channels, spec.size, spec.size)

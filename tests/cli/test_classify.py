@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from pipeline.cli.inference import BATCH
 from pipeline.core import model_files
-from tests.cli.pictures import NAMES, answers, broken, expected, mixed, picture, pixels
+from tests.cli.pictures import NAMES, answers, broken, expected, hidden, mixed, picture, pixels
 from tests.command import darkroom, done
 
 
@@ -104,6 +105,33 @@ class TestClassify:
             assert len({answer["class"] for answer in line["classes"]}) == count
             assert top < 100 or sum(shares) == pytest.approx(1, abs=1e-4)
 
+    def test_a_table_has_a_row_for_each_picture_and_the_probability_of_each_class(self):
+        names = ["a.png", "with, comma.png", "猫.png"]
+        for seed, name in enumerate(names):
+            picture(name, seed)
+        assert done("classify", *names, "--csv", "new/table.csv") == "3 pictures -> new/table.csv\n"
+        table = pd.read_csv("new/table.csv")
+        shares = table[[f"probability of {name}" for name in NAMES]]
+        assert list(table.columns) == ["path", "class", "probability", *shares.columns]
+        assert table["path"].tolist() == names
+        assert shares.sum(axis=1).to_numpy() == pytest.approx(np.ones(3), abs=1e-4)
+        for row, share, seed in zip(table.itertuples(), shares.to_numpy(), range(3), strict=True):
+            assert (row[2], row.probability) == expected(seed)
+            assert NAMES[share.argmax()] == row[2] and share.max() == row.probability
+        lines = done("classify", "--json", "--top", 10, "a.png").splitlines()
+        answered = {each["class"]: each["probability"] for each in json.loads(lines[0])["classes"]}
+        assert shares.iloc[0].to_numpy() == pytest.approx([answered[name] for name in NAMES], abs=1e-6)
+
+    def test_a_table_leaves_out_what_cannot_be_read_and_is_not_written_for_bad_input(self):
+        picture("a.png")
+        broken("b.png")
+        code, output, errors, _ = mixed("classify", "a.png", "b.png", "--csv", "table.csv")
+        assert code == 2 and output == "1 pictures -> table.csv\n" and "b.png" in errors
+        assert pd.read_csv("table.csv")["path"].tolist() == ["a.png"]
+        for arguments in (("nowhere.png",), ("a.png", "--json")):
+            code, output, _ = darkroom("classify", *arguments, "--csv", "other.csv")
+            assert (code, output) == (2, "") and not Path("other.csv").exists() and not hidden(".")
+
     def test_names_of_any_script_come_back_as_they_are(self):
         names = ["猫/子猫.png", "größe ñ.png", " spaces .png", "🎞.png"]
         for name in names:
@@ -173,7 +201,9 @@ class TestClassify:
         assert paths == [f"many/{number:04d}.png" for number in range(BATCH + 2) if number != 1]
         first, second = error.splitlines()
         assert first.startswith("error: many/0001.png: ")
-        assert second.startswith("error: many/9999.png: ") and "is not a PNG, JPEG, BMP or WebP" in second
+        assert (
+            second.startswith("error: many/9999.png: ") and "is not an image of a supported format" in second
+        )
         assert (
             code == 2
             and "many/0001.png: 2 pictures could not be read" in raised

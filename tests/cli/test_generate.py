@@ -3,14 +3,18 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import pipeline.models
+from pipeline.cli.inference import _folder_names
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes, write_png
 from pipeline.core.noise import Noise
+from pipeline.data.reading import read_layout
+from pipeline.data.settings import DataSettings
 from tests.cli.pictures import GREY, NAMES, hidden
 from tests.command import darkroom, done
 from tests.test_readme import block
@@ -103,6 +107,56 @@ class TestLabels:
         with Image.open("lsgan.png") as drawn:
             assert drawn.size == (8 * 50 - 2, 2 * 50 - 2)  # without classes, there is no row for each class
 
+    def test_a_folder_of_its_pictures_has_no_class_folders(self, lsgan):
+        done("generate", "lsgan", "--models", "own", "--count", 3, "--folder", "drawn")
+        assert sorted(path.name for path in Path("drawn").iterdir()) == [
+            "00000.png",
+            "00001.png",
+            "00002.png",
+        ]
+
     @pytest.mark.parametrize("name", ["gan", "vae", "ae"])
     def test_a_conditional_model_takes_one(self, name):
         done("generate", name, "--count", 2, "--label", "three")
+
+
+class TestFolder:
+    def test_a_folder_of_class_folders_holds_the_pictures_that_the_model_draws(self):
+        done("generate", "gan", "--count", 23, "--seed", 3, "--folder", "new/drawn")
+        drawn = model_files.load(Path("models/gan")).generate(
+            torch.arange(23) % 10, 23, Noise.whole(3, 23, "generate")
+        )
+        pixels = to_bytes(drawn.numpy())
+        assert sorted(path.name for path in Path("new/drawn").iterdir()) == sorted(NAMES)
+        files = sorted(Path("new/drawn").rglob("*.png"), key=lambda path: path.name)
+        assert len(files) == 23
+        for number, path in enumerate(files):
+            assert path.parent.name == NAMES[number % 10]
+            assert (np.asarray(Image.open(path)) == pixels[number, 0]).all()
+
+    def test_it_can_be_trained_on(self):
+        done("generate", "vae", "--count", 20, "--label", "two", "--label", "sieben", "--folder", "drawn")
+        layout = read_layout(Path("drawn"), DataSettings(source="folder", folder="drawn"))
+        assert layout.class_names == ("sieben", "two") and not layout.faults
+        assert [entry.label for entry in layout.entries] == ["sieben"] * 10 + ["two"] * 10
+
+    def test_a_folder_that_is_not_empty_is_refused_and_kept(self):
+        Path("full").mkdir()
+        Path("full/mine.txt").write_text("mine")
+        Path("empty").mkdir()
+        code, _, error = darkroom("generate", "gan", "--folder", "full")
+        assert code == 2 and "full" in error and "is not empty" in error
+        assert [path.name for path in Path("full").iterdir()] == ["mine.txt"]
+        done("generate", "gan", "--count", 1, "--folder", "empty")
+        assert [path.name for path in Path("empty").rglob("*.png")] == ["00000.png"]
+
+    @pytest.mark.parametrize("other", [("--out", "x.png"), ("--columns", 3)])
+    def test_options_of_one_png_are_refused(self, other):
+        code, _, error = darkroom("generate", "gan", "--folder", "drawn", *other)
+        assert code == 2 and other[0] in error and not Path("drawn").exists()
+
+    def test_names_of_classes_become_names_of_folders(self):
+        names = ["T-shirt/top", "..", "猫", "a:b", "plain"]
+        assert _folder_names(names) == ["T-shirt-top", "-", "猫", "a-b", "plain"]
+        assert _folder_names(["a/b", "a:b"]) == ["0-a-b", "1-a-b"]
+        assert _folder_names(["Cat", "cat"]) == ["0-Cat", "1-cat"]  # one folder on some systems

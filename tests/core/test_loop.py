@@ -209,9 +209,12 @@ def _train(name, folder, context=None, steps=4):
     data = toys.array_dataset(name)
     images = DataSpec.labelled_images(1, 8, 2)
     needs = {need: model_files.build(need, {}, images, 0) for need in model_files.find(name).needs}
-    task = model_files.build(name, {}, data.spec, 0, needs)
+    is_cnn = name == "cnn"  # with all that is off by default
+    config = {"flip": 0.5, "rotate": 20.0, "color_jitter": 0.2, "class_weights": "auto"} if is_cnn else {}
+    task = model_files.build(name, config, data.spec, 0, needs)
     torch.set_num_threads(1)
-    loop = Loop(task, data, _settings(steps), folder, context)
+    settings = _settings(steps).model_copy(update={"sampling": "balanced" if is_cnn else "shuffle"})
+    loop = Loop(task, data, settings, folder, context)
     weights = loop.run().state_dict()
     assert (loop.seconds.get("communication", 0.0) > 0) == (context is not None)
     return weights

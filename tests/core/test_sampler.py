@@ -107,3 +107,49 @@ def test_seeds_and_epochs_of_several_windows_differ_in_rows_and_in_what_shares_a
     ]
     firsts = [frozenset(order[:200].tolist()) for order in orders]
     assert len({tuple(order) for order in orders}) == len(set(firsts)) == 3
+
+
+LABELS = np.repeat([4, 0, 9], [70, 25, 5])  # classes of a skewed split
+
+
+def balanced(batch_size=10, seed=1, labels=LABELS):
+    return Sampler(seed, (60, len(labels) - 60), batch_size, labels)
+
+
+def test_a_balanced_epoch_has_the_same_share_of_each_class_and_shows_as_many_rows_as_it_can():
+    rows = epoch_of(balanced())
+    assert len(rows) == 100
+    counts = np.bincount(rows, minlength=100)
+    times = {label: counts[np.equal(LABELS, label)] for label in (0, 4, 9)}
+    assert all(32 <= shown.sum() <= 34 for shown in times.values())
+    assert times[4].max() == 1  # a large class: none of its rows twice
+    assert times[0].min() >= 1 and times[9].min() >= 6 and times[9].max() <= 7  # others: each row as often
+    assert np.count_nonzero(np.diff(LABELS[rows]) == 0) < 50  # mixed
+
+
+def test_balanced_epochs_differ_and_show_all_rows_of_a_large_class_in_time():
+    order = balanced()
+    epochs = [epoch_of(order, epoch) for epoch in range(10)]
+    assert len({tuple(rows) for rows in epochs}) == 10
+    assert set(np.concatenate(epochs)) == set(range(100))
+    assert epoch_of(balanced(seed=2)).tolist() != epochs[0].tolist()
+
+
+def test_balanced_steps_can_be_read_in_any_order_and_any_number_of_workers_share_their_rows():
+    steps = range(1, 31)
+    in_turn = [balanced().indices(step).tolist() for step in steps]
+    other = balanced(labels=LABELS[::-1])  # is not taken for it, although seed and sizes are the same
+    again = []
+    for step in reversed(steps):
+        other.indices(step)
+        again.append(balanced().indices(step).tolist())
+    assert again == in_turn[::-1]
+    for size in (1, 2, 3):
+        shares = [
+            balanced().indices(7)[slice(*DistributedContext(rank, size).rows(10))] for rank in range(size)
+        ]
+        assert np.concatenate(shares).tolist() == in_turn[6]
+
+
+def test_a_balanced_epoch_of_even_classes_is_a_permutation():
+    assert sorted(epoch_of(balanced(5, labels=np.arange(90) % 3))) == list(range(90))

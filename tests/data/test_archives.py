@@ -96,7 +96,7 @@ def zip_with(path, *members, mode: int = 0):
 )
 def test_a_malicious_zip_is_refused(tmp_path, members, mode, reason):
     with pytest.raises(BadInput, match=reason):
-        list_files(zip_with(tmp_path / "harm.zip", *members, mode=mode))
+        list_files(zip_with(tmp_path / "harm.zip", *members, mode=mode)).refuse("harm.zip")
 
 
 def test_a_file_that_is_no_zip_is_refused(tmp_path):
@@ -107,9 +107,9 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path):
 
 def test_a_zip_bomb_is_refused_even_if_its_header_gives_a_small_size(tmp_path, monkeypatch):
     path = zip_with(tmp_path / "bomb.zip", ("a.png", bytes(1_000_000)))
-    monkeypatch.setattr("pipeline.data.folders.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("pipeline.data.archives.MAX_FILE_BYTES", 1000)
     with pytest.raises(BadInput, match=r"more than 1,000 bytes: 'a\.png'"):
-        list_files(path)
+        list_files(path).refuse("bomb.zip")
     with pytest.raises(ValueError, match="more than 1,000"):
         read_file(path, "a.png")
 

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ from PIL import Image
 from pipeline.data.images import BrokenImage, decode, resize
 
 from .conftest import encoded
+
+ROOT = Path(__file__).parents[2]
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -115,6 +120,16 @@ def test_a_transparent_palette_colour_becomes_white():
     assert decode(saved(image, transparency=0), 3, 4)[:, 0, 0].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (12, 4095), (16, 65535)])
+def test_values_of_fewer_bits_in_a_wide_image_are_scaled_by_their_range(bits, top):
+    values = Image.fromarray(np.array([[0, top // 2], [top // 4, top]], np.uint16))
+    found = decode(saved(values), 1, 2, bits=bits)[0].ravel().astype(int)
+    assert np.abs(found - [0, 127, 64, 255]).max() <= 1
+    if bits < 16:
+        with pytest.raises(BrokenImage, match=f"more than {bits} bits: set data.bit_depth to"):
+            decode(saved(Image.new("I;16", (2, 2), top + 1)), 1, 2, bits=bits)
+
+
 def test_cmyk_becomes_rgb():
     red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
     assert np.abs(decode(saved(red, "JPEG", quality=95), 3, 8)[:, 4, 4].astype(int) - [255, 0, 0]).max() <= 4
@@ -135,23 +150,23 @@ def test_a_grey_picture_of_one_pixel_can_be_enlarged():
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "is not a PNG"),
-        (b"text", "is not a PNG"),
-        (saved(Image.new("RGB", (4, 4)), "GIF"), "is not a PNG"),
-        (saved(Image.new("RGB", (4, 4)), "TIFF"), "is not a PNG"),
-        (saved(Image.new("RGB", (4, 4)), "PPM"), "is not a PNG"),
+        (b"", "is not an image of a supported format"),
+        (b"text", "is not an image of a supported format"),
+        (saved(Image.new("RGB", (4, 4)), "PDF"), "is not an image of a supported format"),
+        (saved(Image.new("RGB", (4, 4)), "TGA"), "is not an image of a supported format"),
+        (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
         (encoded(1, (64, 64), "JPEG")[:-300], "cannot be decoded"),
         (encoded(1, (64, 64), "PNG")[:-300], "cannot be decoded"),
         (encoded(1, (64, 64), "BMP")[:-300], "cannot be decoded"),
-        (encoded(1, (64, 64), "WEBP")[:-300], "cannot be decoded|not a PNG"),
+        (encoded(1, (64, 64), "WEBP")[:-300], "cannot be decoded|not an image"),
         (
             encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:],
             "cannot be decoded",
         ),
-        (png_header(8192, 8192), r"more than 16,777,216 pixels \(8192 x 8192\)"),
-        (png_header(60_000, 60_000), "more than 16,777,216 pixels|cannot be decoded"),
+        (png_header(10_000, 10_000), r"more than 89,478,485 pixels \(10000 x 10000\)"),
+        (png_header(60_000, 60_000), "more than 89,478,485 pixels|cannot be decoded"),
         (png_header(4, 4), "cannot be decoded"),
-        (png_header(0, 4), "no pixels|cannot be decoded|not a PNG"),
+        (png_header(0, 4), "no pixels|cannot be decoded|not an image"),
     ],
 )
 def test_a_broken_image_is_refused_with_its_reason(data, reason):
@@ -164,6 +179,39 @@ def test_an_image_at_the_pixel_limit_is_read_and_a_larger_one_is_not(monkeypatch
     assert decode(encoded(1, (8, 8)), 3, 8).shape == (3, 8, 8)
     with pytest.raises(BrokenImage, match=r"more than 64 pixels \(13 x 5\)"):
         decode(encoded(1, (13, 5)), 3, 8)
+
+
+MEMORY = """
+import io, resource, sys
+from PIL import Image
+from pipeline.data.images import decode
+data = open(sys.argv[1], "rb").read()
+decode(open(sys.argv[2], "rb").read(), 3, 64)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert decode(data, 3, 64)[:, 32, 32].tolist() == [200, 100, 50]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize(("size", "options"), [((6000, 4000), {}), ((6000, 4000), {"progressive": True}),
+                                               ((16000, 1200), {})])  # fmt: skip
+def test_a_photograph_of_24_megapixels_takes_little_memory(tmp_path, size, options):
+    large, small = tmp_path / "large.jpg", tmp_path / "small.jpg"
+    Image.new("RGB", size, (200, 100, 50)).save(large, quality=95, **options)
+    Image.new("RGB", (64, 64)).save(small)
+    command = [sys.executable, "-c", MEMORY, str(large), str(small)]
+    used = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert int(used) * 1024 < 200_000_000
+
+
+def test_the_reduced_scale_of_a_large_photograph_gives_nearly_the_same_pixels(monkeypatch):
+    coarse = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    photograph = Image.fromarray(coarse).resize((1200, 900), Image.Resampling.BICUBIC)
+    data = saved(photograph, "JPEG", quality=95)
+    full = decode(data, 3, 32).astype(int)
+    monkeypatch.setattr("pipeline.data.images.MAX_FULL_PIXELS", 1000)
+    reduced = decode(data, 3, 32).astype(int)
+    assert 0 < np.abs(full - reduced).max() <= 12 and np.abs(full - reduced).mean() <= 2
 
 
 def test_a_jpeg_truncated_anywhere_is_refused():

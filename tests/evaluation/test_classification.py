@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
+from pipeline.evaluation import glossary
 from pipeline.evaluation.evaluators import classification
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
@@ -51,3 +53,40 @@ def test_the_table_of_classes_matches_counts_by_hand(classes):
     assert (
         table["f1"].tolist() == pytest.approx(f1, abs=1e-9) and table["support"].tolist() == support.tolist()
     )
+
+
+def logits_of(predicted, classes):
+    return np.log(np.eye(classes)[predicted] * 0.7 + 0.1)
+
+
+@pytest.mark.parametrize(("counts", "uneven"), [((10, 15), False), ((10, 16), True), ((0, 10, 15), False)])
+def test_balanced_accuracy_is_measured_where_the_largest_class_is_half_again_the_smallest(counts, uneven):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    measured = classification.measures(logits_of(labels, len(counts)), labels)
+    assert ("balanced_accuracy" in measured) == uneven
+    assert glossary.MEASURES["balanced_accuracy"].headline
+
+
+def test_balanced_accuracy_is_the_mean_recall_of_the_classes_that_are_there():
+    labels = np.repeat([0, 1, 3], [60, 30, 10])
+    predicted = np.random.default_rng(0).integers(0, 4, 100)
+    predicted[:50], predicted[60:75] = 0, 1
+    measured = classification.measures(logits_of(predicted, 4), labels)["balanced_accuracy"]
+    assert measured.value == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert measured.floor == pytest.approx(1 / 3)
+    always = classification.measures(logits_of(np.zeros(100, int), 4), labels)
+    assert always["accuracy"].value == 0.6 and always["balanced_accuracy"].value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("recalls", [(0.9, 0.6, 0.5), (0.97, 0.9, 0.95)])
+def test_the_interval_of_balanced_accuracy_covers_it_95_times_in_100(recalls):
+    random, labels = np.random.default_rng(2), np.repeat(np.arange(3), [200, 60, 25])
+    covered = 0
+    for _ in range(400):
+        correct = random.random(len(labels)) < np.array(recalls)[labels]
+        estimate = classification.balanced_accuracy(correct, labels)
+        assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+        covered += estimate.low <= np.mean(recalls) <= estimate.high
+    assert 0.92 <= covered / 400 <= 0.985
+    perfect = classification.balanced_accuracy(np.ones(285, bool), labels)
+    assert perfect.high == 1 and perfect.low < 1

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.retraining.journal import Journal
+from tests.project import PARAMS
 from tests.repository import shell
 
 STEPS = {
@@ -18,7 +19,7 @@ STEPS = {
     "sample_every": 150,
 }
 SECTIONS = {
-    "data": {"source": "folder", "folder": "data/own/digits", "image_size": 8, "color": "grey"},
+    "data": {**PARAMS["data"], "source": "folder", "folder": "data/own/digits", "color": "grey"},
     "cnn": {
         "training": {**STEPS, "checkpoint_every": 50},
         "model": {"channels": [16, 16], "dense": [32], "optimizer": {"kind": "adamw", "learning_rate": 0.01}},

@@ -29,7 +29,7 @@ def test_a_folder_that_is_not_watched_is_read_and_its_own_test_split_counts(tmp_
     assert expected_data(grey, tmp_path) == (Expected(1, 8, ("cat", "dog")), 6)
 
 
-@pytest.mark.parametrize("classes", [{}, {"cat": 3}])
+@pytest.mark.parametrize("classes", [{}, {"cat": 3, "Cat": 3}])
 def test_a_folder_that_cannot_be_trained_on_has_no_expected_data(tmp_path, classes):
     fill(tmp_path / "data/own/pets", classes)
     assert expected_data(OWN, tmp_path) == (None, None)

@@ -111,7 +111,7 @@ def test_hidden_files_and_other_formats_are_passed_over_and_the_latter_counted(p
             ".git/cat/1.png",
             "__MACOSX/cat/1.png",
             "cat/notes.txt",
-            "cat/a.tiff",
+            "cat/a.heic",
             "cat/\udcff.png",
         ]
     ):

@@ -84,7 +84,7 @@ def test_good_pictures_are_kept_and_pass_every_check(places):
 @pytest.mark.parametrize(
     ("check", "name", "content", "reason"),
     [
-        ("readable", "cat/a.png", b"no picture", "is not a PNG"),
+        ("readable", "cat/a.png", b"no picture", "is not an image"),
         ("readable", "cat/a.png", encoded(50, (12, 12))[:-40], "cannot be decoded"),
         ("size", "cat/a.png", encoded(50, (40, 7)), "its shorter side has 7 pixels"),
         ("contrast", "cat/a.png", plain(90), "0.0000"),
@@ -347,7 +347,7 @@ def test_what_is_kept_can_be_copied_and_is_then_known(places):
 
 
 def test_files_that_were_not_looked_at_are_counted(places):
-    put(places[0], "cat/a.tif", 50)
+    put(places[0], "cat/a.heic", 50)
     assert finding(examined(places), "not looked at").sentence.endswith("not read: 1")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.retraining.journal import Journal
+from tests.project import PARAMS
 from tests.repository import commit, create, shell
 from tests.retraining.deliveries import SECTIONS, STEPS, deliver, look
 
@@ -35,7 +36,7 @@ def test_shuffled_labels_are_refused_and_quarantined(project):
 def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promote_by_hand(tmp_path):
     short = {**STEPS, "num_steps": 50, "sample_every": 50, "checkpoint_every": 50}
     digits = {
-        "data": {"source": "digits", "folder": "", "image_size": 8},
+        "data": PARAMS["data"],
         "gates": {"minimum_test_images": 100},
         "retrain": {},
     }

@@ -1,4 +1,4 @@
-"""Classifiers: accuracy, cross-entropy, calibration, and how classes are confused.
+"""Classifiers: accuracy, also balanced, cross-entropy, calibration, and how classes are confused.
 
 Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks". ``logits`` are (N, classes),
 ``labels`` (N,).
@@ -21,6 +21,8 @@ from pipeline.files import write_text
 if TYPE_CHECKING:
     import pandas as pd
 
+UNEVEN = 1.5  # classes are uneven if the largest has over so many times the test images of the smallest
+
 
 def evaluate(model: Context) -> dict[str, Estimate]:
     """The measures of a classifier. Also writes its confusion matrix and the table of its classes."""
@@ -39,7 +41,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
 
 
 def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
-    """Accuracy, cross-entropy (nats) and calibration error.
+    """Accuracy, cross-entropy (nats) and calibration error; balanced accuracy if the classes are uneven.
 
     The floor of accuracy is that of the most frequent class, the floor of cross-entropy that of the class
     frequencies.
@@ -51,11 +53,26 @@ def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
     negative_log_likelihood = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
     entropy = -(present * np.log(present)).sum()  # H(y)
+    correct = logits.argmax(axis=1) == labels
+    uneven = present.max() > UNEVEN * present.min()
     return {
-        "accuracy": averages.proportion(logits.argmax(axis=1) == labels).with_floor(shares.max()),
+        "accuracy": averages.proportion(correct).with_floor(shares.max()),
+        **({"balanced_accuracy": balanced_accuracy(correct, labels)} if uneven else {}),
         "cross_entropy": averages.mean([negative_log_likelihood], least=0.0).with_floor(entropy),
         "calibration_error": Estimate(calibration_error(np.exp(log_probabilities), labels)),
     }
+
+
+def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> Estimate:
+    """The mean recall of the classes, over those with test images.
+
+    Its interval follows from Wilson's intervals of the recalls (Zou & Donner 2008), so it stays in [0, 1].
+    """
+    recalls = [averages.proportion(correct[labels == label]) for label in np.unique(labels)]
+    value, low, high = np.array([(each.value, each.low, each.high) for each in recalls], float).T
+    mean, count = value.mean(), len(recalls)
+    below, above = np.linalg.norm(value - low) / count, np.linalg.norm(high - value) / count
+    return Estimate(float(mean), float(mean - below), float(mean + above), floor=1 / count)
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -90,6 +107,10 @@ def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "p
 EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {
     "accuracy": Measure("Accuracy", "higher", "always answering the most frequent class scores {}",
         "The share of test images whose class is recognised.", percent=True, headline=True),
+    "balanced_accuracy": Measure("Balanced accuracy", "higher", "always answering one class scores {}",
+        "The share of the test images of a class that is recognised, averaged over the classes: all classes "
+        f"count the same. Measured if the largest class has over {UNEVEN} times the test images of "
+        "the smallest.", percent=True, headline=True),
     "cross_entropy": Measure("Cross-entropy", "lower", "answering the class frequencies scores {}",
         "-log p(y | x) of the true class, averaged over images. Confident mistakes raise it most.", "nats"),
     "calibration_error": Measure("Calibration error", "lower", "",

@@ -1,0 +1,1 @@
+"""`darkroom inspect`: what a folder of pictures holds, and whether it can be trained on."""
