@@ -1,7 +1,5 @@
 """The training loop. It is the same for every model."""
 
-import itertools
-import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -27,11 +25,10 @@ from pipeline.core.noise import Noise
 from pipeline.core.sampler import Sampler
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
-from pipeline.core.task import Batch, Phase, Ratio, Task, mean_ratio
+from pipeline.core.task import Batch, Ratio, Task, mean_ratio
 
 EVALUATION_BATCH = 512
 NUM_SAMPLES = 64
-NUM_TRIALS = 5  # measurements of an all-reduce
 
 
 class Loop:
@@ -84,10 +81,6 @@ class Loop:
         settings, first = self.settings, self._resume()
         self.num_steps_taken = settings.num_steps - first
         log = MetricsLog(self.folder / "metrics.jsonl") if self.context.rank == 0 else None
-        if self.context.size > 1 and self.num_steps_taken:
-            for phase in self.phases:
-                runs = phase.num_runs(first, settings.num_steps)
-                self.seconds["communication"] += runs * self._all_reduce_seconds(phase)
         if log and first == 0:
             self._draw(0)  # the initial weights, for MLflow's step slider
         self._since = (first, time.perf_counter())
@@ -144,19 +137,6 @@ class Loop:
         self.step.load_state_dict(state)
         self.best.load_state_dict(with_prefix("best/", state))
         return step
-
-    def _all_reduce_seconds(self, phase: Phase) -> float:
-        """Median seconds of an all-reduce of the gradient of ``phase``. A first one serves as a barrier.
-
-        In a training step it overlaps with the backward pass, and its time is part of "compute".
-        """
-        num_values = sum(parameter.numel() for parameter in phase.module.parameters())
-        gradient = torch.zeros(num_values, device=self.context.device)
-        times = []
-        for _ in range(1 + NUM_TRIALS):
-            self.context.all_reduce(gradient)[:1].tolist()  # tolist() waits for the device
-            times.append(time.perf_counter())
-        return statistics.median(after - before for before, after in itertools.pairwise(times))
 
     def _batch(self, number: int) -> tuple[Batch, Noise]:
         seed, total, device = self.settings.seed, self.settings.batch_size, self.context.device

@@ -96,7 +96,6 @@ def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_
         "write": 0.5,
         "logging": 0.5,
         "shutdown": 3.0,
-        "communication": 4.0,
         "workers": 2,
     }
     shown = report._times({"gan": times, "ae": {**times, "total": 1.0, "price_per_hour": 0.5, "cost": 0.25}})
@@ -116,13 +115,13 @@ def test_the_parts_of_a_trainings_time_add_up_and_its_cost_is_shown_where_there_
     assert list(shown["known"]) == ["gan", "ae"] and shown["prices"] == [0.5]
 
 
-def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset, tasks, tmp_path):
+def test_the_page_shows_the_cost_only_where_it_is_known(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     results = run(dataset, tasks, tmp_path)
     times = tmp_path / "history" / "gan" / "times.json"
     for more, expected in (
         ({}, False),
-        ({"communication": 1.5, "cost": 0.0123, "price_per_hour": 1.75}, True),
+        ({"cost": 0.0123, "price_per_hour": 1.75}, True),
     ):
         times.write_text(json.dumps(json.loads(times.read_text()) | more))
         places = {
@@ -133,9 +132,7 @@ def test_the_page_shows_cost_and_communication_only_where_they_are_known(dataset
         report.write(results, {"images": tmp_path}, **places)
         page = (tmp_path / "page.html").read_text()
         assert "12.5 s" in page
-        assert [
-            text in page for text in ("cost, at 1.75 an hour", "0.0123", "of which communication", "1.5 s")
-        ] == [expected] * 4
+        assert [text in page for text in ("cost, at 1.75 an hour", "0.0123")] == [expected] * 2
 
 
 def test_numbers_are_shown_with_three_digits_and_their_unit():
