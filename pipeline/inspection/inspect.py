@@ -15,8 +15,8 @@ from pipeline.data.settings import DataSettings
 from pipeline.data.splits import divide
 from pipeline.errors import BadInput
 from pipeline.inspection import suggestions
+from pipeline.inspection.measurements import Picture, measure_all
 from pipeline.inspection.near_duplicates import find_groups
-from pipeline.inspection.survey import Picture, survey
 from pipeline.inspection.suspects import suspects
 from pipeline.params import PARAMS, read_file, read_section
 
@@ -56,7 +56,7 @@ def inspect(path: Path, root: Path | None, show: Callable[[int, int], None]) -> 
     total = len(layout.entries)
     names = {"": [entry.path for entry in layout.entries]}
     bits = bit_depth(path, names) if settings.bit_depth == "auto" else settings.bit_depth
-    measured = list(survey(path, layout.entries, bits, lambda done: show(done, total)))
+    measured = list(measure_all(path, layout.entries, bits, lambda done: show(done, total)))
     faults = [_fault(what, names, layout.remedies.get(what, "")) for what, names in layout.faults.items()]
     faults += _broken(measured, int(settings.max_bad_fraction * total))
     entries = layout.entries

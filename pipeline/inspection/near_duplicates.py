@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.data.near_duplicates import find_pairs, perceptual_hashes
-from pipeline.inspection.survey import Picture
+from pipeline.inspection.measurements import Picture
 
 MAX_GROUPS = 100  # that are listed
 

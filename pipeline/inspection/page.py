@@ -13,7 +13,7 @@ from pipeline.data.images import from_array
 from pipeline.data.preprocess import MAX_ROWS, NUM_SAMPLES, contact_sheet
 from pipeline.evaluation import page
 from pipeline.inspection.inspect import Inspection
-from pipeline.inspection.survey import thumbnail
+from pipeline.inspection.measurements import thumbnail
 from pipeline.inspection.text import KINDS, facts, some, verdict
 
 MAX_SHOWN = 24  # pictures of a section

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from pipeline.data.settings import DataSettings
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.inspection.survey import Picture
+from pipeline.inspection.measurements import Picture
 
 LARGEST_SIDE, SMALLEST_SIDE = 64, 8  # pixels
 LONG = 1.5  # times as long as wide: a crop would cut too much

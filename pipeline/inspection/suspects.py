@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.data.folders import read_file
 from pipeline.data.images import decode
 from pipeline.errors import DarkroomError
-from pipeline.inspection.survey import Picture
+from pipeline.inspection.measurements import Picture
 
 CLASSIFIER = "cnn"
 MAX_PROBABILITY = 0.2  # of the given label

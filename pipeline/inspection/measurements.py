@@ -1,6 +1,5 @@
 """Decode each picture once, and measure it."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,6 +12,7 @@ from PIL import ImageFilter, ImageStat
 from pipeline.data.folders import read_file
 from pipeline.data.images import decode, from_array, open_image
 from pipeline.data.reading import Entry
+from pipeline.limits import cpu_count
 
 SIDE = 64  # pixels: brightness and sharpness are measured at this size
 LOOK_SIDE = 32  # pixels, for near-duplicates
@@ -35,13 +35,15 @@ class Picture:
     look: np.ndarray | None = field(default=None, repr=False)  # uint8 (1, LOOK_SIDE, LOOK_SIDE)
 
 
-def survey(path: Path, entries: Sequence[Entry], bits: int, show: Callable[[int], None]) -> Iterator[Picture]:
+def measure_all(
+    path: Path, entries: Sequence[Entry], bits: int, show: Callable[[int], None]
+) -> Iterator[Picture]:
     """Measure the pictures in the folder or archive ``path``, in order.
 
     ``bits``: those of the values in images with 16 bits for each pixel. ``show`` is called with the number of
     pictures that are done.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cpu_count())) as pool:
         for start in range(0, len(entries), CHUNK):
             chunk = entries[start : start + CHUNK]
             yield from pool.map(lambda entry: measure(path, entry, bits), chunk)
