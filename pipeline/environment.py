@@ -34,6 +34,10 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
+# How often a thread of GNU OpenMP looks for the others before it sleeps. With its default, 300000, threads
+# take the cores from those that they wait for if other processes compute too (benchmarks/busy.py).
+SPINS, SPINS_IF_BUSY = "3000", "1000"
+
 # The accepted values of variables, and their description.
 ACCEPTED = {
     "DARKROOM_WORKERS": (r"auto|[1-9]\d{0,3}|10000", "auto or a number from 1 to 10000"),
@@ -126,6 +130,8 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     if limits.cpu_quota() < (os.cpu_count() or 1):  # OpenMP, and so PyTorch and BLAS, only know the affinity
         os.environ.setdefault("OMP_NUM_THREADS", str(limits.cpu_count()))
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = SPINS_IF_BUSY if limits.is_busy() else SPINS
     if os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # attempts of 40 s; the default is 20
     else:  # a local Ray: on loopback, with a token that is in no file

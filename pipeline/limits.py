@@ -2,10 +2,12 @@
 
 import math
 import os
+import time
 from pathlib import Path
 
 # Linux: docs.kernel.org/admin-guide/cgroup-v2.html; in version 1 each controller has its own folder.
 CGROUPS, MEMBERSHIP, VMSTAT = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/vmstat")
+LOADAVG, LOAD_SAMPLES, LOAD_SECONDS = Path("/proc/loadavg"), 5, 0.01
 
 LESS_MEMORY = (
     "DARKROOM_MICROBATCH computes a batch in pieces; or lower batch_size or the image size in params.yaml"
@@ -27,6 +29,16 @@ def cpu_quota() -> float:
             case [quota, period] if quota.isdigit():  # not "max" or "-1"
                 quotas.append(int(quota) / int(period))
     return min(quotas)
+
+
+def is_busy() -> bool:
+    """Whether the processes that compute now leave this one fewer cores than it may use (Linux only)."""
+    running = []
+    for _ in range(LOAD_SAMPLES):
+        running += [int(word.partition("/")[0]) for word in _words(LOADAVG)[3:4]]  # such as 3/412, of all
+        time.sleep(LOAD_SECONDS)
+    others = sorted(running)[len(running) // 2] - 1 if running else 0
+    return others + cpu_count() > (os.cpu_count() or 1)
 
 
 def memory_limit() -> int:

@@ -188,3 +188,44 @@ def test_darkroom_repro_says_that_the_kernel_ended_a_stage(monkeypatch):
     with pytest.raises(DarkroomError) as caught:
         repro._run_all(Path(), {"train-a": Killed("train-a", [], [])}, 1, 1)
     assert caught.value.what == "failed with exit code 137"
+
+
+@pytest.mark.parametrize(
+    ("running", "affinity", "busy"),
+    [
+        ([1, 1, 1, 1, 1], 8, False),
+        ([1, 2, 2, 1, 2], 8, True),  # one other process
+        ([3, 1, 1, 1, 9], 8, False),  # others that ran for a moment
+        ([6, 6, 6, 6, 6], 3, False),  # five others have the other five cores
+        ([7, 7, 7, 7, 7], 3, True),
+        ([], 8, False),  # not on Linux
+    ],
+)
+def test_a_process_is_on_a_busy_machine_if_others_compute_on_its_cores(
+    container, monkeypatch, running, affinity, busy
+):
+    container([], {})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(affinity))
+    lines = [f"0.5 0.4 0.3 {count}/400 12345" for count in running]
+    monkeypatch.setattr(
+        limits, "_text", lambda path: lines.pop(0) if path == limits.LOADAVG and lines else ""
+    )
+    assert limits.is_busy() == busy
+
+
+@pytest.mark.parametrize(
+    ("busy", "given", "spins"),
+    [
+        (False, {}, "3000"),
+        (True, {}, "1000"),
+        (True, {"GOMP_SPINCOUNT": "7"}, "7"),
+        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, None),
+    ],
+)
+def test_threads_wait_for_each_other_without_taking_the_cores_of_a_busy_machine(
+    monkeypatch, busy, given, spins
+):
+    monkeypatch.setattr(limits, "is_busy", lambda: busy)
+    monkeypatch.setattr(environment.os, "environ", dict(given))
+    environment.prepare()
+    assert environment.os.environ.get("GOMP_SPINCOUNT") == spins
