@@ -13,6 +13,7 @@ def main(name: str = "") -> None:
     from pipeline.core.dataset import Dataset
     from pipeline.core.fields import PROCESSED
     from pipeline.core.settings import read_training
+    from pipeline.core.task import Task
     from pipeline.launch.plan import trains_in_process
     from pipeline.launch.progress import Progress
     from pipeline.launch.training import Training, remove_old_trainings, train, training_lock
@@ -25,6 +26,8 @@ def main(name: str = "") -> None:
     env = environment.read()
     settings, config = read_training(name, kind.Config)
     data = Dataset.open(PROCESSED / kind.dataset)
+    if len(data.class_names) == 1 and kind.classify is not Task.classify:
+        print(f"{name}: the data has one class, so there is nothing to learn; its weights stay nearly random")
     training = Training(name, settings, config, data, {need: Path("models", need) for need in kind.needs})
     description = runs.Description(
         stage=f"train-{name}",

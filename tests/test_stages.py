@@ -178,11 +178,11 @@ def test_a_truncated_archive_is_refused(project):
             "contains class folders without images: 'void'",
             "fill or remove them",
         ),
-        ({"cat": 6}, "contains only one class: 'cat'", "add a folder for a second class"),
+        ({"cat": 6, "Cat": 6}, "contains classes that differ only in case: 'Cat', 'cat'", "rename or merge"),
         ({"cat": 0}, "contains no images", "create a folder for each class"),
-        ({}, "no such folder or zip", "correct data.folder"),
+        ({}, "no such folder or archive", "correct data.folder"),
     ],
-    ids=["an empty class", "one class", "no pictures", "no folder"],
+    ids=["an empty class", "a class twice", "no pictures", "no folder"],
 )
 def test_a_folder_from_which_nothing_can_be_learned_is_refused(project, classes, what, remedy):
     fill(project, **classes)

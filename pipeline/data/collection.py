@@ -128,8 +128,6 @@ def _read_hashes(raw: Path, source: str) -> dict[str, str]:
     ]
     changed += [name for name in list_files(raw).files if name not in hashes and name != path.name]
     if changed:
-        what = (
-            f"files are missing or have changed or been added since they were downloaded: {listed(changed)}"
-        )
+        what = f"files are missing or have changed since they were downloaded: {listed(changed)}"
         raise BadInput(what, where=str(raw), remedy=REMEDY)
     return hashes

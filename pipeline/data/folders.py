@@ -92,7 +92,7 @@ def open_archive(path: Path) -> Archive:
         kind = "zip"
         return Zip(path)
     except DAMAGE as error:
-        remedy = "download or create the archive again"
+        remedy = "download the archive again, or create it again"
         raise BadInput(f"is not a valid {kind} file ({error})", where=str(path), remedy=remedy) from None
 
 

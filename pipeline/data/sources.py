@@ -175,7 +175,7 @@ cifar-100-binary.tar.gz 168513733 58a81ae192c23a4be8b1804d68e518ed807d710a4eb253
     ),
     Source(
         "folder",
-        "your own pictures: the folder or zip at data.folder, a sub-folder for each class",
+        "your own pictures: the folder or archive at data.folder",
         "whatever holds for your pictures",
         (3, 0, 0),
     ),

@@ -55,8 +55,14 @@ class Context:
 
     @property
     def abilities(self) -> frozenset[Ability]:
-        """Its abilities."""
-        return self.once("abilities", self.name, lambda: abilities(self.task))
+        """Its abilities; with one class none that is about classes."""
+        found = self.once("abilities", self.name, lambda: abilities(self.task))
+        return found - {Ability.CLASSIFY, Ability.USES_LABELS} if self.one_class else found
+
+    @property
+    def one_class(self) -> bool:
+        """Whether all its images are of one class."""
+        return len(self.dataset.class_names) == 1
 
     @property
     def num_samples(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pipeline.core.abilities import Ability, abilities
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import Task
 from pipeline.estimate import Estimate
@@ -23,6 +24,10 @@ from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
 
+ONE_CLASS = (
+    "the data has one class: nothing is classified, and images are compared by the features of a classifier "
+    "with nearly random weights"
+)
 PROTOCOL = "protocol"  # the key of the results that is not a model
 GENERAL = {"seed", "num_bootstrap", "num_neighbours", "noise_sigma"}  # settings on which results depend
 
@@ -51,6 +56,8 @@ def evaluate(
         models = [context.of(name) for name in sorted(tasks)]
         for model in filter(_compares, models):
             model.feature_space()  # raises BadInput before anything is measured
+        if any(model.one_class for model in models):
+            print(ONE_CLASS, flush=True)
         results: dict[str, dict[str, Any]] = {}
         for number, model in enumerate(models, 1):
             start = time.monotonic()
@@ -82,6 +89,8 @@ def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str
 
 
 def _applying(model: Context) -> list[Evaluator]:
+    if model.one_class and Ability.CLASSIFY in abilities(model.task):
+        return []  # every measure of a classifier would be perfect
     return [each for each in glossary.EVALUATORS if each.needs is None or each.needs in model.abilities]
 
 
@@ -104,13 +113,14 @@ def _evaluate(model: Context) -> dict[str, dict[str, float]]:
 def _protocol(model: Context) -> dict[str, Any]:
     """What the results of a model depend on."""
     data = model.dataset
+    untrained = {"untrained": True} if model.one_class else {}
     return {
         **model.settings.model_dump(include=GENERAL),
         "model_digest": model.digests[model.name],
         "dataset": model.task.dataset,
         "data_digest": data.digest,
         "test_examples": len(data.test),
-        **({"features": model.reference_set.protocol()} if _compares(model) else {}),
+        **({"features": model.reference_set.protocol() | untrained} if _compares(model) else {}),
     }
 
 
