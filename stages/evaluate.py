@@ -23,6 +23,7 @@ def main() -> None:
     from pipeline.tracking import lineage, runs
 
     require_valid_params()
+    process.keep_freed_memory()
     env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
     raw_folder = read_section("data", DataSettings).folder

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 def evaluate(model: Context) -> dict[str, Estimate]:
     """The measures of a classifier. Also writes its confusion matrix and the table of its classes."""
-    answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
-    logits = torch.cat(answers).double().cpu().numpy()
+    logits = logits_of(model)
     labels, names = np.asarray(model.dataset.test.labels), list(model.dataset.class_names)
     write_text(model.table("classes"), by_class(logits, labels, names).to_csv(index=False))
     figures.draw_confusion(confusion(logits, labels), names, model.picture("confusion"))
@@ -36,6 +35,16 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         rows = rows.map(lambda label: names[label])
         write_text(model.plots / "confusion.csv", rows.to_csv(index=False))
     return measures(logits, labels)
+
+
+def logits_of(model: Context) -> np.ndarray:
+    """The logits of the test split, float64, computed once for each classifier."""
+
+    def compute() -> np.ndarray:
+        answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
+        return torch.cat(answers).double().cpu().numpy()
+
+    return model.once("logits", model.name, compute)
 
 
 def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
