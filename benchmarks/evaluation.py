@@ -3,9 +3,11 @@
 Also compares the Fréchet distance of 2048 features with the same distance by SciPy's matrix square root.
 """
 
+import io
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import TypeVar
 
 import numpy as np
@@ -26,7 +28,8 @@ NUM_ROUNDS, NUM_NEIGHBOURS, INCEPTION_FEATURES = 200, 5, 2048
 def timed(what: str, compute: Callable[[], T]) -> tuple[T, float]:
     """Call ``compute`` and print its time; return its result and processor seconds."""
     wall, processor = time.perf_counter(), time.process_time()
-    result = compute()
+    with redirect_stdout(io.StringIO()):  # the lines of progress
+        result = compute()
     wall, processor = time.perf_counter() - wall, time.process_time() - processor
     print(f"{what:50}{wall:8.2f} s, {processor:.2f} processor seconds", flush=True)
     return result, processor
