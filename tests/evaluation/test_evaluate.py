@@ -129,6 +129,19 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
     assert all(loud[quantity] == pytest.approx(parts, rel=1e-9) for quantity, parts in quiet.items())
 
 
+def test_values_that_are_measured_already_are_not_computed_again(dataset, tasks, tmp_path, monkeypatch):
+    class Same(Classifier):
+        num_batches = 0
+
+        def evaluate(self, batch, noise):
+            Same.num_batches += 1
+            return {"accuracy": torch.zeros(len(batch))}
+
+    monkeypatch.setattr(context, "BATCH", 7)
+    found = run(dataset, {**tasks, "cnn": Same(dataset.spec.channels)}, tmp_path)
+    assert found["cnn"]["accuracy"]["value"] == 1 and Same.num_batches == 1
+
+
 def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     write_history(tmp_path / "history" / "gan")
     (tmp_path / "plots").mkdir()
