@@ -12,6 +12,8 @@ def main() -> None:
 
     Write metrics/, plots/ and reports/, and log them to MLflow.
     """
+    import torch
+
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.data.settings import DataSettings
@@ -23,6 +25,7 @@ def main() -> None:
     from pipeline.tracking import lineage, runs
 
     require_valid_params()
+    process.keep_freed_memory()
     env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
     raw_folder = read_section("data", DataSettings).folder
@@ -32,6 +35,8 @@ def main() -> None:
     if left := sorted(present - folders.keys()):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
+    for task in tasks.values():
+        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in the training
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     names = sorted({task.dataset for task in tasks.values()})
     datasets = {name: Dataset.open(Path("data/processed", name)) for name in names}

@@ -13,6 +13,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, Task
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.estimate import Estimate
 from pipeline.evaluation.distances import BATCH, ReferenceSet
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.progress import PROGRESS
@@ -31,11 +32,12 @@ class Context:
     digests: Mapping[str, str]
     plots: Path
     name: str = ""
+    measured: dict[str, Estimate] = field(default_factory=dict)  # of this model so far, by quantity
     _known: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def of(self, name: str) -> "Context":
         """The context of another model."""
-        return replace(self, name=name)
+        return replace(self, name=name, measured={})
 
     def once(self, what: str, of: str, compute: Callable[[], T]) -> T:
         """The value of ``compute``, which is called for the first model that needs it."""

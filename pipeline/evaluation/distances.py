@@ -14,7 +14,7 @@ from pipeline.estimate import Estimate
 from pipeline.evaluation import neighbours
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.frechet import frechet
-from pipeline.evaluation.kernel import kernel_distance
+from pipeline.evaluation.kernel import kernel_distance, kernel_sums
 from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
@@ -111,11 +111,15 @@ class ReferenceSet:
         # For small matrices more threads are slower, and round differently.
         with threadpool_limits(limits=1, user_api="blas"):
             fid = frechet(vectors, self.reference, settings.num_bootstrap, settings.seed)
-            kid = kernel_distance(vectors, self.reference)
+            kid = kernel_distance(vectors, self.reference, self._kernel_sums)
             near, nearest = neighbours.neighbourhoods(
                 vectors, self.reference, self._radii, settings.num_neighbours
             )
         return {"fid": fid, "kid": kid, **near}, nearest
+
+    @cached_property
+    def _kernel_sums(self) -> np.ndarray:
+        return kernel_sums(self.reference)
 
     @cached_property
     def _radii(self) -> np.ndarray:

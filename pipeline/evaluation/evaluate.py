@@ -15,7 +15,6 @@ import torch
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import Task
-from pipeline.estimate import Estimate
 from pipeline.evaluation import figures, glossary
 from pipeline.evaluation.context import Context, diverged
 from pipeline.evaluation.evaluator import Evaluator
@@ -99,11 +98,10 @@ def _compares(model: Context) -> bool:
 
 
 def _evaluate(model: Context) -> dict[str, dict[str, float]]:
-    measured: dict[str, Estimate] = {}
     for evaluator in _applying(model):
         for quantity, estimate in evaluator.evaluate(model).items():
-            measured.setdefault(quantity, estimate)  # a general measure precedes the model's own
-    found = {quantity: estimate.to_json() for quantity, estimate in measured.items()}
+            model.measured.setdefault(quantity, estimate)  # a general measure precedes the model's own
+    found = {quantity: estimate.to_json() for quantity, estimate in model.measured.items()}
     for quantity, parts in found.items():
         if not all(map(math.isfinite, parts.values())):
             raise diverged(model.name, f"{quantity} is not finite")

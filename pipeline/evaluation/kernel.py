@@ -8,39 +8,68 @@ import numpy as np
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.progress import PROGRESS
-
-CHUNK = 1000
+from pipeline.evaluation.threads import blocks, in_threads
 
 
-def kernel_distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
+def kernel_distance(samples: np.ndarray, reference: np.ndarray, within_reference: np.ndarray) -> Estimate:
     """KID of two sets (N, D) and (M, D), float64, each of at least three vectors.
 
-    The interval is that of the two-sample jackknife, which leaves out each vector once.
+    ``within_reference`` is ``kernel_sums(reference)``. The interval is that of the two-sample jackknife,
+    which leaves out each vector once.
     """
-    rows, columns = _sums(samples, reference)
+    rows, columns = _cross_sums(samples, reference)
     value, variance = -2 * rows.sum() / (len(samples) * len(reference)), 0.0
-    for vectors, cross, others in ((samples, rows, len(reference)), (reference, columns, len(samples))):
-        count = len(vectors)
-        itself = ((vectors**2).sum(axis=1) / vectors.shape[1] + 1) ** 3
-        within = _sums(vectors, vectors)[0] - itself  # sum_{j != i} k(x_i, x_j)
+    within_samples, both = kernel_sums(samples), len(samples) + len(reference)
+    for within, cross in ((within_samples, rows), (within_reference, columns)):
+        count = len(within)
         value += within.sum() / (count * (count - 1))
         # The terms that change without x_i. It appears once as a row and once as a column.
         without = (within.sum() - 2 * within) / ((count - 1) * (count - 2))
-        without -= 2 * (cross.sum() - cross) / ((count - 1) * others)
+        without -= 2 * (cross.sum() - cross) / ((count - 1) * (both - count))
         variance += (count - 1) * np.var(without)  # (n-1)/n sum (t_i - t)^2
     return averages.normal(float(value), float(np.sqrt(variance)))
 
 
-def _sums(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of the kernel matrix by row and by column, computed for a chunk of rows at a time."""
-    rows, columns = np.empty(len(first)), np.zeros(len(second))
-    starts = range(0, len(first), CHUNK)
-    for start in PROGRESS.track(starts, "kernel distance: blocks of images", len(starts)):
-        block = first[start : start + CHUNK] @ second.T
-        block /= first.shape[1]
-        block += 1
-        cube = block * block * block  # a power would take twenty times as long
-        rows[start : start + CHUNK] = cube.sum(axis=1)
-        columns += cube.sum(axis=0)
-    return rows, columns
+def kernel_sums(vectors: np.ndarray) -> np.ndarray:
+    """The sum (N,) of k(x_i, x_j) over all j but i, for each of the vectors (N, D)."""
+    sums = -(((vectors**2).sum(axis=1) / vectors.shape[1] + 1) ** 3)  # k(x_i, x_i), which the rows include
+    scaled, parts = _scaled(vectors), blocks(len(vectors), len(vectors))
+
+    def upper(rows: slice) -> tuple[np.ndarray, np.ndarray]:  # the matrix is symmetric
+        cubes = _cubes(scaled[rows], scaled[rows.start :])
+        return cubes.sum(axis=1), cubes[:, len(cubes) :].sum(axis=0)
+
+    results = in_threads(upper, parts, "kernel distance, within a set: blocks of images", len(parts))
+    for rows, (of_rows, of_columns) in zip(parts, results, strict=True):
+        sums[rows] += of_rows
+        sums[rows.stop :] += of_columns
+    return sums
+
+
+def _cross_sums(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The sums of the kernel matrix of two sets by row and by column."""
+    left, right = _scaled(first), _scaled(second)
+    parts = blocks(len(first), len(second))
+
+    def both(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        cubes = _cubes(left[rows], right)
+        return cubes.sum(axis=1), cubes.sum(axis=0)
+
+    found = in_threads(both, parts, "kernel distance, between two sets: blocks of images", len(parts))
+    of_rows, columns = [], np.zeros(len(second))
+    for of_block, of_columns in found:
+        of_rows.append(of_block)
+        columns += of_columns
+    return np.concatenate(of_rows), columns
+
+
+def _scaled(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (N, D + 1) whose scalar products are x.y / D + 1."""
+    return np.hstack([vectors / np.sqrt(vectors.shape[1]), np.ones((len(vectors), 1))])
+
+
+def _cubes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    products = first @ second.T
+    cubes = products * products  # a power would take twenty times as long
+    cubes *= products
+    return cubes

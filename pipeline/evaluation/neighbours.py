@@ -6,24 +6,28 @@ The ball of a vector reaches to its k-th nearest neighbour in its own set. The i
 with fixed balls.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages
-from pipeline.evaluation.progress import PROGRESS
+from pipeline.evaluation.threads import blocks, in_threads
 
-CHUNK = 1000
+BLOCKS = "nearest neighbours{}: blocks of images"
 
 
 def radii(vectors: np.ndarray, k: int) -> np.ndarray:
     """The squared distance (N,) of each vector to its k-th nearest neighbour among the others. N > k."""
-    parts = []
-    for rows, squares in _squares(vectors, vectors):
-        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = 0.0  # without rounding errors
-        parts.append(np.partition(squares, k, axis=1)[:, k].copy())  # [:, 0] is the vector itself
-    return np.concatenate(parts)
+    left, right = _factors(vectors, vectors)
+    parts = blocks(len(vectors), len(vectors))
+
+    def of_rows(rows: slice) -> np.ndarray:
+        squares = left[rows] @ right.T
+        squares[np.arange(len(squares)), np.arange(rows.start, rows.stop)] = -np.inf  # the vector itself
+        squares.partition(k, axis=1)
+        return squares[:, k].copy()
+
+    found = in_threads(of_rows, parts, BLOCKS.format(" within a set"), len(parts))
+    return np.maximum(np.concatenate(list(found)), 0.0)
 
 
 def neighbourhoods(
@@ -37,21 +41,31 @@ def neighbourhoods(
     Also returns the distance (N,) of each sample to its nearest neighbour in the reference.
     """
     sample_radii = radii(samples, k)
-    balls, nearest = np.empty(len(samples)), np.empty(len(samples))
-    recalled, covered = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
-    for rows, squares in _squares(samples, reference):
+    left, right = _factors(samples, reference)
+    parts = blocks(len(samples), len(reference))
+
+    def of_rows(rows: slice) -> tuple[np.ndarray, ...]:
+        squares = np.maximum(left[rows] @ right.T, 0.0)
         inside = squares <= reference_radii  # a sample in a reference image's ball
-        balls[rows] = inside.sum(axis=1)
-        covered |= inside.any(axis=0)
-        recalled |= (squares <= sample_radii[rows, None]).any(axis=0)  # a reference image in a sample's ball
-        nearest[rows] = np.sqrt(squares.min(axis=1))
+        reached = squares <= sample_radii[rows, None]  # a reference image in a sample's ball
+        return inside.sum(axis=1), squares.min(axis=1), inside.any(axis=0), reached.any(axis=0)
+
+    found = in_threads(of_rows, parts, BLOCKS.format(" between two sets"), len(parts))
+    balls, nearest = [], []
+    covered, recalled = np.zeros(len(reference), bool), np.zeros(len(reference), bool)
+    for of_block, smallest, inside, reached in found:
+        balls.append(of_block)
+        nearest.append(smallest)
+        covered |= inside
+        recalled |= reached
+    counts = np.concatenate(balls)
     measured = {
-        "precision": averages.proportion(balls > 0),
+        "precision": averages.proportion(counts > 0),
         "recall": averages.proportion(recalled),
-        "density": averages.mean([balls / k]),
+        "density": averages.mean([counts / k]),
         "coverage": averages.proportion(covered),
     }
-    return measured, nearest
+    return measured, np.sqrt(np.concatenate(nearest))
 
 
 def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
@@ -74,15 +88,13 @@ def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     return ranks / (2 * len(values))  # ties count half
 
 
-def _squares(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Squared distances (rows, M) for one chunk of rows of ``first`` at a time."""
-    from sklearn.metrics.pairwise import euclidean_distances  # imported here because it takes a second
+def _factors(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D + 2) and (M, D + 2) whose scalar products are the squared distances, but for rounding.
 
+    |x - y|^2 = (-2 x, |x|^2, 1) . (y, 1, |y|^2)
+    """
     centre = second.mean(axis=0)  # subtracted, because small numbers have small rounding errors
     first, second = first - centre, second - centre
-    norms = np.square(second).sum(axis=1)
-    starts = range(0, len(first), CHUNK)
-    for start in PROGRESS.track(starts, "nearest neighbours: blocks of images", len(starts)):
-        block = first[start : start + CHUNK]
-        squares = euclidean_distances(block, second, Y_norm_squared=norms, squared=True)
-        yield slice(start, start + len(block)), squares
+    norms1, norms2 = (np.square(each).sum(axis=1, keepdims=True) for each in (first, second))
+    left = np.hstack([-2 * first, norms1, np.ones_like(norms1)])
+    return left, np.hstack([second, np.ones_like(norms2), norms2])

@@ -5,11 +5,16 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
-SECONDS = 10.0
+SECONDS = 5.0
+SHORT_SECONDS = 1.0
 
 
 class Progress:
-    """Prints at most one line every ``SECONDS``. It starts with ``name``, the model that is evaluated."""
+    """Prints lines that start with ``name``, the model that is evaluated.
+
+    Each part that takes ``SHORT_SECONDS`` or more is printed with its time when it ends, and a longer one
+    every ``SECONDS`` before.
+    """
 
     def __init__(self) -> None:
         self.start("")
@@ -19,11 +24,16 @@ class Progress:
         self.name, self._last = name, time.monotonic()
 
     def track(self, items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-        """Yield the ``total`` items and print how many are done."""
+        """Yield the ``total`` items of the part ``what``, such as "classification: batches"."""
+        began = time.monotonic()
         for done, item in enumerate(items):
-            if time.monotonic() - self._last >= SECONDS:
-                self.print(f"{what}, {done:,} of {total:,}")
+            now = time.monotonic()
+            if now - self._last >= SECONDS:
+                self.print(f"{what}, {done:,} of {total:,}, {now - began:.0f} s")
             yield item
+        seconds = time.monotonic() - began
+        if seconds >= SHORT_SECONDS:
+            self.print(f"{what.partition(':')[0]}, {seconds:.1f} s")
 
     def print(self, text: str) -> None:
         """Print a line now."""

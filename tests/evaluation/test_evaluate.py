@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,19 @@ def test_features_of_another_size_change_no_number(dataset, tasks, tmp_path):
     quiet = run(dataset, tasks, tmp_path)["gan"]
     loud = run(dataset, {**tasks, "cnn": Louder(dataset.spec.channels)}, tmp_path)["gan"]
     assert all(loud[quantity] == pytest.approx(parts, rel=1e-9) for quantity, parts in quiet.items())
+
+
+def test_values_that_are_measured_already_are_not_computed_again(dataset, tasks, tmp_path, monkeypatch):
+    class Same(Classifier):
+        num_batches = 0
+
+        def evaluate(self, batch, noise):
+            Same.num_batches += 1
+            return {"accuracy": torch.zeros(len(batch))}
+
+    monkeypatch.setattr(context, "BATCH", 7)
+    found = run(dataset, {**tasks, "cnn": Same(dataset.spec.channels)}, tmp_path)
+    assert found["cnn"]["accuracy"]["value"] == 1 and Same.num_batches == 1
 
 
 def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
@@ -348,7 +362,7 @@ def test_one_of_each_class_is_picked_before_a_second_one(classes):
     assert figures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
 
 
-def test_each_slow_part_prints_its_progress_every_ten_seconds(dataset, tasks, tmp_path, monkeypatch, capsys):
+def test_each_slow_part_prints_its_progress_and_its_time(dataset, tasks, tmp_path, monkeypatch, capsys):
     clock = itertools.count(step=11)
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run(dataset, tasks, tmp_path)
@@ -361,17 +375,29 @@ def test_each_slow_part_prints_its_progress_every_ten_seconds(dataset, tasks, tm
         "nearest neighbours",
     ):
         assert any(part in line for line in lines), part
-    assert "gan: bootstrap of the Fréchet distance: rounds, 9 of 10" in lines
+    assert any(line.startswith("gan: bootstrap of the Fréchet distance: rounds, 9 of 10, ") for line in lines)
+    assert any(re.fullmatch(r"gan: bootstrap of the Fréchet distance, \d+\.0 s", line) for line in lines)
 
 
-def test_lines_of_progress_are_ten_seconds_apart(monkeypatch, capsys):
+def test_lines_of_progress_are_five_seconds_apart(monkeypatch, capsys):
     clock = itertools.count()
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 2))
     bar = progress.Progress()
     bar.start("gan")
     assert list(bar.track(range(100), "batches", 100)) == list(range(100))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "gan: batches, 19 of 100" and 4 <= len(lines) <= 5
+    assert lines[0] == "gan: batches, 8 of 100, 4 s" and 10 <= len(lines) <= 12
+    assert re.fullmatch(r"gan: batches, 5\d\.\d s", lines[-1])
+
+
+@pytest.mark.parametrize("seconds, printed", [(0.4, []), (0.6, ["gan: batches, 1.2 s"])])
+def test_the_time_of_a_part_is_printed_unless_it_is_short(seconds, printed, monkeypatch, capsys):
+    clock = itertools.count()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds))
+    bar = progress.Progress()
+    bar.start("gan")
+    assert list(bar.track(["only"], "batches: all", 1)) == ["only"]
+    assert capsys.readouterr().out.splitlines() == printed
 
 
 def test_a_history_is_read_by_step(tmp_path):

@@ -26,8 +26,7 @@ UNEVEN = 1.5  # classes are uneven if the largest has over so many times the tes
 
 def evaluate(model: Context) -> dict[str, Estimate]:
     """The measures of a classifier. Also writes its confusion matrix and the table of its classes."""
-    answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
-    logits = torch.cat(answers).double().cpu().numpy()
+    logits = logits_of(model)
     labels, names = np.asarray(model.dataset.test.labels), list(model.dataset.class_names)
     write_text(model.table("classes"), by_class(logits, labels, names).to_csv(index=False))
     figures.draw_confusion(confusion(logits, labels), names, model.picture("confusion"))
@@ -40,17 +39,25 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     return measures(logits, labels)
 
 
+def logits_of(model: Context) -> np.ndarray:
+    """The logits of the test split, float64, computed once for each classifier."""
+
+    def compute() -> np.ndarray:
+        answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
+        return torch.cat(answers).double().cpu().numpy()
+
+    return model.once("logits", model.name, compute)
+
+
 def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     """Accuracy, cross-entropy (nats) and calibration error; balanced accuracy if the classes are uneven.
 
     The floor of accuracy is that of the most frequent class, the floor of cross-entropy that of the class
     frequencies.
     """
-    from scipy.special import log_softmax
-
     shares = np.bincount(labels, minlength=logits.shape[1]) / len(labels)
     present = shares[shares > 0]
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+    log_probabilities = torch.from_numpy(logits).double().log_softmax(dim=1).numpy()
     negative_log_likelihood = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
     entropy = -(present * np.log(present)).sum()  # H(y)
     correct = logits.argmax(axis=1) == labels
@@ -85,22 +92,25 @@ def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int =
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Counts (classes, classes): a row for each true class, a column for each predicted class."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]))
+    classes = logits.shape[1]
+    pairs = labels * classes + logits.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "pd.DataFrame":
     """Precision, recall, F1 and support (test images) of each class. 0 / 0 counts as 0."""
     import pandas as pd
-    from sklearn.metrics import precision_recall_fscore_support
 
-    columns = precision_recall_fscore_support(
-        labels, logits.argmax(axis=1), labels=np.arange(logits.shape[1]), zero_division=0
-    )
-    return pd.DataFrame(
-        {"class": list(names), **dict(zip(("precision", "recall", "f1", "support"), columns))}
-    )
+    table = confusion(logits, labels)
+    hits, predicted, support = table.diagonal(), table.sum(axis=0), table.sum(axis=1)
+    columns = {
+        "class": list(names),
+        "precision": hits / np.maximum(predicted, 1),
+        "recall": hits / np.maximum(support, 1),
+        "f1": 2 * hits / np.maximum(predicted + support, 1),
+        "support": support,
+    }
+    return pd.DataFrame(columns)
 
 
 # fmt: off

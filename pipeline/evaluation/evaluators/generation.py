@@ -13,6 +13,7 @@ from pipeline.evaluation import averages, distances, figures
 from pipeline.evaluation.context import Context, diverged, made
 from pipeline.evaluation.distances import BATCH
 from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.evaluators.classification import logits_of
 from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.progress import PROGRESS
 
@@ -42,8 +43,9 @@ def evaluate(model: Context) -> dict[str, Estimate]:
 
     measured = model.reference_set.measures(finite(batches(), model.name))
     if agreed:
-        accuracy = model.once("accuracy", classifier.name, lambda: _accuracy(classifier))
-        measured["label_agreement"] = averages.proportion(np.concatenate(agreed)).with_floor(accuracy)
+        accuracy = np.mean(logits_of(classifier).argmax(axis=1) == classifier.dataset.test.labels)
+        agreement = averages.proportion(np.concatenate(agreed))
+        measured["label_agreement"] = agreement.with_floor(float(accuracy))
     return measured
 
 
@@ -69,14 +71,6 @@ def _generate(model: Context, labels: np.ndarray, phase: str, index: int = 0) ->
 
 def _predicted(classifier: Task, images: Tensor) -> np.ndarray:
     return made(classifier.classify(images.to(classifier.device))).argmax(dim=1).cpu().numpy()
-
-
-def _accuracy(classifier: Context) -> float:
-    predicted = [
-        _predicted(classifier.task, batch.images)
-        for batch in classifier.batches("accuracy of the classifier")
-    ]
-    return float((np.concatenate(predicted) == classifier.dataset.test.labels).mean())
 
 
 # fmt: off
