@@ -105,6 +105,7 @@ class _SplitWriter:
     samples: dict[int, list[np.ndarray]] = field(default_factory=dict)  # of the training split, by label
     hashes: bytearray = field(default_factory=bytearray)  # 16 bytes for each image, in the order of writing
     looks: dict[str, list[np.ndarray]] = field(default_factory=dict)  # perceptual hashes by split
+    pictures: dict[str, Pictures] = field(default_factory=dict)  # those that were written, by split
     near: dict[tuple[str, str], list[Pair]] = field(default_factory=dict)  # by an earlier and a later split
     # For each split: its name, the source's split, the indices there, and the labels.
     origins: list[tuple[str, str, np.ndarray, np.ndarray]] = field(default_factory=list)
@@ -179,11 +180,12 @@ class _SplitWriter:
 
     def find_near_duplicates(self, folder: Path, splits: dict[str, Any]) -> None:
         """Find the images of each split that look like one of an earlier split."""
-        pictures = {
+        self.pictures = {
             split: Pictures(folder, entry["shards"], np.concatenate(self.looks[split]))
             for split, entry in splits.items()
         }
-        self.near = {(a, b): find_pairs(pictures[a], pictures[b]) for a, b in combinations(pictures, 2)}
+        pairs = combinations(self.pictures, 2)
+        self.near = {(a, b): find_pairs(self.pictures[a], self.pictures[b]) for a, b in pairs}
 
     def move_near_duplicates(self, parts: dict[str, tuple[str, np.ndarray]]) -> int:
         """Move near-duplicates in ``parts`` to the earlier split, if both are drawn. Returns how many."""
@@ -215,7 +217,11 @@ class _SplitWriter:
             table = pd.DataFrame(rows, columns=columns)
             table.to_csv(folder / "near-duplicates.csv", index=False, lineterminator="\n")
             names = [f"{row[1]} ({row[0]}), {row[3]} ({row[2]})" for row in rows[:MAX_EXAMPLES]]
-            shown = [pair.images for pairs in self.near.values() for pair in pairs][:MAX_EXAMPLES]
+            shown = [
+                [self.pictures[earlier][pair.earlier], self.pictures[later][pair.row]]
+                for (earlier, later), pairs in self.near.items()
+                for pair in pairs[:MAX_EXAMPLES]
+            ]
             sheet = contact_sheet(dict(enumerate(shown)), names, 2)
             sheet.save(folder / "near-duplicates.png")
         across = {"-".join(splits): len(pairs) for splits, pairs in self.near.items() if pairs}
