@@ -156,7 +156,7 @@ def gan(bench: Bench, name: str) -> dict[str, Any]:
 def _distances(generator: Task, classifier: Task, data: Dataset) -> tuple[float, float]:
     """Fréchet distances to the training split: of as many generated as test images, and of these."""
     from pipeline.evaluation.features import FeatureSpace
-    from pipeline.evaluation.frechet import distance, moments
+    from pipeline.evaluation.frechet import moments
 
     space, device = FeatureSpace.of_classifier("cnn", classifier, ""), generator.device
     starts = range(0, len(data.test), BATCH)
@@ -171,8 +171,18 @@ def _distances(generator: Task, classifier: Task, data: Dataset) -> tuple[float,
     of_train = moments(reference / scale)
     real = space.vectors(batch.images for batch in data.test.batches(BATCH, device))
     return tuple(
-        distance(moments(vectors / scale), of_train) for vectors in (space.vectors(map(draw, starts)), real)
+        _frechet(moments(vectors / scale), of_train) for vectors in (space.vectors(map(draw, starts)), real)
     )
+
+
+def _frechet(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
+    """As pipeline.evaluation.frechet.distance, without SciPy. Mean (D,) and covariance (D, D) of each."""
+    (mean1, covariance1), (mean2, covariance2) = first, second
+    values, vectors = np.linalg.eigh(covariance1)
+    root = vectors * np.sqrt(np.maximum(values, 0))  # root root^T is the covariance
+    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ covariance2 @ root), 0)).sum()
+    traces = np.trace(covariance1) + np.trace(covariance2)
+    return max(0.0, float(((mean1 - mean2) ** 2).sum() + traces - 2 * shared))
 
 
 PARTS = {

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
+from pipeline.evaluation import frechet
 from tests import core_only
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +139,14 @@ def test_the_gan_for_mnist_has_the_settings_of_params_yaml(gpu):
     recipe = gpu.gpu_models.GANS["mnist"]
     assert GanConfig(**recipe.model) == validate(section["model"], GanConfig, "gan")
     assert {key: section["training"][key] for key in recipe.training} == recipe.training
+
+
+def test_the_distance_of_the_gans_is_that_of_the_evaluation(gpu):
+    import gpu_models
+
+    random = np.random.default_rng(0)
+    first, second = (frechet.moments(random.normal(shift, 1, (200, 9))) for shift in (0, 0.5))
+    assert gpu_models._frechet(first, second) == pytest.approx(frechet.distance(first, second), rel=1e-9)
 
 
 def test_arrays_in_a_file_become_a_data_set(tmp_path, gpu):
