@@ -34,9 +34,9 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
-# How often a thread of GNU OpenMP looks for the others before it sleeps. With its default, 300000, threads
-# take the cores from those that they wait for if other processes compute too (benchmarks/busy.py).
-SPINS, SPINS_IF_BUSY = "3000", "1000"
+# How often a thread of GNU OpenMP looks for the others before it sleeps, if other processes compute too. With
+# its default, 300000, threads take the cores from those that they wait for (benchmarks/busy.py).
+SPINS_IF_BUSY = "1000"
 
 # The accepted values of variables, and their description.
 ACCEPTED = {
@@ -130,14 +130,18 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     if limits.cpu_quota() < (os.cpu_count() or 1):  # OpenMP, and so PyTorch and BLAS, only know the affinity
         os.environ.setdefault("OMP_NUM_THREADS", str(limits.cpu_count()))
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = SPINS_IF_BUSY if limits.is_busy() else SPINS
     if os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "2")  # attempts of 40 s; the default is 20
     else:  # a local Ray: on loopback, with a token that is in no file
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def prepare_threads() -> None:
+    """Let the threads of this process sleep early on a busy machine. Call it before PyTorch is imported."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() and limits.is_busy():
+        os.environ["GOMP_SPINCOUNT"] = SPINS_IF_BUSY
 
 
 def prepare_device() -> None:

@@ -69,9 +69,8 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
-    # DVC runs a stage in its own session. A parent in another one took over when DVC was killed.
-    if environment.dvc_stage() and os.getsid(os.getppid()) != os.getsid(0):
-        sys.exit(EXIT_FAILED)
+    if environment.dvc_stage() and _is_orphan():
+        _fail("DVC was killed while this stage started\n  -> run the same command again")
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _leave)
@@ -153,6 +152,18 @@ def die_with_parent() -> None:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # the parent ended before prctl took effect
         sys.exit(EXIT_FAILED)
+
+
+def _is_orphan() -> bool:
+    """Whether the parent is neither DVC nor a shell or launcher that DVC started (Linux; else False)."""
+    parent = Path("/proc", str(os.getppid()))
+    try:
+        words = (parent / "cmdline").read_bytes()
+        if parent.name != "1":  # its variables can be read by its own user only
+            words += (parent / "environ").read_bytes()
+    except OSError:
+        return False
+    return b"dvc" not in words and b"DVC_STAGE=" not in words
 
 
 def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:

@@ -12,10 +12,10 @@ def main() -> None:
 
     Write metrics/, plots/ and reports/, and log them to MLflow.
     """
-    import torch
-
+    environment.prepare_threads()
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
+    from pipeline.core.layers import use_channels_last
     from pipeline.data.settings import DataSettings
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
@@ -36,7 +36,7 @@ def main() -> None:
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     for task in tasks.values():
-        task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as in the training
+        use_channels_last(task)  # as in the training
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
     names = sorted({task.dataset for task in tasks.values()})
     datasets = {name: Dataset.open(Path("data/processed", name)) for name in names}

@@ -216,7 +216,7 @@ def test_a_process_is_on_a_busy_machine_if_others_compute_on_its_cores(
 @pytest.mark.parametrize(
     ("busy", "given", "spins"),
     [
-        (False, {}, "3000"),
+        (False, {}, None),
         (True, {}, "1000"),
         (True, {"GOMP_SPINCOUNT": "7"}, "7"),
         (True, {"OMP_WAIT_POLICY": "ACTIVE"}, None),
@@ -227,5 +227,5 @@ def test_threads_wait_for_each_other_without_taking_the_cores_of_a_busy_machine(
 ):
     monkeypatch.setattr(limits, "is_busy", lambda: busy)
     monkeypatch.setattr(environment.os, "environ", dict(given))
-    environment.prepare()
+    environment.prepare_threads()
     assert environment.os.environ.get("GOMP_SPINCOUNT") == spins

@@ -206,18 +206,23 @@ def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
     dvc = start(
         f"import subprocess\nsubprocess.run([sys.executable, '-c', {child!r}])",
         env={"DVC_STAGE": "train-gan"},
-        preexec_fn=os.setsid,
     )
     number = int(dvc.stdout.readline().split()[1])
     dvc.kill()
     dvc.wait(timeout=20)
     (tmp_path / "go").touch()
     try:
-        output, _ = dvc.communicate(timeout=20)
+        output, error = dvc.communicate(timeout=20)
     except subprocess.TimeoutExpired:
         os.kill(number, signal.SIGKILL)
         raise
-    assert output == ""
+    assert output == "" and "DVC was killed while this stage started\n  -> run the same" in error
+
+
+def test_a_stage_that_a_launcher_of_dvcs_command_starts_runs(tmp_path):
+    stage = f"{HEAD}process.run(lambda: print('ran'))"
+    launcher = f"import subprocess\nsubprocess.run([sys.executable, '-c', {stage!r}], start_new_session=True)"
+    assert run(launcher, DVC_STAGE="train-gan")[1] == "ran\n"
 
 
 def test_an_error_that_ray_sends_between_processes_keeps_its_parts():

@@ -52,12 +52,10 @@ class Split:
         indices = np.asarray(indices, dtype=np.int64)
         if len(indices) and indices.min() < 0:
             raise IndexError(f"index {indices.min()} is negative")
+        first = self._shards[0]
         if len(self._shards) == 1:
-            return {name: values[indices] for name, values in self._shards[0].items()}
-        rows = {
-            name: np.empty((len(indices), *values.shape[1:]), values.dtype)
-            for name, values in self._shards[0].items()
-        }
+            return {name: values[indices] for name, values in first.items()}
+        rows = {name: np.empty((len(indices), *kind.shape[1:]), kind.dtype) for name, kind in first.items()}
         shards = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shards):
             here = shards == shard

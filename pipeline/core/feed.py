@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -27,15 +26,10 @@ def make_feed(split: Split, device: torch.device, indices: Indices) -> Feed:
     batch is prefetched into pinned memory while the GPU computes.
     """
     if device.type != "cuda":
-        return partial(read_batch, split, device, indices)
+        return lambda step: split.batch(indices(step), device)
     num_bytes = sum(values.nbytes for values in split.rows(np.arange(1)).values()) * len(split)
     free, _ = torch.cuda.mem_get_info(device)
     return (ResidentFeed if num_bytes <= RESIDENT_FRACTION * free else Prefetcher)(split, device, indices)
-
-
-def read_batch(split: Split, device: torch.device, indices: Indices, step: int) -> Batch:
-    """The batch of ``step``, read from the memory-mapped shards."""
-    return split.batch(indices(step), device)
 
 
 class ResidentFeed:
@@ -72,8 +66,6 @@ class Prefetcher:
         return Batch.load(examples, self.split.spec, self.device)
 
     def _read(self, step: int) -> dict[str, Tensor]:
-        rows = self.split.rows(self.indices(step))
+        is_gpu, rows = self.device.type == "cuda", self.split.rows(self.indices(step))
         tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
-        if self.device.type == "cuda":
-            tensors = {name: values.pin_memory() for name, values in tensors.items()}
-        return tensors
+        return {name: values.pin_memory() if is_gpu else values for name, values in tensors.items()}

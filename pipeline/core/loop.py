@@ -19,6 +19,7 @@ from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.feed import make_feed
 from pipeline.core.image_grid import to_bytes, write_png
+from pipeline.core.layers import use_channels_last
 from pipeline.core.lr_schedule import learning_rate_factor
 from pipeline.core.metrics_log import MetricsLog, check_finite
 from pipeline.core.noise import Noise
@@ -51,16 +52,16 @@ class Loop:
     ) -> None:
         self.context = context or DistributedContext()
         allow_tf32(settings.tf32)
-        is_mps = self.context.device.type == "mps"
-        # channels_last makes convolutions a third faster, but on mps much slower.
-        layout = torch.contiguous_format if is_mps else torch.channels_last
-        self.task = task.to(self.context.device, memory_format=layout)  # type: ignore[call-overload]
-        self.sum_dtype = torch.float32 if is_mps else torch.float64
+        self.task, self.sum_dtype = task.to(self.context.device), torch.float64
+        if self.context.device.type == "mps":  # without float64, and slow with this layout
+            self.sum_dtype = torch.float32
+        else:
+            use_channels_last(self.task)
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
+        self.task.on_train_start(data.train)
         self.average = ExponentialMovingAverage(self.task, settings.ema_decay)
         self.phases = self.task.phases()
         self.step = Step(self.task, self.phases, settings, self.context)
-        self.task.on_train_start(data.train)
         labels = data.train.labels if settings.sampling == "balanced" else None
         self.sampler = Sampler(settings.seed, data.train.shard_sizes, settings.batch_size, labels)
         rows = slice(*self.context.rows(settings.batch_size))
@@ -79,7 +80,6 @@ class Loop:
         ``patience`` may end it earlier; with ``keep: best`` the model of the best validation is returned.
         """
         settings, first = self.settings, self._resume()
-        self.num_steps_taken = settings.num_steps - first
         log = MetricsLog(self.folder / "metrics.jsonl") if self.context.rank == 0 else None
         if log and first == 0:
             self._draw(0)  # the initial weights, for MLflow's step slider
@@ -147,7 +147,9 @@ class Loop:
         with self._timed("compute"):  # this waits for the device and the other workers
             names = sorted(self._window)  # empty if no phase ran in these steps
             mean = torch.nanmean if half else torch.mean
-            means = [mean(torch.stack(self._window[name])).to(self.sum_dtype) for name in names]
+            # Of the loss scale, the last value: it shows an overflow that does not end.
+            windows = [self._window[name][-1 if name.endswith("loss_scale") else 0 :] for name in names]
+            means = [mean(torch.stack(values)).to(self.sum_dtype) for values in windows]
             sums = self.context.all_reduce(torch.stack(means)) if names else torch.zeros(0)
             values = (sums / self.context.size).tolist()
             self._window.clear()
@@ -193,8 +195,8 @@ class Loop:
             noise = Noise.whole(self.settings.seed, NUM_SAMPLES, "samples", device=self.context.device)
             preview = self.average.task.preview(examples, noise)
             if preview is not None:
-                path = self.folder / "samples" / f"step-{number:08d}.png"
-                write_png(path, to_bytes(preview.images.float().cpu().numpy()), preview.columns)
+                pixels = to_bytes(preview.images.float().cpu().numpy())
+                write_png(self.folder / f"samples/step-{number:08d}.png", pixels, preview.columns)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

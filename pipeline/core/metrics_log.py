@@ -22,6 +22,8 @@ def check_finite(step: int, metrics: dict[str, float]) -> None:
         if not lowest < value < math.inf:
             what = f"the training diverged: {name} is {value:.3g} at step {step}"
             remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
+            if lowest == MIN_LOSS_SCALE:
+                remedy = "lower the learning rate, or use precision: float32 or bfloat16"
             raise Diverged(what, where="params.yaml", remedy=remedy)
 
 

@@ -24,6 +24,8 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, sha256, write_json
 from pipeline.params import validate
 
+allow_tf32(False)  # PyTorch's default allows it for convolutions; a training sets it as its params say
+
 WEIGHTS, CARD = "model.safetensors", "model.json"
 MODELS = "pipeline.models"
 
@@ -101,9 +103,8 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
-    """Load and verify the trained model in ``folder``, for inference (no gradients, TF32 turned off)."""
+    """Load and verify the trained model in ``folder``, for inference (no gradients)."""
     card, weights = read(folder)
-    allow_tf32(False)
     try:
         return restore(card, weights).to(device)
     except (SafetensorError, RuntimeError) as error:

@@ -26,9 +26,10 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(0.0, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-        """A new optimizer over ``parameters``; on a GPU one kernel updates all of them (not for rmsprop)."""
+        """A new optimizer over ``parameters``; on a GPU one kernel updates all of them, for most kinds."""
         parameters, rate, decay = list(parameters), self.learning_rate, self.weight_decay
-        fused = all(parameter.is_cuda for parameter in parameters) or None
+        # The fused kernel does not set the momentum in a first step that float16 skips.
+        fused = (self.kind != "momentum" and all(parameter.is_cuda for parameter in parameters)) or None
         if self.kind in ("sgd", "momentum"):
             momentum = self.momentum if self.kind == "momentum" else 0.0
             return _uncompiled(optim.SGD)(parameters, rate, momentum, weight_decay=decay, fused=fused)

@@ -93,7 +93,7 @@ class Step:
                 continue
             self.task.requires_grad_(False)
             phase.module.requires_grad_(True)
-            phase.optimizer.zero_grad(set_to_none=True)
+            phase.module.zero_grad(set_to_none=True)
             values = self._accumulate(index, pieces)
             for parameter in phase.module.parameters():
                 if parameter.grad is None:  # DistributedDataParallel sets these to zero, too
@@ -121,17 +121,20 @@ class Step:
         """Clip the gradient, take the optimizer's step, and add to the metrics ``values``.
 
         With float16 the step is skipped, and its metrics are NaN, if the gradient is not finite. All workers
-        have the same gradient, so all of them skip the step and have the same loss scale.
+        have the same gradient, so all of them skip the step and have the same loss scale. A NaN of a step
+        that is taken becomes infinite.
         """
         scaler, max_norm = self.scalers[phase.name], self.settings.clip_norm or float("inf")
         scaler.unscale_(phase.optimizer)
-        norm = nn.utils.clip_grad_norm_(phase.module.parameters(), max_norm).detach()
+        parameters = [parameter for group in phase.optimizer.param_groups for parameter in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm).detach()
         scaler.step(phase.optimizer)
         scaler.update()
         values["gradient_norm"] = norm
         if scaler.is_enabled():
             for name, value in values.items():
-                values[name] = value.where(norm.isfinite(), torch.nan)
+                values[name] = value.nan_to_num(torch.inf, torch.inf, -torch.inf)
+                values[name] = values[name].where(norm.isfinite(), torch.nan)
             values["skipped_fraction"] = 1 - norm.isfinite().float()
             values["loss_scale"] = scaler.scale(torch.ones_like(norm))
 

@@ -29,7 +29,7 @@ def test_every_feed_returns_the_batches_of_the_shards(split, kind):
     indices = lambda step: sampler.indices(step)[10:30]  # of one worker
     get_batch = kind(split, CPU, indices)
     for step in (1, 2, 3, 9, 10, 4, 125, 126):  # also after a jump, and into the next epoch
-        batch, expected = get_batch(step), feed.read_batch(split, CPU, indices, step)
+        batch, expected = get_batch(step), split.batch(indices(step), CPU)
         assert torch.equal(batch.images, expected.images) and torch.equal(batch.labels, expected.labels)
         assert batch.images.stride() == expected.images.stride() and batch.images.dtype == torch.float32
 

@@ -272,3 +272,28 @@ def test_several_processes_train_the_same_model_as_one(tmp_path, toy_models, siz
             assert {k: v for k, v in several["metrics"].items() if not k.startswith("system/")} == close, (
                 json.dumps(one)
             )
+
+
+class Prepared(TwoScalars):
+    """Needs in its validation what it learns before the first step."""
+
+    def on_train_start(self, split):
+        self.count = len(split)
+        self.register_buffer("share", torch.tensor(0.5))
+
+    def evaluate(self, batch, noise):
+        return {"count": torch.full((len(batch),), float(self.count * self.share))}
+
+
+def test_the_averaged_model_has_what_was_prepared_before_the_first_step(tmp_path):
+    data = ArrayDataset()
+    Loop(Prepared(), data, SETTINGS, tmp_path).run()
+    assert read(tmp_path / "metrics.jsonl")[-1]["metrics"]["validation/count"] == len(data.train) / 2
+
+
+def test_only_tensors_with_four_dimensions_get_another_layout(tmp_path):
+    task = TwoScalars()
+    task.video, task.image = torch.nn.Conv3d(2, 2, 3), torch.nn.Conv2d(2, 2, 3)
+    loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
+    assert loop.task.image.weight.is_contiguous(memory_format=torch.channels_last)
+    assert loop.task.video.weight.is_contiguous()

@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -17,9 +19,11 @@ from pipeline.core.metrics_log import Diverged, read
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
+from pipeline.core.task import Phase
 from pipeline.launch import worker
 from tests.arrays import ArrayDataset, batch_of
 from tests.core.fake import TwoScalars
+from tests.project import ROOT
 
 BATCH = batch_of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
 FLOAT16 = TrainingSettings(precision="float16")
@@ -265,10 +269,50 @@ def test_tf32_is_off_unless_the_setting_says_so(tmp_path, allowed):
         assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if allowed else "ieee")
         assert torch.backends.cudnn.conv.fp32_precision == ("tf32" if allowed else "none")
         assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")  # no error
-        model_files.load(tmp_path / "model")
-        assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+        model_files.load(tmp_path / "model")  # as tracking does in a thread during a training
+        assert torch.backends.cuda.matmul.allow_tf32 is torch.backends.cudnn.allow_tf32 is allowed
     finally:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def test_a_process_that_trains_nothing_uses_no_tf32():
+    code = "import torch; from pipeline.core import model_files; print(torch.backends.cudnn.allow_tf32)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+class NoNumber(TwoScalars):
+    def loss(self, phase, batch, noise):
+        loss, values = super().loss(phase, batch, noise)
+        return loss, values | {"odd": torch.tensor(torch.nan if noise.step == 2 else 1.0)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_metric_that_is_no_number_is_found_in_each_precision(tmp_path, precision):
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    with pytest.raises(Diverged, match=r"train/down/odd is (nan|inf)"):
+        Loop(NoNumber(), ArrayDataset(), settings, tmp_path).run()
+
+
+def test_an_endless_overflow_is_found_before_a_checkpoint_has_its_scale(tmp_path):
+    settings = SETTINGS.model_copy(update={"num_steps": 200, "log_every": 200, "checkpoint_every": 200})
+    with pytest.raises(Diverged, match=r"train/up/loss_scale is .*\n.*use precision: float32 or bfloat16"):
+        Loop(Overflowing(range(201)), ArrayDataset(), settings, tmp_path).run()
+    assert not list((tmp_path / "checkpoints").glob("*00200*"))
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_parameters_that_no_optimizer_has_do_not_count_in_the_norm_of_the_gradient(precision):
+    task = TwoScalars()
+    task.up.frozen = torch.nn.Parameter(torch.tensor([[3.0]]))
+    task.phases = lambda: [Phase("up", task.up, torch.optim.SGD([task.up.value], 0.1))]
+    loss = lambda phase, batch, noise: ((task.up.value + 1000 * task.up.frozen).sum(), {})
+    task.loss = loss
+    settings = TrainingSettings(precision=precision, clip_norm=0.5)
+    _, metrics = take(settings, (1, 2), task)
+    assert [each["gradient_norm"].item() for each in metrics] == pytest.approx([1, 1])
+    assert task.up.frozen.grad.item() in (1000, 1000 * 2**16)  # of the last step alone
+    assert task.up.value.item() == pytest.approx(1 - 2 * 0.1 * 0.5)
 
 
 def test_no_kernel_is_chosen_by_its_speed_and_those_that_are_not_deterministic_raise_errors():
