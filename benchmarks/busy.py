@@ -56,9 +56,9 @@ def trainings(base: Path, model: str, seconds: float, variables: dict[str, str],
 
 def child(base: Path, model: str, seconds: float) -> None:
     """Print the steps/s of the ``seconds`` after some steps of warming up, and train until it is killed."""
-    from pipeline.environment import prepare
+    from pipeline.environment import prepare_threads
 
-    prepare()
+    prepare_threads()
     import torch
 
     from pipeline.core import model_files
