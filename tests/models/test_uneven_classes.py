@@ -100,7 +100,7 @@ def test_weights_and_balanced_sampling_together_are_refused(tmp_path, sampling, 
 def test_balanced_sampling_of_data_without_labels_is_refused(tmp_path, toy_models):
     data = toys.array_dataset("toy_mask")
     task = model_files.build("toy_mask", {}, data.spec, 0)
-    with pytest.raises(BadInput, match="no field 'label'"):
+    with pytest.raises(BadInput, match=r"no field 'label'\n  -> set training.sampling: shuffle"):
         Loop(task, data, SETTINGS, tmp_path)
 
 
