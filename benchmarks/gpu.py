@@ -35,7 +35,7 @@ import gpu_parts  # noqa: E402
 import torch  # noqa: E402
 from gpu_bench import MINIATURE, Bench, LeftOut, Sizes  # noqa: E402
 
-from pipeline.core.determinism import make_deterministic  # noqa: E402
+from pipeline.core.determinism import allow_tf32, make_deterministic  # noqa: E402
 from pipeline.errors import DarkroomError  # noqa: E402
 from pipeline.files import write_json  # noqa: E402
 from pipeline.process import keep_freed_memory  # noqa: E402
@@ -125,7 +125,7 @@ def measure(given: argparse.Namespace, device: torch.device) -> int:
     minutes = given.minutes or (1.5 if given.miniature else FULL_MINUTES)
     deadline = time.monotonic() + 60 * minutes
     make_deterministic(torch.get_num_threads())
-    torch.backends.cudnn.allow_tf32 = False
+    allow_tf32(False)
     keep_freed_memory()
     sizes = MINIATURE if given.miniature else Sizes()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "minutes": minutes, "parts": {}}

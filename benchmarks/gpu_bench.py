@@ -118,8 +118,7 @@ def variants() -> list[dict[str, Any]]:
     """The values of precision, tf32 and compile that the training settings accept besides the defaults."""
     found = []
     for name in ("precision", "tf32", "compile"):
-        if setting := TrainingSettings.model_fields.get(name):
-            accepted = typing.get_args(setting.annotation)
-            values = accepted or ((True, False) if setting.annotation is bool else ())
-            found += [{name: value} for value in values if value != setting.default]
+        setting = TrainingSettings.model_fields[name]
+        values = typing.get_args(setting.annotation) or (True, False)
+        found += [{name: value} for value in values if value != setting.default]
     return found

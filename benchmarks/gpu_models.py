@@ -95,13 +95,11 @@ def configure(bench: Bench, model: str, recipe: Recipe) -> Any:
 
 
 def best_precision(device: torch.device) -> str:
-    """The precision for fast training on ``device``, among those that the settings accept."""
-    accepted = str(TrainingSettings.model_fields["precision"].annotation)
+    """The precision for fast training on ``device``."""
     if device.type != "cuda":
         return "float32"
-    if torch.cuda.get_device_capability(device) >= (8, 0):  # older GPUs emulate bfloat16
-        return "bfloat16"
-    return "float16" if "float16" in accepted.replace("bfloat16", "") else "float32"
+    # Older GPUs emulate bfloat16.
+    return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
 
 
 def classifier(bench: Bench, name: str) -> dict[str, Any]:

@@ -167,9 +167,11 @@ def _run_all(root: Path, stages: dict[str, _Stage], jobs: int, max_trainings: in
         sys.exit(128 + received[0])
     if failed := [stage for stage in stages.values() if stage.state == "failed"]:
         where, code = ", ".join(stage.name or "dvc repro" for stage in failed), failed[0].code
+        # Only the code of a stage that has a name is known; 137: ended with SIGKILL.
+        may_be_killed = any(stage.code == 137 or not stage.name for stage in failed)
         what, remedy = f"failed with exit code {code}", "see above; the same command continues"
-        if oom_kills() > num_killed:
-            what, remedy = f"{what}: {out_of_memory()}", LESS_MEMORY
+        if may_be_killed and oom_kills() > num_killed:  # perhaps a process of another command
+            what, remedy = f"{what}; meanwhile {out_of_memory()}", f"{remedy}. For memory: {LESS_MEMORY}"
         raise DarkroomError(what, where=where, remedy=remedy, exit_code=code)
 
 

@@ -87,4 +87,8 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
         remedy = suggestion(name, ["data", "evaluate", *others, *models], "known sections")
         raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)
     elif model := models[name]:
-        read_training(name, model.Config, path)
+        training, config = read_training(name, model.Config, path)
+        if training.sampling == "balanced" and getattr(config, "class_weights", "none") == "auto":
+            what = "class_weights: auto and training.sampling: balanced together correct uneven classes twice"
+            remedy = "set class_weights: none or training.sampling: shuffle"
+            raise BadInput(what, where=f"{path}: {name}.model.class_weights", remedy=remedy)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.core.metrics_log import Diverged
 from pipeline.evaluation import frechet
 from tests import core_only
 
@@ -115,6 +116,43 @@ def test_trainings_that_differ_fail_their_part(tmp_path, gpu, monkeypatch):
     found = gpu.run_part("repeat", bench)
     assert (found["status"], found["error"]) == ("failed", "ae: two trainings differ")
     assert found["vae"]["equal"] and not found["ae"]["equal"]
+
+
+def test_a_precision_that_diverges_fails_its_part_and_the_others_are_measured(tmp_path, gpu, monkeypatch):
+    def compare(bench, name, settings, changes):
+        if changes == {"precision": "float16"}:
+            raise Diverged("loss is nan")
+        return {"ratio": 2.0}
+
+    monkeypatch.setattr(gpu.gpu_parts, "_compare", compare)
+    monkeypatch.setattr(gpu.gpu_parts, "settings_for", lambda *given, **more: None)
+    bench = gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, {})
+    found = gpu.run_part("precision", bench)
+    problems = "cnn precision float16: loss is nan; gan precision float16: loss is nan"
+    assert (found["status"], found["error"]) == ("failed", problems)
+    assert found["cnn precision bfloat16"] == found["gan tf32 True"] == {"ratio": 2.0}
+
+
+def test_all_precisions_besides_the_default_are_measured_without_tf32_elsewhere(tmp_path, gpu, monkeypatch):
+    import gpu_bench
+
+    changes = [{"precision": "bfloat16"}, {"precision": "float16"}, {"tf32": True}, {"compile": True}]
+    assert gpu_bench.variants() == changes
+    matmul = gpu.torch.backends.cuda.matmul
+    monkeypatch.setattr(gpu, "PARTS", {"flag": (lambda bench: {"tf32": matmul.allow_tf32}, 0)})
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out")])
+    matmul.allow_tf32 = True
+    try:
+        assert gpu.main() == 0
+    finally:
+        matmul.allow_tf32 = False
+    assert json.loads((tmp_path / "out").read_text())["parts"]["flag"]["tf32"] is False
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "float16"), ((9, 0), "bfloat16")])
+def test_gpus_train_in_the_short_precision_that_they_compute(gpu, monkeypatch, capability, precision):
+    monkeypatch.setattr(gpu.torch.cuda, "get_device_capability", lambda device: capability)
+    assert gpu.gpu_models.best_precision(gpu.torch.device("cuda")) == precision
 
 
 def test_the_share_of_the_gpu_is_read_from_nvidia_smi(tmp_path, gpu, monkeypatch):

@@ -174,20 +174,27 @@ def test_no_other_module_counts_cores():
                 assert call not in text or path.name == "environment.py", f"{path}: {call}"
 
 
-def test_darkroom_repro_says_that_the_kernel_ended_a_stage(monkeypatch):
-    class Killed(repro._Stage):
+@pytest.mark.parametrize(
+    ("name", "code", "kills", "said"),
+    [
+        ("train-a", 137, 1, True),
+        ("train-a", 137, 0, False),
+        ("train-a", 2, 1, False),  # the process of another command was killed
+        ("", 1, 1, True),  # of one plain `dvc repro` the codes of the stages are not known
+    ],
+)
+def test_darkroom_repro_says_that_the_kernel_may_have_ended_a_stage(monkeypatch, name, code, kills, said):
+    class Failed(repro._Stage):
         def start(self, root):
-            self.state, self.code = "failed", 137
+            self.state, self.code = "failed", code
 
-    counts = iter([4, 5])
+    counts = iter([4, 4 + kills])
     monkeypatch.setattr(repro, "oom_kills", lambda: next(counts))
-    with pytest.raises(DarkroomError, match=r"exit code 137: the kernel ended a process .* GiB") as caught:
-        repro._run_all(Path(), {"train-a": Killed("train-a", [], [])}, 1, 1)
-    assert caught.value.remedy == limits.LESS_MEMORY and caught.value.exit_code == 137
-    monkeypatch.setattr(repro, "oom_kills", lambda: 5)
     with pytest.raises(DarkroomError) as caught:
-        repro._run_all(Path(), {"train-a": Killed("train-a", [], [])}, 1, 1)
-    assert caught.value.what == "failed with exit code 137"
+        repro._run_all(Path(), {name: Failed(name, [], [])}, 1, 1)
+    what = f"failed with exit code {code}" + f"; meanwhile {limits.out_of_memory()}" * said
+    remedy = "see above; the same command continues" + f". For memory: {limits.LESS_MEMORY}" * said
+    assert (caught.value.what, caught.value.remedy, caught.value.exit_code) == (what, remedy, code)
 
 
 @pytest.mark.parametrize(

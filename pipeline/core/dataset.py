@@ -38,7 +38,10 @@ class Split:
     @cached_property
     def labels(self) -> np.ndarray:
         """All labels, int64 (N,), in memory."""
-        dtype = self.spec["label"].dtype  # BadInput for data without labels
+        if "label" not in self.spec.fields:
+            remedy = "set training.sampling: shuffle, or use data with labels"
+            raise BadInput("the data has no field 'label'", where="data", remedy=remedy)
+        dtype = self.spec["label"].dtype
         return np.concatenate([shard["label"] for shard in self._shards], dtype=dtype)
 
     def __len__(self) -> int:

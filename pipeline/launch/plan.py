@@ -87,8 +87,10 @@ def _plan(environment: Environment, nodes: list[dict[str, float]]) -> Plan:
     workers = environment.workers if environment.workers != "auto" else gpus or max(1, len(cpus))
     limit, kind = gpus or sum(cpus), "GPU" if gpus else "CPU"
     if workers > limit:
-        what = f"{workers} workers were requested, but the {place} has {limit} {kind}{'s' * (limit != 1)}"
-        remedy = f"use at most {limit} workers" + " or DARKROOM_DEVICE=cpu" * (gpus > 0) + ", or add machines"
+        wanted = f"{workers} workers were" if workers > 1 else "1 worker was"
+        what = f"{wanted} requested, but the {place} has {limit} {kind}{'s' * (limit != 1)}"
+        fewer = f"use at most {limit} worker{'s' * (limit > 1)}" + " or DARKROOM_DEVICE=cpu" * (gpus > 0)
+        remedy = f"{fewer}, or add machines" if limit else "add machines with CPUs to the cluster"
         raise BadInput(what, where="DARKROOM_WORKERS", remedy=remedy)
     if gpus:  # Ray chooses the machines: any of them may get as many workers as it has GPUs
         max_threads = min(max(1, cores // min(count, workers)) for cores, count in sizes if count)

@@ -19,12 +19,11 @@ from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json, write_text
+from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
 from pipeline.launch.worker import FINISHED, STOP
-from pipeline.limits import LESS_MEMORY, oom_kills, out_of_memory
 from pipeline.process import exclusive
 
 CODE = "core"  # besides the model's own file, the only code that determines the weights
@@ -108,7 +107,7 @@ def train(
             (folder / STOP).unlink(missing_ok=True)
             if mirror:
                 mirror.remove(STOP)
-            with _explain_kill(folder), _call_listeners(folder, listeners, mirror):
+            with _call_listeners(folder, listeners, mirror):
                 marks = fit(training, environment, plan, folder)
         if mirror:
             mirror.pull()
@@ -147,20 +146,6 @@ def training_lock(training: Training, environment: Environment) -> Iterator[None
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), "another process runs this training"):
         yield
-
-
-@contextmanager
-def _explain_kill(folder: Path) -> Iterator[None]:
-    """Print it if the last attempt was ended by the kernel, which leaves no time for an error message."""
-    file = folder / "oom-kills"  # it exists while a training runs
-    with suppress(OSError, ValueError):
-        if oom_kills() > int(file.read_text()):
-            print(f"the last attempt was ended: {out_of_memory()}\n  -> {LESS_MEMORY}", flush=True)
-    write_text(file, str(oom_kills()))
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
 
 
 @contextmanager

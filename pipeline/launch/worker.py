@@ -130,6 +130,8 @@ def _explained(error: Exception, job: dict[str, Any], context: DistributedContex
     if "torch.compile" in text or type(error).__module__.startswith(COMPILER):
         what = f"the losses cannot be compiled ({' '.join(text.strip().splitlines()[:2])})"
         remedy = "install a C++ compiler (on a GPU: triton), or set it to false"
+        if "double backward" in text:  # a gradient penalty
+            remedy = "set it to false"
         return BadInput(what, where=f"params.yaml: {job['name']}.training.compile", remedy=remedy)
     return None
 

@@ -71,5 +71,10 @@ def test_a_gradient_penalty_cannot_be_compiled_and_the_error_says_so():
     assert "double backward" in text and "cnn.training.compile" in text
 
 
+def test_for_a_gradient_penalty_no_compiler_is_the_remedy():
+    error = RuntimeError("torch.compile with aot_autograd does not currently support double backward")
+    assert str(_explained(error, {"name": "cnn"}, DistributedContext())).endswith("\n  -> set it to false")
+
+
 def test_other_errors_are_left_as_they_are():
     assert _explained(RuntimeError("a worker was lost"), {"name": "cnn"}, DistributedContext()) is None

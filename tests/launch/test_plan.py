@@ -80,8 +80,8 @@ CLUSTERS = [
     (MIXED, "cpu", "auto", ("cpu", 3, 21)),
     (HEAD_WITHOUT_CPUS, "auto", "auto", ("cpu", 2, 4)),
     (GPUS_ALONE, "auto", "auto", ("cuda", 2, 1)),
-    (GPUS_ALONE, "cpu", "auto", "1 workers were requested, but the cluster has 0 CPUs"),
-    ([], "auto", "auto", "1 workers were requested, but the cluster has 0 CPUs"),
+    (GPUS_ALONE, "cpu", "auto", "1 worker was requested, but the cluster has 0 CPUs"),
+    ([], "auto", "auto", "1 worker was requested, but the cluster has 0 CPUs"),
     *((WITH_GPUS, "mps", workers, ONLY_IN_PROCESS) for workers in ("auto", 1, 2, 9)),
 ]
 
@@ -161,12 +161,22 @@ def test_darkroom_threads_lowers_the_threads_of_a_worker(machine, threads, worke
         assert plan.threads == expected
 
 
-def test_a_refusal_says_what_to_use_instead(machine):
-    machine(2, False)
-    with pytest.raises(BadInput) as caught, plan_resources(Environment(Path(), 3)):
+@pytest.mark.parametrize(
+    ("gpus", "nodes", "environment", "remedy"),
+    [
+        (2, None, Environment(Path(), 3), "use at most 2 workers or DARKROOM_DEVICE=cpu, or add machines"),
+        (1, None, Environment(Path(), 3), "use at most 1 worker or DARKROOM_DEVICE=cpu, or add machines"),
+        (0, [], Environment(Path(), ray_address=HEAD), "add machines with CPUs to the cluster"),
+    ],
+)
+def test_a_refusal_says_how_many_workers_to_use_instead(machine, gpus, nodes, environment, remedy):
+    machine(gpus, False, nodes)
+    with pytest.raises(BadInput) as caught, plan_resources(environment):
         pass
-    assert caught.value.where == "DARKROOM_WORKERS"
-    assert caught.value.remedy == "use at most 2 workers or DARKROOM_DEVICE=cpu, or add machines"
+    assert (caught.value.where, caught.value.remedy) == ("DARKROOM_WORKERS", remedy)
+
+
+def test_a_refusal_says_which_device_to_use_instead(machine):
     machine(0, False, EQUAL)
     cuda = Environment(Path(), device="cuda", ray_address=HEAD)
     with pytest.raises(BadInput) as caught, plan_resources(cuda):

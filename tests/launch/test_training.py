@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,6 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation.report import PARTS, _parts
 from pipeline.files import read_json
 from pipeline.launch import ray_train, worker
-from pipeline.launch import training as training_module
 from pipeline.launch.training import Training, train
 from pipeline.limits import LESS_MEMORY
 from tests.project import ROOT
@@ -32,10 +30,6 @@ TOO_LARGE = "train-ae: 16 examples at once do not fit into the memory of cpu (2.
 RAYS_MESSAGE = """1 worker(s) were killed due to the node running low on memory. Memory on the node
 (IP: 127.0.0.1, ID: be9d) was 22.61GB used / 23.54GB limit (0.960)
 OOM kill reason: ..."""
-
-
-class Leave(BaseException):
-    """Is not turned into another error on its way."""
 
 
 @pytest.fixture
@@ -91,33 +85,6 @@ def test_a_lack_of_memory_is_told_from_other_errors(tmp_path, digits, monkeypatc
     with pytest.raises(DarkroomError) as caught:
         train(digits, where, tmp_path / "model", tmp_path / "history", [])
     assert str(caught.value).startswith(reported)
-
-
-def test_the_attempt_after_a_kill_by_the_kernel_says_so(tmp_path, digits, monkeypatch, capsys):
-    """The kernel leaves a killed process no time for a message, and DVC only names the signal."""
-    where = Environment(tmp_path, storage=tmp_path / "storage", threads=1, device="cpu")
-    file, kills = digits.folder(where.storage) / "oom-kills", [3]
-    monkeypatch.setattr(training_module, "oom_kills", lambda: kills[0])
-
-    def attempt():
-        with suppress(DarkroomError):
-            train(digits, where, tmp_path / "model", tmp_path / "history", [])
-        return "the last attempt was ended: the kernel ended a process" in capsys.readouterr().out
-
-    left = []
-    monkeypatch.setattr(
-        Step, "_accumulate", lambda *given: left.append(file.read_text()) or fail_with(Leave())()
-    )
-    with pytest.raises(Leave):
-        attempt()
-    assert left == ["3"] and not file.exists()  # a process that is killed with -9 would leave it
-    monkeypatch.setattr(Step, "_accumulate", fail_with(RuntimeError("a fault")))
-    for before, now, said in (("3", 4, True), ("3", 3, False), ("3", 0, False), ("damaged", 4, False)):
-        file.write_text(before)
-        kills[0] = now
-        assert attempt() == said and not file.exists()
-    kills[0] = 9
-    assert not attempt()  # the attempt before ended with an error of its own
 
 
 def died(message="Worker exit type: SYSTEM_ERROR"):

@@ -11,6 +11,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
+from pipeline.settings_check import find_faults
 from tests import toys
 from tests.arrays import ArrayDataset, array_split, batch_of
 
@@ -82,10 +83,24 @@ def test_a_training_with_both_resumes_bit_for_bit(tmp_path):
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
+@pytest.mark.parametrize(
+    ("sampling", "weights", "refused"),
+    [("balanced", "auto", True), ("balanced", "none", False), ("shuffle", "auto", False)],
+)
+def test_weights_and_balanced_sampling_together_are_refused(tmp_path, sampling, weights, refused):
+    path = tmp_path / "params.yaml"
+    path.write_text(f"cnn: {{training: {{sampling: {sampling}}}, model: {{class_weights: {weights}}}}}")
+    valid, faults = find_faults(path)
+    assert valid == ["cnn"] * (not refused) and len(faults) == refused
+    if refused:
+        assert faults[0].where == f"{path}: cnn.model.class_weights"
+        assert faults[0].remedy == "set class_weights: none or training.sampling: shuffle"
+
+
 def test_balanced_sampling_of_data_without_labels_is_refused(tmp_path, toy_models):
     data = toys.array_dataset("toy_mask")
     task = model_files.build("toy_mask", {}, data.spec, 0)
-    with pytest.raises(BadInput, match="no field 'label'"):
+    with pytest.raises(BadInput, match=r"no field 'label'\n  -> set training.sampling: shuffle"):
         Loop(task, data, SETTINGS, tmp_path)
 
 
