@@ -38,7 +38,8 @@ def suggest(
     if findings["drawn_splits"] and findings["near_duplicates"].get("across_splits"):
         lines["data"]["near_duplicates"] = "keep_together"
     counts = findings["splits"]
-    if findings["imbalance"]["ratio"] > UNEVEN:
+    sampling = ((params.get("cnn") or {}).get("training") or {}).get("sampling")
+    if findings["imbalance"]["ratio"] > UNEVEN and sampling != "balanced":  # which does the same
         lines["cnn"] = {"model": {"class_weights": "auto"}}
     train = counts.get("train", 0)
     for name, section in params.items():
