@@ -224,7 +224,9 @@ def _to_darkroom_error(error: Exception, name: str, killed: bool) -> Exception:
     text = str(cause).strip() or type(cause).__name__
     if isinstance(cause, OutOfMemoryError) or (killed and isinstance(cause, RayActorError)):
         found = MEMORY_IN_USE.search(text)
-        what = f"Ray ended a worker because memory ran out ({found[0]})" if found else out_of_memory()
+        what = f"{LOST_WORKER}; meanwhile {out_of_memory()}"
+        if found:
+            what = f"Ray ended a worker because memory ran out ({found[0]})"
         return DarkroomError(what, where=where, remedy=LESS_MEMORY)
     reason = LOST_WORKER if isinstance(cause, RayActorError) else text.splitlines()[-1]
     what = f"the training failed: {type(cause).__name__}: {reason}"[:400]

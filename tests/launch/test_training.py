@@ -97,12 +97,17 @@ def died(message="Worker exit type: SYSTEM_ERROR"):
 @pytest.mark.parametrize(
     ("failures", "killed", "what", "remedy"),
     [
-        ([died()], True, "the kernel ended a process because memory ran out; the limit is", LESS_MEMORY),
+        (
+            [died()],
+            True,
+            f"{ray_train.LOST_WORKER}; meanwhile the kernel ended a process because",
+            LESS_MEMORY,
+        ),
         ([died()], False, "the training failed: ActorDiedError: a worker's process or machine was lost", ""),
         (
             [RuntimeError("Connection closed by peer"), died()],
             True,
-            "the kernel ended a process",
+            f"{ray_train.LOST_WORKER}; meanwhile the kernel",
             LESS_MEMORY,
         ),
         ([RuntimeError("Connection closed by peer"), died()], False, "the training failed: ActorDied", ""),
