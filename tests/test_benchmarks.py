@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+from pipeline.core import model_files
 from pipeline.core.metrics_log import Diverged
 from pipeline.evaluation import frechet
 from tests import core_only
@@ -55,7 +56,9 @@ def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
         assert 0 <= parts["agreement"][name] <= parts["agreement"]["tolerance"]
         assert parts["speed"][name]["ratio"] > 0 and parts["speed"][name]["loop_images_per_second"] > 0
     assert parts["kill"]["equal"] and 0 < parts["kill"]["resumed_from"] <= parts["kill"]["killed_at"]
-    assert parts["contract"]["how"] == "plain functions" and parts["contract"]["passed"] == len(MODELS)
+    assert parts["contract"]["how"] == "plain functions" and parts["contract"]["passed"] == len(
+        model_files.names()
+    )
     assert all(parts["deterministic"][name]["ratio"] > 0 for name in ("cnn", "gan"))
     assert parts["precision"]["cnn precision bfloat16"]["ratio"] > 0
     for name in ("mnist", "cifar10"):

@@ -17,13 +17,15 @@ from pipeline.launch import ray_train
 from pipeline.launch.training import Training, train
 from pipeline.process import start_ray
 from tests.launch import fictitious_gpus
+from tests.project import ROOT
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def address():
+def address(monkeypatch):
     """A Ray in this process with two CPUs and two GPUs, used like a cluster."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # its workers import the test's function
     start_ray("", num_cpus=2, num_gpus=2)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()

@@ -68,6 +68,7 @@ def test_so_does_one_in_float16_with_its_loss_scales(tmp_path, processed_digits,
     assert 1 <= last["train/loss_scale"] < 65536  # the first steps overflowed
 
 
+@pytest.mark.nightly
 @pytest.mark.cluster
 def test_a_lost_worker_and_a_killed_training_give_the_same_model_and_ray_listens_only_on_loopback(
     tmp_path, processed_digits

@@ -35,6 +35,7 @@ def test_the_command_line_of_the_schedule_runs_it(project):
     assert "nothing new" in (project / ".darkroom/retrain.log").read_text()
 
 
+@pytest.mark.nightly
 def test_a_killed_retraining_ends_with_a_new_champion_and_a_rollback_restores_the_old_one(project):
     before = look(project)
     deliver(project, 700, 1200)

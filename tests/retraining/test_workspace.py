@@ -91,6 +91,7 @@ def test_in_place_the_project_has_the_pictures_and_keeps_unsaved_work(project, w
     }
 
 
+@pytest.mark.nightly
 def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, workspace):
     deliver(workspace, "1.png")
     git(project, "switch", "-q", BRANCH)
@@ -146,6 +147,7 @@ def test_a_relative_remote_works_from_the_worktree(project, workspace):
     assert len(list((project.parent / "store").rglob("*"))) > 1
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["index.lock", "HEAD.lock", "locked"])
 def test_a_killed_git_command_does_not_stop_the_next_retraining(project, workspace, name):
     deliver(workspace, "1.png")
@@ -154,6 +156,7 @@ def test_a_killed_git_command_does_not_stop_the_next_retraining(project, workspa
     assert accepted(workspace) == {"1.png"} and not (workspace.tree / "half").exists()
 
 
+@pytest.mark.nightly
 def test_a_worktree_that_is_gone_is_made_again(project, workspace):
     deliver(workspace, "1.png")
     shutil.rmtree(workspace.tree)

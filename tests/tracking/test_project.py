@@ -200,6 +200,7 @@ def server(tmp_path):
         switch(False)
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_killed_during_a_training_and_restarted_has_no_gap(
     server, tmp_path, processed_digits
 ):
