@@ -136,4 +136,4 @@ def use_channels_last(module: nn.Module) -> None:
     """Store filters as (out, H, W, in); convolutions and images follow, and get a third faster on CPUs."""
     for values in itertools.chain(module.parameters(), module.buffers()):
         if values.dim() == 4:
-            values.data = values.data.contiguous(memory_format=torch.channels_last)
+            values.data = values.data.to(memory_format=torch.channels_last)

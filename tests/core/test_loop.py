@@ -11,6 +11,7 @@ import torch.multiprocessing
 
 from pipeline.core import model_files
 from pipeline.core.distributed import DistributedContext
+from pipeline.core.layers import use_channels_last
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import read
 from pipeline.core.settings import TrainingSettings
@@ -297,3 +298,12 @@ def test_only_tensors_with_four_dimensions_get_another_layout(tmp_path):
     loop = Loop(task, ArrayDataset(), SETTINGS, tmp_path)
     assert loop.task.image.weight.is_contiguous(memory_format=torch.channels_last)
     assert loop.task.video.weight.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (1, 4, 1, 1), (4, 2, 1, 1), (4, 2, 3, 3)])
+def test_the_layout_is_that_of_pytorch_also_where_a_dimension_is_one(shape):
+    """Other strides of the same layout choose other kernels, and so other bits."""
+    module, expected = torch.nn.Module(), torch.nn.Module()
+    module.weight, expected.weight = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    use_channels_last(module)
+    assert module.weight.stride() == expected.to(memory_format=torch.channels_last).weight.stride()
