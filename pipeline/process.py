@@ -155,15 +155,19 @@ def die_with_parent() -> None:
 
 
 def _is_orphan() -> bool:
-    """Whether the parent is neither DVC nor a shell or launcher that DVC started (Linux; else False)."""
-    parent = Path("/proc", str(os.getppid()))
+    """Whether the parent has nothing to do with DVC and is in another session (Linux; else False).
+
+    DVC, also as a library, and its shell have the session of the stage. A launcher that DVC started in
+    another one has the variables of the stage.
+    """
+    parent = os.getppid()
     try:
-        words = (parent / "cmdline").read_bytes()
-        if parent.name != "1":  # its variables can be read by its own user only
-            words += (parent / "environ").read_bytes()
+        words = Path(f"/proc/{parent}/cmdline").read_bytes()
+        if parent != 1:  # its variables can be read by its own user only
+            words += Path(f"/proc/{parent}/environ").read_bytes()
+        return os.getsid(parent) != os.getsid(0) and b"dvc" not in words and b"DVC_STAGE=" not in words
     except OSError:
         return False
-    return b"dvc" not in words and b"DVC_STAGE=" not in words
 
 
 def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:

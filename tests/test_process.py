@@ -219,6 +219,10 @@ def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
     assert output == "" and "DVC was killed while this stage started\n  -> run the same" in error
 
 
+def test_a_stage_that_a_script_with_dvcs_library_starts_runs():
+    assert run(f"{HEAD}process.run(lambda: print('ran'))", DVC_STAGE="train-gan")[1] == "ran\n"
+
+
 def test_a_stage_that_a_launcher_of_dvcs_command_starts_runs(tmp_path):
     stage = f"{HEAD}process.run(lambda: print('ran'))"
     launcher = f"import subprocess\nsubprocess.run([sys.executable, '-c', {stage!r}], start_new_session=True)"
