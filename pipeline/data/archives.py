@@ -18,6 +18,7 @@ import threading
 import unicodedata
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -45,12 +46,12 @@ class Listing(Findings):
     folders: list[str] = field(default_factory=list)
 
 
-class Archive(Listing):
+class Archive(Listing, ABC):
     """An archive that is open for reading."""
 
+    @abstractmethod
     def read(self, name: str) -> bytes:
         """The bytes of a file. Thread-safe. Raises ``ValueError`` for damage."""
-        raise NotImplementedError
 
     def _check(self, names: Iterable[str], special: list[str], large: list[str]) -> None:
         """Note the faults of all members."""

@@ -83,7 +83,7 @@ def _open_pictures(settings: DataSettings, raw: Path, channels: int) -> Collecti
     """The pictures of the user's folder or archive, of which ``raw`` has a copy."""
     copies = [raw / f"{PICTURES}{suffix}" for suffix in ("", *ARCHIVES)]
     path = next((copy for copy in copies if copy.exists()), copies[0]).absolute()
-    # A table of labels that was beside the source is now in ``raw``.
+    # A table of labels that was next to the source is now in ``raw``.
     table = Path(settings.labels).name if (raw / Path(settings.labels).name).is_file() else settings.labels
     layout = read_layout(path, settings.model_copy(update={"labels": table}))
     layout.refuse(where=str(path))

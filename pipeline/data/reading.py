@@ -30,7 +30,7 @@ class Layout(Findings):
     """Pictures sorted by path, class names in alphabetical order, and a report of how they were found.
 
     ``arrays``: whether the pictures are in arrays and not in files. ``sidecars`` are other files in the
-    source that were read; ``table`` is a table of labels beside it.
+    source that were read; ``table`` is a table of labels next to it.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -129,7 +129,7 @@ def _pictures(files: Iterable[str], layout: Layout) -> list[str]:
 def _find_table(
     path: Path, files: Sequence[str], pictures: Sequence[str], layout: Layout, name: str
 ) -> LabelTable | None:
-    """The table ``name`` in or beside the source. Without a name, the table of pictures without classes."""
+    """The table ``name`` in or next to the source. Without a name, the table of pictures without classes."""
     parents = {picture.rpartition("/")[0] for picture in pictures}
     if not name and len(parents) > 1 and not all(split_of(PurePosixPath(one).name) for one in parents):
         return None
@@ -147,7 +147,7 @@ def _find_table(
                 continue
             places = [place for place in (path.parent / each, Path(each)) if place.is_file()]
             if not places:
-                remedy = f"correct the setting: a path in or beside {path}"
+                remedy = f"correct the setting: a path in or next to {path}"
                 raise BadInput(f"there is no table '{each}'", where="params.yaml: data.labels", remedy=remedy)
             layout.table = places[0]
             tables.append(LabelTable(places[0].name, places[0].read_bytes()))

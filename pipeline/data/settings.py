@@ -19,7 +19,7 @@ class DataSettings(Section):
     source: str = "digits"  # a name in the catalogue pipeline/data/sources.py
     # For source 'folder': a folder, zip, tar or .npz of pictures, relative to the project's root.
     folder: str = ""
-    # A table (.csv, .tsv, .jsonl) of the pictures' paths and classes, in or beside the folder; '': the
+    # A table (.csv, .tsv, .jsonl) of the pictures' paths and classes, in or next to the folder; '': the
     # sub-folders are the classes.
     labels: str = ""
     # Pictures of one group, such as a patient, stay in one split. A regular expression with one group in

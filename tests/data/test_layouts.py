@@ -112,7 +112,7 @@ ROWS = [
     Row("splits without class folders", folder({"train": 12, "test": 4}), "all", TWO, warning="one class"),
     Row("a single class folder", folder({"a": 12}), "a", warning="are of one class, 'a'"),
     Row(
-        "loose pictures beside classes",
+        "loose pictures next to classes",
         folder({"a": 6, "b": 6, ".": 2}),
         refusal="not in a class folder: '00.png'",
     ),
