@@ -206,6 +206,7 @@ def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
     dvc = start(
         f"import subprocess\nsubprocess.run([sys.executable, '-c', {child!r}])",
         env={"DVC_STAGE": "train-gan"},
+        start_new_session=True,  # the process that adopts the stage has another session
     )
     number = int(dvc.stdout.readline().split()[1])
     dvc.kill()
