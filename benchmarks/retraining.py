@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -136,11 +137,11 @@ class Month:
 
     def _create(self, size: int) -> None:
         self._do("git", "clone", "--quiet", str(ROOT), str(self.project), where=self.place)
-        for path in self.project.glob("pipeline/models/*.py"):
-            if path.stem in set(model_files.names()) - {"cnn"}:
-                path.unlink()
         plan = yaml.safe_load((self.project / "dvc.yaml").read_text())
         others = set(model_files.names()) - {"cnn"}
+        for name in others:
+            path = model_files.code_path(name, self.project / "pipeline")
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         stages = {
             name: stage for name, stage in plan["stages"].items() if name.removeprefix("train-") not in others
         }

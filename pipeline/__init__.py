@@ -2,7 +2,8 @@
 
     core/          all that the bits of a model depend on: the contract between a model and the rest
                    (task.py), the fields of an example, noise, data sets, sampler, step, loop, checkpoints
-    models/        one file for each model; a new model is added here
+    layers/        networks, augmentation and other parts that several models use
+    models/        one file or folder for each model; a new model is added here
     data/          sources, download, folders of pictures, preprocessing
     launch/        where and how a training runs; Ray Train is started in ray_train.py
     evaluation/    measures with floors and intervals, and the report; a new measure is added in one of the
@@ -17,9 +18,9 @@
                    settings, environment variables, processes and the start of Ray, git, atomic writes,
                    error messages, measured values, cores and memory
 
-A training stage depends on core/, its model's file, its data and its section of params.yaml.
+A training stage depends on core/, layers/, its model's code, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, doctor, repro -> retraining, inspection, settings_check ->
-launch, evaluation -> tracking -> data, models -> core -> params, environment, process, git -> files, errors,
-estimate, limits. A test reads the imports.
+launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment, process, git ->
+files, errors, estimate, limits. A test reads the imports.
 """

@@ -15,7 +15,7 @@ def main() -> None:
     environment.prepare_threads()
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
-    from pipeline.core.layers import use_channels_last
+    from pipeline.core.memory_format import use_channels_last
     from pipeline.data.settings import DataSettings
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of

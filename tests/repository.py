@@ -18,6 +18,11 @@ WITHOUT_TRAINING = ("download", "preprocess", "evaluate")
 CLEAN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_", "PYTHONPATH")
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def create(folder: Path, **sections: dict) -> Path:
     """A committed project with a classifier only; ``sections`` replace those of its params.yaml."""
     for name in ("pipeline", "stages"):
@@ -26,7 +31,7 @@ def create(folder: Path, **sections: dict) -> Path:
         shutil.copy(ROOT / name, folder / name)
     for name in model_files.names():
         if name != KEPT:
-            (folder / f"pipeline/models/{name}.py").unlink()
+            remove(model_files.code_path(name, folder / "pipeline"))
     (folder / "data/own").mkdir(parents=True)
     shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
     plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())

@@ -62,6 +62,11 @@ def code_of(name):
     }
 
 
+def own_code(name):
+    """The file or folder of the model ``name``."""
+    return model_files.code_path(name, ROOT / "pipeline").relative_to(ROOT).as_posix()
+
+
 def trained_by(path):
     """The models whose training depends on the file ``path``, by their stages."""
     deps = {
@@ -93,7 +98,8 @@ def test_every_model_has_a_file_a_section_and_a_stage():
             f"data/processed/{kind.dataset}",
             *needs,
             "pipeline/core",
-            f"pipeline/models/{name}.py",
+            "pipeline/layers",
+            own_code(name),
             "stages/train.py",
         ]
     assert {"models", "history"} <= set(STAGES["evaluate"]["deps"])
@@ -107,19 +113,22 @@ def test_a_stage_depends_on_all_the_code_that_makes_its_result_and_on_no_other(n
         path for path in needed if not any(path == dep or path.startswith(f"{dep}/") for dep in declared)
     }
     idle = {dep for dep in declared if not any(path == dep or path.startswith(f"{dep}/") for path in needed)}
-    assert not missing and idle <= {"pipeline/models"}  # whose files are imported by name
+    assert not missing and idle <= {
+        "pipeline/layers",
+        "pipeline/models",
+    }  # models are imported by name, and layers by them
 
 
-def test_the_core_and_the_models_import_nothing_else_that_could_change_a_model():
-    for path in [
-        *ROOT.glob("pipeline/core/*.py"),
-        *(ROOT / f"pipeline/models/{name}.py" for name in model_files.names()),
-    ]:
+def test_core_layers_and_models_import_nothing_else_that_could_change_a_model():
+    for path in [*ROOT.glob("pipeline/core/*.py"), *ROOT.glob("pipeline/layers/*.py")]:
         for used in closure(path):
-            relative = used.relative_to(ROOT).as_posix()
-            assert relative.startswith("pipeline/core/") or used == path or used.name in NEUTRAL, (
-                f"{path} imports {relative}"
-            )
+            assert used.parent.name in ("core", "layers") or used.name in NEUTRAL, f"{path} imports {used}"
+    for name in model_files.names():
+        own = ROOT / own_code(name)
+        for path in own.glob("**/*.py") if own.is_dir() else [own]:
+            for used in closure(path):
+                known = used.parent.name in ("core", "layers") or used.is_relative_to(own)
+                assert known or used.name in NEUTRAL, f"{path} imports {used}"
 
 
 def test_each_change_of_code_makes_the_right_trainings_stale():
@@ -128,10 +137,8 @@ def test_each_change_of_code_makes_the_right_trainings_stale():
         path = file.relative_to(ROOT).as_posix()
         expected = (
             models
-            if path.startswith("pipeline/core/")
-            else {file.stem} & models
-            if file.parent.name == "models"
-            else set()
+            if path.startswith(("pipeline/core/", "pipeline/layers/"))
+            else {name for name in models if path == own_code(name) or path.startswith(f"{own_code(name)}/")}
         )
         assert trained_by(path) == expected, path
 
@@ -153,7 +160,8 @@ def test_a_trainings_fingerprint_changes_with_the_code_of_its_stage_and_with_no_
     before = fingerprints()
     for path in (
         "core/loop.py",
-        "models/gan.py",
+        "layers/augmentation.py",
+        "models/gan/__init__.py",
         "launch/worker.py",
         "tracking/runs.py",
         "evaluation/report.py",

@@ -12,7 +12,7 @@ import yaml
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from pipeline.core import metrics_log
+from pipeline.core import metrics_log, model_files
 from pipeline.files import read_json, sha256
 from tests import toys
 from tests.project import PARAMS, ROOT
@@ -27,8 +27,9 @@ DATASET = {"toy_clip": "clips", "toy_mask": "scenes"}
 def project(tmp_path_factory):
     """A project of the classifier, the autoencoder and the toy models, after ``dvc repro``."""
     folder = create(tmp_path_factory.mktemp("toys") / "project")
-    for path in [*(toys.FOLDER / "models").glob("*.py"), ROOT / "pipeline/models/ae.py"]:
+    for path in (toys.FOLDER / "models").glob("*.py"):
         shutil.copy(path, folder / "pipeline/models")
+    shutil.copytree(ROOT / "pipeline/models/ae", folder / "pipeline/models/ae")
     shutil.copy(toys.FOLDER / "compose.py", folder / "stages")
     (folder / "params.yaml").write_text(
         json.dumps({**read_yaml(folder / "params.yaml"), **toys.PARAMS, "ae": PARAMS["ae"]})
@@ -41,7 +42,8 @@ def project(tmp_path_factory):
     }
     for name in ("ae", *toys.NAMES):
         data = f"data/processed/{DATASET.get(name, 'images')}"
-        code = ["pipeline/core", f"pipeline/models/{name}.py", "stages/train.py"]
+        own = model_files.code_path(name, folder / "pipeline").relative_to(folder).as_posix()
+        code = ["pipeline/core", "pipeline/layers", own, "stages/train.py"]
         outs = [f"models/{name}", f"history/{name}"]
         plan["stages"][f"train-{name}"] = {
             "cmd": f"python -m stages.train {name}",

@@ -19,8 +19,8 @@ from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.feed import make_feed
 from pipeline.core.image_grid import to_bytes, write_png
-from pipeline.core.layers import use_channels_last
 from pipeline.core.lr_schedule import learning_rate_factor
+from pipeline.core.memory_format import use_channels_last
 from pipeline.core.metrics_log import MetricsLog, check_finite
 from pipeline.core.noise import Noise
 from pipeline.core.sampler import Sampler

@@ -1,6 +1,7 @@
 """Find models by name; save and load trained models as folders with ``model.safetensors`` and ``model.json``.
 
-The model ``<name>`` is the Task that ``pipeline/models/<name>.py`` defines. The module is imported when the
+The model ``<name>`` is the Task that the module ``pipeline/models/<name>.py`` defines, or the package
+``pipeline/models/<name>/`` in its ``__init__.py``. The module is imported when the
 model is used, so no code here depends on a particular model.
 """
 
@@ -36,11 +37,17 @@ def names() -> list[str]:
 
 
 def find(name: str) -> type[Task]:
-    """The Task that ``pipeline/models/<name>.py`` defines. Raises ``BadInput`` for an unknown name."""
+    """The Task that ``pipeline.models.<name>`` defines. Raises ``BadInput`` for an unknown name."""
     task = _task_in(name) if name in _modules() else None
     if task is None:
         raise BadInput("no such model", where=name, remedy=f"choose one of: {', '.join(names())}")
     return task
+
+
+def code_path(name: str, root: Path) -> Path:
+    """The file or folder with the code of the model ``name``; ``root`` is the folder ``pipeline``."""
+    folder = root / "models" / name
+    return folder if folder.is_dir() else folder.with_suffix(".py")
 
 
 def build(name: str, config: Any, spec: DataSpec, seed: int, needs: Mapping[str, Task] | None = None) -> Task:

@@ -26,7 +26,7 @@ from pipeline.launch.storage import Mirror
 from pipeline.launch.worker import FINISHED, STOP
 from pipeline.process import exclusive
 
-CODE = "core"  # besides the model's own file, the only code that determines the weights
+CODE = ("core", "layers")  # besides the model's own code, the only code that determines the weights
 POLL_SECONDS = 2.0
 KEEP_FINISHED = 3
 
@@ -58,7 +58,9 @@ class Training:
             "data": self.data.digest,
             "needs": {name: model_files.digest(folder) for name, folder in self.needs.items()},
             "initial_weights": hashlib.sha256(weights).hexdigest() if weights else "",
-            "code": digest_of_tree([root / part for part in (CODE, f"models/{self.name}.py")], root),
+            "code": digest_of_tree(
+                [root / part for part in (*CODE, model_files.code_path(self.name, root))], root
+            ),
             "torch": importlib.metadata.version("torch"),
         }
         object.__setattr__(self, "fingerprint", digest_of(parts))

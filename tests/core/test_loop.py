@@ -11,8 +11,8 @@ import torch.multiprocessing
 
 from pipeline.core import model_files
 from pipeline.core.distributed import DistributedContext
-from pipeline.core.layers import use_channels_last
 from pipeline.core.loop import Loop
+from pipeline.core.memory_format import use_channels_last
 from pipeline.core.metrics_log import read
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from pipeline.core import model_files
-from pipeline.core.layers import flip
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
-from pipeline.models.cnn import CnnConfig, color_jitter, rotate, rotated
+from pipeline.layers.augmentation import color_jitter, flip, rotate, rotated
+from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig
 from tests.arrays import batch_of
 

@@ -1,4 +1,6 @@
-"""What every model must do. A new file in pipeline/models is tested here automatically.
+"""What every model must do, with its default settings and with each variant in tests/models/variants.
+
+A new model in pipeline/models is tested here automatically.
 
 The models of tests/toys use what Darkroom's own do not: clips, label maps, ratios of sums, needed models,
 phases that share a module. The tests with marker ``gpu`` are the same ones on a GPU.
@@ -21,12 +23,14 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Ratio
 from pipeline.errors import BadInput
+from pipeline.params import validate
 from tests import toys
+from tests.models import variants
 
 SHAPES = [(1, 8, 2), (3, 13, 5)]  # channels, size, classes
 IDS = ["grey 8x8", "rgb 13x13"]
 pytestmark = [
-    pytest.mark.parametrize("name", [*model_files.names(), *toys.NAMES]),
+    pytest.mark.parametrize("name", [*model_files.names(), *toys.NAMES, *variants.ALL]),
     pytest.mark.usefixtures("toy_models"),
 ]
 
@@ -53,13 +57,20 @@ def spec_of(name, shape=SHAPES[0]):
         "images": DataSpec.labelled_images(*shape),
         "clips": DataSpec({"clip": Field("clip", (3, channels, size, size))}),
         "scenes": DataSpec({"image": image, "mask": Field("label_map", (size, size), classes)}),
-    }[model_files.find(name).dataset]
+    }[kind_of(name)[0].dataset]
+
+
+def kind_of(name):
+    """The class and the configuration of a model or of a variant of one."""
+    model, settings = variants.ALL.get(name, (name, {}))
+    kind = model_files.find(model)
+    return kind, validate(settings, kind.Config, where=name)
 
 
 def build(name, device="cpu", shape=SHAPES[0], seed=0):
-    kind = model_files.find(name)
+    kind, config = kind_of(name)
     needs = {need: build(need, shape=shape) for need in kind.needs}
-    return model_files.build(name, kind.Config(), spec_of(name, shape), seed, needs).to(device)
+    return model_files.build(name.partition("/")[0], config, spec_of(name, shape), seed, needs).to(device)
 
 
 def batch(task, count=6):
@@ -260,7 +271,7 @@ def test_a_written_model_loads_with_the_same_outputs(name, device, tmp_path):
     task.on_train_end([batch(task, 40)])
     card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
     again = model_files.load(tmp_path / name, device)
-    assert card["name"] == name and model_files.read_card(tmp_path / name) == card
+    assert card["name"] == name.partition("/")[0] and model_files.read_card(tmp_path / name) == card
     assert all(
         torch.equal(a, b)
         for a, b in zip(task.state_dict().values(), again.state_dict().values(), strict=True)
@@ -269,8 +280,8 @@ def test_a_written_model_loads_with_the_same_outputs(name, device, tmp_path):
 
 
 def test_configuration_survives_json(name):
-    kind = model_files.find(name)
-    assert kind.Config.model_validate_json(kind.Config().model_dump_json()) == kind.Config()
+    kind, config = kind_of(name)
+    assert kind.Config.model_validate_json(config.model_dump_json()) == config
 
 
 def test_a_copy_for_averaging_is_independent(name, device):

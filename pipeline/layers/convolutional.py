@@ -1,13 +1,10 @@
-"""Building blocks that several models use."""
+"""Convolutional encoder and decoder of images."""
 
 import itertools
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from pipeline.core.noise import Noise
 
 MIN_SIDE = 4  # pixels: feature maps are halved down to about this side
 GROUP_CHANNELS = 8  # channels in a group of GroupNorm
@@ -90,50 +87,3 @@ class Decoder(nn.Module):
         for stage, side in zip(self.stages, self.sides[1:], strict=True):
             maps = stage(F.interpolate(maps, size=(side, side), mode="nearest"))
         return self.output(maps)
-
-
-def dropout(values: Tensor, rate: float, noise: Noise | None, name: str) -> Tensor:
-    """Drop each value with probability ``rate`` and scale the rest by 1 / (1 - rate).
-
-    Without ``noise`` (evaluation) the values are returned unchanged.
-    """
-    if noise is None or rate == 0:
-        return values
-    kept = noise.uniform(name, *values.shape[1:]) >= rate
-    return values * kept / (1 - rate)
-
-
-def flip(images: Tensor, noise: Noise, probability: float, name: str = "flip") -> Tensor:
-    """Mirror each image, left to right, with ``probability``."""
-    if probability == 0:
-        return images
-    return torch.where(noise.uniform(name, 1, 1, 1) < probability, images.flip(-1), images)
-
-
-def jitter(images: Tensor, noise: Noise, shift: float, zoom: float = 0.0, name: str = "jitter") -> Tensor:
-    """Shift each image at random by up to ``shift`` of its side, and scale its sides by 1 +- ``zoom``.
-
-    Each axis is resampled by a matrix of linear-interpolation weights, out = V x H^T. This is differentiable
-    and deterministic on every device (indexing is not). Pixels outside the image are zero.
-    """
-    if shift == 0 and zoom == 0:
-        return images
-    size = images.shape[-1]
-    drawn = noise.uniform(name, 4) * 2 - 1  # (N, 4): shifts and zooms, vertical and horizontal
-    vertical = _resampling(size, drawn[:, 0] * shift, drawn[:, 2] * zoom)
-    horizontal = _resampling(size, drawn[:, 1] * shift, drawn[:, 3] * zoom)
-    return torch.einsum("nab,ncbd,ned->ncae", vertical, images, horizontal)
-
-
-def _resampling(size: int, shift: Tensor, zoom: Tensor) -> Tensor:
-    pixels = torch.arange(size, device=shift.device, dtype=torch.float32)
-    centre = (size - 1) / 2
-    sources = (pixels - centre)[None] * (1 + zoom)[:, None] + centre + (shift * size)[:, None]  # (N, size)
-    return (1 - (sources[:, :, None] - pixels[None, None]).abs()).clamp_min(0)  # (N, size, size)
-
-
-def use_channels_last(module: nn.Module) -> None:
-    """Store filters as (out, H, W, in); convolutions and images follow, and get a third faster on CPUs."""
-    for values in itertools.chain(module.parameters(), module.buffers()):
-        if values.dim() == 4:
-            values.data = values.data.to(memory_format=torch.channels_last)

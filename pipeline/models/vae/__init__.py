@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.core.layers import Decoder, Encoder
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
+from pipeline.layers.convolutional import Decoder, Encoder
 from pipeline.params import Section
 
 

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.dataset import Split
-from pipeline.core.layers import dropout, flip, group_norm, jitter
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
+from pipeline.layers.augmentation import color_jitter, flip, jitter, rotate
+from pipeline.layers.convolutional import group_norm
+from pipeline.layers.dropout import dropout
 from pipeline.params import Section
 
 
@@ -121,37 +123,3 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         return self.output(self.features(images, noise))
-
-
-def rotate(images: Tensor, noise: Noise, degrees: float) -> Tensor:
-    """Rotate each image about its centre by a random angle of at most ``degrees``, either way."""
-    if degrees == 0:
-        return images
-    return rotated(images, torch.deg2rad((noise.uniform("rotate") * 2 - 1) * degrees))
-
-
-def rotated(images: Tensor, angles: Tensor) -> Tensor:
-    """Images (N, C, H, W), rotated counter-clockwise by ``angles`` (N,), in radians.
-
-    Pixels are interpolated linearly; those from outside the image are zero.
-    """
-    size = images.shape[-1]
-    centres = (2 * torch.arange(size, device=images.device) + 1) / size - 1  # of pixels, from -1 to 1
-    down, right = torch.meshgrid(centres, centres, indexing="ij")
-    cos, sin = angles.cos()[:, None, None], angles.sin()[:, None, None]
-    # Without a matrix product, whose rounding depends on the device.
-    sources = torch.stack([cos * right - sin * down, sin * right + cos * down], dim=-1)
-    return F.grid_sample(images, sources, align_corners=False)
-
-
-def color_jitter(images: Tensor, noise: Noise, strength: float) -> Tensor:
-    """Scale the brightness, contrast and saturation of each image by random factors in 1 +- ``strength``."""
-    if strength == 0:
-        return images
-    factors = 1 + strength * (noise.uniform("color", 3, 1, 1, 1) * 2 - 1)
-    brightness, contrast, saturation = factors.unbind(1)  # each (N, 1, 1, 1)
-    images = images * brightness
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = mean + contrast * (images - mean)
-    grey = images.mean(1, keepdim=True)
-    return (grey + saturation * (images - grey)).clamp(0, 1)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from pipeline.core.layers import Decoder, Encoder, flip, jitter
 from pipeline.core.noise import Noise
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
+from pipeline.layers.augmentation import flip, jitter
+from pipeline.layers.convolutional import Decoder, Encoder
 from pipeline.params import Section
 
 SLOW = OptimizerSettings(kind="adam", learning_rate=4e-4, beta1=0.0, beta2=0.99)

@@ -1,0 +1,1 @@
+"""Building blocks that several models use. They import nothing but pipeline/core."""

@@ -1,0 +1,3 @@
+"""Variants of the variational autoencoder."""
+
+VARIANTS = {"gaussian": {"likelihood": "gaussian"}}
