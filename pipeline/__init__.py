@@ -14,13 +14,13 @@
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
-    params, environment, process, git, files, errors, estimate, limits
-                   settings, environment variables, processes and the start of Ray, git, atomic writes,
-                   error messages, measured values, cores and memory
+    params, environment, openmp, process, git, files, errors, estimate, limits
+                   settings, environment variables, threads, processes and the start of Ray, git, atomic
+                   writes, error messages, measured values, cores and memory
 
 A training stage depends on core/, layers/, its model's code, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, doctor, repro -> retraining, inspection, settings_check ->
-launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment, process, git ->
-files, errors, estimate, limits. A test reads the imports.
+launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment, openmp, process, git
+-> files, errors, estimate, limits. A test reads the imports.
 """

@@ -34,10 +34,6 @@ QUIET = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs
 }
 
-# How often a thread of GNU OpenMP looks for the others before it sleeps, if other processes compute too. With
-# its default, 300000, threads take the cores from those that they wait for (benchmarks/busy.py).
-SPINS_IF_BUSY = "1000"
-
 # The accepted values of variables, and their description.
 ACCEPTED = {
     "DARKROOM_WORKERS": (r"auto|[1-9]\d{0,3}|10000", "auto or a number from 1 to 10000"),
@@ -138,10 +134,9 @@ def prepare() -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
-def prepare_threads() -> None:
-    """Let the threads of this process sleep early on a busy machine. Call it before PyTorch is imported."""
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys() and limits.is_busy():
-        os.environ["GOMP_SPINCOUNT"] = SPINS_IF_BUSY
+def decides_waiting() -> bool:
+    """Whether the user decides how long the threads of OpenMP wait for each other before they sleep."""
+    return bool(_get("GOMP_SPINCOUNT") or _get("OMP_WAIT_POLICY"))
 
 
 def prepare_device() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Linux: docs.kernel.org/admin-guide/cgroup-v2.html; in version 1 each controller has its own folder.
 CGROUPS, MEMBERSHIP, VMSTAT = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"), Path("/proc/vmstat")
-LOADAVG, LOAD_SAMPLES, LOAD_SECONDS = Path("/proc/loadavg"), 5, 0.01
+LOADAVG, THREADS, LOAD_SAMPLES, LOAD_SECONDS = Path("/proc/loadavg"), Path("/proc/self/task"), 5, 0.01
 
 LESS_MEMORY = (
     "DARKROOM_MICROBATCH computes a batch in pieces; or lower batch_size or the image size in params.yaml"
@@ -31,14 +31,15 @@ def cpu_quota() -> float:
     return min(quotas)
 
 
-def is_busy() -> bool:
-    """Whether the processes that compute now leave this one fewer cores than it may use (Linux only)."""
-    running = []
+def is_busy(num_threads: int) -> bool:
+    """Whether the other processes leave fewer than ``num_threads`` cores to this one now (Linux only)."""
+    others = []
     for _ in range(LOAD_SAMPLES):
-        running += [int(word.partition("/")[0]) for word in _words(LOADAVG)[3:4]]  # such as 3/412, of all
+        running = [int(word.partition("/")[0]) for word in _words(LOADAVG)[3:4]]  # such as 3/412, of all
+        states = [_text(file).rpartition(")")[2].split()[:1] for file in THREADS.glob("*/stat")]
+        others += [count - states.count(["R"]) for count in running]
         time.sleep(LOAD_SECONDS)
-    others = sorted(running)[len(running) // 2] - 1 if running else 0
-    return others + cpu_count() > (os.cpu_count() or 1)
+    return bool(others) and sorted(others)[len(others) // 2] + num_threads > (os.cpu_count() or 1)
 
 
 def memory_limit() -> int:

@@ -12,7 +12,6 @@ def main() -> None:
 
     Write metrics/, plots/ and reports/, and log them to MLflow.
     """
-    environment.prepare_threads()
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.memory_format import use_channels_last
@@ -20,6 +19,7 @@ def main() -> None:
     from pipeline.evaluation import report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
     from pipeline.evaluation.settings import EvaluationSettings
+    from pipeline.openmp import short_waits_if_busy
     from pipeline.params import read_section
     from pipeline.settings_check import require_valid_params
     from pipeline.tracking import lineage, runs
@@ -53,7 +53,8 @@ def main() -> None:
         {"device": device, "test_images": min(len(data.test) for data in datasets.values())},
     )
     with runs.open_run(env, description) as run:
-        results = evaluate(settings, datasets, tasks, digests)
+        with short_waits_if_busy():
+            results = evaluate(settings, datasets, tasks, digests)
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
         source = ", ".join(f"folder {raw_folder}" if each == "folder" else each for each in sources)
         report.write(

@@ -9,7 +9,6 @@ from pipeline import environment, process
 
 def main(name: str = "") -> None:
     """Train the model ``name`` on its data set; write models/<name>/ and history/<name>/."""
-    environment.prepare_threads()
     from pipeline.core import model_files
     from pipeline.core.dataset import Dataset
     from pipeline.core.fields import PROCESSED

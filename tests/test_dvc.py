@@ -27,6 +27,7 @@ NEUTRAL = {
     "files.py",
     "git.py",
     "limits.py",
+    "openmp.py",
     "params.py",
     "process.py",
     "settings_check.py",

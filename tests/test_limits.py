@@ -198,41 +198,28 @@ def test_darkroom_repro_says_that_the_kernel_may_have_ended_a_stage(monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("running", "affinity", "busy"),
+    ("running", "own", "num_threads", "busy"),
     [
-        ([1, 1, 1, 1, 1], 8, False),
-        ([1, 2, 2, 1, 2], 8, True),  # one other process
-        ([3, 1, 1, 1, 9], 8, False),  # others that ran for a moment
-        ([6, 6, 6, 6, 6], 3, False),  # five others have the other five cores
-        ([7, 7, 7, 7, 7], 3, True),
-        ([], 8, False),  # not on Linux
+        ([1, 1, 1, 1, 1], "R", 8, False),
+        ([1, 2, 2, 1, 2], "R", 8, True),  # one other process
+        ([3, 3, 3, 3, 3], "RRSR", 8, False),  # its own threads
+        ([3, 1, 1, 1, 9], "R", 8, False),  # others that ran for a moment
+        ([6, 6, 6, 6, 6], "R", 3, False),  # five others have the other five cores
+        ([7, 7, 7, 7, 7], "R", 3, True),
+        ([], "R", 8, False),  # not on Linux
     ],
 )
-def test_a_process_is_on_a_busy_machine_if_others_compute_on_its_cores(
-    container, monkeypatch, running, affinity, busy
+def test_the_machine_is_busy_if_others_compute_on_the_cores_of_this_process(
+    monkeypatch, tmp_path, running, own, num_threads, busy
 ):
-    container([], {})
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(affinity))
+    for number, state in enumerate(own):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "stat").write_text(f"{number} (a (b) c) {state} 1 2")
     lines = [f"0.5 0.4 0.3 {count}/400 12345" for count in running]
+    read = limits._text
+    monkeypatch.setattr(limits, "THREADS", tmp_path)
+    monkeypatch.setattr(limits.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(
-        limits, "_text", lambda path: lines.pop(0) if path == limits.LOADAVG and lines else ""
+        limits, "_text", lambda path: read(path) if path != limits.LOADAVG else lines.pop(0) if lines else ""
     )
-    assert limits.is_busy() == busy
-
-
-@pytest.mark.parametrize(
-    ("busy", "given", "spins"),
-    [
-        (False, {}, None),
-        (True, {}, "1000"),
-        (True, {"GOMP_SPINCOUNT": "7"}, "7"),
-        (True, {"OMP_WAIT_POLICY": "ACTIVE"}, None),
-    ],
-)
-def test_threads_wait_for_each_other_without_taking_the_cores_of_a_busy_machine(
-    monkeypatch, busy, given, spins
-):
-    monkeypatch.setattr(limits, "is_busy", lambda: busy)
-    monkeypatch.setattr(environment.os, "environ", dict(given))
-    environment.prepare_threads()
-    assert environment.os.environ.get("GOMP_SPINCOUNT") == spins
+    assert limits.is_busy(num_threads) == busy

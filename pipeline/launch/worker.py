@@ -28,6 +28,7 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.limits import memory_limit
+from pipeline.openmp import short_waits_if_busy
 from pipeline.process import keep_freed_memory
 
 FINISHED = "finished.json"
@@ -79,7 +80,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
             loop = _build_loop(job, data, folder, context, report)
             built = time.time()
-            model = loop.run()
+            with short_waits_if_busy():
+                model = loop.run()
             trained = time.time()
             if context.rank == 0:
                 card = model_files.write(model, folder / "model", job["card"])
