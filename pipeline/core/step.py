@@ -41,7 +41,8 @@ class PhaseLoss(nn.Module):
 
     def __init__(self, task: Task, phase: Phase, settings: TrainingSettings) -> None:
         super().__init__()
-        self.network = phase.module
+        self.network = phase.module  # for DistributedDataParallel
+        self.own_parameters = list(phase.module.parameters())  # a walk through all modules takes long
         self.phase, self.settings = phase.name, settings
         self._loss = task.loss
         if settings.compile:  # the noise is drawn outside of the compiled code, which its step would change
@@ -51,13 +52,13 @@ class PhaseLoss(nn.Module):
 
     def forward(self, batch: Batch, noise: Noise) -> tuple[Tensor, dict[str, Tensor]]:
         loss, values = self._loss(self.phase, batch, noise)
-        total = _UseParameters.apply(loss + self._penalty(), *self.network.parameters())
+        total = _UseParameters.apply(loss + self._penalty(), *self.own_parameters)
         return total, {"loss": loss, **values}
 
     def _penalty(self) -> Tensor | float:
         penalty: Tensor | float = 0.0
         if self.settings.l1 or self.settings.l2:
-            for weight in self.network.parameters():
+            for weight in self.own_parameters:
                 if weight.dim() > 1:  # not biases and gains
                     l1, l2 = weight.abs().sum(), weight.square().sum()
                     penalty = penalty + self.settings.l1 * l1 + self.settings.l2 * l2
@@ -78,6 +79,8 @@ class Step:
         scaler = partial(torch.amp.GradScaler, context.device.type, enabled=settings.precision == "float16")
         self.scalers = {phase.name: scaler() for phase in phases}  # they change nothing if not enabled
         self.rates = [[group["lr"] for group in phase.optimizer.param_groups] for phase in phases]
+        self._parameters = [list(phase.module.parameters()) for phase in phases]
+        self._all_parameters = list(task.parameters())
         self._spectral_norms = [
             module for module in task.modules() if isinstance(module, ParametrizationList) and module.training
         ]
@@ -91,11 +94,13 @@ class Step:
         for index, phase in enumerate(self.phases):
             if not phase.num_runs(number - 1, number):
                 continue
-            self.task.requires_grad_(False)
-            phase.module.requires_grad_(True)
-            phase.module.zero_grad(set_to_none=True)
+            for parameter in self._all_parameters:
+                parameter.requires_grad_(False)
+            for parameter in self._parameters[index]:
+                parameter.requires_grad_(True)
+                parameter.grad = None
             values = self._accumulate(index, pieces)
-            for parameter in phase.module.parameters():
+            for parameter in self._parameters[index]:
                 if parameter.grad is None:  # DistributedDataParallel sets these to zero, too
                     parameter.grad = torch.zeros_like(parameter)
             self._set_rate(index, number)
