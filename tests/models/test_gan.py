@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector
 
+from pipeline.cli import onnx_export
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.distributed import DistributedContext
@@ -340,6 +341,16 @@ def test_all_faults_are_named_at_once():
         )
     assert refused.value.what.count(";") == 3
     assert all(name in refused.value.what for name in ("r3", "style_mixing", "path_length", "penalty_every"))
+
+
+@pytest.mark.parametrize("name", ["style", "dcgan_unconditional"])
+def test_generation_can_be_exported_for_any_number_of_images(name):
+    task = build(variants.ALL[f"gan/{name}"][1]).eval().requires_grad_(False)
+    inputs, _ = onnx_export._examples(task, Ability.GENERATE, task.config.conditional)
+    module = onnx_export.Exported(task, Ability.GENERATE, list(inputs)).eval()
+    sizes = (tuple({0: torch.export.Dim("batch")} for _ in inputs),)
+    program = torch.export.export(module, tuple(each[:2] for each in inputs.values()), dynamic_shapes=sizes)
+    assert torch.allclose(program.module()(*inputs.values()), module(*inputs.values()), atol=1e-6)
 
 
 def _train(name, folder, context=None):

@@ -190,8 +190,8 @@ class Gan(Task):
         return self.decode(self.latents(count, noise), labels, truncation, noise)
 
     def latents(self, count: int, noise: Noise) -> Tensor:
-        """``count`` latents (count, L), standard normal."""
-        return noise.normal("latent", self.config.latent_size)[:count]
+        """Latents (count, L), standard normal; ``noise`` is for ``count`` rows."""
+        return noise.normal("latent", self.config.latent_size)
 
     def decode(
         self,

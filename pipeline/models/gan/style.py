@@ -99,7 +99,7 @@ class Synthesis(nn.Module):
     def forward(self, codes: Tensor, noise: Noise | None = None) -> Tensor:
         if codes.dim() == 2:
             codes = codes[:, None].expand(-1, len(self.blocks), -1)
-        maps, image = self.blocks[0](self.constant.expand(len(codes), -1, -1, -1), codes[:, 0], noise)
+        maps, image = self.blocks[0](self.constant.expand(codes.shape[0], -1, -1, -1), codes[:, 0], noise)
         for level, (enlarge, block) in enumerate(zip(self.enlarge, self.blocks[1:], strict=True), 1):
             maps, change = block(enlarge(maps), codes[:, level], noise)
             image = enlarge(image) + change
