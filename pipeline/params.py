@@ -105,6 +105,8 @@ def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str,
         return "no such setting", path, suggestion(location[-1], sorted(known), "known here")
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
+    if problem["type"] == "value_error":  # of a validator of several settings
+        return problem["msg"].removeprefix("Value error, "), path, "change one of these settings"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"
 
 
