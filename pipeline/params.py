@@ -106,7 +106,7 @@ def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str,
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
     if problem["type"] == "value_error" and isinstance(problem["input"], dict):  # settings that do not fit
-        return problem["msg"].removeprefix("Value error, "), path, "correct these settings"
+        return problem["msg"].removeprefix("Value error, "), path, "change one of these settings"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"
 
 

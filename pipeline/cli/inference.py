@@ -1,4 +1,4 @@
-"""`darkroom generate`, `classify` and `restore`: use trained models."""
+"""`darkroom generate` and `classify`: use trained models."""
 
 import csv
 import json
@@ -19,7 +19,6 @@ from pipeline.errors import BadInput
 from pipeline.files import atomic_folder, atomic_write
 
 BATCH = 256
-PAIRS = "pairs.png"
 REGISTERED = re.compile(r"[^/@]+(@[^/@]+|/\d+)")  # NAME@ALIAS or NAME/VERSION
 
 a_model = "MODEL: a name in the folder of models, or NAME@ALIAS or NAME/VERSION of MLflow's registry."
@@ -123,47 +122,7 @@ def classify(
             *(f"{answer['class']} {answer['probability']:.4f}" for answer in answers),
         ]
         click.echo(json.dumps({"path": str(file), "classes": answers}) if as_json else "\t".join(columns))
-    _refuse(unread)
-
-
-@click.command(epilog=a_model)
-@click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="ae", help="The autoencoder to use.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    default="restored",
-    help="The folder to write.",
-)
-@models
-def restore(paths: tuple[str, ...], model: str, out: Path, models: Path | None) -> None:
-    """Pass pictures through an autoencoder; write a PNG for each.
-
-    PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png,
-    which shows the pictures before and after. A picture that cannot be read is reported on standard error;
-    the others are restored, and the exit code is 2.
-    """
-    import torch
-
-    from pipeline.core.image_grid import to_bytes, write_png
-
-    task, card, _ = load_model(model, models, "reconstruct", "use ae or vae")
-    pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
-    count = 0
-    unread: list[BadInput] = []
-    for files, images in _read(paths, task, card, unread):
-        with torch.inference_mode():
-            restored = task.reconstruct(images)
-        for file, image in zip(files, to_bytes(restored.numpy()), strict=True):
-            _write_picture(_free(out, file.stem), image)
-        pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
-        count += len(files)
-    if pairs:
-        import numpy as np
-
-        write_png(out / PAIRS, np.stack(pairs), 8)
-        click.echo(f"{count} pictures and {PAIRS} -> {out}")
-    _refuse(unread)
+    refuse_unread(unread)
 
 
 def _classified(
@@ -172,7 +131,7 @@ def _classified(
     """Each picture in ``paths``, and the probabilities of its classes (classes,)."""
     import torch
 
-    for files, images in _read(paths, task, card, unread):
+    for files, images in read_pictures(paths, task, card, unread):
         with torch.inference_mode():
             yield from zip(files, task.classify(images).softmax(1), strict=True)
 
@@ -233,7 +192,7 @@ def _unknown(model: str, root: Path) -> BadInput:
     return BadInput("no such trained model", where=str(root / model), remedy=remedy)
 
 
-def _refuse(unread: list[BadInput]) -> None:
+def refuse_unread(unread: list[BadInput]) -> None:
     """Raise ``BadInput`` if pictures could not be read. Each of them was already reported."""
     if unread:
         what = f"{len(unread)} {'picture' if len(unread) == 1 else 'pictures'} could not be read"
@@ -278,10 +237,12 @@ def _files_at(text: str) -> list[Path]:
     raise BadInput(what, where=text[:200], remedy="check the path")
 
 
-def _read(
-    paths: tuple[str, ...], task: Any, card: dict[str, Any], unread: list[BadInput]
+def read_pictures(
+    paths: tuple[str, ...], task: Any, card: dict[str, Any], unread: list[BadInput], size: int = 0
 ) -> Iterator[tuple[list[Path], Any]]:
-    """Batches of the pictures in ``paths``, in the model's size and channels: files, images (N, C, H, W).
+    """Batches of the pictures in ``paths``, in the model's channels: files, images (N, C, H, W).
+
+    Their side has ``size`` pixels; 0: that of the model.
 
     A picture that cannot be read is reported on standard error and added to ``unread``.
     """
@@ -295,21 +256,15 @@ def _read(
         some, decoded = [], []
         for file in files[start : start + BATCH]:
             try:
-                decoded.append(decode(file.read_bytes(), task.spec.channels, task.spec.size, *framing))
+                decoded.append(
+                    decode(file.read_bytes(), task.spec.channels, size or task.spec.size, *framing)
+                )
                 some.append(file)
             except (BrokenImage, OSError) as error:
                 unread.append(BadInput(str(error), where=click.format_filename(file)))
                 click.echo(f"error: {unread[-1]}", err=True)
         if some:
             yield some, Batch.load({"image": np.stack(decoded)}, task.spec).images
-
-
-def _free(folder: Path, stem: str) -> Path:
-    """A name in ``folder`` that is not in use; pictures from different folders may have the same stem."""
-    path, number = folder / f"{stem}.png", 1
-    while path.exists() or path.name == PAIRS:
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path
 
 
 def _folder_names(names: list[str]) -> list[str]:
@@ -324,10 +279,10 @@ def _write_folder(folder: Path, images: Any, classes: list[str]) -> None:
     with atomic_folder(folder.resolve()) as temporary:
         for number, (image, name) in enumerate(zip(images, classes, strict=True)):
             (temporary / name).mkdir(exist_ok=True)
-            _write_picture(temporary / name / f"{number:05d}.png", image)
+            write_picture(temporary / name / f"{number:05d}.png", image)
 
 
-def _write_picture(path: Path, image: Any) -> None:
+def write_picture(path: Path, image: Any) -> None:
     from PIL import Image
 
     with atomic_write(path) as temporary:

@@ -72,6 +72,11 @@ class Noise:
         """Uniform integers in [0, high), int64, (rows, *shape)."""
         return self._draw(name, lambda generator: torch.randint(high, (BLOCK, *shape), generator=generator))
 
+    def warm_up(self, steps: int) -> Tensor:
+        """min(1, step / ``steps``), (rows,): not a random number, but also a function of the step alone."""
+        share = min(1.0, self.step / steps)  # drawn like the others, so that torch.compile compiles only once
+        return self._draw("warm_up", lambda _: torch.full((BLOCK,), share))
+
     def _draw(self, name: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         """Draw the blocks that contain these rows, and return the rows."""
         first, last = self.start // BLOCK, max(self.start, self.stop - 1) // BLOCK

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pipeline.cli.inference import BATCH
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes
 from pipeline.core.task import Batch
-from tests.cli.pictures import GREY, broken, hidden, mixed, picture, pixels
+from tests.cli.pictures import GREY, NAMES, broken, hidden, mixed, picture, pixels
 from tests.command import darkroom, done
 
 
@@ -94,6 +95,49 @@ class TestRestore:
     def test_a_file_is_no_folder_to_write_to(self):
         code, _, error = darkroom("restore", "--out", picture("a.png"), "a.png")
         assert code == 2 and "a.png" in error
+
+
+class TestTask:
+    """Restorations for which a model was trained: a U-Net with its initial weights."""
+
+    @pytest.fixture(autouse=True)
+    def trained(self, place):
+        config = {"architecture": "unet", "width": 8, "objectives": ["inpaint", "upscale"]}
+        task = model_files.build("ae", config, GREY, seed=1).requires_grad_(False)
+        model_files.write(task, place / "own/ae", {"class_names": NAMES})
+        return task
+
+    def test_in_painting_changes_the_pixels_under_the_mask_alone(self):
+        picture("in/a.png", 0)
+        missing = np.zeros((8, 8), np.uint8)
+        missing[2:5, 3:7] = 255
+        Image.fromarray(missing).save("mask.png")
+        done("restore", "--models", "own", "--task", "inpaint", "--mask", "mask.png", "in")
+        after = np.array(Image.open("restored/a.png")).astype(int)
+        changed = after != pixels(0)
+        assert not changed[missing == 0].any() and changed[missing > 0].any()
+
+    def test_upscaling_doubles_the_resolution_of_a_small_picture(self, trained):
+        Image.fromarray(pixels(0, size=4)).save("small.png")
+        done("restore", "--models", "own", "--task", "upscale", "small.png")
+        given = torch.from_numpy(pixels(0, size=4).repeat(2, 0).repeat(2, 1)[None, None] / np.float32(255))
+        expected = to_bytes(trained.reconstruct(given).numpy())[0, 0].astype(int)
+        assert np.abs(np.array(Image.open("restored/small.png")).astype(int) - expected).max() <= 1
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            (["--models", "own", "--task", "denoise"], "was not trained to denoise"),
+            (["--task", "upscale"], "was not trained to upscale"),
+            (["--models", "own", "--task", "inpaint"], "--mask belong together"),
+            (["--models", "own", "--task", "upscale", "--mask", "a.png"], "--mask belong together"),
+            (["--models", "own", "--task", "inpaint", "--mask", "none.png"], "none.png"),
+        ],
+    )
+    def test_what_cannot_be_done_is_refused(self, options, text):
+        picture("a.png")
+        code, output, error = darkroom("restore", *options, "a.png")
+        assert (code, output) == (2, "") and text in error and not Path("restored").exists()
 
 
 class TestDamage:

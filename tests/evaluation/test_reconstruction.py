@@ -51,10 +51,18 @@ def test_ssim_matches_an_independent_computation():
 
 def test_damage_is_seeded_and_stays_within_the_range():
     hurt = damaged(IMAGES, 0.5, Noise.whole(0, 4))
-    assert set(hurt) == {"denoised", "inpainted"}
-    assert torch.equal(hurt["denoised"], damaged(IMAGES, 0.5, Noise.whole(0, 4))["denoised"])
-    assert hurt["denoised"].min() >= 0 and hurt["denoised"].max() <= 1
-    masked = hurt["inpainted"] != IMAGES
+    noisy, nothing = hurt["denoised"]
+    assert set(hurt) == {"denoised", "inpainted", "upscaled"} and nothing is None
+    assert torch.equal(noisy, damaged(IMAGES, 0.5, Noise.whole(0, 4))["denoised"][0])
+    assert noisy.min() >= 0 and noisy.max() <= 1
+    hidden, mask = hurt["inpainted"]
+    masked = hidden != IMAGES
+    assert torch.equal(mask.expand_as(IMAGES) == 0, masked) and (hidden[masked] == 0.5).all()
+    small = hurt["upscaled"][0]
+    means = IMAGES.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
+    assert torch.allclose(small[..., ::2, ::2], means) and torch.equal(
+        small[..., 1::2, 1::2], small[..., ::2, ::2]
+    )
     assert masked.float().mean().item() == pytest.approx(0.25)
     assert masked[0, 0, 14, 14] and not masked[0, 0, 0, 0]
 

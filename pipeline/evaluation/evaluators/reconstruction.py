@@ -1,15 +1,14 @@
 """Autoencoders: errors between images and reconstructions, compression, and restoration of damaged images.
 
-SSIM: Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity". Images are
-(N, C, H, W) in [0, 1].
+Images are (N, C, H, W) in [0, 1].
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pipeline.core.abilities import Ability
 from pipeline.core.dataset import Split
@@ -21,6 +20,7 @@ from pipeline.evaluation.distances import BATCH, MEASURES
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.evaluators.generation import finite
 from pipeline.evaluation.measure import Measure, of_other_images
+from pipeline.layers import damage, similarity
 
 SMALLEST_ERROR = 1e-10  # so that an exact copy has 100 dB, not infinity
 
@@ -36,42 +36,20 @@ def psnr(images: Tensor, others: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of each image, (N,), at most 1, averaged over channels.
+    """Structural similarity of each image, (N,), float64; at most 1."""
+    return similarity.ssim(images.double(), others.double())
 
-    The Gaussian window has 11 pixels (sigma 1.5), or the largest odd number of pixels that fits.
+
+def damaged(images: Tensor, sigma: float, noise: Noise) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """Damaged images, and the mask of known pixels if some are missing, by restoration.
+
+    They have Gaussian noise; or a grey middle square, with half of the side; or half the resolution.
     """
-    first, second = images.double(), others.double()
-    across, along = (_blur(side, min(images.shape[-2:]), images.device) for side in images.shape[-2:])
-
-    def local(values: Tensor) -> Tensor:
-        return across @ values @ along.T  # a convolution of float64 takes forty times as long
-
-    mean1, mean2 = local(first), local(second)
-    variance1, variance2 = local(first * first) - mean1.square(), local(second * second) - mean2.square()
-    covariance = local(first * second) - mean1 * mean2
-    c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean1 * mean2 + c1) / (mean1.square() + mean2.square() + c1)
-    structure = (2 * covariance + c2) / (variance1 + variance2 + c2)
-    return (luminance * structure).mean(dim=(1, 2, 3))
-
-
-def _blur(side: int, smallest: int, device: torch.device) -> Tensor:
-    """The matrix (side - size + 1, side) of the Gaussian window along one axis; see :func:`ssim`."""
-    size = min(11, (smallest - 1) // 2 * 2 + 1)
-    offsets = torch.arange(size, dtype=torch.float64, device=device) - size // 2
-    line = torch.exp(-offsets.square() / (2 * 1.5**2))
-    count = side - size + 1
-    padded = F.pad(line / line.sum(), (0, count))  # its repetition, cut into rows, moves by one with each row
-    return padded.repeat(count)[: count * side].view(count, side)
-
-
-def damaged(images: Tensor, sigma: float, noise: Noise) -> dict[str, Tensor]:
-    """Damaged images by the name of the restoration: with Gaussian noise; with a grey middle square."""
-    noisy = (images + sigma * noise.normal("damage", *images.shape[1:])).clamp(0, 1)
-    height, width = images.shape[-2:]
-    masked = images.clone()
-    masked[..., height // 4 : height - height // 4, width // 4 : width - width // 4] = 0.5
-    return {"denoised": noisy, "inpainted": masked}
+    middle = torch.full((len(images), 2), 0.5, device=images.device)
+    mask = damage.square_mask(images, middle)
+    noisy = damage.add_noise(images, sigma, noise)
+    hidden, small = damage.hide(images, mask), damage.shrink(images)
+    return {"denoised": (noisy, None), "inpainted": (hidden, mask), "upscaled": (small, None)}
 
 
 def compression_ratio(images: Tensor, code: Tensor) -> float:
@@ -115,9 +93,19 @@ def _mean_image(split: Split) -> Tensor:
 
 
 def _restored(model: Context, images: Tensor, phase: str, index: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
-    """Damaged images and the model's restorations, by the name of the restoration."""
+    """Damaged images and the model's restorations, by the name of the restoration.
+
+    The name says if the model was not trained for it; then they are reconstructions of the damaged images.
+    """
+    restored = {}
+    trained, restore = getattr(model.task, "restorations", ()), getattr(model.task, "restore", None)
     hurt = damaged(images, model.settings.noise_sigma, model.noise(len(images), phase, index))
-    return {name: (each, made(model.task.reconstruct(each))) for name, each in hurt.items()}
+    for (name, (each, mask)), restoration in zip(hurt.items(), damage.RESTORATIONS, strict=True):
+        if restore and restoration in trained:
+            restored[name] = each, restore(each, mask)
+        else:
+            restored[UNTRAINED + name] = each, made(model.task.reconstruct(each))
+    return restored
 
 
 def _draw(model: Context) -> None:
@@ -126,7 +114,8 @@ def _draw(model: Context) -> None:
     images = model.images(shown)
     rows = {"original": images, "reconstructed": made(model.task.reconstruct(images))}
     for restoration, (hurt, restored) in _restored(model, images, "pictures").items():
-        rows |= {f"to be {restoration}": hurt, restoration: restored}
+        name = restoration.removeprefix(UNTRAINED)
+        rows |= {f"to be {name}": hurt, name if name == restoration else f"{name}, untrained": restored}
     names = [model.dataset.class_names[label] for label in labels[shown]]
     grid = torch.stack(list(rows.values()))
     figures.save_grid(grid, model.picture("reconstructions"), columns=names, rows=list(rows))
@@ -134,8 +123,16 @@ def _draw(model: Context) -> None:
 
 MEAN = "the mean training image scores {}"
 COMPARISONS = {"mse": squared_error, "psnr": psnr, "ssim": ssim}
-PREFIX = "reconstruction_"
 # fmt: off
+PREFIX, UNTRAINED = "reconstruction_", "untrained_"
+RESTORED = {
+    "denoised_psnr": Measure("PSNR, denoised", "higher", "the noisy images score {}",
+        "Test images with Gaussian noise, after the model has removed it.", "dB"),
+    "inpainted_psnr": Measure("PSNR, inpainted", "higher", "the masked images score {}",
+        "Test images whose middle square was missing, after the model has filled it.", "dB"),
+    "upscaled_psnr": Measure("PSNR, upscaled", "higher", "the shrunk images score {}",
+        "Test images of half the resolution, after the model has doubled it.", "dB"),
+}
 EVALUATOR = Evaluator(Ability.RECONSTRUCT, evaluate, {
     "mse": Measure("Squared error", "lower", MEAN,
         "Mean squared error of pixels in [0, 1] between test images and their reconstructions."),
@@ -143,10 +140,10 @@ EVALUATOR = Evaluator(Ability.RECONSTRUCT, evaluate, {
         "Peak signal-to-noise ratio of each reconstruction, then averaged over images.", "dB", headline=True),
     "ssim": Measure("SSIM", "higher", MEAN,
         "Luminance, contrast and structure of reconstructions, in small windows; 1 is equality."),
-    "denoised_psnr": Measure("PSNR, denoised", "higher", "the noisy images score {}",
-        "Test images with Gaussian noise, passed through the model.", "dB"),
-    "inpainted_psnr": Measure("PSNR, inpainted", "higher", "the masked images score {}",
-        "Test images with a grey middle square, passed through the model.", "dB"),
+    **RESTORED,
+    **{UNTRAINED + name: replace(each, title=f"{each.title} without training for it",
+        explanation="Such images passed through a model that was not trained to restore them.")
+        for name, each in RESTORED.items()},
     "compression_ratio": Measure("Compression ratio", "", "",
         "Bytes of an image (8 bits per value) divided by those of its code (32 bits per value)."),
     **of_other_images(MEASURES, PREFIX, "of reconstructions"),

@@ -1,86 +1,140 @@
-"""An autoencoder (Hinton & Salakhutdinov 2006), dense (hidden layers of 64 and 32) or convolutional.
+"""An autoencoder (Hinton & Salakhutdinov 2006), dense or convolutional, and a U-Net that restores images.
 
-With ``input_noise`` it is a denoising autoencoder (Vincent et al. 2008). After training, a normal
-distribution is fitted to the codes of each class, with one covariance for all classes, to generate images
-(Ghosh et al. 2020).
+Vincent et al. 2008 (denoising); Pathak et al. 2016 (in-painting); Rifai et al. 2011 (contractive penalty);
+Zhao et al. 2017 (SSIM as a loss); Ghosh et al. 2020 (a distribution of the codes, fitted after training).
 """
 
-import itertools
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from pipeline.core.noise import Noise
-from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
-from pipeline.layers.convolutional import Decoder, Encoder
-from pipeline.params import Section
-
-RIDGE = 1e-4  # added to the variances, so that the covariance is not singular
-
-
-class AeConfig(Section):
-    """``dense``: the hidden layers of the dense network. ``width``: channels of the convolutional network."""
-
-    architecture: Literal["dense", "convolutional"] = "convolutional"
-    code_size: int = Field(16, ge=1, le=4096)
-    dense: tuple[int, ...] = (64, 32)
-    width: int = Field(32, ge=8, le=1024)
-    reconstruction_loss: Literal["mse", "huber"] = "mse"
-    huber_delta: float = Field(0.1, gt=0)
-    input_noise: float = Field(0.0, ge=0)  # standard deviation, with images in [0, 1]
-    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
+from pipeline.errors import BadInput
+from pipeline.layers import damage
+from pipeline.layers.mixture import RIDGE, ClassMixture
+from pipeline.layers.similarity import image_loss
+from pipeline.models.ae.networks import Pair, build_network
+from pipeline.models.ae.settings import AeConfig
 
 
 class Ae(Task):
-    """Encodes and reconstructs images; after training it also generates them."""
+    """Encodes and reconstructs images; after training it also generates them. A U-Net only restores them."""
 
     Config = AeConfig
-    network: "Pair"
     code_means: Tensor  # (classes, D)
     code_factor: Tensor  # (D, D), lower Cholesky factor of the covariance
     fitted: Tensor  # (), bool: whether the code distribution is fitted
 
     def __init__(self, config: AeConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        build_network = dense_network if config.architecture == "dense" else convolutional_network
+        held_out = config.held_out_class
+        if held_out is not None and not (spec.classes > 1 and held_out < spec.classes):
+            remedy = f"choose 0 to {spec.classes - 1} of at least two classes"
+            raise BadInput(f"there is no class {held_out} to hold out", where="held_out_class", remedy=remedy)
+        self.restorations = config.restorations  # what restore() was trained for
         self.network = build_network(config, spec)
-        self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
-        self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
-        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+        self.mixture: ClassMixture | None = None
+        if config.prior == "mixture":
+            self.mixture = ClassMixture(config.num_components, config.code_size, spec.classes)
+        elif isinstance(self.network, Pair):
+            self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
+            self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
+            self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def phases(self) -> list[Phase]:
         return [Phase("autoencoder", self.network, self.config.optimizer.build(self.network.parameters()))]
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
-        inputs = batch.images
-        if self.config.input_noise:
-            inputs = inputs + self.config.input_noise * noise.normal("input", *inputs.shape[1:])
-        restored = torch.sigmoid(self.network(inputs)).float()
-        squares = (restored - batch.images).square().mean()
-        if self.config.reconstruction_loss == "mse":
-            return squares, {}
-        return F.huber_loss(restored, batch.images, delta=self.config.huber_delta), {"mse": squares}
+        config = self.config
+        images, mask = self._damaged(batch.images, noise)
+        if config.penalty == "contractive":
+            images = images.detach().requires_grad_()
+        restored = torch.sigmoid(self.network(images, mask)).float()
+        errors = image_loss(config.reconstruction_loss, restored, batch.images, config.huber_delta)
+        values = {}
+        if config.reconstruction_loss != "mse":
+            values["mse"] = (restored - batch.images).square().mean()
+        if config.penalty != "none":
+            penalty = self._penalty(images, noise)
+            errors = errors + config.penalty_weight * penalty
+            values["penalty"] = penalty.mean()
+        if config.held_out_class is not None:
+            errors = errors * (batch.labels != config.held_out_class)
+        return errors.mean(), values
+
+    def _damaged(self, images: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """The input of the network: images (N, C, H, W), each damaged for one objective, and their masks."""
+        objectives, known = self.config.objectives, torch.ones_like(images[:, :1])
+        deviation = self.config.input_noise
+        if objectives == ("reconstruct",):
+            noisy = images + deviation * noise.normal("input", *images.shape[1:]) if deviation else images
+            return noisy, known
+        inputs, chosen = images, noise.integers("objective", len(objectives))
+        for number, objective in enumerate(objectives):
+            own = (chosen == number)[:, None, None, None]
+            if objective == "denoise":
+                inputs = torch.where(own, damage.add_noise(images, deviation, noise), inputs)
+            elif objective == "inpaint":
+                known = torch.where(own, damage.square_mask(images, noise.uniform("square", 2)), known)
+                inputs = damage.hide(inputs, known)
+            elif objective == "upscale":
+                inputs = torch.where(own, damage.shrink(images), inputs)
+        return inputs, known
+
+    def _penalty(self, images: Tensor, noise: Noise) -> Tensor:
+        """The penalty of the codes of each image, (N,)."""
+        assert isinstance(self.network, Pair)
+        codes = self.network.encoder(images).float()
+        if self.config.penalty == "sparse":
+            return codes.abs().sum(1)
+        # E |v J|^2 over normal v is the squared Frobenius norm of the Jacobian J.
+        directions = noise.normal("direction", codes.shape[1])
+        (products,) = torch.autograd.grad(codes, images, directions, create_graph=True)
+        return products.square().flatten(1).sum(1)
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
         error = self.reconstruct(batch.images) - batch.images
-        return {"mse": error.square().flatten(1).mean(1), "mae": error.abs().flatten(1).mean(1)}
+        values = {"mse": error.square().flatten(1).mean(1), "mae": error.abs().flatten(1).mean(1)}
+        if self.restorations:
+            images, mask = self._damaged(batch.images, noise)
+            restored = torch.sigmoid(self.network(images, mask))
+            values["restoration_mse"] = (restored - batch.images).square().flatten(1).mean(1)
+        return values
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.network.encoder(images)
+    def encode(self, images: Tensor) -> Tensor | None:
+        """Codes (N, D); a U-Net has none."""
+        return self.network.encoder(images) if isinstance(self.network, Pair) else None
+
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) of ``codes`` (N, D)."""
+        assert isinstance(self.network, Pair)
+        return torch.sigmoid(self.network.decoder(codes))
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(images))
+        return torch.sigmoid(self.network(images, torch.ones_like(images[:, :1])))
+
+    def restore(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Repaired images. Pixels that ``mask`` (N, 1, H, W) says are known, with 1, stay as they are."""
+        if mask is None:
+            return self.reconstruct(images)
+        hidden = damage.hide(images, mask)
+        return torch.where(mask > 0, images, torch.sigmoid(self.network(hidden, mask)))
 
     @torch.no_grad()
     def on_train_end(self, batches: Iterable[Batch]) -> None:
+        if not isinstance(self.network, Pair):
+            return
         # On the CPU, because mps has no float64.
-        pairs = [(self.encode(batch.images).cpu().double(), batch.labels.cpu()) for batch in batches]
+        pairs = [(self.network.encoder(batch.images).cpu().double(), batch.labels.cpu()) for batch in batches]
         codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
+        if self.config.held_out_class is not None:
+            learned = labels != self.config.held_out_class
+            codes, labels = codes[learned], labels[learned]
+        if self.mixture:
+            self.mixture.fit(codes, labels)
+            return
         counts = torch.bincount(labels, minlength=self.spec.classes).clamp_min(1)
         sums = torch.zeros(self.code_means.shape, dtype=torch.float64).index_add_(0, labels, codes)
         means = sums / counts[:, None]
@@ -91,40 +145,15 @@ class Ae(Task):
         self.code_factor.copy_(torch.linalg.cholesky(covariance + ridge))
         self.fitted.fill_(True)
 
-    def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
-        if not self.fitted:
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor | None:
+        """Codes (count, D) of classes ``labels`` (count,) or of random ones; None before they are fitted."""
+        if not isinstance(self.network, Pair) or not (self.mixture or self).fitted:
             return None
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
-        codes = self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
-        return torch.sigmoid(self.network.decoder(codes))
+        if self.mixture:
+            return self.mixture.draw(labels, noise, "code")
+        return self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
 
-
-class Pair(nn.Module):
-    """An encoder and a decoder. The output is image logits."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.decoder(self.encoder(images))
-
-
-def convolutional_network(config: AeConfig, spec: DataSpec) -> Pair:
-    """Strided convolutions, a code, and a decoder of upsampling and convolutions."""
-    encoder = Encoder(spec.channels, spec.size, config.width, config.code_size)
-    return Pair(encoder, Decoder(config.code_size, spec.channels, spec.size, config.width))
-
-
-def dense_network(config: AeConfig, spec: DataSpec) -> Pair:
-    """Pixels, dense layers, code, the same layers in reverse, pixels."""
-    sizes = [spec.channels * spec.size**2, *config.dense, config.code_size]
-    decoder = nn.Sequential(*_dense(sizes[::-1]), nn.Unflatten(1, (spec.channels, spec.size, spec.size)))
-    return Pair(nn.Sequential(nn.Flatten(), *_dense(sizes)), decoder)
-
-
-def _dense(sizes: list[int]) -> list[nn.Module]:
-    layers: list[nn.Module] = []
-    for before, after in itertools.pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    return layers[:-1]
+    def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
+        codes = self.latents(count, noise, labels)
+        return None if codes is None else self.decode(codes)
