@@ -105,6 +105,9 @@ def _explain(problem: Any, kind: type[BaseModel], where: str) -> tuple[str, str,
         return "no such setting", path, suggestion(location[-1], sorted(known), "known here")
     if problem["type"] == "missing":
         return "is missing", path, "give it a value"
+    several = problem["type"] == "value_error" and isinstance(problem["input"], dict)
+    if several:  # settings that exclude each other
+        return str(problem["ctx"]["error"]), path, "change one of them"
     return f"{problem['msg']}, got {problem['input']!r}"[:200], path, "correct the value"
 
 
