@@ -4,13 +4,14 @@ The other image is a random one of the whole training split, as in the papers' d
 taken from the same batch, but a worker has only some of its rows: the result would depend on their number.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from pipeline.core.batch import Batch, to_device
+from pipeline.core.batch import Batch
 from pipeline.core.dataset import Split
 from pipeline.core.noise import Noise
 from pipeline.layers.augmentation import box
@@ -47,11 +48,8 @@ def mix(images: Tensor, others: Tensor, noise: Noise, mixup: float, cutmix: floa
 
 
 def _beta(noise: Noise, name: str, a: float) -> Tensor:
-    """Numbers from Beta(a, a), (N, 1, 1, 1): the inverse of its distribution function, at uniform numbers."""
-    uniform = noise.uniform(name, 1, 1, 1)
-    if a == 1:
-        return uniform
-    from scipy.special import betaincinv  # not needed otherwise
-
-    quantiles = betaincinv(a, a, uniform.double().cpu().numpy())
-    return to_device(torch.from_numpy(quantiles).float(), noise.device)
+    """Numbers from Beta(a, a), (N, 1, 1, 1)."""
+    first, second, radius, angle = (1 - noise.uniform(name, 4, 1, 1, 1)).unbind(1)  # in (0, 1]
+    # From Beta(a + 1, a + 1), by Ulrich's formula (1984), since U^(1/a) G(a + 1) is distributed as G(a).
+    narrow = (1 + (1 - radius ** (1 / (a + 0.5))).sqrt() * (2 * math.pi * angle).cos()) / 2
+    return (narrow.logit() + (first.log() - second.log()) / a).sigmoid()
