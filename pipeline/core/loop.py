@@ -117,6 +117,7 @@ class Loop:
         self.num_steps_taken = number - first
         self.best.restore(self.average.task)
         self.average.task.on_train_end(self.data.train.batches(EVALUATION_BATCH, self.context.device))
+        self.average.task.calibrate(self.data.validation.batches(EVALUATION_BATCH, self.context.device))
         return self.average.task
 
     def _state_dict(self) -> dict[str, Tensor]:

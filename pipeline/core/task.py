@@ -146,6 +146,9 @@ class Task(nn.Module, ABC):
     def on_train_end(self, batches: Iterable[Batch]) -> None:
         """Called once after the last step, with the training split in order; may fit further parameters."""
 
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Called after :meth:`on_train_end` with the validation split; may fit what training data cannot."""
+
     @property
     def device(self) -> torch.device:
         """The device of the parameters."""

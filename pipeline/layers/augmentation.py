@@ -36,6 +36,48 @@ def _resampling(size: int, shift: Tensor, zoom: Tensor) -> Tensor:
     return (1 - (sources[:, :, None] - pixels[None, None]).abs()).clamp_min(0)  # (N, size, size)
 
 
+def crop(images: Tensor, noise: Noise, pixels: int) -> Tensor:
+    """Shift each image by up to ``pixels``, a whole number of them, either way.
+
+    It is the random crop of an image that is padded by reflection.
+    """
+    if pixels == 0:
+        return images
+    size = images.shape[-1]
+    reach = min(pixels, size - 1)
+    shifts = noise.integers("crop", 2 * reach + 1, 2) - reach  # (N, 2)
+    places = torch.arange(size, device=images.device)
+    sources = (size - 1 - (size - 1 - (places + shifts[:, :, None]).abs()).abs()).abs()  # (N, 2, size)
+    down, right = (sources[..., None] == places).to(images.dtype).unbind(1)  # as in jitter, no indexing
+    return torch.einsum("nab,ncbd,ned->ncae", down, images, right)
+
+
+def erase(images: Tensor, noise: Noise, probability: float) -> Tensor:
+    """Paint a rectangle of each image in a random colour, with ``probability`` (Zhong et al. 2020).
+
+    Its area is 2 to 33 % of the image, the ratio of its sides 0.3 to 3.3. It may reach beyond the image.
+    """
+    if probability == 0:
+        return images
+    drawn = noise.uniform("erase", 5)
+    area, ratio = 0.02 + 0.31 * drawn[:, 3], 3.3 ** (2 * drawn[:, 4] - 1)
+    sides = [side[:, None, None, None] for side in ((area * ratio).sqrt(), (area / ratio).sqrt())]
+    chosen = (drawn[:, 0] < probability)[:, None, None, None]
+    erased = box(images.shape[-1], drawn[:, 1:3], *sides) * chosen
+    return torch.where(erased > 0, noise.uniform("erase colour", images.shape[1], 1, 1), images)
+
+
+def box(size: int, centres: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Maps (N, 1, size, size) with 1 for the pixels in a rectangle and 0 for the others.
+
+    ``centres`` (N, 2), down and right, ``heights`` and ``widths`` (N, 1, 1, 1) are fractions of the side.
+    """
+    pixels = (torch.arange(size, device=centres.device) + 0.5) / size
+    down = (pixels[:, None] - centres[:, 0, None, None, None]).abs() < heights / 2
+    right = (pixels - centres[:, 1, None, None, None]).abs() < widths / 2
+    return (down & right).float()
+
+
 def rotate(images: Tensor, noise: Noise, degrees: float) -> Tensor:
     """Rotate each image about its centre by a random angle of at most ``degrees``, either way."""
     if degrees == 0:

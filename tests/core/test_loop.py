@@ -211,7 +211,9 @@ def _train(name, folder, context=None, steps=4):
     images = DataSpec.labelled_images(1, 8, 2)
     needs = {need: model_files.build(need, {}, images, 0) for need in model_files.find(name).needs}
     is_cnn = name == "cnn"  # with all that is off by default
-    config = {"flip": 0.5, "rotate": 20.0, "color_jitter": 0.2, "class_weights": "auto"} if is_cnn else {}
+    augmentation = {"flip": 0.5, "rotate": 20.0, "color_jitter": 0.2, "crop": 1, "erase": 0.3}
+    more = {"mixup": 1.0, "cutmix": 1.0, "class_weights": "auto", "calibrate": True}
+    config = augmentation | more if is_cnn else {}
     task = model_files.build(name, config, data.spec, 0, needs)
     torch.set_num_threads(1)
     settings = _settings(steps).model_copy(update={"sampling": "balanced" if is_cnn else "shuffle"})

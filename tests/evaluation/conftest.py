@@ -91,7 +91,8 @@ class Diverged(Fake):
 
 
 def world(channels=1):
-    splits = {"train": split(90, channels, 1), "test": split(31, channels, 2)}
+    counts = {"train": 90, "test": 31, "validation": 20}
+    splits = {name: split(count, channels, seed) for seed, (name, count) in enumerate(counts.items(), 1)}
     spec = splits["train"].spec
     return SimpleNamespace(**splits, class_names=["a", "<b>bold</b>", "c"], spec=spec, digest="d1" * 32)
 

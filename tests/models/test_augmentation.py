@@ -9,7 +9,7 @@ import torch
 from pipeline.core import model_files
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
-from pipeline.layers.augmentation import color_jitter, flip, rotate, rotated
+from pipeline.layers.augmentation import box, color_jitter, crop, erase, flip, rotate, rotated
 from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig
 from tests.arrays import batch_of
@@ -20,6 +20,8 @@ NOISE = Noise.whole(3, COUNT, "classifier")
 AUGMENTATIONS = {
     "flip": functools.partial(flip, probability=0.5),
     "rotate": functools.partial(rotate, degrees=30.0),
+    "crop": functools.partial(crop, pixels=3),
+    "erase": functools.partial(erase, probability=0.5),
     "color_jitter": functools.partial(color_jitter, strength=0.4),
 }
 
@@ -77,7 +79,43 @@ def test_color_jitter_scales_the_mean_the_contrast_and_the_saturation():
     assert strong.min() >= 0 and strong.max() <= 1
 
 
+def test_a_crop_is_that_of_the_image_padded_by_reflection():
+    padded, found = torch.nn.functional.pad(IMAGES, (2, 2, 2, 2), mode="reflect"), set()
+    for image, whole in zip(crop(IMAGES, NOISE, 2), padded, strict=True):
+        places = [(a, b) for a in range(5) for b in range(5)]
+        equal = [place for place in places if torch.equal(image, whole[:, place[0] :, place[1] :][:, :9, :9])]
+        assert len(equal) == 1
+        found.add(equal[0])
+    assert {a for a, _ in found} == {b for _, b in found} == set(range(5))
+    assert torch.equal(
+        crop(IMAGES, NOISE, 99).amax((1, 2, 3)) <= IMAGES.amax((1, 2, 3)), torch.ones(COUNT) > 0
+    )
+
+
+def test_an_erased_rectangle_has_one_colour_and_two_to_33_percent_of_the_area():
+    images = -torch.ones(2000, 2, 40, 40)
+    erased = erase(images, Noise.whole(0, 2000), 0.7)
+    painted = erased >= 0
+    assert torch.equal(painted[:, 0], painted[:, 1])  # all channels
+    area = painted[:, 0].float().mean((1, 2))
+    assert abs((area > 0).float().mean() - 0.7) < 0.04 and area.max() <= 0.36
+    for image, mask in zip(erased[:50], painted[:50], strict=True):
+        rows, columns = mask[0].any(1), mask[0].any(0)
+        assert torch.equal(mask[0], rows[:, None] & columns[None])  # a rectangle
+        assert not mask.any() or all(len(channel[mask[0]].unique()) == 1 for channel in image)
+
+
+@pytest.mark.parametrize("size", [8, 80])
+def test_a_box_in_the_middle_has_its_area_and_one_in_the_corner_a_quarter(size):
+    side = torch.full((2, 1, 1, 1), 0.5)
+    centres = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    middle, corner = box(size, centres, side, side / 2)[:, 0]
+    assert abs(middle.mean() - 1 / 8) < 0.03 and abs(corner.mean() - 1 / 32) < 0.02
+    assert corner[0, -1] == 1 and corner[-1, 0] == 0 and torch.equal(middle, middle.flip(0, 1))
+
+
 def test_each_is_the_identity_at_zero():
+    assert crop(IMAGES, NOISE, 0) is IMAGES and erase(IMAGES, NOISE, 0.0) is IMAGES
     assert flip(IMAGES, NOISE, 0.0) is IMAGES and rotate(IMAGES, NOISE, 0.0) is IMAGES
     assert color_jitter(IMAGES, NOISE, 0.0) is IMAGES
 

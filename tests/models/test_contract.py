@@ -25,6 +25,7 @@ from pipeline.core.task import Ratio
 from pipeline.errors import BadInput
 from pipeline.params import validate
 from tests import toys
+from tests.arrays import ArrayDataset
 from tests.models import variants
 
 SHAPES = [(1, 8, 2), (3, 13, 5)]  # channels, size, classes
@@ -70,7 +71,11 @@ def kind_of(name):
 def build(name, device="cpu", shape=SHAPES[0], seed=0):
     kind, config = kind_of(name)
     needs = {need: build(need, shape=shape) for need in kind.needs}
-    return model_files.build(name.partition("/")[0], config, spec_of(name, shape), seed, needs).to(device)
+    spec = spec_of(name, shape)
+    task = model_files.build(name.partition("/")[0], config, spec, seed, needs).to(device)
+    if {"image", "label"} == set(spec.fields):
+        task.on_train_start(ArrayDataset(*shape).train)
+    return task
 
 
 def batch(task, count=6):
@@ -269,6 +274,7 @@ def test_training_resumes_from_a_checkpoint_bit_for_bit(name, device):
 def test_a_written_model_loads_with_the_same_outputs(name, device, tmp_path):
     task = build(name, device).eval()
     task.on_train_end([batch(task, 40)])
+    task.calibrate([batch(task, 40)])
     card = model_files.write(task, tmp_path / name, {"fingerprint": "f"})
     again = model_files.load(tmp_path / name, device)
     assert card["name"] == name.partition("/")[0] and model_files.read_card(tmp_path / name) == card

@@ -1,26 +1,31 @@
 """Classifiers: accuracy, also balanced, cross-entropy, calibration, and how classes are confused.
 
-Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks". ``logits`` are (N, classes),
+Calibration: Guo et al. 2017, "On Calibration of Modern Neural Networks". The temperature is fitted on the
+validation split, the errors are measured on the test split. ``logits`` are (N, classes),
 ``labels`` (N,).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipeline.core.abilities import Ability
+from pipeline.core.batch import Batch
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages, figures
 from pipeline.evaluation.context import Context, made
+from pipeline.evaluation.distances import BATCH
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 from pipeline.files import write_text
+from pipeline.layers.calibration import fit_temperature
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MANY = 20  # classes, from which on it also counts if the class is among the five most probable ones
 UNEVEN = 1.5  # classes are uneven if the largest has over so many times the test images of the smallest
 
 
@@ -36,17 +41,34 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         rows = pd.DataFrame({"actual": labels, "predicted": logits.argmax(axis=1)})
         rows = rows.map(lambda label: names[label])
         write_text(model.plots / "confusion.csv", rows.to_csv(index=False))
-    return measures(logits, labels)
+    return measures(logits, labels) | calibration(model, logits, labels)
 
 
 def logits_of(model: Context) -> np.ndarray:
     """The logits of the test split, float64, computed once for each classifier."""
-
-    def compute() -> np.ndarray:
-        answers = [made(model.task.classify(batch.images)) for batch in model.batches("classification")]
-        return torch.cat(answers).double().cpu().numpy()
-
+    compute = lambda: _logits(model, model.batches("classification"))
     return model.once("logits", model.name, compute)
+
+
+def _logits(model: Context, batches: Iterable[Batch]) -> np.ndarray:
+    answers = [made(model.task.classify(batch.images)) for batch in batches]
+    return torch.cat(answers).double().cpu().numpy()
+
+
+def calibration(model: Context, logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
+    """The temperature of the network's logits, and the calibration error without it and with it.
+
+    The ``logits`` of a model that was calibrated in its training are already divided by one.
+    """
+    split, used = model.dataset.validation, float(getattr(model.task, "temperature", 1.0))
+    validation = _logits(model, split.batches(BATCH, model.task.device))
+    needed = fit_temperature(torch.from_numpy(validation), torch.from_numpy(np.asarray(split.labels)))
+    error = lambda scale: calibration_error(softmax(logits * scale), labels)
+    return {
+        "temperature": Estimate(used * needed),
+        "uncalibrated_error": Estimate(error(used)),
+        "calibrated_error": Estimate(error(1 / needed)),
+    }
 
 
 def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
@@ -64,10 +86,22 @@ def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     uneven = present.max() > UNEVEN * present.min()
     return {
         "accuracy": averages.proportion(correct).with_floor(shares.max()),
+        **({"top_5_accuracy": top_5_accuracy(logits, labels)} if len(shares) >= MANY else {}),
         **({"balanced_accuracy": balanced_accuracy(correct, labels)} if uneven else {}),
         "cross_entropy": averages.mean([negative_log_likelihood], least=0.0).with_floor(entropy),
         "calibration_error": Estimate(calibration_error(np.exp(log_probabilities), labels)),
     }
+
+
+def top_5_accuracy(logits: np.ndarray, labels: np.ndarray) -> Estimate:
+    """The share of images whose class has one of the five largest logits; ties count as mistakes.
+
+    Its floor is that of always naming the five most frequent classes.
+    """
+    true = logits[np.arange(len(labels)), labels]
+    hits = (logits >= true[:, None]).sum(axis=1) <= 5
+    frequent = np.sort(np.bincount(labels))[-5:]
+    return averages.proportion(hits).with_floor(float(frequent.sum() / len(labels)))
 
 
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> Estimate:
@@ -80,6 +114,11 @@ def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> Estimate:
     mean, count = value.mean(), len(recalls)
     below, above = np.linalg.norm(value - low) / count, np.linalg.norm(high - value) / count
     return Estimate(float(mean), float(mean - below), float(mean + above), floor=1 / count)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of the classes."""
+    return torch.from_numpy(logits).double().softmax(dim=1).numpy()
 
 
 def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
@@ -117,6 +156,9 @@ def by_class(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> "p
 EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {
     "accuracy": Measure("Accuracy", "higher", "always answering the most frequent class scores {}",
         "The share of test images whose class is recognised.", percent=True, headline=True),
+    "top_5_accuracy": Measure("Top-5 accuracy", "higher", "naming the five most frequent classes scores {}",
+        "The share of test images whose class is among the five most probable ones. Measured with "
+        f"{MANY} classes or more.", percent=True, headline=True),
     "balanced_accuracy": Measure("Balanced accuracy", "higher", "always answering one class scores {}",
         "The share of the test images of a class that is recognised, averaged over the classes: all classes "
         f"count the same. Measured if the largest class has over {UNEVEN} times the test images of "
@@ -126,6 +168,13 @@ EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {
     "calibration_error": Measure("Calibration error", "lower", "",
         "The difference between confidence and accuracy, averaged over 15 bins of confidence. At 0, "
         "predictions with a confidence of 90 % are right nine times in ten.", percent=True),
+    "temperature": Measure("Temperature", "", "",
+        "What the network's logits are to be divided by for the best probabilities on the validation images. "
+        "Above 1 the network is too confident. With cnn.model.calibrate it is part of the model."),
+    "uncalibrated_error": Measure("Calibration error without the temperature", "lower", "", "", percent=True,
+        explained_by="calibration_error"),
+    "calibrated_error": Measure("Calibration error with the temperature", "lower", "", "", percent=True,
+        explained_by="calibration_error"),
 }, pictures={
     "confusion": "Predicted class of the test images of each class. Red: mistakes.",
 }, tables={
