@@ -92,11 +92,17 @@ class Ae(Task):
         self.fitted.fill_(True)
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
+        codes = self.latents(count, noise, labels)
+        return None if codes is None else self.decode(codes)
+
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor | None:
         if not self.fitted:
             return None
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
-        codes = self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
-        return torch.sigmoid(self.network.decoder(codes))
+        return self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return torch.sigmoid(self.network.decoder(latents))
 
 
 class Pair(nn.Module):

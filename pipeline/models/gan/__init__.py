@@ -103,7 +103,13 @@ class Gan(Task):
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor:
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
-        return self.generator(noise.normal("latent", self.config.latent_size), labels)
+        return self.decode(self.latents(count, noise), labels)
+
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor:
+        return noise.normal("latent", self.config.latent_size)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.generator(latents, labels)
 
 
 class Generator(nn.Module):

@@ -74,8 +74,13 @@ class Vae(Task):
         return (squares / (2 * deviation**2) + math.log(deviation * math.sqrt(2 * math.pi))).sum(1)
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor:
+        return self.decode(self.latents(count, noise, labels))
+
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor:
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
-        latents = self.network.prior_means(labels) + noise.normal("latent", self.config.latent_size)
+        return self.network.prior_means(labels) + noise.normal("latent", self.config.latent_size)
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
         return torch.sigmoid(self.network.decoder(latents))
 
     def encode(self, images: Tensor) -> Tensor:
