@@ -129,9 +129,16 @@ class Task(nn.Module, ABC):
         """The images (N, C, H, W) of latents or codes (N, L), of classes ``labels`` (N,)."""
         return None
 
-    def mix(self, first: Tensor, second: Tensor, level: int, labels: Tensor | None = None) -> Tensor | None:
-        """Images with the styles of the latents ``first`` below ``level``, and of ``second`` from it on."""
+    def mix(
+        self, latents_a: Tensor, latents_b: Tensor, level: int, labels: Tensor | None = None
+    ) -> Tensor | None:
+        """Images with the styles of ``latents_a`` (N, L) at levels below ``level``, else ``latents_b``."""
         return None
+
+    @property
+    def num_levels(self) -> int:
+        """The number of levels of :meth:`mix`; 0 without styles."""
+        return 0
 
     def preview(self, examples: Batch, noise: Noise) -> Preview | None:
         """What is drawn during a training; ``examples`` and ``noise`` are the same each time.

@@ -7,6 +7,7 @@ Higgins et al. 2017. Style mixing: Karras et al. 2019.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ STEPS = 9  # images from one end of an interpolation to the other
 DEVIATIONS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
 MOST_ROWS = 8
 MOST_SEARCHED = 256  # latent dimensions among which the most informative ones are searched
-MOST_LEVELS = 16  # of styles
 NUM_DRAWS = 64  # latents of a class, for their mean and deviation
 
 
@@ -51,6 +51,16 @@ class Latents:
     def decode(self, latents: Tensor, labels: Tensor) -> Tensor:
         """The images of latents (N, L)."""
         return _known(self.task.decode(latents, labels))
+
+    def truncated(self, latents: Tensor, means: Tensor, labels: Tensor, share: float) -> Tensor:
+        """The images of ``latents`` (N, L), whose distance from ``means`` is multiplied by ``share``.
+
+        A model with styles scales the distance of its styles from their mean instead.
+        """
+        if self.task.num_levels:
+            decode: Any = self.task.decode
+            return decode(latents, labels, truncation=share)
+        return self.decode(torch.lerp(means, latents, share), labels)
 
     def means(self, labels: Tensor) -> Tensor:
         """The mean latent (N, L) of each of the classes ``labels`` (N,), or of all if not ``encodes``."""
@@ -120,18 +130,13 @@ def mixing(latents: Latents, labels: Tensor) -> Sheet | None:
 
     The styles from a level on are the second image's. None if the model has no styles.
     """
+    if latents.task.num_levels == 0:
+        return None
     first, second = (latents.draw(labels, f"style {end}") for end in (1, 2))
-    one, other = latents.decode(first, labels), latents.decode(second, labels)
-    mixed: list[Tensor] = []
-    for level in range(1, MOST_LEVELS):
-        images = latents.task.mix(first, second, level, labels)
-        if images is None:
-            return None
-        if torch.allclose(images, one, atol=1e-4):  # beyond the last level
-            break
-        mixed.append(images)
-    names = ["first", *(f"from {level}" for level in range(len(mixed), 0, -1)), "second"]
-    return Sheet(torch.stack([one, *mixed[::-1], other], 1), columns=names)
+    levels = range(latents.task.num_levels - 1, 0, -1)
+    mixed = [_known(latents.task.mix(first, second, level, labels)) for level in levels]
+    images = [latents.decode(first, labels), *mixed, latents.decode(second, labels)]
+    return Sheet(torch.stack(images, 1), columns=["first", *(f"from {level}" for level in levels), "second"])
 
 
 def _known(output: Tensor | None) -> Tensor:

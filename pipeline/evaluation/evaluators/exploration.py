@@ -34,7 +34,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     ends = (images[:count], images[1 : count + 1]) if latents.encodes else None
     sheets = {
         "interpolation": exploration.interpolations(latents, labels, ends),
-        "traversal": exploration.traversals(latents, int(test_labels[0])),
+        "traversal": exploration.traversals(latents, int(test_labels[min(2, len(shown) - 1)])),
         "mixing": exploration.mixing(latents, labels),
     }
     for kind, sheet in sheets.items():
@@ -52,8 +52,7 @@ def _truncate(model: Context, latents: Latents) -> None:
     means, draws = latents.means(labels), latents.draw(labels, "truncation")
     rows = []
     for share in TRUNCATIONS:
-        images = latents.decode(torch.lerp(means, draws, share), labels)
-        found = model.reference_set.quality(images)
+        found = model.reference_set.quality(latents.truncated(draws, means, labels, share))
         rows.append({"truncation": share, **{name: each.value for name, each in found.items()}})
     table = pd.DataFrame(rows)
     write_text(model.table("truncation"), table.to_csv(index=False))
