@@ -45,7 +45,7 @@ def evaluate(
 
     Returns ``{model: {quantity: parts}, "protocol": {model: {...}}, "warnings": {model: [...]}}``, which is
     also written to ``details.json``. The parts are those of an ``Estimate``. The values of the headline
-    quantities, and the feature space in which images were compared, are written to ``evaluation.json``.
+    quantities are written to ``evaluation.json``.
 
     Raises ``BadInput`` if there are too few images or no feature space, ``DarkroomError`` if a metric is not
     finite.
@@ -80,8 +80,7 @@ def evaluate(
                 print(f"warning: {warning['what']}\n  -> {warning['remedy']}", flush=True)
         results[warnings.WARNINGS] = found
         write_json(metrics / "details.json", results)
-        shown: dict[str, Any] = {name: numbers for name, numbers in headlines.items() if numbers}
-        write_json(metrics / "evaluation.json", shown | _feature_spaces(results))
+        write_json(metrics / "evaluation.json", {name: each for name, each in headlines.items() if each})
     return results
 
 
@@ -91,13 +90,6 @@ def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str
     Only metrics with the same protocol can be compared.
     """
     return {key: value for key, value in results[PROTOCOL][name].items() if key != "model_digest"}
-
-
-def _feature_spaces(results: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """The feature spaces, in words, so that `dvc metrics diff` shows that they differ."""
-    used = [each["features"] for each in results[PROTOCOL].values() if "features" in each]
-    spaces = sorted({f"{each['network']} {each['network_digest'][:8]}" for each in used})
-    return {"feature_space": ", ".join(spaces)} if spaces else {}
 
 
 def _applying(model: Context) -> list[Evaluator]:

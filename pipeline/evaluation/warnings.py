@@ -108,7 +108,7 @@ def shuffled_labels(evidence: Evidence) -> Warned | None:
     why = (
         "it knows the training images by heart: their labels do not belong to the images"
         if learned
-        else "it learned nothing about the classes: wrong labels, or a failed training"
+        else "it learned nothing about the classes: the labels were shuffled, or the training failed"
     )
     what = (
         f"{evidence.name} recognises {accuracy.value:.1%} of the test images{known} "

@@ -37,9 +37,11 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         "traversal": exploration.traversals(latents, int(test_labels[min(2, len(shown) - 1)])),
         "mixing": exploration.mixing(latents, labels),
     }
+    conditional = Ability.USES_LABELS in model.abilities
+    names = [model.dataset.class_names[label] for label in test_labels[:count]] if conditional else []
     for kind, sheet in sheets.items():
         if sheet is not None:
-            figures.save_grid(sheet.images, model.picture(kind), columns=sheet.columns, rows=sheet.rows)
+            figures.save_grid(sheet.images, model.picture(kind), sheet.columns, sheet.rows or names)
     _truncate(model, latents)
     return {}
 
