@@ -36,7 +36,10 @@ from tests.evaluation.conftest import (
     write_history,
 )
 
-COMPARED = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
+COMPARED = {
+    *("fid", "kid", "precision", "recall", "density", "coverage"),
+    *("memorisation", "pixel_memorisation", "diversity", "sharpness"),
+}
 
 
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
@@ -149,6 +152,7 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     run(dataset, tasks, tmp_path)
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
+    drawn |= {"gan-nearest", "free-nearest"}
     curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
     assert found == {
         "confusion.csv",
