@@ -25,7 +25,7 @@ class PixelRecord:
         """The ``batches`` of images (N, C, H, W), which are recorded as they pass."""
         for images in batches:
             saved = as_saved(images)
-            self._sharpness.append(sharpness(saved).double().cpu().numpy())
+            self._sharpness.append(sharpness(saved).cpu().double().numpy())
             kept = saved[-self._seen % self._every :: self._every]
             self._pixels.append(kept.mul(255).round().byte().cpu().flatten(1))
             self._seen += len(images)

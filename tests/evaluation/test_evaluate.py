@@ -209,7 +209,9 @@ def test_a_model_of_clips_is_measured_by_what_it_computes_itself(tasks, tmp_path
     values = np.random.default_rng(0).integers(0, 256, size=(31, 4, 1, 5, 7), dtype=np.uint8)
     split = Split([{"clip": values}], spec)
     clips = SimpleNamespace(train=split, test=split, class_names=[], digest="c1" * 32)
-    results = run(world(), {**tasks, "mover": Clips()}, tmp_path, more={"clips": clips})
+    results = run(
+        world(tasks["gan"].spec.channels), {**tasks, "mover": Clips()}, tmp_path, more={"clips": clips}
+    )
     assert set(results["mover"]) == {"motion", "share"}
     steps = np.abs(np.diff(values / 255, axis=1))
     expected = steps.sum((0, 2, 3, 4)) / (values[:, 1:] / 255).sum((0, 2, 3, 4))
