@@ -41,6 +41,7 @@ class Finding:
     well: bool
     what: str
     remedy: str = ""
+    is_warning: bool = False  # of a result: nothing stops a command
 
 
 def examine(environment: Environment, brief: bool = False) -> list[Finding]:
@@ -60,7 +61,7 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
         _devices(environment),
     ]
     if not brief:
-        checks += [_models(root), _tracking(environment), _mirror(environment.mirror, root)]
+        checks += [_models(root), _results(root), _tracking(environment), _mirror(environment.mirror, root)]
     return [finding for check in checks for finding in check]
 
 
@@ -149,6 +150,15 @@ def _models(root: Path) -> Iterator[Finding]:
         what = f"{output} is recorded in dvc.lock, but {lost} is missing"
         remedy = f"dvc checkout {output}, or dvc pull {output}; or train it again: dvc repro"
         yield Finding(False, what, remedy) if missing else Finding(True, f"{output} is trained")
+
+
+def _results(root: Path) -> Iterator[Finding]:
+    """What the last evaluation found wrong with the models."""
+    from pipeline.evaluation import warnings
+
+    for warned in warnings.read(root).values():
+        for warning in warned:
+            yield Finding(True, warning["what"], warning["remedy"], is_warning=True)
 
 
 def _tracking(environment: Environment) -> Iterator[Finding]:

@@ -73,7 +73,15 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     if name == "data":
         find(read_section(name, DataSettings, path).source)
     elif name == "evaluate":
-        classifier = read_section(name, EvaluationSettings, path).classifier
+        settings = read_section(name, EvaluationSettings, path)
+        classifier, network = settings.classifier, settings.feature_network
+        if (
+            network not in ("", "pixels")
+            and not Path(network).exists()
+            and Path(network).parts[0] != "models"
+        ):
+            what, remedy = f"no such file or folder: {network}", "correct it, name a trained model, or pixels"
+            raise BadInput(what, where=f"{path}: evaluate.feature_network", remedy=remedy)
         able = [each for each, kind in models.items() if kind is None or kind.classify is not Task.classify]
         if classifier not in able:
             what = f"there is no model '{classifier}'"

@@ -57,6 +57,15 @@ def test_without_faults_every_check_is_listed_and_with_brief_none(project):
     assert done("doctor", "--brief") == ""
 
 
+def test_warnings_of_the_last_evaluation_are_repeated_and_are_no_fault(project, tmp_path):
+    warned = {"rule": "collapsed", "what": "gan makes few distinct images", "remedy": "another seed"}
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/details.json").write_text(json.dumps({"warnings": {"gan": [warned]}}))
+    output = done("doctor")
+    assert "warn  gan makes few distinct images\n      -> another seed" in output
+    assert done("doctor", "--brief") == ""
+
+
 @pytest.mark.parametrize(
     ("variables", "gpus", "mps", "finding"),
     [
@@ -105,6 +114,11 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
             lambda params: params["evaluate"].update(classifier="gan"),
             "params.yaml: evaluate.classifier: the model 'gan' is not a classifier",
             "choose one of: cnn",
+        ),
+        (
+            lambda params: params["evaluate"].update(feature_network="pixel"),
+            "params.yaml: evaluate.feature_network: no such file or folder: pixel",
+            "name a trained model, or pixels",
         ),
         (
             lambda params: params["evaluate"].update(seed="x"),

@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import export, inference, inspect, repro, restoration, retraining, schedule, tracking
+from pipeline.cli import (
+    exploration,
+    export,
+    inference,
+    inspect,
+    repro,
+    restoration,
+    retraining,
+    schedule,
+    tracking,
+)
 from pipeline.cli.project import in_project
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
@@ -40,15 +50,17 @@ def check(brief: bool) -> None:
     """Check this installation and print how to fix what is wrong.
 
     It checks packages, params.yaml, disk, git, DVC's files, trained models, devices and the addresses in the
-    environment. Exit code 2 if anything is wrong. An address that does not answer takes 4 seconds at most.
+    environment, and repeats the warnings of the last evaluation. Exit code 2 if anything is wrong; warnings
+    do not count. An address that does not answer takes 4 seconds at most.
     """
     if root := environment.find_project(Path()):
         click.get_current_context().with_resource(contextlib.chdir(root))
     findings = doctor.examine(environment.read(), brief)
     for finding in findings:
         if not finding.well or not brief:
-            click.echo(f"{'ok  ' if finding.well else 'FAIL'}  {finding.what}")
-            if not finding.well:
+            mark = "warn" if finding.is_warning else "ok  " if finding.well else "FAIL"
+            click.echo(f"{mark}  {finding.what}")
+            if mark != "ok  ":
                 click.echo(f"      -> {finding.remedy}")
     if not all(finding.well for finding in findings):
         sys.exit(BadInput.exit_code)
@@ -74,6 +86,7 @@ for command in (
     inference.generate,
     inference.classify,
     restoration.restore,
+    exploration.explore,
     export.export,
     inspect.inspect,
     schedule.schedule,

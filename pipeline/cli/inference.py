@@ -67,7 +67,7 @@ def generate(
     if folder and folder.exists() and any(folder.iterdir()):
         raise BadInput("is not empty", where=f"--folder {folder}", remedy="name a new or an empty folder")
     task, card, abilities = load_model(model, models, "generate", "use gan, vae or ae")
-    wanted = _classes(card["class_names"], labels)
+    wanted = choose_classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
         drawn = task.generate(chosen, count, Noise.whole(seed, count, "generate"))
@@ -200,7 +200,7 @@ def refuse_unread(unread: list[BadInput]) -> None:
         raise BadInput(what, where=unread[0].where, remedy=remedy)
 
 
-def _classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
+def choose_classes(names: list[str], labels: tuple[str, ...]) -> list[int]:
     for label in labels:
         if label not in names:
             remedy = f"choose from: {', '.join(names)}"[:300]

@@ -20,6 +20,7 @@ class Ability(StrEnum):
     USES_LABELS = "uses labels"  # generates images of a given class
     RECONSTRUCT = "reconstruct"
     ENCODE = "encode"
+    DECODE = "decode"  # makes images of latents, or of codes
 
 
 def abilities(task: Task) -> frozenset[Ability]:
@@ -37,6 +38,11 @@ def abilities(task: Task) -> frozenset[Ability]:
         noise = Noise.whole(0, 1, "labels", device=task.device)
         return task.generate(torch.full((1,), label, device=task.device), 1, noise)
 
+    def decode() -> Tensor | None:
+        label = torch.zeros(1, dtype=torch.int64, device=task.device)
+        latents = task.latents(1, Noise.whole(0, 1, "latents", device=task.device))
+        return None if latents is None else task.decode(latents, label)
+
     def uses_labels() -> bool:
         first = draw(0)  # the same noise and another label give another image
         others = (draw(label) for label in range(1, classes))
@@ -49,6 +55,7 @@ def abilities(task: Task) -> frozenset[Ability]:
         Ability.GENERATE: (lambda: draw(0), lambda output: output.shape == shape),
         Ability.RECONSTRUCT: (lambda: task.reconstruct(image), lambda output: output.shape == shape),
         Ability.ENCODE: (lambda: task.encode(image), vector),
+        Ability.DECODE: (decode, lambda output: output.shape == shape),
     }
     with torch.no_grad():
         outputs = {ability: (method(), fits) for ability, (method, fits) in tried.items()}

@@ -121,6 +121,25 @@ class Task(nn.Module, ABC):
         """An autoencoder's codes (N, D) of ``images``."""
         return None
 
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor | None:
+        """``count`` random latents or codes (count, L). A model that encodes uses the ``labels`` (count,)."""
+        return None
+
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """The images (N, C, H, W) of latents or codes (N, L), of classes ``labels`` (N,)."""
+        return None
+
+    def mix(
+        self, latents_a: Tensor, latents_b: Tensor, level: int, labels: Tensor | None = None
+    ) -> Tensor | None:
+        """Images with the styles of ``latents_a`` (N, L) at levels below ``level``, else ``latents_b``."""
+        return None
+
+    @property
+    def num_levels(self) -> int:
+        """The number of levels of :meth:`mix`; 0 without styles."""
+        return 0
+
     def preview(self, examples: Batch, noise: Noise) -> Preview | None:
         """What is drawn during a training; ``examples`` and ``noise`` are the same each time.
 

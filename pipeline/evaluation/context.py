@@ -85,23 +85,36 @@ class Context:
         """Images (N, C, H, W) of the test split, on the model's device."""
         return self.dataset.test.batch(indices, self.task.device).images
 
+    @property
+    def classifier(self) -> str:
+        """The classifier of its data: ``evaluate.classifier``, or for another data set its first; or ''."""
+        able = [name for name in sorted(self.tasks) if Ability.FEATURES in self.of(name).abilities]
+        same = [
+            name
+            for name in (self.settings.classifier, *able)
+            if name in self.tasks and self.tasks[name].dataset == self.task.dataset
+        ]
+        return same[0] if same else ""
+
     def feature_space(self) -> FeatureSpace:
         """The features by which its images are compared.
 
-        They are those of ``evaluate.classifier``, or for another data set of its first classifier. Raises
+        They are those of ``evaluate.feature_network``, or else of the classifier of its data. Raises
         ``BadInput`` if there is none.
         """
-        chosen, dataset = self.settings.classifier, self.task.dataset
+        if network := self.settings.feature_network:
+            shape = self.task.spec["image"].shape
+            load = lambda: FeatureSpace.of_network(network, shape, self.task.device)
+            return self.once("feature space", self.task.dataset, load)
+        chosen, name = self.settings.classifier, self.classifier
         where = f"params.yaml: evaluate.classifier: {chosen}"
         if chosen not in self.tasks:
             what = "no trained classifier to compare images by"
             raise BadInput(what, where=where, remedy=f"dvc repro train-{chosen}")
-        able = [name for name in sorted(self.tasks) if Ability.FEATURES in self.of(name).abilities]
-        for name in (chosen, *able):
-            if self.tasks[name].dataset == dataset:
-                return FeatureSpace.of_classifier(name, self.tasks[name], self.digests[name])
-        what, remedy = f"no classifier learns from {dataset}, the data of {self.name}", "add one"
-        raise BadInput(what, where=where, remedy=remedy)
+        if name:
+            return FeatureSpace.of_classifier(name, self.tasks[name], self.digests[name])
+        what = f"no classifier learns from {self.task.dataset}, the data of {self.name}"
+        raise BadInput(what, where=where, remedy="add one")
 
     @property
     def reference_set(self) -> ReferenceSet:

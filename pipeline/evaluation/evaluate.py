@@ -15,7 +15,7 @@ import torch
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import Task
-from pipeline.evaluation import figures, glossary
+from pipeline.evaluation import figures, glossary, warnings
 from pipeline.evaluation.context import Context, diverged
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.history import curves
@@ -43,9 +43,9 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test splits of their data.
 
-    Returns ``{model: {quantity: parts}, "protocol": {model: {...}}}``, which is also written to
-    ``details.json``. The parts are those of an ``Estimate``. The values of the headline quantities are
-    written to ``evaluation.json``.
+    Returns ``{model: {quantity: parts}, "protocol": {model: {...}}, "warnings": {model: [...]}}``, which is
+    also written to ``details.json``. The parts are those of an ``Estimate``. The values of the headline
+    quantities are written to ``evaluation.json``.
 
     Raises ``BadInput`` if there are too few images or no feature space, ``DarkroomError`` if a metric is not
     finite.
@@ -74,8 +74,13 @@ def evaluate(
             for name, measured in results.items()
         }
         results[PROTOCOL] = {model.name: _protocol(model) for model in models}
+        found = warnings.find(results)
+        for warned in found.values():
+            for warning in warned:
+                print(f"warning: {warning['what']}\n  -> {warning['remedy']}", flush=True)
+        results[warnings.WARNINGS] = found
         write_json(metrics / "details.json", results)
-        write_json(metrics / "evaluation.json", {name: found for name, found in headlines.items() if found})
+        write_json(metrics / "evaluation.json", {name: each for name, each in headlines.items() if each})
     return results
 
 

@@ -1,6 +1,6 @@
 """Figures as PNG files: image grids, confusion matrices, curves. The same data gives the same bytes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,19 @@ def draw_curves(table: "pd.DataFrame", path: Path, most: int = 6) -> None:
                 label = name.rpartition("/")[0] or quantity
                 axes.plot(line["step"], line[name], style, label=label, color=colour)
             axes.legend()
+
+
+def draw_truncation(table: "pd.DataFrame", real: Mapping[str, float], path: Path) -> None:
+    """Draw precision against recall, a point for each truncation, and those of real images."""
+    with _figure(path, 4.6, 3.8) as figure:
+        axes = figure.subplots()
+        axes.axhline(real["precision"], color=GREY, linewidth=0.8, linestyle="--")
+        axes.axvline(real["recall"], color=GREY, linewidth=0.8, linestyle="--")
+        axes.plot(table["recall"], table["precision"], "-o", color=RED, markersize=4)
+        for row in table.itertuples():
+            place: Any = (row.recall, row.precision)
+            axes.annotate(f"{row.truncation}", place, (5, 4), textcoords="offset points", fontsize=8)
+        axes.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="recall (diversity)", ylabel="precision (fidelity)")
 
 
 @contextmanager

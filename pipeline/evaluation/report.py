@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.estimate import Estimate
-from pipeline.evaluation import glossary, history, page
+from pipeline.evaluation import glossary, history, page, warnings
 from pipeline.evaluation.evaluate import PROTOCOL
 
 NUM_PROGRESS_PICTURES = 6
@@ -40,7 +40,8 @@ def write(
     It also shows files in ``plots``, ``histories`` and the folders of the ``datasets``, by name. ``source``
     names the data, ``commit`` the code.
     """
-    names = [name for name in results if name != PROTOCOL]
+    names = list(results[PROTOCOL])
+    warned = results.get(warnings.WARNINGS, {})
     ended = max((history.ended(histories / name) for name in names), default=0)
     models = [_model(name, Estimate.read(results[name]), histories / name, plots) for name in names]
     rows = [{"model": model["name"], **row} for model in models for row in model["rows"]]
@@ -54,6 +55,7 @@ def write(
         commit=commit,
         trained=f"{datetime.fromtimestamp(ended / 1000, UTC):%d %B %Y, %H:%M} UTC" if ended else "",
         protocol=results[PROTOCOL],
+        warnings=warned,
         summary=[row for row in rows if row["measure"].headline],
         models=models,
         datasets=[

@@ -23,9 +23,15 @@ class Row:
 
 
 def rows(compared: list[Compared]) -> list[Row]:
-    """A row for each measure that at least one run has, with 95 % intervals."""
-    measured, _ = numbers(compared)
-    return [_row(name, measured) for name in dict.fromkeys(name for one in measured for name in one)]
+    """A row for each measure that at least one run has, with 95 % intervals.
+
+    Where the protocols differ no value is marked as the best: those of two feature spaces cannot be compared.
+    """
+    measured, same_protocol = numbers(compared)
+    return [
+        _row(name, measured, same_protocol)
+        for name in dict.fromkeys(name for one in measured for name in one)
+    ]
 
 
 def note(compared: list[Compared]) -> str:
@@ -36,7 +42,10 @@ def note(compared: list[Compared]) -> str:
     missing = [run.title for run, known in zip(compared, measured) if not known]
     if missing:
         return f"{', '.join(missing)}: not measured, or by another version of Darkroom."
-    return "They were measured by different protocols: compare with care."
+    return (
+        "They were measured by different protocols (other data, settings or feature space): distances, "
+        "precision and recall cannot be compared, and no value is marked as the best."
+    )
 
 
 def table(compared: list[Compared]) -> Table:
@@ -83,7 +92,7 @@ def seed_summary(by_seed: Mapping[int, Compared]) -> dict[str, tuple[float, floa
     return {name: (*spread(found), found) for name, found in values.items()}
 
 
-def _row(name: str, measured: list[Mapping[str, Estimate]]) -> Row:
+def _row(name: str, measured: list[Mapping[str, Estimate]], comparable: bool) -> Row:
     measure = glossary.measure(name)
     known = {index: run[name] for index, run in enumerate(measured) if name in run}
     cells = [""] * len(measured)
@@ -92,6 +101,6 @@ def _row(name: str, measured: list[Mapping[str, Estimate]]) -> Row:
         cells[index] = measure.show(estimate.value) + f" ({interval})" * bool(interval)
     top = (max if measure.better == "higher" else min)(estimate.value for estimate in known.values())
     best = {index for index, estimate in known.items() if estimate.value == top}
-    if not measure.better or len(best) == len(known):
+    if not comparable or not measure.better or len(best) == len(known):
         best = set()
     return Row(measure, cells, best)

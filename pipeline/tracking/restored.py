@@ -16,6 +16,7 @@ from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
 DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
+NOT_MODELS = ("protocol", "warnings")  # keys of DETAILS
 UNREADABLE = (OSError, ValueError, TypeError)
 
 
@@ -51,7 +52,7 @@ def _add_training(record: RunRecord, folder: Path) -> None:
 
 
 def _add_evaluation(record: RunRecord, folder: Path) -> None:
-    numbers = {name: values for name, values in read_json(DETAILS).items() if name != "protocol"}
+    numbers = {name: values for name, values in read_json(DETAILS).items() if name not in NOT_MODELS}
     record.results = results_of(numbers, record.tags, record.started)
     logged = (Path("metrics/evaluation.json"), DETAILS, folder / "index.html", Path("plots/pictures"))
     record.artifacts = [[str(path.resolve()), ""] for path in logged if path.exists()]

@@ -12,7 +12,7 @@ from tests.core.fake import TwoScalars
 
 SPEC = DataSpec.labelled_images(1, 8, 3)
 SMALL = {"gan": {"width": 8}, "vae": {"width": 8}, "ae": {"width": 8}, "cnn": {"channels": [4], "dense": [8]}}
-MAKES = {Ability.GENERATE, Ability.USES_LABELS}
+MAKES = {Ability.GENERATE, Ability.USES_LABELS, Ability.DECODE}
 REBUILDS = {Ability.RECONSTRUCT, Ability.ENCODE}
 
 

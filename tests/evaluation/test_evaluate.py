@@ -36,7 +36,10 @@ from tests.evaluation.conftest import (
     write_history,
 )
 
-COMPARED = {"fid", "kid", "precision", "recall", "density", "coverage", "memorisation"}
+COMPARED = {
+    *("fid", "kid", "precision", "recall", "density", "coverage"),
+    *("memorisation", "pixel_memorisation", "diversity", "sharpness"),
+}
 
 
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
@@ -151,6 +154,7 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     run(dataset, tasks, tmp_path)
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
+    drawn |= {"gan-nearest", "free-nearest"}
     curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
     assert found == {
         "confusion.csv",
@@ -207,7 +211,9 @@ def test_a_model_of_clips_is_measured_by_what_it_computes_itself(tasks, tmp_path
     values = np.random.default_rng(0).integers(0, 256, size=(31, 4, 1, 5, 7), dtype=np.uint8)
     split = Split([{"clip": values}], spec)
     clips = SimpleNamespace(train=split, test=split, class_names=[], digest="c1" * 32)
-    results = run(world(), {**tasks, "mover": Clips()}, tmp_path, more={"clips": clips})
+    results = run(
+        world(tasks["gan"].spec.channels), {**tasks, "mover": Clips()}, tmp_path, more={"clips": clips}
+    )
     assert set(results["mover"]) == {"motion", "share"}
     steps = np.abs(np.diff(values / 255, axis=1))
     expected = steps.sum((0, 2, 3, 4)) / (values[:, 1:] / 255).sum((0, 2, 3, 4))

@@ -190,7 +190,7 @@ def test_the_table_of_experiments_fits_a_terminal(project):
 
 
 def test_only_models_with_a_stage_are_evaluated_and_the_others_are_named(project):
-    assert set(project.results) == {*MODELS, "protocol"}
+    assert set(project.results) == {*MODELS, "protocol", "warnings"}
     assert "skipped: of-another-branch, unknown, because dvc.yaml has no stage" in project.output
 
 

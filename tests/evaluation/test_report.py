@@ -61,6 +61,20 @@ def test_every_picture_is_in_the_page_and_every_anchor_has_its_place(page, tmp_p
         assert not link.startswith("#") or f'id="{link[1:]}"' in page
 
 
+def test_warnings_are_shown_at_the_top_and_next_to_the_model(dataset, tasks, tmp_path):
+    results = run(dataset, tasks, tmp_path)
+    warned = {"rule": "collapsed", "what": "gan is <flat>", "remedy": "train it again"}
+    results["warnings"] = {"gan": [warned], "judge": [{**warned, "what": "judge is weak"}]}
+    report.write(results, {}, plots=tmp_path / "plots", path=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    top, section = page.index('<section id="warnings">'), page.index('<section id="model-gan">')
+    text = "<b>Collapsed.</b> gan is &lt;flat&gt;."
+    assert page.index(text, top) < page.index("<h2>Summary</h2>") and text in page[section:]
+    assert page.count(text) == 2 and page.count("judge is weak") == 1 and "Train it again." in page
+    report.write(results | {"warnings": {}}, {}, plots=tmp_path / "plots", path=tmp_path / "page.html")
+    assert "<h2>Warnings</h2>" not in (tmp_path / "page.html").read_text()
+
+
 def test_names_from_the_data_cannot_write_html(page):
     assert "<b>bold</b>" not in page and "<i>stripes</i>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page and "&lt;i&gt;stripes&lt;/i&gt;" in page

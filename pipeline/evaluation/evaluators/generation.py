@@ -1,6 +1,6 @@
 """Generators: distances of generated images from real ones, and whether they show the requested class."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.progress import PROGRESS
 
 NUM_ROWS = 8  # of the sample grid
+NUM_NEAREST = 4  # training images beside a generated one
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
@@ -29,7 +30,8 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     names = [class_names[label] for label in columns] if conditional else []
     figures.save_grid(drawn.unflatten(0, (NUM_ROWS, -1)), model.picture("samples"), columns=names)
     labels = same_mix(model.dataset.test.labels, model.num_samples)
-    classifier = model.of(model.reference_set.space.name)
+    draw_nearest(model, drawn[: len(columns)], names)
+    classifier = model.of(model.classifier) if model.classifier else None
     agreed: list[np.ndarray] = []
 
     def batches() -> Iterator[Tensor]:
@@ -37,16 +39,27 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         for index, start in enumerate(PROGRESS.track(starts, "generated images: batches", len(starts))):
             wanted = labels[start : start + BATCH]
             images = _generate(model, wanted, "samples", index)
-            if conditional and Ability.CLASSIFY in classifier.abilities:
+            if conditional and classifier and Ability.CLASSIFY in classifier.abilities:
                 agreed.append(_predicted(classifier.task, images) == wanted)
             yield images
 
-    measured = model.reference_set.measures(finite(batches(), model.name))
-    if agreed:
+    known = labels if conditional else None
+    measured = model.reference_set.measures(finite(batches(), model.name), known)
+    if agreed and classifier:
         accuracy = np.mean(logits_of(classifier).argmax(axis=1) == classifier.dataset.test.labels)
         agreement = averages.proportion(np.concatenate(agreed))
         measured["label_agreement"] = agreement.with_floor(float(accuracy))
     return measured
+
+
+def draw_nearest(model: Context, images: Tensor, names: Sequence[str]) -> None:
+    """Draw ``images`` (N, C, H, W), each above its nearest training images in the feature space."""
+    reference = model.reference_set
+    if model.settings.reference_split == "train":
+        near = reference.nearest(images, NUM_NEAREST)
+        shown = torch.cat([images.cpu()[:, None], near], 1).transpose(0, 1)
+        rows = ["generated", *(f"nearest {number}" for number in range(1, NUM_NEAREST + 1))]
+        figures.save_grid(shown, model.picture("nearest"), columns=names, rows=rows)
 
 
 def same_mix(labels: np.ndarray, count: int) -> np.ndarray:
@@ -80,4 +93,6 @@ EVALUATOR = Evaluator(Ability.GENERATE, evaluate, {
         "The share of generated images to which the classifier assigns the requested class.", percent=True),
 }, compares=True, pictures={
     "samples": "Images that {} made, from noise of a fixed seed: not picked by hand.",
+    "nearest": "Images that {} made (first row), and below each its nearest training images in the feature "
+        "space. Copies of them would be equal.",
 })

@@ -80,7 +80,8 @@ def evaluate(model: Context) -> dict[str, Estimate]:
                 floors.setdefault(name, []).append(compare(images, rule).cpu().numpy())
             yield rebuilt
 
-    distances = model.reference_set.measures(finite(batches(), model.name))
+    labels = np.asarray(model.dataset.test.labels)
+    distances = model.reference_set.measures(finite(batches(), model.name), labels)
     for name, each in values.items():
         measured[name] = averages.mean(each).with_floor(averages.mean(floors[name]).value)
     return measured | {PREFIX + name: estimate for name, estimate in distances.items()}

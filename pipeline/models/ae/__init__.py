@@ -107,10 +107,10 @@ class Ae(Task):
         """Codes (N, D); a U-Net has none."""
         return self.network.encoder(images) if isinstance(self.network, Pair) else None
 
-    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) of ``codes`` (N, D)."""
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) of ``latents`` (N, D)."""
         assert isinstance(self.network, Pair)
-        return torch.sigmoid(self.network.decoder(codes))
+        return torch.sigmoid(self.network.decoder(latents))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return torch.sigmoid(self.network(images, torch.ones_like(images[:, :1])))

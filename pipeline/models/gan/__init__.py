@@ -189,14 +189,14 @@ class Gan(Task):
             labels = noise.integers("label", self.spec.classes)
         return self.decode(self.latents(count, noise), labels, truncation, noise)
 
-    def latents(self, count: int, noise: Noise) -> Tensor:
-        """Latents (count, L), standard normal; ``noise`` is for ``count`` rows."""
+    def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor:
+        """Latents (count, L), standard normal for all classes; ``noise`` is for ``count`` rows."""
         return noise.normal("latent", self.config.latent_size)
 
     def decode(
         self,
         latents: Tensor,
-        labels: Tensor | None,
+        labels: Tensor | None = None,
         truncation: float | None = None,
         noise: Noise | None = None,
     ) -> Tensor:
@@ -212,12 +212,16 @@ class Gan(Task):
         style = self._style
         return style.synthesis(style.truncated(style.codes(latents, labels), labels, psi), noise)
 
-    def mix(self, latents_a: Tensor, latents_b: Tensor, level: int, labels: Tensor | None = None) -> Tensor:
+    def mix(
+        self, latents_a: Tensor, latents_b: Tensor, level: int, labels: Tensor | None = None
+    ) -> Tensor | None:
         """Images with the styles of ``latents_a`` (N, L) at the levels below ``level``, else ``latents_b``.
 
         The levels are the sizes of the feature maps, from the smallest. ``labels`` (N,) are those of both, by
-        default class 0. Raises ``TypeError`` if the architecture is not ``style``.
+        default class 0. None if the architecture is not ``style``.
         """
+        if self.config.architecture != "style":
+            return None
         style = self._style
         if not self.config.conditional:
             labels = None

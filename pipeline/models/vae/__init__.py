@@ -135,9 +135,9 @@ class Vae(Task):
     def encode(self, images: Tensor) -> Tensor:
         return self.network.encode(images)[0]
 
-    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) of ``codes`` (N, L)."""
-        return torch.sigmoid(self.network.decoder(codes))
+    def decode(self, latents: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) of ``latents`` (N, L)."""
+        return torch.sigmoid(self.network.decoder(latents))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.decode(self.encode(images))

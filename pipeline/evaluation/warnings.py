@@ -1,0 +1,257 @@
+"""Rules that say in words what is wrong with a result, computed from what ``metrics/details.json`` holds.
+
+Each rule looks at one model, or at the network that compares images, and gives a sentence and a remedy.
+The report shows them, ``details.json`` stores them, and ``darkroom doctor`` repeats them. To add a rule,
+write a function and list it in ``RULES``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.estimate import Estimate
+from pipeline.evaluation import glossary
+from pipeline.files import read_json
+
+WARNINGS = "warnings"  # the key of the results that is not a model
+# Skill: 0 for always answering the most frequent class, 1 for no mistake.
+LEAST_SKILL = 0.8  # of a classifier whose features compare images
+NO_SKILL = 0.1  # below it nothing was learned about the classes
+LEAST_REAL_PRECISION = 0.6  # of real images against real ones
+LEAST_FEATURES = 16
+LEAST_IMAGES = 1000  # from which a classifier learned its features
+COLLAPSED = 0.15  # recall, coverage or diversity, as a share of real images'
+MEMORISED = 0.9  # lower end of the probability to be nearer to a training image than unseen images are
+BLURRED = 0.5  # sharpness, as a share of real images'
+GAP = 8.0  # FID of samples above its floor, in units of that of reconstructions
+AGREEMENT = 0.85  # label agreement below which such a gap matters, as a share of real images'
+
+
+@dataclass(frozen=True)
+class Warned:
+    """``rule`` is the name of the rule; ``what`` is wrong, in a sentence; ``remedy`` says what to do."""
+
+    rule: str
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The measures of one model, and what is needed to judge them."""
+
+    name: str
+    measured: Mapping[str, Estimate]
+    accuracy: Estimate | None  # of the classifier of its data
+    features: Mapping[str, Any]  # of the protocol, if ``name`` is a network by which images are compared
+    compared: Mapping[str, Mapping[str, Estimate]]  # the measures of the models compared by it
+
+    def share(self, quantity: str) -> float | None:
+        """The value as a share of real images'; None if it is not measured."""
+        estimate = self.measured.get(quantity)
+        return estimate.value / estimate.floor if estimate and estimate.floor else None
+
+    def show(self, *quantities: str) -> str:
+        """The measured ones of ``quantities``: name, value, and that of real images or the trivial rule."""
+        return ", ".join(
+            f"{glossary.measure(name).title} {_number(name, self.measured[name].value)}"
+            + (f" (real images: {_number(name, floor)})" if (floor := self.measured[name].floor) else "")
+            for name in quantities
+            if name in self.measured
+        )
+
+
+def weak_features(evidence: Evidence) -> Warned | None:
+    """The classifier that compares images makes many mistakes, or tells real images from real ones."""
+    found, accuracy = [], evidence.measured.get("accuracy")
+    if accuracy and skill(accuracy) < LEAST_SKILL:
+        chance = f"(always one class: {accuracy.floor or 0:.1%})"
+        found.append(f"recognises {accuracy.value:.1%} of the test images {chance}")
+    floors = [each["precision"].floor or 0.0 for each in evidence.compared.values() if "precision" in each]
+    if floors and min(floors) < LEAST_REAL_PRECISION:
+        found.append(f"gives real images a precision of {min(floors):.1%} against real images")
+    if not found or not evidence.compared:
+        return None
+    what = (
+        f"{evidence.name}, by which images of {', '.join(evidence.compared)} are compared, "
+        f"{' and '.join(found)}: FID, KID, precision, recall, density and coverage say little"
+    )
+    remedy = f"train {evidence.name} longer or with other settings, or set evaluate.feature_network"
+    return Warned("weak features", what, remedy)
+
+
+def small_features(evidence: Evidence) -> Warned | None:
+    """The network that compares images is small, or a classifier that learned from few images."""
+    found, features = [], evidence.features
+    if features and features["dimensions"] < LEAST_FEATURES:
+        found.append(f"has {features['dimensions']} features (at least {LEAST_FEATURES} are advised)")
+    images = features.get("reference_images", LEAST_IMAGES)
+    learned_here = "accuracy" in evidence.measured and features.get("reference_split") == "train"
+    if learned_here and images < LEAST_IMAGES:
+        found.append(f"learned from {images:,} images (at least {LEAST_IMAGES:,} are advised)")
+    if not found:
+        return None
+    what = f"{evidence.name}, by which images are compared, {' and '.join(found)}: distances are coarse"
+    return Warned(
+        "small features", what, "use a larger classifier or more images, or evaluate.feature_network"
+    )
+
+
+def shuffled_labels(evidence: Evidence) -> Warned | None:
+    """A classifier is no better than chance on the test images."""
+    accuracy, training = (evidence.measured.get(name) for name in ("accuracy", "training_accuracy"))
+    if not accuracy or skill(accuracy) >= NO_SKILL:
+        return None
+    known = f", {training.value:.1%} of the training images" if training else ""
+    learned = training is not None and skill(training) > 0.5
+    why = (
+        "it knows the training images by heart: their labels do not belong to the images"
+        if learned
+        else "it learned nothing about the classes: the labels were shuffled, or the training failed"
+    )
+    what = (
+        f"{evidence.name} recognises {accuracy.value:.1%} of the test images{known} "
+        f"(always one class: {accuracy.floor or 0:.1%}); {why}"
+    )
+    remedy = "compare labels and images (data/processed/*/contact-sheet.png, darkroom inspect)"
+    return Warned("shuffled labels", what, f"{remedy}; then look at the curves of the training")
+
+
+def ignored_labels(evidence: Evidence) -> Warned | None:
+    """Generated images do not show the class that was asked for."""
+    agreement, accuracy = evidence.measured.get("label_agreement"), evidence.accuracy
+    if not agreement or not accuracy or skill(accuracy) < 0.5:  # its answers would mean little
+        return None
+    if skill(Estimate(agreement.value, floor=accuracy.floor)) >= 2 * NO_SKILL:
+        return None
+    what = (
+        f"{agreement.value:.1%} of the images of {evidence.name} show the class that was asked for "
+        f"(chance: {accuracy.floor or 0:.1%}): the labels of its training were shuffled, or it ignores them"
+    )
+    return Warned("ignored labels", what, "check the labels, then train it again")
+
+
+def collapsed(evidence: Evidence) -> Warned | None:
+    """A generator makes few distinct images."""
+    shares = {name: evidence.share(name) for name in ("recall", "coverage", "diversity")}
+    if not any(share is not None and share < COLLAPSED for share in shares.values()):
+        return None
+    what = f"{evidence.name} makes few distinct images: {evidence.show(*shares)}"
+    remedy = (
+        "it has collapsed: look at its sample sheet; for a GAN use another loss or regulariser, a lower "
+        "learning rate of the discriminator or another seed, for a VAE a lower beta"
+    )
+    return Warned("collapsed", what, remedy)
+
+
+def memorised(evidence: Evidence) -> Warned | None:
+    """Generated images are nearer to training images than unseen real images are."""
+    sharp = evidence.share("sharpness")
+    if sharp is not None and sharp < BLURRED:  # blurred images are near to all others
+        return None
+    names = ("memorisation", "pixel_memorisation")
+    found = [estimate for name in names if (estimate := evidence.measured.get(name))]
+    if not any((each.value if each.low is None else each.low) > MEMORISED for each in found):
+        return None
+    what = (
+        f"{evidence.name} repeats training images: {evidence.show(*names).replace('real', 'unseen')}; "
+        "an unseen real image is seldom so near to one"
+    )
+    remedy = (
+        f"look at plots/pictures/{evidence.name}-nearest.png; use more images, augmentation or fewer steps"
+    )
+    return Warned("memorised", what, remedy)
+
+
+def blurred(evidence: Evidence) -> Warned | None:
+    """Generated images have less energy in high frequencies than real ones."""
+    sharp, rebuilt = evidence.share("sharpness"), evidence.share("reconstruction_sharpness")
+    if sharp is None or sharp >= BLURRED:
+        return None
+    what = (
+        f"images of {evidence.name} are over-smooth: {evidence.show('sharpness', 'reconstruction_sharpness')}"
+    )
+    if rebuilt is not None and rebuilt < BLURRED:
+        remedy = (
+            "its reconstructions are blurred too: lower beta, use a larger code or width, or train longer"
+        )
+    else:
+        remedy = "lower beta, or train longer"
+    return Warned("over-smooth", what, remedy)
+
+
+def prior_gap(evidence: Evidence) -> Warned | None:
+    """An autoencoder reconstructs well and generates badly."""
+    pair = [evidence.measured.get(name) for name in ("fid", "reconstruction_fid")]
+    agreement = evidence.share("label_agreement")
+    if not pair[0] or not pair[1] or agreement is None or agreement >= AGREEMENT:
+        return None
+    samples, rebuilt = (max(each.value - (each.floor or 0), each.floor or 1e-12) for each in pair if each)
+    if samples <= GAP * rebuilt:
+        return None
+    what = f"{evidence.name} generates much worse than it reconstructs: {evidence.show('fid')}, "
+    what += f"{evidence.show('reconstruction_fid')}, {evidence.show('label_agreement')}"
+    return Warned(
+        "prior gap", what, "its random codes are unlike codes of images: fit a richer prior to them"
+    )
+
+
+RULES = (
+    weak_features,
+    small_features,
+    shuffled_labels,
+    ignored_labels,
+    collapsed,
+    memorised,
+    blurred,
+    prior_gap,
+)
+
+
+def find(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """The warnings by model or network, as JSON. ``results``: measures by model, and "protocol"."""
+    protocols = results["protocol"]
+    measured = {name: Estimate.read(results[name]) for name in protocols}
+    networks = {
+        each["features"]["network"]: each["features"] for each in protocols.values() if "features" in each
+    }
+    found = {}
+    for name in [*measured, *(network for network in networks if network not in measured)]:
+        own, features = protocols.get(name), networks.get(name, {})
+        if own and features and own["model_digest"] != features["network_digest"]:
+            features = {}  # a file of the same name
+        users = {
+            other: measured[other]
+            for other, protocol in protocols.items()
+            if features and protocol.get("features", {}).get("network") == name
+        }
+        classifiers = [
+            measured[other]["accuracy"]
+            for other, protocol in protocols.items()
+            if own and protocol["dataset"] == own["dataset"] and "accuracy" in measured[other]
+        ]
+        accuracy = classifiers[0] if classifiers else None
+        evidence = Evidence(name, measured.get(name, {}), accuracy, features, users)
+        warned = [asdict(warning) for rule in RULES if (warning := rule(evidence))]
+        if warned:
+            found[name] = warned
+    return found
+
+
+def read(root: Path) -> dict[str, list[dict[str, str]]]:
+    """The warnings of the last evaluation in the project ``root``; none if there are no readable results."""
+    try:
+        return dict(read_json(root / "metrics/details.json").get(WARNINGS, {}))
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def skill(accuracy: Estimate) -> float:
+    """(accuracy - chance) / (1 - chance)."""
+    chance = accuracy.floor or 0.0
+    return (accuracy.value - chance) / max(1e-12, 1 - chance)
+
+
+def _number(name: str, value: float) -> str:
+    return glossary.measure(name).show(value)

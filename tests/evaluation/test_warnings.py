@@ -1,0 +1,245 @@
+"""Faults of models on digits are said in words; models without them are not warned about."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset, Split
+from pipeline.core.loop import Loop
+from pipeline.core.settings import TrainingSettings, read_training
+from pipeline.core.task import Task
+from pipeline.data.download import download
+from pipeline.data.preprocess import preprocess
+from pipeline.data.settings import DataSettings
+from pipeline.environment import Environment
+from pipeline.estimate import Estimate
+from pipeline.evaluation import warnings
+from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.params import Section
+from tests.evaluation.conftest import run
+from tests.project import MODELS, PARAMS, ROOT
+
+SETTINGS = EvaluationSettings(allow_few_samples=True, num_bootstrap=3)
+
+
+class Drawing(Task):
+    """Images of given classes, picked from ``split``, as one of the first ``most`` of the class."""
+
+    Config = Section
+
+    def __init__(self, split, most, blur=0.0):
+        super().__init__(Section(), split.spec)
+        images, labels = torch.from_numpy(split.rows(np.arange(len(split)))["image"]), split.labels
+        self.by_class = [images[labels == label][:most].float() / 255 for label in range(10)]
+        self.blur, self.weight = blur, nn.Parameter(torch.zeros(()))
+
+    def phases(self):
+        return []
+
+    def loss(self, phase, batch, noise):
+        return self.weight, {}
+
+    def evaluate(self, batch, noise):
+        return {}
+
+    def generate(self, labels, count, noise):
+        places = noise.uniform("place")
+        picked = [self.by_class[label] for label in labels.tolist()]
+        images = torch.stack([one[int(place * len(one))] for one, place in zip(picked, places)])
+        return (images + self.blur * noise.normal("blur", 1, 8, 8)).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def data(processed_digits):
+    return Dataset.open(processed_digits)
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, data):
+    def train(name, num_steps, dataset=data, **model):
+        task = model_files.build(name, {**PARAMS[name]["model"], **model}, data.spec, 0)
+        often = {"log_every": 100, "validate_every": 1000, "sample_every": 1000, "checkpoint_every": 1000}
+        settings = TrainingSettings(num_steps=num_steps, batch_size=64, ema_decay=0.9, **often)
+        return Loop(task, dataset, settings, tmp_path_factory.mktemp(name)).run().eval()
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def classifier(train):
+    return train("cnn", 250, dense=[32], channels=[16, 16])
+
+
+@pytest.fixture(scope="module")
+def shuffled(data):
+    """The same images, with shuffled labels in all splits."""
+    changed = {}
+    for name in ("train", "validation", "test"):
+        rows = getattr(data, name).rows(np.arange(len(getattr(data, name))))
+        rows["label"] = np.random.default_rng(0).permutation(rows["label"])
+        changed[name] = Split([rows], data.spec)
+    return SimpleNamespace(**{**vars(data), **changed})
+
+
+def rules(results, name):
+    return [warned["rule"] for warned in results["warnings"].get(name, [])]
+
+
+def test_a_collapsed_a_copying_and_a_sound_generator_are_told_apart(data, classifier, tmp_path, capsys):
+    models = {
+        "cnn": classifier,
+        "collapsed": Drawing(data.train, 1, blur=0.02),
+        "copying": Drawing(data.train, 10),  # 100 training images
+        "sound": Drawing(data.validation, 1000),
+    }
+    results = run(data, models, tmp_path, SETTINGS)
+    assert results == json.loads((tmp_path / "metrics/details.json").read_text())
+    assert "collapsed" in rules(results, "collapsed") and "collapsed" not in rules(results, "copying")
+    assert "memorised" in rules(results, "copying") and not rules(results, "sound")
+    assert not rules(results, "cnn")
+    printed = capsys.readouterr().out
+    assert "collapsed makes few distinct images: Recall" in printed
+    assert "copying repeats training images: Nearness to training images 100.0 %" in printed
+
+
+def test_a_vae_with_a_large_beta_is_over_smooth(data, classifier, train, tmp_path):
+    models = {"cnn": classifier, "vae": train("vae", 150, beta=20.0)}
+    results = run(data, models, tmp_path, SETTINGS)
+    assert "over-smooth" in rules(results, "vae")
+    (warned,) = [each for each in results["warnings"]["vae"] if each["rule"] == "over-smooth"]
+    assert "Sharpness of reconstructions" in warned["what"] and "lower beta" in warned["remedy"]
+
+
+def test_shuffled_labels_show_in_the_classifier_and_in_a_generator(
+    data, shuffled, classifier, train, tmp_path
+):
+    results = run(shuffled, {"cnn": train("cnn", 150, shuffled)}, tmp_path, SETTINGS)
+    assert rules(results, "cnn") == ["shuffled labels"]
+    assert "always one class" in results["warnings"]["cnn"][0]["what"]
+    wrong = Drawing(shuffled.validation, 1000)
+    results = run(data, {"cnn": classifier, "gan": wrong}, tmp_path, SETTINGS)
+    assert "ignored labels" in rules(results, "gan") and not rules(results, "cnn")
+
+
+def test_a_weak_classifier_is_named_with_the_models_that_are_compared_by_it(data, train, tmp_path):
+    models = {"cnn": train("cnn", 8), "sound": Drawing(data.validation, 1000)}
+    results = run(data, models, tmp_path, SETTINGS)
+    (warned,) = results["warnings"]["cnn"]
+    assert warned["rule"] == "weak features" and "evaluate.feature_network" in warned["remedy"]
+    assert "by which images of sound are compared, recognises" in warned["what"]
+    assert "ignored labels" not in rules(results, "sound")  # its answers mean little
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_the_default_models_on_digits_are_sound(tmp_path):
+    settings, environment = DataSettings(image_size=16), Environment(root=tmp_path, storage=tmp_path)
+    download(settings, environment, tmp_path / "raw")
+    preprocess(settings, environment, tmp_path / "raw", tmp_path / "images")
+    data, models = Dataset.open(tmp_path / "images"), {}
+    for name in MODELS:
+        training, config = read_training(name, model_files.find(name).Config, ROOT / "params.yaml")
+        task = model_files.build(name, config, data.spec, training.seed)
+        models[name] = Loop(task, data, training, tmp_path / name).run().eval()
+    assert run(data, models, tmp_path, SETTINGS)["warnings"] == {}
+
+
+def evidence(measured=None, accuracy=None, features=None, compared=None):
+    return warnings.Evidence("model", measured or {}, accuracy, features or {}, compared or {})
+
+
+GOOD = Estimate(0.98, floor=0.1)
+
+
+def precision(floor):
+    return {"gan": {"precision": Estimate(0.9, floor=floor)}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        (
+            warnings.weak_features,
+            evidence({"accuracy": GOOD}, features={"dimensions": 64}, compared=precision(0.95)),
+            evidence({"accuracy": Estimate(0.5, floor=0.1)}, compared=precision(0.95)),
+        ),
+        (
+            warnings.weak_features,
+            evidence(compared=precision(0.9)),
+            evidence(compared=precision(0.3)),
+        ),
+        (
+            warnings.small_features,
+            evidence({"accuracy": GOOD}, features={"dimensions": 16, "reference_images": 1000}),
+            evidence({"accuracy": GOOD}, features={"dimensions": 15, "reference_images": 1000}),
+        ),
+        (
+            warnings.small_features,
+            evidence(features={"dimensions": 64, "reference_images": 9, "reference_split": "train"}),
+            evidence(
+                {"accuracy": GOOD},
+                features={"dimensions": 64, "reference_images": 9, "reference_split": "train"},
+            ),
+        ),
+        (
+            warnings.shuffled_labels,
+            evidence({"accuracy": Estimate(0.3, floor=0.1)}),
+            evidence({"accuracy": Estimate(0.1, floor=0.1), "training_accuracy": Estimate(0.99, floor=0.1)}),
+        ),
+        (
+            warnings.ignored_labels,
+            evidence({"label_agreement": Estimate(0.1)}, accuracy=Estimate(0.3, floor=0.1)),
+            evidence({"label_agreement": Estimate(0.1)}, accuracy=GOOD),
+        ),
+        (
+            warnings.memorised,
+            evidence({"memorisation": Estimate(0.99, 0.85), "sharpness": Estimate(1.0, floor=1.0)}),
+            evidence({"memorisation": Estimate(0.99, 0.95), "sharpness": Estimate(1.0, floor=1.0)}),
+        ),
+        (
+            warnings.memorised,
+            evidence({"memorisation": Estimate(0.99, 0.95), "sharpness": Estimate(0.4, floor=1.0)}),
+            evidence({"pixel_memorisation": Estimate(0.99, 0.95)}),
+        ),
+        (
+            warnings.prior_gap,
+            evidence(
+                {
+                    "fid": Estimate(9, floor=0.1),
+                    "reconstruction_fid": Estimate(0.5, floor=0.1),
+                    "label_agreement": Estimate(0.9, floor=1),
+                }
+            ),
+            evidence(
+                {
+                    "fid": Estimate(9, floor=0.1),
+                    "reconstruction_fid": Estimate(0.5, floor=0.1),
+                    "label_agreement": Estimate(0.7, floor=1),
+                }
+            ),
+        ),
+    ],
+)
+def test_a_rule_fires_beyond_its_threshold_only(rule, good, bad):
+    assert rule(good) is None
+    warned = rule(bad)
+    assert "model" in warned.what and warned.remedy
+
+
+def test_a_classifier_that_knows_wrong_labels_by_heart_is_described_so():
+    measured = {"accuracy": Estimate(0.1, floor=0.1), "training_accuracy": Estimate(0.99, floor=0.1)}
+    assert "99.0% of the training images" in warnings.shuffled_labels(evidence(measured)).what
+    assert "by heart" in warnings.shuffled_labels(evidence(measured)).what
+
+
+def test_without_readable_results_there_are_no_warnings(tmp_path):
+    assert warnings.read(tmp_path) == {}
+    (tmp_path / "metrics").mkdir()
+    for text in ("[]", "{", '{"gan": {}}'):
+        (tmp_path / "metrics/details.json").write_text(text)
+        assert warnings.read(tmp_path) == {}
