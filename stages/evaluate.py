@@ -54,22 +54,23 @@ def main() -> None:
     )
     with runs.open_run(env, description) as run:
         results = evaluate(settings, datasets, tasks, digests)
+        measured = list(results["protocol"])
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
         source = ", ".join(f"folder {raw_folder}" if each == "folder" else each for each in sources)
         report.write(
             results, {name: data.folder for name, data in datasets.items()}, source=source, commit=commit
         )
         run.log_results(
-            {name: results[name] for name in tasks},
+            {name: results[name] for name in measured},
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
-            {name: digest_of(protocol_of(results, name)) for name in tasks},
+            {name: digest_of(protocol_of(results, name)) for name in measured},
         )
         run.write_run_file(Path("reports"))
         metrics = ("metrics/evaluation.json", "metrics/details.json")
         for path in (*metrics, "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
     sizes = ", ".join(f"{len(data.test):,} test examples of {name}" for name, data in datasets.items())
-    print(f"{len(tasks)} models evaluated on {sizes} -> metrics/evaluation.json, reports/index.html")
+    print(f"{len(measured)} models evaluated on {sizes} -> metrics/evaluation.json, reports/index.html")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,17 @@ from pathlib import Path
 import click
 
 from pipeline import doctor, environment, process
-from pipeline.cli import export, inference, inspect, repro, retraining, schedule, tracking
+from pipeline.cli import (
+    export,
+    inference,
+    inspect,
+    leaderboard,
+    recipe,
+    repro,
+    retraining,
+    schedule,
+    tracking,
+)
 from pipeline.cli.project import in_project
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.tracking.lineage import redact
@@ -87,7 +97,9 @@ for command in (
     tracking.promote,
     tracking.rollback,
     tracking.compare,
-    tracking.seeds,
+    leaderboard.leaderboard,
+    leaderboard.seeds,
+    recipe.recipe,
     repro.repro,
     retraining.retrain,
     retraining.history,
