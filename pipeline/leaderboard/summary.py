@@ -35,6 +35,7 @@ class Spread:
     low: float | None
     high: float | None
     best: float  # of a single seed
+    count: int  # of values
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,8 @@ def spread_of(
         low, high = mean - half, mean + half
         if percent:
             low, high = max(low, 0.0), min(high, 1.0)
-    return Spread(mean, deviation, low, high, (max if better == "higher" else min)(values))
+    best = (max if better == "higher" else min)(values)
+    return Spread(mean, deviation, low, high, best, len(values))
 
 
 def _row(board: Board, name: str, results: list[Result], by_run: Mapping[str, Mapping[str, Estimate]]) -> Row:
@@ -201,13 +203,11 @@ def _row(board: Board, name: str, results: list[Result], by_run: Mapping[str, Ma
         )
         values = [estimate.value for estimate in own]
         measures[quantity] = spread_of(values, measure.better, own[0], percent=measure.percent)
-    better = glossary.measure(board.curve).better
-    choose = max if better == "higher" else min
-    curves = [result.curve for result in results if result.curve]
-    curve = {}
+    shown, curves, curve = glossary.measure(board.curve), [each.curve for each in results if each.curve], {}
     if curves:
-        curve["best"] = spread_of([choose(points) for points in curves], better)
-        curve["last"] = spread_of([points[-1] for points in curves], better)
+        choose = max if shown.better == "higher" else min
+        for which, values in {"best": [*map(choose, curves)], "last": [each[-1] for each in curves]}.items():
+            curve[which] = spread_of(values, shown.better, percent=shown.percent)
     times = [_times(run.tags, run.params) for run in runs]
     missing = [result for result in results if result.run is None]
     reason = next((result.failure for result in missing if result.failure), "no result")
@@ -242,7 +242,7 @@ def _times(tags: Mapping[str, str], params: Mapping[str, str]) -> tuple[float, f
 def _lines(measure: Measure, found: Spread | None, *, best: bool = True, interval: bool = True) -> list[str]:
     if found is None:
         return []
-    several = found.deviation > 0
+    several = found.count > 1
     lines = [measure.spread(found.mean, found.deviation) if several else measure.show(found.mean)]
     if interval and found.low is not None:
         lines.append(f"({measure.interval(Estimate(found.mean, found.low, found.high))})")
