@@ -54,12 +54,12 @@ def main() -> None:
     )
     with runs.open_run(env, description) as run:
         results = evaluate(settings, datasets, tasks, digests)
-        measured = list(results["protocol"])
         commit = lineage.git_tags(Path.cwd())["mlflow.source.git.commit"]
         source = ", ".join(f"folder {raw_folder}" if each == "folder" else each for each in sources)
         report.write(
             results, {name: data.folder for name, data in datasets.items()}, source=source, commit=commit
         )
+        measured = list(results["protocol"])
         run.log_results(
             {name: results[name] for name in measured},
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
