@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline import recipes
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.leaderboard import board as boards
@@ -70,15 +72,9 @@ def test_each_training_has_its_settings_its_seed_and_a_fingerprint_of_its_own(pr
 
 def test_all_faults_of_a_file_are_named_at_once(project):
     found = faults(model="vea", base="minst", seeds=[1, 1], measures=["fit"])
-    for text in (
-        "5 faults",
-        "did you mean 'vae'",
-        "did you mean 'mnist'",
-        "seeds: are not different",
-        "'fid'",
-    ):
-        assert text in found or text == "5 faults"
     assert "4 faults" in found
+    for text in ("did you mean 'vae'", "did you mean 'mnist'", "seeds: are not different", "'fid'"):
+        assert text in found
     found = faults(
         settings={"vae.training.num_steps": 3},
         variants={"a": {"data.image_size": 8}, "b": {"vae.training.seed": 1}},
@@ -92,8 +88,8 @@ def test_all_faults_of_a_file_are_named_at_once(project):
             "four": {"vae.model.beta": 3.0},
         }
     )
-    assert "one: vae.training.batch_size" in found or "one: vae.model.betta: no such setting" in found
-    assert "did you mean 'beta'?" in found and "two: vea: no such section (did you mean 'vae'?)" in found
+    assert "one: vae." in found and "vae.model.betta: no such setting" in found
+    assert "vae.training.batch_size" in found and "two: vea: no such section (did you mean 'vae'?)" in found
     assert "four: has the settings of 'three'" in found
 
 
@@ -109,14 +105,10 @@ def test_all_faults_of_a_file_are_named_at_once(project):
     ],
 )
 def test_a_fault_is_named_with_its_remedy(project, changes, message):
-    import re
-
     assert re.search(message, faults(**changes))
 
 
 def test_a_recipe_as_base_replaces_the_projects_settings(project):
-    from pipeline import recipes
-
     Path("params.yaml").write_text(json.dumps(PARAMS | {"data": recipes.read("digits").settings["data"]}))
     board = read(base="digits")
     params = boards.params_of(board, "beta 2", 3)
@@ -154,7 +146,9 @@ def summary(project):
     for number, entry in enumerate(boards.entries(board, Path("board.yaml"))):
         tags = {"darkroom.total": "10.0", "darkroom.processor": "8.0", "darkroom.workers": "1"}
         tags |= {"darkroom.device": "cpu", "darkroom.steps": "20" if number == 1 else "40"}
-        results_by_protocol = {"p": {"fid": Estimate(1.0 + number, 0.5, 9.0), "recall": Estimate(0.5)}}
+        results_by_protocol = {
+            "p": {"fid": Estimate(1.0 + number + (number == 1), 0.5, 9.0), "recall": Estimate(0.5)}
+        }
         params = {"training.num_steps": "40"}
         run = Compared(str(entry), f"{number:032d}", params, results_by_protocol, picture(number), tags)
         failed = number == 3
@@ -179,7 +173,7 @@ def test_the_table_has_mean_deviation_interval_best_time_cost_and_failures(summa
 def test_the_files_hold_the_same_numbers(summary, tmp_path):
     paths = summary.write(tmp_path / "out", "beta")
     assert [path.name for path in paths] == ["beta.md", "beta.csv", "beta.json", "beta.html"]
-    assert pd.read_csv(paths[1])["fid mean"].tolist() == [2.0, 2.0]
+    assert pd.read_csv(paths[1])["fid mean"].tolist() == [2.0, 3.0]
     assert json.loads(paths[2].read_text())["rows"][0]["measures"]["fid"]["mean"] == 2.0
     page = paths[3].read_text()
     assert page.count("data:image/png;base64,") == 2 and "Diverged: loss is nan" in page and "Beta" in page
