@@ -11,6 +11,8 @@
     tracking/      MLflow: runs, lineage, registry; the only code that calls it
     retraining/    from new pictures to a better model
     inspection/    what a folder of pictures holds, and whether it can be trained on
+    recipes/       settings for data sets, with what they reach: one YAML file for each
+    leaderboard/   variants of a model, trained with several seeds, in one table
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
@@ -20,7 +22,7 @@
 
 A training stage depends on core/, layers/, its model's code, its data and its section of params.yaml.
 
-No folder imports one above it: stages, cli, doctor, repro -> retraining, inspection, settings_check ->
-launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment, openmp, process, git
--> files, errors, estimate, limits. A test reads the imports.
+No folder imports one above it: stages, cli, leaderboard, doctor, repro -> retraining, inspection, recipes,
+settings_check -> launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment,
+openmp, process, git -> files, errors, estimate, limits. A test reads the imports.
 """

@@ -60,17 +60,18 @@ def main() -> None:
         report.write(
             results, {name: data.folder for name, data in datasets.items()}, source=source, commit=commit
         )
+        measured = list(results["protocol"])
         run.log_results(
-            {name: results[name] for name in tasks},
+            {name: results[name] for name in measured},
             {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
-            {name: digest_of(protocol_of(results, name)) for name in tasks},
+            {name: digest_of(protocol_of(results, name)) for name in measured},
         )
         run.write_run_file(Path("reports"))
         metrics = ("metrics/evaluation.json", "metrics/details.json")
         for path in (*metrics, "reports/index.html", "plots/pictures"):
             run.log_artifact(Path(path))
     sizes = ", ".join(f"{len(data.test):,} test examples of {name}" for name, data in datasets.items())
-    print(f"{len(tasks)} models evaluated on {sizes} -> metrics/evaluation.json, reports/index.html")
+    print(f"{len(measured)} models evaluated on {sizes} -> metrics/evaluation.json, reports/index.html")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ def main(name: str = "") -> None:
     from pipeline.launch.training import Training, remove_old_trainings, train, training_lock
     from pipeline.settings_check import require_valid_params
     from pipeline.tracking import delivery_queue, runs
+    from pipeline.tracking.restored import RESOURCES
     from pipeline.tracking.system import SystemMetrics
 
     kind = model_files.find(name)
@@ -47,9 +48,7 @@ def main(name: str = "") -> None:
             progress = Progress(name, settings.num_steps, settings.batch_size)
             outcome = train(training, env, model, history, [progress, SystemMetrics(), run.follow])
             run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
-            run.tag(
-                {key: outcome.times.get(key, "") for key in ("workers", "threads", "mode", "device", "total")}
-            )
+            run.tag({key: outcome.times.get(key, "") for key in RESOURCES})
             run.register(outcome.folder / "model", name)
         remove_old_trainings(env, name, delivery_queue.undelivered_folders(env))
     sha256 = model_files.read_card(model)["sha256"]

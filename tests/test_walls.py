@@ -18,8 +18,8 @@ FLOORS = [
     {"models"},
     {"tracking"},
     {"launch", "evaluation"},
-    {"retraining", "settings_check", "inspection"},
-    {"cli", "doctor", "repro", "stages"},
+    {"retraining", "settings_check", "inspection", "recipes"},
+    {"cli", "leaderboard", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 RAY = {

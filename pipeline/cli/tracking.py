@@ -1,8 +1,7 @@
-"""Runs and registered models: sync, trace, verify, reproduce, promote, rollback, compare, seeds."""
+"""Runs and registered models: sync, trace, verify, reproduce, promote, rollback, compare."""
 
 import dataclasses
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import click
 
 from pipeline.environment import find_project
 from pipeline.environment import read as read_environment
-from pipeline.errors import BadInput, DarkroomError
-from pipeline.process import DVC
+from pipeline.errors import DarkroomError
 
 
 def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
@@ -173,45 +171,3 @@ def compare(things: tuple[str, ...], out: Path) -> None:
     Console().print(table(compared))
     write_page(compared, out)
     click.echo(f"with pictures: {out}")
-
-
-@click.command()
-@click.argument("name")
-@click.argument("seeds", nargs=-1, type=click.IntRange(0, 2**31 - 1))
-def seeds(name: str, seeds: tuple[int, ...]) -> None:
-    """Train with several seeds; show mean and standard deviation.
-
-    NAME: a model such as vae. For each of SEEDS without a finished training, a DVC experiment is run outside
-    the workspace.
-    """
-    from rich.console import Console
-
-    from pipeline.core import model_files
-    from pipeline.core.dataset import Dataset
-    from pipeline.core.fields import PROCESSED
-    from pipeline.core.settings import read_training
-    from pipeline.evaluation.side_by_side import seed_table
-    from pipeline.tracking import connection, run_comparison
-    from pipeline.tracking.run_description import flatten
-
-    environment = read_environment()
-    client, experiment = connection.connect(environment)
-    kind = model_files.find(name)
-    settings, config = read_training(name, kind.Config)
-    sections = {"training": settings.model_dump(mode="json"), "model": config.model_dump(mode="json")}
-    params, data = flatten(sections), Dataset.open(PROCESSED / kind.dataset).digest
-
-    def trained() -> dict[int, run_comparison.Compared]:
-        return run_comparison.by_seed(client, experiment, name, params, data)
-
-    for seed in seeds:
-        if seed not in trained():
-            command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
-            if subprocess.run(command, cwd=environment.root, check=False).returncode:  # no time limit
-                remedy = "see above; the same command continues"
-                raise DarkroomError("the experiment failed", where=f"{name}, seed {seed}", remedy=remedy)
-    found = trained()
-    if not found:
-        remedy = f"dvc repro train-{name}, or name the seeds to train with"
-        raise BadInput("no finished training", where=name, remedy=remedy)
-    Console().print(seed_table(found))

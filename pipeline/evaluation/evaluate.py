@@ -15,6 +15,7 @@ import torch
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.dataset import Dataset
 from pipeline.core.task import Task
+from pipeline.errors import BadInput
 from pipeline.evaluation import figures, glossary, warnings
 from pipeline.evaluation.context import Context, diverged
 from pipeline.evaluation.evaluator import Evaluator
@@ -22,6 +23,7 @@ from pipeline.evaluation.history import curves
 from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
+from pipeline.params import suggestion
 
 ONE_CLASS = (
     "the data has one class: nothing is classified, and images are compared by the features of a classifier "
@@ -43,6 +45,8 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Evaluate ``tasks`` (by model name, in evaluation mode, on any device) on the test splits of their data.
 
+    With ``settings.models`` it measures these alone; the others may be needed to compare images.
+
     Returns ``{model: {quantity: parts}, "protocol": {model: {...}}, "warnings": {model: [...]}}``, which is
     also written to ``details.json``. The parts are those of an ``Estimate``. The values of the headline
     quantities are written to ``evaluation.json``.
@@ -52,7 +56,10 @@ def evaluate(
     """
     with atomic_folder(plots) as folder, torch.inference_mode():
         context = Context(settings, datasets, tasks, digests, folder)
-        models = [context.of(name) for name in sorted(tasks)]
+        if unknown := sorted(set(settings.models) - tasks.keys()):
+            remedy = suggestion(unknown[0], sorted(tasks), "choose from")
+            raise BadInput(f"no trained model '{unknown[0]}'", where="evaluate.models", remedy=remedy)
+        models = [context.of(name) for name in sorted(settings.models or tasks)]
         for model in filter(_compares, models):
             model.feature_space()  # raises BadInput before anything is measured
         if any(model.one_class for model in models):
@@ -63,7 +70,7 @@ def evaluate(
             PROGRESS.start(model.name)
             results[model.name] = _evaluate(model)
             seconds = time.monotonic() - start
-            PROGRESS.print(f"measured in {seconds:.1f} s ({number} of {len(tasks)} models)")
+            PROGRESS.print(f"measured in {seconds:.1f} s ({number} of {len(models)} models)")
             _write_curves(model, history / model.name)
         headlines = {
             name: {

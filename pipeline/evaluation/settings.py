@@ -15,6 +15,7 @@ class EvaluationSettings(Section):
     classifier: str = Field("cnn", min_length=1)  # the model in whose feature space images are compared
     # What images are compared by instead: "pixels", a folder of a trained classifier, or an ONNX file.
     feature_network: str = ""
+    models: tuple[str, ...] = ()  # what is measured; none: all models
     num_samples: int = Field(0, ge=0, le=1_000_000)  # generated images; 0: as many as test images
     minimum_samples: int = Field(2048, ge=3)  # with fewer, the Fréchet distance is mostly bias
     allow_few_samples: bool = False

@@ -60,7 +60,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     environment.prepare_device()
     logging.getLogger(ray_context.__file__).setLevel(logging.WARNING)  # at INFO it logs each report
-    entered = time.time()
+    entered, processor = time.time(), time.process_time()
     make_deterministic(job["threads"])
     keep_freed_memory()
     worker = ray.train.get_context()
@@ -91,6 +91,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                     "loop": trained - built,
                     "write": time.time() - trained,
                     **loop.seconds,
+                    "processor": time.process_time() - processor,  # seconds of all cores, of one worker
+                    "steps": loop.num_steps_taken,  # by this process; fewer if it resumed
                     "images_per_second": num_images / max(1e-9, trained - built),
                     "workers": context.size,  # at the end: an elastic training may have lost some
                     "device": str(context.device),

@@ -75,14 +75,19 @@ def changes(root: Path) -> list[Change]:
         return []
     if not committed:
         return []
+    return difference(committed, now)
+
+
+def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """What has to be changed in the params ``before`` to get ``after``, both by dotted key."""
     found = [
-        Change(key, value, "" if key in committed else "+")
-        for key, value in now.items()
-        if key not in committed or committed[key] != value
+        Change(key, value, "" if key in before else "+")
+        for key, value in after.items()
+        if key not in before or before[key] != value
     ]
-    for key in sorted(committed.keys() - now.keys()):
+    for key in sorted(before.keys() - after.keys()):
         # If a value has become a mapping, or the reverse, other keys show the change.
-        if not any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in now):
+        if not any(other.startswith(f"{key}.") or key.startswith(f"{other}.") for other in after):
             found.append(Change(key, None, "~"))
     return found
 

@@ -15,6 +15,8 @@ from pipeline.tracking import connection, delivery_queue, lineage
 from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
+# What a run shows of times.json, as tags.
+RESOURCES = ("workers", "threads", "mode", "device", "total", "processor", "steps")
 DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
 NOT_MODELS = ("protocol", "warnings")  # keys of DETAILS
 UNREADABLE = (OSError, ValueError, TypeError)
@@ -44,7 +46,7 @@ def _add_training(record: RunRecord, folder: Path) -> None:
         record.ended = max(record.ended, line["time"])
     with suppress(*UNREADABLE):
         resources = read_json(folder / "times.json")
-        shown = [key for key in ("workers", "threads", "mode", "device", "total") if key in resources]
+        shown = [key for key in RESOURCES if key in resources]
         record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
     with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
         sha256 = model_files.read_card(model)["sha256"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.tracking import promotion, registry
-from pipeline.tracking.connection import search
+from pipeline.tracking.connection import find_run, search
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,13 +22,14 @@ SAMPLES = re.compile(r"images/(?:train~)?samples\+step\+(\d+)\+.*\.png")
 
 @dataclass(frozen=True)
 class Compared:
-    """One training. ``picture``: its last sample grid (PNG)."""
+    """One training. ``picture``: its last sample grid (PNG). ``tags``: of its MLflow run."""
 
     title: str
     run_id: str
     params: Mapping[str, str]
     results: Mapping[str, Mapping[str, Estimate]]  # by protocol, the newest last
     picture: bytes
+    tags: Mapping[str, str]
 
 
 def collect(client: "MlflowClient", things: list[str]) -> list[Compared]:
@@ -74,6 +75,25 @@ def by_seed(
     return {seed: _compared(client, found[seed], found[seed].info.run_name) for seed in sorted(found)}
 
 
+def by_fingerprint(
+    client: "MlflowClient", experiment: str, name: str, fingerprint: str, title: str
+) -> Compared | None:
+    """The finished training of a model with this fingerprint; None if there is none."""
+    run = find_run(client, experiment, f"train-{name}", fingerprint)
+    return _compared(client, run, title) if run is not None and run.info.status == "FINISHED" else None
+
+
+def failure(client: "MlflowClient", experiment: str, name: str, fingerprint: str) -> str:
+    """Why the training of a model with this fingerprint failed; empty if that is not known."""
+    run = find_run(client, experiment, f"train-{name}", fingerprint)
+    return run.data.tags.get("darkroom.failure", "") if run is not None else ""
+
+
+def curve(client: "MlflowClient", run_id: str, metric: str) -> list[float]:
+    """The values of a metric of a training, by step."""
+    return [point.value for point in sorted(client.get_metric_history(run_id, metric), key=lambda p: p.step)]
+
+
 def spread(values: list[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (over n - 1; 0 for a single value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
@@ -81,11 +101,13 @@ def spread(values: list[float]) -> tuple[float, float]:
 
 def _compared(client: "MlflowClient", run: Any, title: str) -> Compared:
     run_id, picture = run.info.run_id, b""
-    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    # By the weights: weights that another run has registered keep their version.
+    name, sha256 = (run.data.tags.get(f"darkroom.{key}", "") for key in ("model", "sha256"))
+    version = registry.find_version(client, name, sha256) if name and sha256 else None
     found = (SAMPLES.fullmatch(entry.path) for entry in client.list_artifacts(run_id, "images"))
     samples = {int(match[1]): match[0] for match in found if match}
     if samples:
         with tempfile.TemporaryDirectory() as temporary:
             picture = Path(client.download_artifacts(run_id, samples[max(samples)], temporary)).read_bytes()
-    results = registry.results(versions[0]) if versions else {}
-    return Compared(title, run_id, run.data.params, results, picture)
+    results = registry.results(version) if version else {}
+    return Compared(title, run_id, run.data.params, results, picture, run.data.tags)
