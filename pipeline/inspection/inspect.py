@@ -197,7 +197,7 @@ def _broken(measured: Sequence[Picture], allowed: int) -> list[dict[str, Any]]:
 
 
 def _fault(what: str, names: Sequence[str], remedy: str) -> dict[str, Any]:
-    return {"what": what, **_listed(names), "remedy": remedy}
+    return {"what": what, "count": len(names), "examples": list(names), "remedy": remedy}  # all names
 
 
 def _listed(names: Sequence[str]) -> dict[str, Any]:
