@@ -1,6 +1,7 @@
 """Runs and registered models: sync, trace, verify, reproduce, promote, rollback, compare, seeds."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import click
 from pipeline.environment import find_project
 from pipeline.environment import read as read_environment
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.process import DVC
+from pipeline.process import DVC, output
 
 
 def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
@@ -175,6 +176,14 @@ def compare(things: tuple[str, ...], out: Path) -> None:
     click.echo(f"with pictures: {out}")
 
 
+def _refuse_stale_data(root: Path, name: str) -> None:
+    """Raise ``BadInput`` if an experiment would train the model ``name`` on other data than the present."""
+    listed = output(*DVC, "status", "--json", "--with-deps", f"train-{name}", name="dvc status", cwd=root)
+    if stale := [stage for stage in json.loads(listed or "{}") if not stage.startswith("train-")]:
+        what = f"has changed since data/processed was made ({', '.join(stale)})"
+        raise BadInput(what, where="the data", remedy=f"dvc repro train-{name}, then repeat this command")
+
+
 @click.command()
 @click.argument("name")
 @click.argument("seeds", nargs=-1, type=click.IntRange(0, 2**31 - 1))
@@ -204,7 +213,10 @@ def seeds(name: str, seeds: tuple[int, ...]) -> None:
     def trained() -> dict[int, run_comparison.Compared]:
         return run_comparison.by_seed(client, experiment, name, params, data)
 
-    for seed in seeds:
+    missing = [seed for seed in seeds if seed not in trained()]
+    if missing:
+        _refuse_stale_data(environment.root, name)
+    for seed in missing:
         if seed not in trained():
             command = [*DVC, "exp", "run", "--temp", "-S", f"++{name}.training.seed={seed}"]
             if subprocess.run(command, cwd=environment.root, check=False).returncode:  # no time limit

@@ -107,7 +107,8 @@ def _seen_by_dvc(origin: Path, root: Path) -> Path:
         what = (
             "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
         )
-        remedy = f"run: dvc add {name}   (or run the experiment in the workspace: dvc exp run without --temp)"
+        add = f"dvc add {name} && git add {name}.dvc"
+        remedy = f"run: {add}   (or run the experiment in the workspace: dvc exp run without --temp)"
         raise BadInput(what, where=str(name), remedy=remedy)
     return here / name
 
