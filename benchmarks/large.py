@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +42,21 @@ PARAMS = {
 }
 
 
-def make_zip(path: Path, count: int) -> None:
-    """Repeat ``DISTINCT`` images with varying quantisation tables, so that all decode to different pixels."""
+def pictures(count: int, size: int) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of ``count`` JPEG files, at most 600,000, in class folders.
+
+    ``DISTINCT`` images are repeated with varying quantisation tables, so that all decode to different pixels.
+    """
     random, encoded = np.random.default_rng(0), []
     for number in range(DISTINCT):
         stream, coarse = io.BytesIO(), random.integers(0, 128, (24, 24, 3)) + 12 * (number % CLASSES)
-        Image.fromarray(coarse.astype(np.uint8)).resize((SIZE, SIZE)).save(stream, "JPEG", quality=90)
+        Image.fromarray(coarse.astype(np.uint8)).resize((size, size)).save(stream, "JPEG", quality=90)
         encoded.append(stream.getvalue())
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in range(count):
-            data, variant = bytearray(encoded[number % DISTINCT]), number // DISTINCT
-            at = data.index(b"\xff\xdb") + 5  # the brightness table
-            data[at : at + 3] = 3 + variant % 8, 2 + variant // 8 % 16, 2 + variant // 128 % 16
-            archive.writestr(f"class-{number % CLASSES}/{number:07d}.jpg", bytes(data))
+    for number in range(count):
+        data, variant = bytearray(encoded[number % DISTINCT]), number // DISTINCT
+        at = data.index(b"\xff\xdb") + 5  # the brightness table
+        data[at : at + 3] = 3 + variant % 8, 2 + variant // 8 % 16, 2 + variant // 128 % 16
+        yield f"class-{number % CLASSES}/{number:07d}.jpg", bytes(data)
 
 
 def watched(command: list[str], folder: Path) -> tuple[float, str, str]:
@@ -147,7 +150,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as temporary:
         folder = Path(temporary)
         (folder / "params.yaml").write_text(json.dumps({"data": PARAMS}))
-        make_zip(folder / "pictures.zip", given.count)
+        with zipfile.ZipFile(folder / "pictures.zip", "w") as archive:
+            for name, data in pictures(given.count, SIZE):
+                archive.writestr(name, data)
         watched(["-m", "stages.download"], folder)
         wall, _, memory = watched(["-m", "stages.preprocess"], folder)
         print(f"preprocess   {given.count / wall:6,.0f} images/s   {memory}", flush=True)

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from pipeline.data.findings import Findings
@@ -22,6 +23,44 @@ class Entry(NamedTuple):
     group: str = ""  # pictures of one group stay in one split; '' without groups
 
 
+@dataclass(frozen=True)
+class Structure:
+    """Where the splits and classes are in the paths of pictures.
+
+    ``prefix``: the enclosing folders, which are neither; ``depth``: their number. ``levels``: the folders
+    below them, with the number of folders above their class folders. ``divided``: whether they are splits.
+    ``one_class``: whether no picture is in a class folder.
+    """
+
+    prefix: str
+    depth: int
+    levels: Mapping[str, int]
+    divided: bool
+    one_class: bool
+
+    @classmethod
+    def of(cls, pictures: Sequence[str]) -> "Structure":
+        """The structure of these paths, of which there is at least one."""
+        depth = _num_enclosing(pictures)
+        prefix = "".join(f"{part}/" for part in pictures[0].split("/")[:depth])
+        tops = {name.split("/")[depth] for name in pictures if name.count("/") > depth}
+        divided = are_splits(tops)
+        levels = dict.fromkeys(tops, depth + divided)
+        for top in tops if divided else ():  # such as seg_train/seg_train
+            below = {name.split("/")[depth + 1] for name in pictures if name.split("/")[depth] == top}
+            levels[top] += len(below) == 1 and all(split_of(name) == split_of(top) for name in below)
+        found = cls(prefix, depth, levels, divided, one_class=False)
+        return replace(found, one_class=not any(found.locate(name)[1] for name in pictures))
+
+    def locate(self, name: str) -> tuple[str | None, str, str]:
+        """Split, class ('' outside of a class folder) and class folder of a picture below ``prefix``."""
+        parts = name.split("/")
+        top = parts[self.depth]
+        level = self.levels.get(top, self.depth)
+        label = parts[level] if len(parts) > level + 1 else ""
+        return split_of(top) if self.divided else None, label, "/".join(parts[: level + 1])
+
+
 def find_classes(
     pictures: Sequence[str],
     folders: Iterable[str],
@@ -34,43 +73,33 @@ def find_classes(
     ``grouped``: whether sub-folders of classes may be groups, which several classes have. Enclosing
     folders are ignored. Adds what is wrong to ``findings``.
     """
-    depth = _num_enclosing(pictures)
-    tops = {name.split("/")[depth] for name in pictures if name.count("/") > depth}
-    divided = are_splits(tops)
+    structure = Structure.of(pictures)
+    depth, tops, divided = structure.depth, structure.levels, structure.divided
     if not divided and _are_mixed(tops, pictures, depth):
         what = "contains folders of which some look like splits, some like classes"
         findings.fault(what, tops, REMEDY)
         return []
     if not (divided or grouped) and _are_unclear(pictures, depth, findings):
         return []
-    levels = {top: depth + divided for top in tops}  # number of folders above the class folder
     if divided:
         splits = [split_of(top) for top in tops]
         twice = [top for top in tops if splits.count(split_of(top)) > 1]
         findings.fault("contains several folders for one split", twice, "merge them")
-        for top in tops:  # such as seg_train/seg_train
-            below = {name.split("/")[depth + 1] for name in pictures if name.split("/")[depth] == top}
-            levels[top] += len(below) == 1 and all(split_of(name) == split_of(top) for name in below)
     rows, loose, used = list[Entry](), list[str](), set[str]()
     for name in pictures:
-        parts = name.split("/")
-        level = levels.get(parts[depth], depth)
-        used.add("/".join(parts[: level + 1]))
-        split = split_of(parts[depth]) if divided else None
-        if len(parts) > level + 1:
-            rows.append(Entry(name, split, known.get(name) or parts[level]))
-        else:
+        split, label, folder = structure.locate(name)
+        used.add(folder)
+        if not label:
             loose.append(name)
-            rows.append(Entry(name, split, known.get(name) or ONE_CLASS))
-    if len(loose) == len(pictures):
+        rows.append(Entry(name, split, known.get(name) or label or ONE_CLASS))
+    if structure.one_class:
         return rows
     findings.fault("contains images that are not in a class folder", set(loose) - known.keys(), REMEDY)
-    prefix = "".join(f"{part}/" for part in pictures[0].split("/")[:depth])
     empty = {
         name
         for name in folders
-        if name.startswith(prefix)
-        and name.count("/") == levels.get(name.split("/")[depth], -1 if divided else depth)
+        if name.startswith(structure.prefix)
+        and name.count("/") == tops.get(name.split("/")[depth], -1 if divided else depth)
     }
     findings.fault("contains class folders without images", empty - used, "fill or remove them")
     return _without_unlabelled(rows, findings)

@@ -1,6 +1,6 @@
 """A common interface to the images in ``data/raw``, whether they are arrays or image files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,22 +94,31 @@ def _open_pictures(settings: DataSettings, raw: Path, channels: int) -> Collecti
     labels = {
         split: np.array([numbers[entry.label] for entry in entries], np.int64) for split, entries in splits
     }
-    bits = bit_depth(path, files) if settings.bit_depth == "auto" else settings.bit_depth
+    names = [name for some in files.values() for name in some]
+    bits = bit_depth(settings, (path, names))
     decoder = Decoder(path, channels, settings.image_size, settings.fit, bits)
     return Collection(
         layout.class_names, labels, decoder, files=files, groups=groups if settings.group else {}
     )
 
 
-def bit_depth(path: Path, files: dict[str, list[str]]) -> int:
-    """The bits that the values of ``SAMPLE`` images need which have 16 bits for each pixel: 8, 12 or 16."""
-    names = sorted(name for some in files.values() for name in some)
-    largest = -1
-    for name in names[:: max(1, len(names) // SAMPLE)]:
-        with suppress(Exception), open_image(read_file(path, name)) as image:
-            if image.mode in WIDE_MODES:
-                largest = max(largest, int(np.asarray(image).max()))
-    return next((bits for bits in (8, 12) if 0 <= largest < 2**bits), 16)
+def bit_depth(settings: DataSettings, *places: tuple[Path, Iterable[str]]) -> int:
+    """The bits of the values in images with 16 bits for each pixel: 8, 12 or 16.
+
+    The setting, or as many as are needed in the first of ``places``, folders or archives and names in them,
+    that has such images among ``SAMPLE`` of its images.
+    """
+    if settings.bit_depth != "auto":
+        return settings.bit_depth
+    for path, names in places:
+        ordered, largest = sorted(names), -1
+        for name in ordered[:: max(1, len(ordered) // SAMPLE)]:
+            with suppress(Exception), open_image(read_file(path, name)) as image:
+                if image.mode in WIDE_MODES:
+                    largest = max(largest, int(np.asarray(image).max()))
+        if largest >= 0:
+            return next((bits for bits in (8, 12) if largest < 2**bits), 16)
+    return 16
 
 
 def _read_hashes(raw: Path, source: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.data import sources
 from pipeline.data.archives import write_plain_tar
+from pipeline.data.findings import FULL_LIST
 from pipeline.data.folders import ARCHIVES, PICTURES
 from pipeline.data.reading import Layout, read_layout
 from pipeline.data.settings import DataSettings
@@ -71,7 +72,7 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
         remedy = "correct data.folder in params.yaml"
         raise BadInput("no such folder or archive", where=str(origin), remedy=remedy)
     layout = read_layout(origin, settings)
-    layout.refuse(where=str(origin))
+    layout.refuse(str(origin), root / FULL_LIST)
     names = layout.sidecars + ([] if layout.arrays else [entry.path for entry in layout.entries])
     copies = {origin / name: f"{PICTURES}/{name}" for name in sorted(names)}
     if not origin.is_dir():
@@ -106,7 +107,8 @@ def _seen_by_dvc(origin: Path, root: Path) -> Path:
         what = (
             "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
         )
-        remedy = f"run: dvc add {name}   (or run the experiment in the workspace: dvc exp run without --temp)"
+        add = f"dvc add {name} && git add {name}.dvc"
+        remedy = f"run: {add}   (or run the experiment in the workspace: dvc exp run without --temp)"
         raise BadInput(what, where=str(name), remedy=remedy)
     return here / name
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from pipeline.core.fields import PROCESSED
 from pipeline.data.collection import Collection, open_raw
 from pipeline.data.decoding import Decode, workers
+from pipeline.data.findings import FULL_LIST, MAX_EXAMPLES, write_names
 from pipeline.data.fonts import font_of, readable
 from pipeline.data.images import from_array
 from pipeline.data.near_duplicates import Pair, Pictures, find_pairs, perceptual_hashes
@@ -27,7 +28,6 @@ from pipeline.files import atomic_folder, digest_of, read_json, write_json
 
 NUM_SAMPLES = 10  # images of each class on the contact sheet
 MAX_ROWS = 100  # classes on the contact sheet
-MAX_EXAMPLES = 20  # duplicates listed in the manifest
 MAX_HASHES = 20  # raw files listed in the manifest; for more it has only one digest
 
 
@@ -48,7 +48,7 @@ def preprocess(
     num_files = sum(len(indices) for _, indices in parts.values()) if collection.files else 0
     with atomic_folder(target) as folder:
         with workers(environment, num_files) as decode:
-            writer, splits = _write(collection, settings, decode, parts, folder)
+            writer, splits = _write(collection, settings, decode, parts, folder, environment.root / FULL_LIST)
         manifest: dict[str, Any] = {
             "source": settings.source,
             "class_names": list(collection.class_names),
@@ -78,13 +78,14 @@ def _write(
     decode: Decode,
     parts: dict[str, tuple[str, np.ndarray]],
     folder: Path,
+    full_list: Path,
 ) -> tuple["_SplitWriter", dict[str, Any]]:
     """Write the splits; again while near-duplicates are in different ones and the settings forbid it."""
     max_bad = int(settings.max_bad_fraction * sum(len(indices) for _, indices in parts.values()))
     while True:
         writer = _SplitWriter(collection, decode, max_bad)
         splits = {split: writer.write(folder / split, *part) for split, part in parts.items()}
-        writer.check()
+        writer.check(full_list)
         if collection.files and settings.near_duplicates != "off":
             writer.find_near_duplicates(folder, splits)
         if settings.near_duplicates != "keep_together" or not writer.move_near_duplicates(parts):
@@ -137,14 +138,20 @@ class _SplitWriter:
         self.origins.append((folder.name, source_split, indices[good], labels[good]))
         return {"count": int(good.sum()), "classes": counts.tolist(), "shards": writer.close()}
 
-    def check(self) -> None:
-        """Raise ``BadInput`` if too many images are broken, or a class has no valid image in a split."""
+    def check(self, full_list: Path) -> None:
+        """Raise ``BadInput`` if too many images are broken, or a class has no valid image in a split.
+
+        If there are more broken images than the message shows, all are listed in the file ``full_list``.
+        """
         if len(self.quarantined) > self.max_bad:
+            rows = sorted((entry["reason"], entry["name"]) for entry in self.quarantined)
             groups: dict[str, list[str]] = {}
-            for entry in sorted(self.quarantined, key=lambda entry: entry["name"]):
-                reason, bracket, detail = entry["reason"].partition(" (")
-                groups.setdefault(reason, []).append(entry["name"] + bracket + detail)
-            reasons = [f"\n  {reason}: {listed(names)}" for reason, names in groups.items()]
+            for full_reason, name in rows:
+                reason, bracket, detail = full_reason.partition(" (")
+                groups.setdefault(reason, []).append(name + bracket + detail)
+            reasons = [f"\n  {reason}: {listed(sorted(names))}" for reason, names in groups.items()]
+            if max(map(len, groups.values())) > MAX_EXAMPLES:
+                reasons.append(f"\n  {write_names(full_list, rows)}")
             what = f"{len(self.quarantined):,} images are broken; {self.max_bad:,} may be:{''.join(reasons)}"
             remedy = "repair or remove them, or allow a fraction of broken images with data.max_bad_fraction"
             raise BadInput(what, where="data", remedy=remedy)

@@ -29,11 +29,13 @@ COLUMN = "column:"  # in data.group
 class Layout(Findings):
     """Pictures sorted by path, class names in alphabetical order, and a report of how they were found.
 
-    ``arrays``: whether the pictures are in arrays and not in files. ``sidecars`` are other files in the
-    source that were read; ``table`` is a table of labels next to it.
+    ``labelled``: also those of classes that are left out. ``arrays``: whether the pictures are in arrays and
+    not in files. ``sidecars`` are other files in the source that were read; ``table`` is a table of labels
+    next to it.
     """
 
     entries: list[Entry] = field(default_factory=list)
+    labelled: list[Entry] = field(default_factory=list)
     class_names: tuple[str, ...] = ()
     arrays: bool = False
     sidecars: list[str] = field(default_factory=list)
@@ -180,7 +182,7 @@ def _with_splits_of_folders(rows: list[Entry]) -> list[Entry]:
 
 def _finish(layout: Layout, rows: list[Entry], settings: DataSettings) -> Layout:
     """Check classes, splits and groups; fill in the entries."""
-    rows = _group(_normalise(rows, layout), layout, settings.group)
+    layout.labelled = rows = _group(_normalise(rows, layout), layout, settings.group)
     if not rows:
         return layout
     splits = {row.split for row in rows}
@@ -218,6 +220,11 @@ def _finish(layout: Layout, rows: list[Entry], settings: DataSettings) -> Layout
     return layout
 
 
+def composed(name: str) -> str:
+    """``name`` in Unicode's composed form (NFC), in which names of classes are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
 def _normalise(rows: list[Entry], layout: Layout) -> list[Entry]:
     """``rows`` with class names in composed form. Classes that look alike are faults."""
     unlabelled = [row.path for row in rows if not row.label]
@@ -225,7 +232,7 @@ def _normalise(rows: list[Entry], layout: Layout) -> list[Entry]:
         return [row._replace(label=ONE_CLASS) for row in rows]
     layout.fault("has pictures without a label", unlabelled, "add labels, or leave these pictures out")
     written = {(row.split, row.label) for row in rows}
-    names = {label: unicodedata.normalize("NFC", label) for _, label in written}
+    names = {label: composed(label) for _, label in written}
     forms = Counter((split, names[label]) for split, label in written)
     twins = {
         f"{label} ({'composed' if label == names[label] else 'decomposed'})"

@@ -54,8 +54,7 @@ def inspect(path: Path, root: Path | None, show: Callable[[int, int], None]) -> 
     settings, is_projects = _settings(path, root)
     layout = read_layout(path, settings)
     total = len(layout.entries)
-    names = {"": [entry.path for entry in layout.entries]}
-    bits = bit_depth(path, names) if settings.bit_depth == "auto" else settings.bit_depth
+    bits = bit_depth(settings, (path, [entry.path for entry in layout.entries]))
     measured = list(measure_all(path, layout.entries, bits, lambda done: show(done, total)))
     faults = [_fault(what, names, layout.remedies.get(what, "")) for what, names in layout.faults.items()]
     faults += _broken(measured, int(settings.max_bad_fraction * total))
@@ -197,7 +196,7 @@ def _broken(measured: Sequence[Picture], allowed: int) -> list[dict[str, Any]]:
 
 
 def _fault(what: str, names: Sequence[str], remedy: str) -> dict[str, Any]:
-    return {"what": what, **_listed(names), "remedy": remedy}
+    return {"what": what, "count": len(names), "examples": list(names), "remedy": remedy}  # all names
 
 
 def _listed(names: Sequence[str]) -> dict[str, Any]:

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from pipeline.data.arrays import Arrays
+from pipeline.data.class_folders import ONE_CLASS, Structure
 from pipeline.data.folders import is_system, list_files, read_file
 from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES
+from pipeline.data.labels import TABLES
+from pipeline.data.reading import Layout, composed, read_layout
+from pipeline.data.settings import DataSettings
 from pipeline.data.split_names import is_split
 from pipeline.data.transfer import TransferFailed, fetch_from_repository, fetch_zip, masked
 from pipeline.errors import BadInput, DarkroomError
@@ -24,11 +29,15 @@ Done = TypeVar("Done")
 
 @dataclass(frozen=True)
 class Picture:
-    """A file: relative POSIX path, class ('' if it is not in a class folder) and SHA-256 of its bytes."""
+    """A file: relative POSIX path, class ('' if it is not in a class folder), SHA-256 of its bytes, split.
+
+    The split is None if the accepted pictures have no splits.
+    """
 
     name: str
     label: str
     sha256: str
+    split: str | None = None
 
     @property
     def key(self) -> str:
@@ -41,6 +50,7 @@ class Arrival:
     """The contents of the watched place, compared with the accepted pictures. Lists are sorted by name."""
 
     place: Path = Path()
+    accepted_place: Path = Path()
     fresh: Sequence[Picture] = ()  # not accepted in this class and not quarantined
     accepted: Sequence[Picture] = ()
     quarantined: int = 0  # quarantined before
@@ -69,10 +79,18 @@ def fetch(watch: str, repository: str, root: Path, downloads: Path) -> Path:
     return root / watch
 
 
-def look(place: Path, accepted: Path, quarantined: Mapping[str, str], settle_seconds: float = 0.0) -> Arrival:
-    """Compare ``place`` with the folder ``accepted``.
+def look(
+    place: Path,
+    accepted: Path,
+    quarantined: Mapping[str, str],
+    settle_seconds: float = 0.0,
+    settings: DataSettings | None = None,
+) -> Arrival:
+    """Compare ``place`` with the folder ``accepted``, which the stages read with ``settings``.
 
-    A file or zip that changed less than ``settle_seconds`` ago is left out. ``quarantined``: reasons by key.
+    Splits and classes are where they are among the accepted pictures; without these, as the stages would read
+    ``place``. A file or zip that changed less than ``settle_seconds`` ago is left out. ``quarantined``:
+    reasons by key. Raises ``BadInput`` if the stages cannot read ``accepted``, or nothing can be added to it.
     """
     if accepted.exists() and not accepted.is_dir():
         remedy = "unpack it: new pictures can only be added to a folder"
@@ -81,15 +99,22 @@ def look(place: Path, accepted: Path, quarantined: Mapping[str, str], settle_sec
     if here.is_relative_to(home) or home.is_relative_to(here):
         remedy = "use another folder for new pictures"
         raise BadInput(f"{place} and the accepted pictures overlap", where=WHERE, remedy=remedy)
-    held, unreadable, _ = _list_pictures(accepted) if accepted.exists() else ([], [], 0)
-    if unreadable:
+    known = _read_accepted(accepted, settings or DataSettings())
+    held = [each for each in _identify(accepted, known) if each]
+    if len(held) < len(known):
+        unreadable = next(iter(known.keys() - {picture.name for picture in held}))
         remedy = "grant access to it, or dvc checkout"
-        raise DarkroomError("cannot be read", where=str(accepted / unreadable[0]), remedy=remedy)
-    seen, unsettled, passed_over = _list_pictures(place, settle_seconds)
+        raise DarkroomError("cannot be read", where=str(accepted / unreadable), remedy=remedy)
+    names, passed_over = _list_pictures(place)
+    structure = Structure.of([*known] or names) if known or names else None
+    located = {name: _locate(structure, name) for name in names} if structure else {}
+    seen = [picture for picture in _identify(place, located, settle_seconds) if picture]
     keys = {picture.key for picture in held}
     unknown = [picture for picture in seen if picture.key not in keys]
     fresh = [picture for picture in unknown if picture.key not in quarantined]
-    return Arrival(place, fresh, held, len(unknown) - len(fresh), len(unsettled), passed_over)
+    return Arrival(
+        place, accepted, fresh, held, len(unknown) - len(fresh), len(names) - len(seen), passed_over
+    )
 
 
 def spread(work: Callable[[Item], Done], items: Sequence[Item]) -> Iterator[Done]:
@@ -124,17 +149,39 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
     list(spread(write, pictures))
 
 
-def folders(name: str) -> tuple[str, str]:
-    """The folders of split and class in a picture's name; '' if there is none."""
-    parts = name.split("/")[:-1]
-    split = parts.pop(0) if parts and is_split(parts[0]) else ""
-    return split, parts[0] if parts else ""
+def _read_accepted(folder: Path, settings: DataSettings) -> dict[str, tuple[str | None, str]]:
+    """Split and class of the accepted pictures, by name."""
+    exists = folder.exists() and any(folder.iterdir())
+    layout = read_layout(folder, settings) if exists else Layout()
+    layout.refuse(where=str(folder))
+    tables = [settings.labels, *(name for name in layout.sidecars if name.lower().endswith(TABLES))]
+    if layout.arrays or any(tables):
+        what = "are in arrays" if layout.arrays else "have their classes in a table"
+        remedy = "put them in class folders"
+        where = "params.yaml: data.folder"
+        raise BadInput(f"the pictures {what}, to which a retraining cannot add", where=where, remedy=remedy)
+    return {entry.path: (entry.split, entry.label) for entry in layout.labelled}
 
 
-def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Picture], list[str], int]:
-    """The pictures, the names of those that changed recently or cannot be read, the number of other files."""
+def _locate(structure: Structure, name: str) -> tuple[str | None, str]:
+    """Split and class of a new picture; without a class if its folder does not fit to ``structure``."""
+    if not name.startswith(structure.prefix):
+        return None, ""
+    split, label, _ = structure.locate(name)
+    top, *below = name.removeprefix(structure.prefix).split("/")
+    misplaced = top not in structure.levels if structure.divided else is_split(top) and len(below) > 1
+    if misplaced:
+        return None, ""
+    return split, composed(label) or (ONE_CLASS if structure.one_class else "")
+
+
+def _list_pictures(place: Path) -> tuple[list[str], int]:
+    """The names of the pictures, and the number of files that are not read."""
     listing = list_files(place)
     listing.refuse(where=str(place))
+    if isinstance(listing, Arrays):
+        remedy = "save each picture as a file"
+        raise BadInput(f"{place} holds arrays, not files", where=WHERE, remedy=remedy)
     paths = [
         path
         for path in map(PurePosixPath, listing.files)
@@ -142,8 +189,16 @@ def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Pictu
     ]
     is_utf8 = lambda name: name.encode(errors="replace").decode() == name
     names = [str(path) for path in paths if path.suffix.lower() in SUFFIXES and is_utf8(str(path))]
+    return names, len(paths) - len(names)
+
+
+def _identify(
+    place: Path, located: Mapping[str, tuple[str | None, str]], settle_seconds: float = 0.0
+) -> Iterator[Picture | None]:
+    """The pictures with their hashes; None for one that changed recently or cannot be read."""
 
     def identify(name: str) -> Picture | None:
+        split, label = located[name]
         try:
             changed = (place / name if place.is_dir() else place).stat().st_mtime
             if 0 <= time.time() - changed < settle_seconds:
@@ -153,8 +208,6 @@ def _list_pictures(place: Path, settle_seconds: float = 0.0) -> tuple[list[Pictu
             digest = digest_of({"damaged": name})
         except OSError:
             return None
-        return Picture(name, folders(name)[1], digest)
+        return Picture(name, label, digest, split)
 
-    found = list(spread(identify, names))
-    skipped = [name for name, picture in zip(names, found) if not picture]
-    return [picture for picture in found if picture], skipped, len(paths) - len(names)
+    return spread(identify, sorted(located))

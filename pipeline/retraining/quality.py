@@ -12,15 +12,17 @@ import torch
 from PIL import Image
 
 from pipeline.core.task import DataSpec, Task
-from pipeline.data.decoding import chunk_size
-from pipeline.data.folders import read_file
+from pipeline.data.class_folders import ONE_CLASS
+from pipeline.data.collection import bit_depth
+from pipeline.data.decoding import Decoder, chunk_size
+from pipeline.data.folders import reader
 from pipeline.data.images import FORMATS, decode
 from pipeline.data.reading import arrange
-from pipeline.data.settings import DataSettings, Fit
+from pipeline.data.settings import DataSettings
 from pipeline.data.splits import MIN_IMAGES
 from pipeline.errors import BadInput
 from pipeline.retraining.champion_challenger import Champion, Expected, load
-from pipeline.retraining.incoming import Arrival, Picture, folders, spread
+from pipeline.retraining.incoming import Arrival, Picture, spread
 from pipeline.retraining.settings import QualitySettings
 
 MAX_NAMES = 20  # pictures that a finding names
@@ -75,17 +77,20 @@ class Quality:
 
 
 def check(
-    arrival: Arrival, settings: QualitySettings, data: DataSettings, champion: Champion | None, device: str
+    arrival: Arrival,
+    settings: QualitySettings,
+    data: DataSettings,
+    champion: Champion | None,
+    device: str,
 ) -> Quality:
     """Check the fresh pictures; the classifier ``champion`` checks their labels. Prints what it finds."""
     if not arrival.fresh:
         return Quality()
-    # Without accepted pictures this is empty, and any class is allowed.
-    known = tuple(sorted({picture.label for picture in arrival.accepted}))
+    known = arrange([picture.name for picture in arrival.accepted], [], data).class_names
     expected = Expected(1 if data.color == "grey" else 3, data.image_size, known)
     spec = DataSpec.labelled_images(expected.channels, expected.size, len(known))
     task = load(champion, expected, device)
-    quality = examine(arrival, settings, spec, known, task and partial(_probabilities, task), data.fit)
+    quality = examine(arrival, settings, spec, known, task and partial(_probabilities, task), data)
     attention = [finding for finding in quality.findings if finding.level != "fine"]
     for finding in attention:
         print(f"  {finding.check}: {finding.sentence}")
@@ -101,24 +106,28 @@ def examine(
     spec: DataSpec,
     class_names: Sequence[str],
     classify: Classify | None,
-    fit: Fit = "crop",
+    data: DataSettings | None = None,
 ) -> Quality:
     """Check the fresh pictures, decoded as for training, one chunk in memory at a time.
 
-    ``class_names`` are the known classes, in the order of the columns of ``classify`` (the champion). If
-    there are none, any class is allowed.
+    ``class_names`` are the columns of ``classify`` (the champion). Other classes than those of the accepted
+    pictures are faults, if there are any.
     """
+    data = data or DataSettings()
+    accepted, fresh = ([picture.name for picture in some] for some in (arrival.accepted, arrival.fresh))
+    bits = bit_depth(data, (arrival.accepted_place, accepted), (arrival.place, fresh))
+    decoder = Decoder(arrival.place, spec.channels, spec.size, data.fit, bits)
     faults: Faults = {}
     good, contradicted, num_judged = list[Picture](), list[str](), 0
-    placed = _check_names(arrival, settings, class_names, faults)
-    for pictures, images in _decode(arrival, placed, spec, settings, faults, fit):
+    placed = _check_names(arrival, settings, faults)
+    for pictures, images in _decode(decoder, placed, settings, faults):
         good += pictures
         for picture, row in zip(pictures, classify(images)) if classify else ():
             if picture.label in class_names:
                 num_judged += 1
                 if class_names[row.argmax()] != picture.label and row.max() >= settings.confidence:
                     contradicted.append(picture.name)
-    kept, layout = _arrange(arrival, good)
+    kept, layout = _arrange(arrival, good, data)
     bad = {picture: reason for picture, (check, reason) in faults.items() if check != DUPLICATES}
     total, few = len(arrival.fresh), len(kept) < settings.minimum_new
     unread = f"with a format or name that is not read: {arrival.passed_over:,}"
@@ -142,28 +151,21 @@ def examine(
     return Quality(findings, kept, quarantined, few)
 
 
-def _check_names(
-    arrival: Arrival, settings: QualitySettings, class_names: Sequence[str], faults: Faults
-) -> list[Picture]:
+def _check_names(arrival: Arrival, settings: QualitySettings, faults: Faults) -> list[Picture]:
     """The fresh pictures without a fault in name or class; the others are added to ``faults``."""
-    names, splits = set[str](), set[str]()
+    names = {picture.name for picture in arrival.accepted}
+    known = {picture.label for picture in arrival.accepted}
     classes = defaultdict[str, set[str]](set)  # by SHA-256
     for picture in arrival.accepted:
-        names.add(picture.name)
-        splits.add(folders(picture.name)[0])
         classes[picture.sha256].add(picture.label)
+    example = f", as '{arrival.accepted[0].name}' is" if arrival.accepted else ""
     placed, first = list[Picture](), dict[str, Picture]()
     for picture in arrival.fresh:
-        label, split = picture.label, folders(picture.name)[0]
-        reason = ""
+        label, reason = picture.label, ""
         if not label:
-            reason = "is not in a class folder"
-        elif class_names and label not in class_names and not settings.new_classes:
+            reason = f"is not in a class folder{example}"
+        elif known and label not in known and not settings.new_classes:
             reason = f"'{label}' is not a known class"
-        elif splits and split not in splits:
-            reason = f"no accepted picture is in a folder '{split}'"
-            if not split:
-                reason = "is not in the folder of a split"
         if reason:
             faults[picture] = "class folder", reason
         elif picture.name in names:
@@ -181,19 +183,15 @@ def _check_names(
 
 
 def _decode(
-    arrival: Arrival,
-    pictures: list[Picture],
-    spec: DataSpec,
-    settings: QualitySettings,
-    faults: Faults,
-    fit: Fit,
+    decoder: Decoder, pictures: list[Picture], settings: QualitySettings, faults: Faults
 ) -> Iterator[tuple[list[Picture], np.ndarray]]:
     """Chunks of good pictures and their images (n, C, H, W); the others are added to ``faults``."""
+    channels, size, read = decoder.channels, decoder.size, reader(decoder.path)
 
     def prepare(picture: Picture) -> np.ndarray | tuple[str, str]:
         try:
-            data = read_file(arrival.place, picture.name)
-            image = decode(data, spec.channels, spec.size, fit)
+            data = read(picture.name)
+            image = decode(data, channels, size, decoder.fit, decoder.bits)
         except ValueError as error:
             return "readable", str(error)
         side = min(Image.open(io.BytesIO(data), formats=FORMATS).size)
@@ -204,9 +202,9 @@ def _decode(
             return "contrast", f"its standard deviation is {contrast:.4f}"
         return image
 
-    size = chunk_size(spec.channels, spec.size)
-    for start in range(0, len(pictures), size):
-        chunk, good = pictures[start : start + size], dict[Picture, np.ndarray]()
+    step = chunk_size(channels, size)
+    for start in range(0, len(pictures), step):
+        chunk, good = pictures[start : start + step], dict[Picture, np.ndarray]()
         for picture, found in zip(chunk, spread(prepare, chunk)):
             if isinstance(found, tuple):
                 faults[picture] = found
@@ -216,18 +214,23 @@ def _decode(
             yield list(good), np.stack(list(good.values()))
 
 
-def _arrange(arrival: Arrival, good: list[Picture]) -> tuple[list[Picture], Finding]:
+def _arrange(arrival: Arrival, good: list[Picture], settings: DataSettings) -> tuple[list[Picture], Finding]:
     """The pictures that the stages can use; the others wait for more of their class."""
-    counts = Counter(folders(picture.name) for picture in (*arrival.accepted, *good))
+    pictures = [*arrival.accepted, *good]
+    counts = Counter((picture.split, picture.label) for picture in pictures)
     splits, classes = {split for split, _ in counts}, {label for _, label in counts}
-    least = {split: MIN_IMAGES if split in ("", "train") and len(splits) < 3 else 1 for split in splits}
+    divided = {None, "train"} if len(splits) < 3 else set[str]()
+    least = {split: MIN_IMAGES if split in divided else 1 for split in splits}
     ready = {
         label for label in classes if all(counts[split, label] >= number for split, number in least.items())
     }
-    kept = [picture for picture in good if picture.label in ready and len(ready) > 1]
+    # The first delivery waits for a second class, unless its pictures are not in class folders.
+    enough = len(ready) > 1 or bool(arrival.accepted) or ready == {ONE_CLASS}
+    kept = [picture for picture in good if picture.label in ready and enough]
     try:
         if kept:
-            arrange([picture.name for picture in (*arrival.accepted, *kept)], []).refuse(where="")
+            names = [picture.name for picture in (*arrival.accepted, *kept)]
+            arrange(names, [], settings).refuse(where="")
     except BadInput as error:
         return kept, Finding("layout", "refuse", f"with them the folder of accepted pictures {error.what}")
     waiting = f"{len(good) - len(kept):,} good new pictures"

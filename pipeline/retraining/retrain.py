@@ -118,7 +118,8 @@ class _Retraining:
         arrival, quality = Arrival(), Quality()
         if watch := self.settings.watch:
             place = incoming.fetch(watch, self.settings.repository, self.environment.root, self.downloads)
-            arrival = incoming.look(place, accepted, self.quarantined, self.settings.settle_seconds)
+            settle_seconds = self.settings.settle_seconds
+            arrival = incoming.look(place, accepted, self.quarantined, settle_seconds, data)
             quality = check(arrival, self.settings.quality, data, champion, device)
         usable, refused = quality.usable, quality.refused
         reasons = [f"{len(usable):,} new pictures"] if usable and not refused else []

@@ -226,8 +226,27 @@ def test_all_broken_images_are_named_by_reason_up_to_a_limit(environment):
     fill(environment.root / "pets", {"cat": 90})
     for path in (root / "cat").iterdir():
         path.write_bytes(b"no picture")
-    with pytest.raises(BadInput, match=r"92 images are broken; 0 may be:(?s:.)*and [0-9]+ more"):
+    path = environment.root / ".darkroom/refused.csv"
+    assert not path.exists()
+    with pytest.raises(BadInput, match=r"92 images are broken; 0 may be:(?s:.)*and [0-9]+ more") as caught:
         made(environment, pets())
+    assert f"  all names are in {path}" in str(caught.value).splitlines()
+    table = pd.read_csv(path)
+    assert len(table) == 92 and table["name"].nunique() == 92 and table["reason"].is_monotonic_increasing
+    assert [each.name for each in path.parent.iterdir()] == ["refused.csv"]
+
+
+def test_all_files_that_download_refuses_are_listed_by_reason(environment):
+    root = fill(environment.root / "pets", {"cat": 5, "dog": 5})
+    names = [f"cat/{number:02d}.heic" for number in range(30)] + ["a.png", "b.png"]
+    for name in names:
+        (root / name).write_bytes(encoded(1))
+    with pytest.raises(BadInput, match=r"and 10 more.*'a\.png', 'b\.png'; all names are in ") as caught:
+        made(environment, pets())
+    path = environment.root / ".darkroom/refused.csv"
+    assert str(path) in str(caught.value) and not (environment.root / "raw").exists()
+    table = pd.read_csv(path)
+    assert table["name"].tolist() == names and table["reason"].value_counts().tolist() == [30, 2]
 
 
 def test_a_class_with_only_broken_images_is_refused_even_when_broken_ones_are_allowed(environment):

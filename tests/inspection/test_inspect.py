@@ -112,6 +112,14 @@ def test_every_fault_is_named_at_once_with_its_remedy_and_nothing_is_changed(pla
     assert output.splitlines()[-1] == "It cannot be trained on yet: 2 faults." and "a/cut.png" in output
 
 
+def test_the_json_names_all_pictures_with_a_fault(place):
+    root = fill(place / "own", {"a": 30, "b": 6})
+    for path in (root / "a").iterdir():
+        path.write_bytes(b"no picture")
+    (fault,) = report_of("own", code=1)["faults"]
+    assert fault["count"] == len(set(fault["examples"])) == 30
+
+
 def test_too_few_pictures_are_a_fault_and_the_lines_for_params_leave_their_classes_out(place):
     scenes(place / "own", a=8, b=9, c=2)
     report = report_of("own", code=1)

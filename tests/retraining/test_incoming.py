@@ -93,16 +93,6 @@ def test_two_accepted_pictures_with_the_same_bytes_are_both_counted(places):
     assert names(arrival.accepted) == ["cat/1.png", "dog/1.png", "dog/twin.png"] and not arrival.fresh
 
 
-def test_the_class_is_the_folder_after_an_optional_split(tmp_path):
-    given = ["cat/1.png", "cat/deep/2.PNG", "train/cat/3.png", "val/dog/4.png", "test/5.png", "6.png"]
-    for seed, name in enumerate(given):
-        put(tmp_path / "w", name, seed)
-    found = {
-        picture.name: picture.label for picture in incoming.look(tmp_path / "w", tmp_path / "none", {}).fresh
-    }
-    assert found == dict(zip(given, ["cat", "cat", "cat", "dog", "", ""]))
-
-
 def test_hidden_files_and_other_formats_are_passed_over_and_the_latter_counted(places):
     watched, accepted = places
     for seed, name in enumerate(
