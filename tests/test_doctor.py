@@ -161,6 +161,7 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         "source",
         "no classifier",
         "not a classifier",
+        "no feature network",
         "mistyped",
         "section",
         "strange section",

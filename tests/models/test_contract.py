@@ -22,7 +22,6 @@ from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Ratio
-from pipeline.errors import BadInput
 from pipeline.params import validate
 from tests import toys
 from tests.arrays import ArrayDataset
@@ -295,11 +294,3 @@ def test_a_copy_for_averaging_is_independent(name, device):
     twin = copy.deepcopy(task)
     make_step(task).run(1, batch(task), noise(task, step=1))
     assert any(not torch.equal(a, b) for a, b in zip(task.parameters(), twin.parameters(), strict=True))
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"name": "cnn"}'])
-def test_a_damaged_card_is_refused_by_name(name, tmp_path, text):
-    model_files.write(build(name), tmp_path / name, {})
-    (tmp_path / name / "model.json").write_text(text)
-    with pytest.raises(BadInput, match=r"model\.json"):
-        model_files.load(tmp_path / name)
