@@ -14,13 +14,12 @@ AN_HOUR_SECONDS = 3600
 
 
 def digits() -> None:
-    """photo.png, pictures/ and scans/: digits as a user's own files."""
+    """photo.png, mask.png and pictures/, scans/ and small/: digits as a user's own files."""
     from sklearn.datasets import load_digits
 
     images = (load_digits().images * 15).astype(np.uint8)
-    for number, name in enumerate(
-        ["photo.png", "pictures/1.png", "pictures/2.png", "scans/1.png", "scans/2.png"]
-    ):
+    folders = ["pictures/1.png", "pictures/2.png", "scans/1.png", "scans/2.png", "small/1.png"]
+    for number, name in enumerate(["photo.png", "mask.png", *folders]):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(images[number]).resize((40, 40)).save(name)
 

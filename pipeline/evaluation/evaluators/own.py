@@ -14,7 +14,7 @@ from pipeline.evaluation.context import Context
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 
-NUM_BOUND_IMAGES, NUM_BOUND_SAMPLES = 100, 500  # of the importance-weighted bound
+NUM_BOUND_IMAGES, NUM_BOUND_SAMPLES = 64, 500  # of the importance-weighted bound
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
