@@ -51,7 +51,7 @@ CLASSIFIERS = {
         {
             "architecture": "fast",
             "channels": (64, 256, 256),
-            "normalisation": "group",
+            "normalisation": "weight",
             "flip": 0.5,
             "crop": 2,
             "label_smoothing": 0.1,
