@@ -118,7 +118,7 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         (
             lambda params: params["evaluate"].update(feature_network="pixel"),
             "params.yaml: evaluate.feature_network: no such file or folder: pixel",
-            "name a trained model, or pixels",
+            "correct it, name a trained model, or pixels",
         ),
         (
             lambda params: params["evaluate"].update(seed="x"),
