@@ -130,7 +130,10 @@ class Summary:
             texts = ["<br>".join(lines) or "-" for lines in cells]
             if row.failure:
                 texts[0] = row.failure
-            lines.append(f"| {row.variant} | {'<br>'.join(_settings(row)) or '-'} | {' | '.join(texts)} |")
+            texts = [
+                text.replace("|", "\\|") for text in (row.variant, "<br>".join(_settings(row)) or "-", *texts)
+            ]
+            lines.append(f"| {' | '.join(texts)} |")
         return "\n".join([*lines, "", self.protocol(), ""])
 
     def write(self, folder: Path, name: str) -> list[Path]:
