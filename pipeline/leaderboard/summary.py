@@ -128,11 +128,9 @@ class Summary:
                 if cells[number] and row.measures[name].mean == bests[name]:
                     cells[number] = [f"**{cells[number][0]}**", *cells[number][1:]]
             texts = ["<br>".join(lines) or "-" for lines in cells]
-            if row.failure:
-                texts[0] = row.failure
-            texts = [
-                text.replace("|", "\\|") for text in (row.variant, "<br>".join(_settings(row)) or "-", *texts)
-            ]
+            name = "<br>".join(filter(None, (row.variant, row.failure)))
+            texts = [name, "<br>".join(_settings(row)) or "-", *texts]
+            texts = [text.replace("|", "\\|") for text in texts]
             lines.append(f"| {' | '.join(texts)} |")
         return "\n".join([*lines, "", self.protocol(), ""])
 

@@ -165,7 +165,7 @@ def test_the_table_has_mean_deviation_interval_best_time_cost_and_failures(summa
     assert (beta.seconds.mean, beta.cost.mean) == (20.0, 16.0)  # half of its steps were in an earlier process
     assert beta.failure == "1 of 2 seeds failed: Diverged: loss | nan"
     text = summary.markdown()
-    assert "| **2.00 ± 1.41**<br>" in text and "best 1.00" in text and "8.00 CPU s" in text
+    assert "| **2.00 ± 1.41**<br>" in text and "best 1.00" in text and "8.00 ± 0.00 CPU s" in text
     assert "`vae.model.beta=2.0`" in text and "Diverged: loss \\| nan" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
