@@ -128,9 +128,10 @@ class Summary:
                 if cells[number] and row.measures[name].mean == bests[name]:
                     cells[number] = [f"**{cells[number][0]}**", *cells[number][1:]]
             texts = ["<br>".join(lines) or "-" for lines in cells]
-            if row.failure:
-                texts[0] = row.failure
-            lines.append(f"| {row.variant} | {'<br>'.join(_settings(row)) or '-'} | {' | '.join(texts)} |")
+            name = "<br>".join(filter(None, (row.variant, row.failure)))
+            texts = [name, "<br>".join(_settings(row)) or "-", *texts]
+            texts = [text.replace("|", "\\|") for text in texts]
+            lines.append(f"| {' | '.join(texts)} |")
         return "\n".join([*lines, "", self.protocol(), ""])
 
     def write(self, folder: Path, name: str) -> list[Path]:

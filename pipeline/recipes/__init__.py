@@ -5,6 +5,8 @@ settings that differ from it. Applying a recipe sets every setting of these sect
 depend on what was in params.yaml before; all other sections stay.
 """
 
+import io
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import BadInput, listed
-from pipeline.files import atomic_write
+from pipeline.files import write_text
 from pipeline.params import PARAMS, Section, read_file, suggestion, validate
 from pipeline.settings_check import require_valid_params
 from pipeline.tracking import rerun
@@ -78,12 +80,11 @@ def apply(name: str, *, path: Path = PARAMS, dry_run: bool = False, force: bool 
     document = _yaml().load(text)
     for section, values in target.items():
         _update(document, section, values, text.splitlines())
-    with atomic_write(path) as temporary:
-        with temporary.open("w", encoding="utf-8") as file:
-            _yaml().dump(document, file)
-        _require_valid(temporary, path)
-        if dry_run or not changed:
-            temporary.write_bytes(path.read_bytes())
+    stream = io.StringIO()
+    _yaml().dump(document, stream)
+    _require_valid(stream.getvalue(), path)
+    if changed and not dry_run:
+        write_text(path, stream.getvalue())
     return changed
 
 
@@ -112,12 +113,18 @@ def _require_nothing_is_lost(changed: list[Change], path: Path, now: Mapping[str
         raise BadInput(what, where=str(path), remedy=f"git commit {path}, or add --force")
 
 
-def _require_valid(temporary: Path, path: Path) -> None:
-    try:
-        require_valid_params(temporary)
-    except BadInput as error:
-        texts = [text.replace(str(temporary), str(path)) for text in (error.what, error.where, error.remedy)]
-        raise BadInput(texts[0], where=texts[1], remedy=texts[2]) from None
+def _require_valid(text: str, path: Path) -> None:
+    """Raise ``BadInput`` if ``text`` cannot be the file ``path``."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, path.name)
+        write_text(temporary, text)
+        try:
+            require_valid_params(temporary)
+        except BadInput as error:
+            what, where, remedy = (
+                each.replace(str(temporary), str(path)) for each in (error.what, error.where, error.remedy)
+            )
+            raise BadInput(what, where=where, remedy=remedy) from None
 
 
 def _yaml() -> YAML:

@@ -109,6 +109,7 @@ class TestSubfolder:
             "trace x",
             "compare x",
             "seeds vae",
+            "recipe",
             "promote vae",
             "rollback vae",
         ]

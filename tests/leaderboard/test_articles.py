@@ -1,0 +1,45 @@
+"""The leaderboards of docs/articles.md can be trained, and each has its place there."""
+
+import re
+import shutil
+
+import pytest
+
+from pipeline.core import model_files
+from pipeline.leaderboard import board as boards
+from tests.test_walls import ROOT
+
+FILES = sorted((ROOT / "docs/articles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_leaderboard_of_the_articles_is_valid(path, tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    board = boards.read(path)
+    assert board.model == path.stem and board.base == "digits" and len(board.seeds) >= 3
+    first = next(iter(board.variants))
+    assert board.variants[first] == {} and "the recipe digits" in first
+
+
+def test_each_leaderboard_has_its_place_in_the_document():
+    document = (ROOT / "docs/articles.md").read_text()
+    marks = re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", document, re.S)
+    assert sorted(name for name, _ in marks) == [path.stem for path in FILES]
+    for name, table in marks:  # a table that was made from another file is made again
+        for variant in re.findall(r"^\| (.+?) \| (?!settings|---)", table, re.M):
+            assert f"{variant.split('<br>')[0]}: " in (
+                ROOT / f"docs/articles/{name}.yaml"
+            ).read_text().replace("'", "")
+
+
+def test_every_choice_of_a_model_is_in_its_leaderboard():
+    """Each architecture, loss and prior that a model knows, and each switch that is off by default."""
+    for path in FILES:
+        config, text = model_files.find(path.stem).Config, path.read_text()
+        for name, field in config.model_fields.items():
+            for choice in getattr(field.annotation, "__args__", ()):
+                if isinstance(choice, str) and choice != field.default:
+                    assert f"{path.stem}.model.{name}: {choice}" in text, f"{path.stem}: {name}: {choice}"
+            if field.annotation is bool:
+                assert f"{path.stem}.model.{name}: " in text, f"{path.stem}: {name}"
