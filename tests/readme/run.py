@@ -57,6 +57,7 @@ CHANGED = [
         "darkroom schedule install --systemd --dry-run",
         "this machine keeps its schedule",
     ),
+    (r"^darkroom seeds vae 0 1 2$", "darkroom seeds vae 0 1", "one new training"),
     (r"^curl -s ", "curl -sS --fail ", "an HTTP error is an error"),
 ]
 if "DARKROOM_MIRROR" not in os.environ:
