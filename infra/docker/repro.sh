@@ -7,11 +7,11 @@ commit=$(git -C "$image" rev-parse HEAD)
 project=${DARKROOM_SHARED:?a folder that every worker sees}/projects/$commit
 
 if [ ! -d "$project" ]; then
-    beside=$(mktemp -d "$DARKROOM_SHARED/.project-XXXXXX")
-    cp -R "$image/." "$beside"
-    chmod 755 "$beside"
+    temporary=$(mktemp -d "$DARKROOM_SHARED/.project-XXXXXX")
+    cp -R "$image/." "$temporary"
+    chmod 755 "$temporary"
     mkdir -p "${project%/*}"
-    mv -T "$beside" "$project" # whole or not there
+    mv -T "$temporary" "$project" # whole or not there
 fi
 cd "$project"
 dvc config --local cache.dir "$DARKROOM_SHARED/cache" # commits share what they have in common

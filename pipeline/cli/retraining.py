@@ -41,8 +41,8 @@ def history(as_json: bool) -> None:
     rows = promotion.alias_history(*connection.connect(environment))
     for run in Journal(environment.root).past():
         if run.decision == "refused":
-            row = {"time": run.ended, "deed": "refused", "model": "", "from": "", "to": ""}
-            rows.append(row | {"reason": run.explanation, "occasion": run.name})
+            row = {"time": run.ended, "event": "refused", "model": "", "from": "", "to": ""}
+            rows.append(row | {"reason": run.explanation, "retraining": run.name})
     rows.sort(key=lambda row: row["time"])
     if as_json:
         click.echo(json.dumps(rows, indent=2))
@@ -50,5 +50,5 @@ def history(as_json: bool) -> None:
     table = Table("time (UTC)", "event", "model", "version", "reason", box=None, header_style="bold")
     for row in rows:
         versions = f"{row['from'] or 'none'} → {row['to']}" if row["to"] else ""
-        table.add_row(row["time"].replace("T", " "), row["deed"], row["model"], versions, row["reason"])
+        table.add_row(row["time"].replace("T", " "), row["event"], row["model"], versions, row["reason"])
     Console().print(table)

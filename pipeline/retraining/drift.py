@@ -96,7 +96,7 @@ def measure_drift(
         task = load(champion, expected, device)
     if champion is None or task is None:
         why = "there is no champion that knows these classes and sizes"
-        return {"said": f"not measured: {why}", "alarm": False, "tests": []}
+        return {"sentence": f"not measured: {why}", "alarm": False, "tests": []}
     space = FeatureSpace.of_classifier(champion.name, task, model_files.digest(champion.folder))
     chosen = [fresh[index] for index in subset(len(fresh), settings.max_samples, 0, "drift")]
     fit = known.manifest["settings"].get("fit", "crop")
@@ -120,7 +120,7 @@ def measure_drift(
         images = np.stack([decode([name])[0] for name in foreign], axis=1)  # (1, K, C, H, W)
         figures.save_grid(torch.from_numpy(images).float() / 255, page)
     tests = [asdict(test) for test in found.tests]
-    return {"said": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": foreign}
+    return {"sentence": found.sentence, "alarm": found.alarm, "tests": tests, "foreign": foreign}
 
 
 def observe(chunks: Iterable[tuple[np.ndarray, np.ndarray]], space: FeatureSpace) -> Sample:

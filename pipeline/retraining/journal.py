@@ -1,12 +1,12 @@
 """The state of a retraining on disk, written before each step: a killed retraining continues from it."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from pipeline.files import read_json, write_json
 from pipeline.process import exclusive
@@ -54,6 +54,12 @@ class RetrainingRun(BaseModel):
     published: str = ""  # the branch of the commit
     ended: str = ""  # UTC
 
+    @field_validator("drift", mode="before")
+    @classmethod
+    def _rename(cls, drift: dict[str, Any]) -> dict[str, Any]:
+        """``sentence`` was called ``said`` before."""
+        return {"sentence" if key == "said" else key: value for key, value in drift.items()}
+
     @property
     def refusal(self) -> str:
         """The text that marks the pictures of this retraining if it is refused, for `--readmit`."""
@@ -70,9 +76,17 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self.folder = root / ".darkroom/retraining"
-        self.occasions = self.folder / "occasions"  # the past retrainings, their reports and pictures
+        self.ended = self.folder / "ended"  # the past retrainings, their reports and pictures
         self.downloads = self.folder / "fetched"  # removed at the end of a call
-        self._current, self._quarantine = self.folder / "occasion.json", self.folder / "aside.json"
+        self._current, self._quarantine = self.folder / "current.json", self.folder / "quarantine.json"
+        for path, former in (
+            (self.ended, "occasions"),
+            (self._current, "occasion.json"),
+            (self._quarantine, "aside.json"),
+        ):
+            if not path.exists():
+                with suppress(FileNotFoundError):
+                    (self.folder / former).rename(path)
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the lock of the project's retraining. If another process holds it, that ends with 75."""
@@ -90,8 +104,8 @@ class Journal:
         """Mark ``run`` as ended and move it to the past ones."""
         run.ended = run.ended or now()
         self.save(run)
-        self.occasions.mkdir(exist_ok=True)
-        self._current.replace(self.occasions / f"{run.name}.json")
+        self.ended.mkdir(exist_ok=True)
+        self._current.replace(self.ended / f"{run.name}.json")
 
     def abandon(self) -> None:
         """Delete the current one."""
@@ -99,7 +113,7 @@ class Journal:
 
     def past(self) -> list[RetrainingRun]:
         """The retrainings that ended, oldest first."""
-        return [RetrainingRun(**read_json(path)) for path in sorted(self.occasions.glob("*.json"))]
+        return [RetrainingRun(**read_json(path)) for path in sorted(self.ended.glob("*.json"))]
 
     def quarantined(self) -> dict[str, str]:
         """The quarantined pictures: reasons by key (SHA-256/class)."""

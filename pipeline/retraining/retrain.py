@@ -143,7 +143,7 @@ class _Retraining:
         if not reasons:
             run.decision, run.explanation = "refused", refused or "no new picture can be used yet"
         if usable:
-            folder = self.downloads if self.dry_run else self.journal.occasions
+            folder = self.downloads if self.dry_run else self.journal.ended
             page, processed = (
                 folder / f"{run.name}-foreign.png",
                 self.tree / PROCESSED / champion_challenger.IMAGES,
@@ -151,7 +151,7 @@ class _Retraining:
             run.drift = drift.measure_drift(
                 arrival.place, usable, self.settings.drift, processed, champion, device, page
             )
-            print(f"  drift: {run.drift['said']}")
+            print(f"  drift: {run.drift['sentence']}")
         if reasons:
             self._warn(data, [*arrival.accepted, *usable] if watch else None)
         if self.dry_run:
@@ -264,7 +264,7 @@ class _Retraining:
                 registry.withdraw(self.client, verdict.model, verdict.version)
         self.journal.quarantine(run.quarantined)
         run.ended = run.ended or now()
-        page = report.write(run, self.journal.occasions)
+        page = report.write(run, self.journal.ended)
         tags = {
             "darkroom.decision": run.decision,
             "darkroom.reason": run.explanation,
@@ -279,7 +279,7 @@ class _Retraining:
         facts = {
             "project": self.environment.root.name,
             "models": {verdict.model: verdict.reason for verdict in run.verdicts},
-            "drift": run.drift.get("said", ""),
+            "drift": run.drift.get("sentence", ""),
             "dvc.lock": run.published,
             "report": str(page),
         }

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 EXPERIMENT_TAG = "darkroom.experiment"  # the DVC experiment
 OWNER = ("darkroom.host", "darkroom.pid", "darkroom.process_started")  # tags: the process that writes the run
-LAST_HEARTBEAT = "darkroom.heard"  # a tag: when that process last sent something, in ms since the epoch
+LAST_HEARTBEAT = (
+    "darkroom.last_heartbeat"  # a tag: when that process last sent something, in ms since the epoch
+)
 SAMPLES_KEY = "train/samples"  # MLflow shows the sample grids with the curves of ``train``
 
 

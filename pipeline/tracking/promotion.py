@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PREVIOUS = "darkroom.previous_champion"  # a version's tag: the version that it replaced
-FIELDS = ("model", "from", "to", "reason", "occasion")  # of an entry of the history; tags darkroom.<field>
+FIELDS = ("model", "from", "to", "reason", "retraining")  # of an entry of the history; tags darkroom.<field>
 
 
 def find(client: "MlflowClient", thing: str) -> Any:
@@ -69,8 +69,8 @@ def promote(
     name, number, before = version.name, str(version.version), champion(client, version.name)
     run = None  # the record of an earlier attempt
     if retraining:
-        found = connection.search(client, experiment, stage="promote", model=name, occasion=retraining)
-        run = found[-1] if found else None
+        for found in connection.search(client, experiment, stage="promote", model=name):
+            run = found if _entry(found)["retraining"] == retraining else run
     rolled_back = retraining and registry.UNWANTED in version.tags
     if rolled_back and run is not None and run.info.status == "RUNNING":
         client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
@@ -79,7 +79,7 @@ def promote(
     if before is not None and str(before.version) != number:
         client.set_model_version_tag(name, number, PREVIOUS, str(before.version))
     if run is None:
-        tags = {"reason": redact(reason), "gates": json.dumps(gates), "occasion": retraining}
+        tags = {"reason": redact(reason), "gates": json.dumps(gates), "retraining": retraining}
         run = _start_run(client, experiment, "promote", version, before, tags)
     if registry.UNWANTED in version.tags:
         client.delete_model_version_tag(name, number, registry.UNWANTED)
@@ -95,26 +95,33 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
         raise BadInput("there is no previous champion", where=where, remedy="darkroom promote")
     previous = client.get_model_version(name, current.tags[PREVIOUS])
     registry.withdraw(client, name, str(current.version), f"rolled back: {reason}")
-    tags = {"reason": redact(reason), "gates": "[]", "occasion": ""}
+    tags = {"reason": redact(reason), "gates": "[]", "retraining": ""}
     _move_alias(client, previous, _start_run(client, experiment, "rollback", previous, current, tags))
     return str(current.version), str(previous.version)
 
 
 def alias_history(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
-    """First versions, promotions and rollbacks (``deed``), oldest first: time (UTC), deed and ``FIELDS``."""
+    """First versions, promotions and rollbacks (``event``), oldest first: time (UTC), event, ``FIELDS``."""
     history = []
-    for run in connection.search(client, experiment, "attributes.status = 'FINISHED'", deed="yes"):
-        entry = {key: run.data.tags.get(f"darkroom.{key}", "") for key in FIELDS}
-        history.append({"time": _utc(run.info.start_time), "deed": run.data.tags["darkroom.stage"], **entry})
+    for event in ("promote", "rollback"):
+        for run in connection.search(client, experiment, "attributes.status = 'FINISHED'", stage=event):
+            history.append({"time": _utc(run.info.start_time), "event": event, **_entry(run)})
     promoted_first = {entry["model"] for entry in history if not entry["from"]}
     for model in client.search_registered_models(max_results=1000):
         if model.name not in promoted_first:  # its oldest version became the champion at its registration
             query, oldest_first = f"name = '{model.name}'", ["creation_timestamp ASC"]
             for version in client.search_model_versions(query, order_by=oldest_first, max_results=1):
                 values = (model.name, "", str(version.version), "there was no champion", "")
-                first = {"time": _utc(version.creation_timestamp), "deed": "first"}
+                first = {"time": _utc(version.creation_timestamp), "event": "first"}
                 history.append(first | dict(zip(FIELDS, values)))
-    return sorted(history, key=lambda entry: (entry["time"], entry["deed"] != "first"))
+    return sorted(history, key=lambda entry: (entry["time"], entry["event"] != "first"))
+
+
+def _entry(run: Any) -> dict[str, str]:
+    """The ``FIELDS`` of a run that records a promotion or rollback."""
+    tags = run.data.tags
+    entry = {key: tags.get(f"darkroom.{key}", "") for key in FIELDS}
+    return entry | {"retraining": entry["retraining"] or tags.get("darkroom.occasion", "")}  # its former name
 
 
 def _utc(milliseconds: int) -> str:
@@ -127,7 +134,6 @@ def _start_run(
     """The run that records a promotion or rollback. It is RUNNING until the alias has been moved."""
     tags |= {
         "stage": action,
-        "deed": "yes",
         "model": version.name,
         "from": str(before.version) if before else "",
         "to": str(version.version),

@@ -265,9 +265,13 @@ def end_dead_runs(client: Any, experiment: str) -> None:
     """Mark RUNNING runs of dead processes as KILLED; of other hosts after ``HEARTBEAT_TIMEOUT_MS``."""
     for run in connection.search(client, experiment, "attributes.status = 'RUNNING'"):
         host, pid, started = (run.data.tags.get(key, "0") for key in delivery.OWNER)
-        heard = max(run.info.start_time, int(run.data.tags.get(delivery.LAST_HEARTBEAT, 0)))
+        tags = run.data.tags
+        heartbeat = int(
+            tags.get(delivery.LAST_HEARTBEAT) or tags.get("darkroom.heard") or 0
+        )  # its former name
+        last = max(run.info.start_time, heartbeat)
         is_dead = (
-            lineage.Process(host, int(pid), float(started)).is_dead() or now() - heard > HEARTBEAT_TIMEOUT_MS
+            lineage.Process(host, int(pid), float(started)).is_dead() or now() - last > HEARTBEAT_TIMEOUT_MS
         )
         if is_dead and pid != "0":
             client.set_terminated(run.info.run_id, "KILLED")

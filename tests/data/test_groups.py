@@ -44,17 +44,17 @@ def test_a_class_with_too_few_groups_is_named():
         divided(2)
 
 
-@pytest.mark.parametrize("beside", [False, True])
-def test_groups_and_labels_of_a_table_in_or_beside_a_zip(environment, beside):
+@pytest.mark.parametrize("next_to", [False, True])
+def test_groups_and_labels_of_a_table_in_or_next_to_a_zip(environment, next_to):
     pictures = members({".": 60})
     rows = [(name, "ab"[number % 2], f"p{number // 4}") for number, name in enumerate(pictures)]
     text = table(",", ("image", "species", "patient"), *rows)
     with zipfile.ZipFile(environment.root / "own.zip", "w") as archive:
         for name, data in pictures.items():
             archive.writestr(name, data)
-        if not beside:
+        if not next_to:
             archive.writestr("labels.csv", text)
-    if beside:
+    if next_to:
         (environment.root / "labels.csv").write_text(text)
     settings = DataSettings(
         source="folder", folder="own.zip", image_size=8, labels="labels.csv", group="column:patient"

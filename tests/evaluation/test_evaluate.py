@@ -1,7 +1,5 @@
-import itertools
 import json
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,20 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field
 from pipeline.core.task import Ratio
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.estimate import Estimate
-from pipeline.evaluation import context, figures, glossary, history, progress, report
+from pipeline.evaluation import context, figures, glossary, report
 from pipeline.evaluation.evaluate import protocol_of
 from pipeline.evaluation.evaluators import generation, own, reconstruction
 from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import (
-    CLASSES,
     SETTINGS,
     Autoencoder,
     Classifier,
@@ -292,40 +288,6 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
     assert [used[f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
 
 
-def test_grids_show_the_pixels_they_were_given(tmp_path):
-    images = torch.zeros(2, CLASSES, 1, 4, 4)
-    images[1, 2, 0, 0, 0] = 1
-    figures.save_grid(images, tmp_path / "grid.png")
-    drawn = np.asarray(Image.open(tmp_path / "grid.png"))
-    assert (drawn[:, :, 0] == 255).sum() == 16 * 16  # one pixel, enlarged sixteen times, its edges sharp
-    figures.save_grid(
-        images.expand(-1, -1, 3, -1, -1),
-        tmp_path / "named.png",
-        columns=["a", "a very long name", "c"],
-        rows=["x", "y"],
-    )
-    assert Image.open(tmp_path / "named.png").size > Image.open(tmp_path / "grid.png").size
-
-
-@pytest.mark.parametrize(("classes", "shown"), [(1, 10), (2, 10), (3, 9), (7, 7), (10, 10), (100, 10)])
-def test_sample_sheets_have_at_most_ten_columns_and_show_each_class_equally_often(classes, shown):
-    columns = figures.columns(classes)
-    assert len(columns) == shown and columns.min() == 0 and columns.max() == classes - 1
-    counts = np.bincount(columns)
-    assert len(set(counts[counts > 0])) == 1
-
-
-@pytest.mark.parametrize(
-    ("count", "mix"), [(10, [6, 3, 1]), (50, [30, 15, 5]), (100, [60, 30, 10]), (250, [150, 75, 25])]
-)
-def test_any_number_of_labels_keeps_the_class_mix_of_a_sorted_split(count, mix):
-    labels = np.repeat([0, 1, 2], [60, 30, 10])
-    chosen = generation.same_mix(labels, count)
-    assert len(chosen) == count and np.bincount(chosen).tolist() == mix
-    shuffled = labels[::-1]
-    assert generation.same_mix(shuffled, len(labels)).tolist() == shuffled.tolist()
-
-
 def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_path):
     dataset, wanted = sorted_world(), []
 
@@ -373,49 +335,3 @@ def test_one_of_each_class_is_picked_before_a_second_one(classes):
     assert len(set(picked)) == len(picked) == 10
     assert len(set(labels[picked][: min(classes, 10)])) == min(classes, 10)
     assert figures.one_of_each(np.array([4, 4, 7])).tolist() == [0, 2, 1]
-
-
-def test_each_slow_part_prints_its_progress_and_its_time(dataset, tasks, tmp_path, monkeypatch, capsys):
-    clock = itertools.count(step=11)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    run(dataset, tasks, tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    for part in (
-        "generated images",
-        "features of reference images",
-        "bootstrap",
-        "kernel distance",
-        "nearest neighbours",
-    ):
-        assert any(part in line for line in lines), part
-    assert any(line.startswith("gan: bootstrap of the Fréchet distance: rounds, 9 of 10, ") for line in lines)
-    assert any(re.fullmatch(r"gan: bootstrap of the Fréchet distance, \d+\.0 s", line) for line in lines)
-
-
-def test_lines_of_progress_are_five_seconds_apart(monkeypatch, capsys):
-    clock = itertools.count()
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) / 2))
-    bar = progress.Progress()
-    bar.start("gan")
-    assert list(bar.track(range(100), "batches", 100)) == list(range(100))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "gan: batches, 8 of 100, 4 s" and 10 <= len(lines) <= 12
-    assert re.fullmatch(r"gan: batches, 5\d\.\d s", lines[-1])
-
-
-@pytest.mark.parametrize("seconds, printed", [(0.4, []), (0.6, ["gan: batches, 1.2 s"])])
-def test_the_time_of_a_part_is_printed_unless_it_is_short(seconds, printed, monkeypatch, capsys):
-    clock = itertools.count()
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock) * seconds))
-    bar = progress.Progress()
-    bar.start("gan")
-    assert list(bar.track(["only"], "batches: all", 1)) == ["only"]
-    assert capsys.readouterr().out.splitlines() == printed
-
-
-def test_a_history_is_read_by_step(tmp_path):
-    write_history(tmp_path, range(1, 21))
-    table = history.curves(tmp_path)
-    assert table is not None and table["step"].tolist() == list(range(1, 21))
-    assert list(history.samples(tmp_path, 4)) == [1, 7, 14, 20]
-    assert history.curves(tmp_path / "none") is None and history.times(tmp_path / "none") == {}

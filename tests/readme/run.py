@@ -63,6 +63,7 @@ CHANGED = [
         "darkroom leaderboard losses.yaml",
         "a few steps and one seed",
     ),
+    (r"^darkroom seeds vae 0 1 2$", "darkroom seeds vae 0 1", "one new training"),
     (r"^curl -s ", "curl -sS --fail ", "an HTTP error is an error"),
 ]
 if "DARKROOM_MIRROR" not in os.environ:

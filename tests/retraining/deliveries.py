@@ -53,10 +53,10 @@ def look(project: Path) -> dict:
         "sha256": serving.tags["darkroom.sha256"],
         "version": int(serving.version),
         "history": [
-            (event["deed"], event["from"], event["to"]) for event in promotion.alias_history(client, "1")[1:]
+            (event["event"], event["from"], event["to"]) for event in promotion.alias_history(client, "1")[1:]
         ],
         "lock": shell(project, "git", "show", "HEAD:data/own/digits.dvc"),
-        "aside": len(Journal(project).quarantined()),
+        "quarantined": len(Journal(project).quarantined()),
         "open": Journal(project).current(),
     }
 

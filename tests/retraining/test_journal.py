@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.errors import DarkroomError
+from pipeline.files import write_json
 from pipeline.retraining.journal import Journal, RetrainingRun, Verdict
 
 
@@ -31,6 +32,23 @@ def test_a_saved_retraining_is_current_and_a_closed_one_is_past(tmp_path):
         assert Journal(tmp_path).current() == written and written.name == "20261121T023000Z-kkkkkkkk"
         journal.close(written)
     assert journal.current() is None and Journal(tmp_path).past() == [written] and written.ended
+
+
+def test_files_with_their_former_names_are_read_and_renamed(tmp_path):
+    folder = Journal(tmp_path).folder
+    old, still_open = (
+        {**run(decision=what).model_dump(), "drift": {"said": "no drift"}} for what in ("promoted", "")
+    )
+    write_json(folder / "occasions/20261121T023000Z-kkkkkkkk.json", old)
+    write_json(folder / "occasion.json", still_open)
+    write_json(folder / "aside.json", {"a/cat": "blank"})
+    for journal in (Journal(tmp_path), Journal(tmp_path)):
+        (past,) = journal.past()
+        current = journal.current()
+        assert current and past.decision == "promoted" and not current.decision
+        assert past.drift == current.drift == {"sentence": "no drift"}
+        assert journal.quarantined() == {"a/cat": "blank"}
+    assert sorted(path.name for path in folder.iterdir()) == ["current.json", "ended", "quarantine.json"]
 
 
 def test_a_second_process_fails_with_exit_code_75(tmp_path):

@@ -23,7 +23,9 @@ def test_shuffled_labels_are_refused_and_quarantined(project):
     deliver(project, 700, 1000, np.random.default_rng(0).permutation(load_digits().target))
     output = shell(project, "darkroom", "retrain")
     after = look(project)
-    assert "refused: " in output and {**after, "aside": 0} == before and after["aside"] >= 300 - 60, output
+    assert (
+        "refused: " in output and {**after, "quarantined": 0} == before and after["quarantined"] >= 300 - 60
+    ), output
     assert "are quarantined" in shell(project, "darkroom", "retrain")
     assert "refused: " in shell(project, "darkroom", "retrain", "--readmit", "contradicts")
     deliver(project, 1000, 1400)
@@ -89,7 +91,7 @@ def test_a_champion_of_other_classes_is_announced_and_the_printed_commands_promo
     assert len(Journal(project).quarantined()) == 300 and not (project / "data/own/digits.dvc").exists()
     assert "promoted: the trained versions are the champions already" in shell(project, *readmit)
     after = look(project)
-    assert (after["version"], after["aside"]) == (2, 0) and len(
+    assert (after["version"], after["quarantined"]) == (2, 0) and len(
         list((project / "data/own/digits").rglob("*.png"))
     ) == 300
 

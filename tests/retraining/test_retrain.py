@@ -55,7 +55,7 @@ def test_a_killed_retraining_ends_with_a_new_champion_and_a_rollback_restores_th
         project, "python", "dvc", "status"
     )
     assert json.loads((project.parent / "notification.json").read_text())["event"] == "promoted"
-    page = max((project / ".darkroom/retraining/occasions").glob("*.html")).read_text()
+    page = max((project / ".darkroom/retraining/ended").glob("*.html")).read_text()
     assert (
         "cnn: promoted" in page
         and "Version 2 against champion 1" in page
@@ -65,7 +65,7 @@ def test_a_killed_retraining_ends_with_a_new_champion_and_a_rollback_restores_th
     shell(project, "darkroom", "rollback", "cnn", "--reason", "a test")
     assert "nothing new" in shell(project, "darkroom", "retrain") and look(project)["version"] == 1
     events = json.loads(shell(project, "darkroom", "history", "--json"))
-    assert [(row["deed"], row["to"]) for row in events] == [
+    assert [(row["event"], row["to"]) for row in events] == [
         ("promote", "1"),
         ("promote", "2"),
         ("rollback", "1"),

@@ -241,7 +241,7 @@ def test_a_promotion_by_a_retraining_happens_once_and_not_after_a_rollback(
     promotion.promote(environment, client().get_model_version("vae", "2"), "by hand", [])
     assert champion(client) == "2" and "darkroom.unwanted" not in client().get_model_version("vae", "2").tags
     history = [
-        (entry["deed"], entry["from"], entry["to"]) for entry in promotion.alias_history(client(), "1")
+        (entry["event"], entry["from"], entry["to"]) for entry in promotion.alias_history(client(), "1")
     ]
     assert history == [
         ("first", "", "1"),
@@ -265,3 +265,18 @@ def test_a_rollback_holds_even_if_the_promotion_was_killed_before_it_was_recorde
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
     promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
     assert champion(client) == "1"
+
+
+def test_promotions_that_were_recorded_under_former_names_are_known(environment, client, tmp_path):
+    for seed in (0, 1):
+        add(environment, tmp_path, seed, fid=1.0)
+    version = client().get_model_version("vae", "2")
+    promotion.promote(environment, version, "better", [], "20261121T023000Z-kkkkkkkk")
+    (run,) = client().search_runs(["1"], "tags.`darkroom.stage` = 'promote'")
+    client().delete_tag(run.info.run_id, "darkroom.retraining")
+    for name, value in (("occasion", "20261121T023000Z-kkkkkkkk"), ("deed", "yes")):
+        client().set_tag(run.info.run_id, f"darkroom.{name}", value)
+    promotion.promote(environment, version, "again", [], "20261121T023000Z-kkkkkkkk")
+    first, promoted = promotion.alias_history(client(), "1")
+    assert (first["event"], promoted["event"], promoted["reason"]) == ("first", "promote", "better")
+    assert promoted["retraining"] == "20261121T023000Z-kkkkkkkk"

@@ -43,6 +43,10 @@ CLOSED += [
     "v1/traces",
     "ajax-api/3.0/jobs/1",
 ]
+ENDS = [
+    pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.nightly),
+    pytest.param(signal.SIGKILL, id="killed"),
+]
 READER = "import mlflow, pandas as pd; model = mlflow.pyfunc.load_model('models:/gan@champion')\n"
 READER += "print(len(model.predict(pd.DataFrame({'count': [3], 'seed': [1], 'label': [-1]}))))"
 INSTALLED = shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -184,7 +188,7 @@ class TestWithARealServer:
         )
         assert (read.returncode, read.stdout) == (0, "3\n"), read.stderr
 
-    @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL], ids=["terminated", "killed"])
+    @pytest.mark.parametrize("end", ENDS)
     def test_it_only_listens_on_loopback_and_leaves_no_process(self, base, end):
         folder = base / "own"
         process, _ = start(folder)

@@ -131,11 +131,14 @@ def test_a_run_of_another_host_counts_as_dead_after_a_day_without_heartbeat(
             "darkroom.process_started": "1.0",
         }
         other = client().create_run("1", started, tags)
-        recent = client().create_run("1", started, {**tags, "darkroom.heard": str(runs.now())})
+        recent = [
+            client().create_run("1", started, {**tags, name: str(runs.now())})
+            for name in ("darkroom.last_heartbeat", "darkroom.heard")  # the latter is the former name
+        ]
     runs.end_dead_runs(client(), "1")
     assert (
         client().get_run(other.info.run_id).info.status == status
-        and client().get_run(recent.info.run_id).info.status == "RUNNING"
+        and {client().get_run(each.info.run_id).info.status for each in recent} == {"RUNNING"}
         and client().get_run(run.id).info.status == "FINISHED"
     )
 

@@ -6,10 +6,10 @@ project=${DARKROOM_SHARED:?the volume}/projects/retrain
 
 if [ ! -d "$project" ]; then
     mkdir -p "${project%/*}"
-    beside=$(mktemp -d "$DARKROOM_SHARED/.project-XXXXXX")
-    cp -R "$image/." "$beside"
-    chmod 755 "$beside"
-    mv -T "$beside" "$project" # atomically
+    temporary=$(mktemp -d "$DARKROOM_SHARED/.project-XXXXXX")
+    cp -R "$image/." "$temporary"
+    chmod 755 "$temporary"
+    mv -T "$temporary" "$project" # atomically
 fi
 cd "$project"
 commit=$(git -C "$image" rev-parse HEAD)
