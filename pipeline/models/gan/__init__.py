@@ -129,7 +129,7 @@ class Gan(Task):
         style, lengths = self._style, []
         for index in range(2):
             codes = style.codes(noise.normal(f"latent {index}", self.config.latent_size), labels)
-            images = style.synthesis(codes, noise)
+            images = style.synthesis(codes, noise.at(f"path_length {index}"))
             directions = noise.normal(f"direction {index}", *images.shape[1:])
             lengths.append(path_lengths(images, codes, directions))
         variance = (lengths[0] - lengths[1]).square().mean() / 2
