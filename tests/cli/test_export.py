@@ -11,7 +11,8 @@ import torch
 from pipeline.cli import onnx_export
 from pipeline.core import model_files
 from pipeline.core.noise import Noise
-from tests.cli.pictures import NAMES
+from tests.arrays import batch_of
+from tests.cli.pictures import GREY, NAMES
 from tests.command import darkroom, done
 
 REASON = "needs the extra onnx: pip install 'darkroom[onnx]'"
@@ -56,6 +57,20 @@ def test_a_generator_is_a_function_of_labels_and_random_numbers(name, drawn, siz
     output, inputs, _ = run("g.onnx", labels=labels, **{drawn: noise.normal(drawn, size)})
     assert inputs == {"labels": ("tensor(int64)", []), drawn: ("tensor(float)", [size])}
     assert same(output, task.generate(labels, 7, noise))
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_a_mixture_also_needs_the_choice_of_its_component(name, place):
+    config = {"prior": "mixture", "width": 8, ("code_size" if name == "ae" else "latent_size"): 4}
+    task = model_files.build(name, config, GREY, seed=1).requires_grad_(False)
+    images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    task.on_train_end([batch_of(images, torch.arange(400) % 10)])
+    model_files.write(task.eval(), place / "own" / name, {"class_names": NAMES})
+    done("export", name, "--models", "own", "--onnx", "m.onnx", "--what", "generate")
+    noise, labels = Noise.whole(5, 7, "generate"), torch.tensor([3, 1, 4, 1, 5, 9, 2])
+    drawn = {"component": noise.uniform("component")}
+    drawn |= {kind: noise.normal(kind, 4) for kind in ["code" if name == "ae" else "latent"]}
+    assert same(run("m.onnx", labels=labels, **drawn)[0], task.generate(labels, 7, noise))
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])

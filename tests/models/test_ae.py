@@ -132,7 +132,7 @@ def test_in_painting_keeps_the_known_pixels(architecture):
 
 
 def test_a_u_net_has_no_codes_and_generates_nothing():
-    task = build(architecture="unet", width=8, objectives=["upscale"])
+    task = build(architecture="unet", width=8, objectives=["upscale"], prior="mixture")
     task.on_train_end([batch(20)])
     assert task.encode(batch().images) is None and task.generate(None, 5, Noise.whole(0, 5)) is None
 
@@ -169,8 +169,8 @@ def test_the_known_names_of_the_restorations_follow_from_the_objectives():
 
 def test_combinations_that_make_no_sense_are_refused_all_at_once():
     with pytest.raises(BadInput) as raised:
-        build(architecture="unet", penalty="sparse", prior="mixture", objectives=["reconstruct", "denoise"])
-    for part in ("needs input_noise > 0", "copies its input", "no code for penalty", "no code for prior"):
+        build(architecture="unet", penalty="sparse", objectives=["reconstruct", "denoise"])
+    for part in ("needs input_noise > 0", "copies its input", "no code for penalty"):
         assert part in str(raised.value)
     for settings, text in (
         ({"objectives": ["inpaint", "inpaint"]}, "named twice"),

@@ -36,9 +36,11 @@ class Ae(Task):
         self.restorations = config.restorations  # what restore() was trained for
         self.network = build_network(config, spec)
         self.mixture: ClassMixture | None = None
+        if not isinstance(self.network, Pair):
+            return
         if config.prior == "mixture":
             self.mixture = ClassMixture(config.num_components, config.code_size, spec.classes)
-        elif isinstance(self.network, Pair):
+        else:
             self.register_buffer("code_means", torch.zeros(spec.classes, config.code_size))
             self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
             self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))

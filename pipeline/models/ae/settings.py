@@ -16,7 +16,8 @@ class AeConfig(Section):
 
     ``width``: channels of the convolutional network and of the U-Net at full resolution. ``dense``: the
     hidden layers of the dense network. ``prior``: for generation, a normal distribution is fitted to the
-    codes of each class after the training, with one covariance for all classes, or a mixture.
+    codes of each class after the training, with one covariance for all classes, or a mixture. A U-Net has no
+    code, and needs neither.
     """
 
     architecture: Literal["convolutional", "dense", "unet"] = "convolutional"
@@ -54,7 +55,6 @@ class AeConfig(Section):
             "architecture: unet copies its input, so reconstruct cannot be an objective": unet
             and "reconstruct" in self.objectives,
             f"architecture: unet has no code for penalty: {self.penalty}": unet and self.penalty != "none",
-            "architecture: unet has no code for prior: mixture": unet and mixture,
             "held_out_class needs objectives: [reconstruct]": self.held_out_class is not None
             and not only_reconstructs,
             f"prior: mixture needs code_size <= {MAX_SIZE}": mixture and self.code_size > MAX_SIZE,
