@@ -1,5 +1,7 @@
 """The spaces in which images are compared: networks in files, pixels; and what is measured of pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,14 @@ from scipy.spatial.distance import cdist
 from pipeline.core import model_files
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
-from pipeline.evaluation import pixels
+from pipeline.evaluation import pixels, side_by_side
 from pipeline.evaluation.distances import spread
 from pipeline.evaluation.evaluate import protocol_of
 from pipeline.evaluation.features import FeatureSpace
 from pipeline.evaluation.pixels import PixelRecord
 from pipeline.files import digest_of, sha256
 from pipeline.retraining.gates import Facts, GateSettings, judge
+from pipeline.tracking.run_comparison import Compared
 from tests.evaluation.conftest import SETTINGS, SIZE, Conditional, run
 
 CPU = torch.device("cpu")
@@ -157,3 +160,15 @@ def test_spread_is_the_unbiased_variance_within_classes():
     expected = np.mean([vectors[labels == label].var(axis=0, ddof=1).sum() for label in (0, 7)])
     assert spread(vectors, labels).mean() == pytest.approx(expected)
     assert spread(vectors, None).mean() == pytest.approx(vectors.var(axis=0, ddof=1).sum())
+
+
+def test_runs_of_different_protocols_are_shown_side_by_side_without_a_best_value():
+    runs = [
+        Compared(title, "0" * 32, {}, {protocol: {"fid": Estimate(value)}}, b"")
+        for title, protocol, value in (("a", "p", 1.0), ("b", "q", 2.0))
+    ]
+    (row,) = side_by_side.rows(runs)
+    assert row.best == set() and "cannot be compared" in side_by_side.note(runs)
+    same = [replace(run, results={"p": next(iter(run.results.values()))}) for run in runs]
+    (row,) = side_by_side.rows(same)
+    assert row.best == {0} and "the same protocol" in side_by_side.note(same)
