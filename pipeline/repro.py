@@ -190,12 +190,9 @@ def _start_if_possible(
 
 def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
     """Repair what a kill -9 left: damaged files of DVC, temporary folders. Returns the stages in dvc.lock."""
-    rwlock = root / ".dvc/tmp/rwlock"
-    with suppress(FileNotFoundError):
-        try:
-            json.loads(rwlock.read_bytes())
-        except ValueError:
-            rwlock.unlink()
+    if (rwlock := root / ".dvc/tmp/rwlock").exists():
+        with Lock(f"{rwlock}.lock", wait=True):
+            _repair_rwlock(rwlock)
     if locked_stages(dvc_lock) is None:
         os.replace(dvc_lock, f"{dvc_lock}.broken")
         result = "removed"
@@ -211,6 +208,28 @@ def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
             if path.stat().st_mtime < now:
                 shutil.rmtree(path, ignore_errors=True)
     return list(locked_stages(dvc_lock) or {})
+
+
+def _repair_rwlock(path: Path) -> None:
+    """Remove the list of paths that DVC's processes use if it is damaged, else those of ended processes.
+
+    DVC takes a killed process that nobody has waited for for a running one, and waits for it.
+    """
+    with suppress(FileNotFoundError):
+        try:
+            used = json.loads(path.read_bytes())
+            used["write"] = {key: by for key, by in used.get("write", {}).items() if _is_alive(by["pid"])}
+            for key, several in used.get("read", {}).items():
+                used["read"][key] = [by for by in several if _is_alive(by["pid"])]
+            write_text(path, json.dumps(used))
+        except (ValueError, TypeError, LookupError, AttributeError):
+            path.unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def _plan(root: Path, targets: list[str]) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """`darkroom repro` on small DVC projects: order, overlap, dvc.lock, failures, signals, damaged files."""
 
+import json
 import os
 import shlex
 import signal
@@ -195,6 +196,22 @@ def test_a_stage_that_another_dvc_holds_is_tried_again(tmp_path):
     assert any("is busy" in line for line in process.stdout)
     (project.folder / ".dvc/tmp/rwlock").unlink()
     assert "one: ran" in ended(process)[1]
+
+
+def test_a_killed_dvc_that_nobody_has_waited_for_holds_no_stage(tmp_path):
+    project = Small(tmp_path / "project", {"one": []})
+    dead = subprocess.Popen(["true"])
+    until(lambda: psutil.Process(dead.pid).status() == psutil.STATUS_ZOMBIE)
+    path, lives = project.folder / ".dvc/tmp/rwlock", {"pid": os.getpid(), "cmd": "dvc"}
+    gone = {"pid": dead.pid, "cmd": "dvc"}
+    path.write_text(
+        json.dumps({"write": {f"{project.folder}/one": gone, "a": lives}, "read": {"b": [gone, lives]}})
+    )
+    code, output = ended(project.repro("-j", "2"))
+    assert (code, "is busy" in output) == (0, False) and "one: ran" in output
+    left = json.loads(path.read_text())
+    assert left["write"] == {"a": lives} and left["read"]["b"] == [lives]
+    dead.wait()
 
 
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
