@@ -97,7 +97,7 @@ def project(base: Path) -> Path:
     """Create a project next to ``base``, with its params and its processed data."""
     folder = Path(tempfile.mkdtemp(dir=base.parent))
     shutil.copy(base / "params.yaml", folder)
-    (folder / "data").mkdir()
+    (folder / "data/processed").mkdir(parents=True)
     (folder / "data/processed/images").symlink_to(base / "data/processed/images")
     return folder
 

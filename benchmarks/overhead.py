@@ -93,7 +93,7 @@ def stage(name: str, folder: Path, workers: str) -> dict[str, float]:
     """Run the stage in a new project with the same params and data."""
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "params.yaml").write_text(Path("params.yaml").read_text())
-    (folder / "data").mkdir()
+    (folder / "data/processed").mkdir(parents=True)
     (folder / "data/processed/images").symlink_to(Path("data/processed/images").resolve())
     tracking = f"sqlite:///{folder.parent}/mlflow.db"  # the first round creates it
     more = {"DARKROOM_WORKERS": workers, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": tracking}
