@@ -77,7 +77,7 @@ def test_the_error_is_reported_before_and_after_the_temperature_and_the_accuracy
     logits, labels = confident_logits(250, 3)
     rows = np.zeros((250, 1, 6, 6), np.uint8)
     rows[:, 0, 0, 0] = np.arange(250)
-    dataset.test = dataset.validation = array_split(rows, labels.numpy(), 3)
+    dataset.train = dataset.test = dataset.validation = array_split(rows, labels.numpy(), 3)
     task = Calibrated().eval()
     task.logits = logits
     found = {name: parts["value"] for name, parts in run(dataset, {"cnn": task}, tmp_path)["cnn"].items()}
