@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # to run the cleanup
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         base = digits(Path(temporary), given.steps)
         if given.jobs:
             ways: dict = {"serial": partial(repro, base), "jobs 4": partial(repro, base, "--jobs", "4")}
