@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,10 @@ def digest_of_tree(paths: list[Path], root: Path) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder. It replaces ``path`` if the block succeeds, else it is removed."""
+    """A temporary path in the same folder. It replaces ``path`` if the block succeeds, else it is removed.
+
+    The mode of an earlier file is kept. A symbolic link is replaced: it may lead into DVC's cache.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -39,7 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        is_file = path.is_file() and not path.is_symlink()
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode) if is_file else 0o644)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -44,6 +44,14 @@ def test_a_failure_leaves_the_earlier_folder_and_no_temporary_one(tmp_path, erro
     assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["old"]
 
 
+def test_a_file_keeps_its_mode(tmp_path):
+    write_text(tmp_path / "a", "old")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "a").chmod(0o600)
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_folder_replaces_the_earlier_one_whole(tmp_path):
     for name in ("old", "new"):
         with atomic_folder(tmp_path / "a") as temporary:

@@ -111,6 +111,50 @@ def test_a_setting_at_the_end_of_a_section_goes_with_its_comment_only(project):
     assert text(project) == SHIPPED
 
 
+def test_comments_stay_with_their_settings_when_others_come_and_go(project):
+    mine = """\
+# of the whole
+vae: # mine
+  training:
+    # how long
+    num_steps: 900 # steps
+
+    # of a gradient
+    clip_norm:
+    # seldom
+    batch_size: 4
+
+  # its networks
+  model: {width: 16} # small
+# the end
+"""
+    (project / "params.yaml").write_text(mine)
+    before = read_file()
+    after = {"vae": {"training": {"num_steps": 5, "batch_size": 4, "l1": 0.5}, "model": {"beta": 2}}}
+    changed = recipes._changed(mine, before, after | {"ae": {"model": {"code_size": 2}}})
+    assert changed == mine.replace("900", "5").replace("    clip_norm:\n", "").replace(
+        "batch_size: 4\n", "batch_size: 4\n    l1: 0.5\n"
+    ).replace("{width: 16}", "\n    beta: 2").replace("model: \n", "model:\n").replace(
+        "# the end", "ae:\n  model:\n    code_size: 2\n# the end"
+    )
+    (project / "params.yaml").write_text(changed)
+    back = recipes._changed(changed, read_file(), before)
+    assert [line.strip() for line in back.splitlines() if "#" in line and "model" not in line] == [
+        line.strip() for line in mine.splitlines() if "#" in line and "model" not in line
+    ]
+
+
+def test_a_write_keeps_the_mode_and_a_symbolic_link(project):
+    path = project / "params.yaml"
+    path.chmod(0o600)
+    recipes.apply("mnist")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.rename(project / "mine.yaml")
+    path.symlink_to("mine.yaml")
+    recipes.apply("digits")
+    assert path.is_symlink() and (project / "mine.yaml").read_text() == SHIPPED
+
+
 def test_the_users_own_folder_stays(project):
     mine = SHIPPED.replace("folder: ''", "folder: data/own/cats").replace("source: digits", "source: folder")
     (project / "params.yaml").write_text(mine)
@@ -138,6 +182,10 @@ def test_a_recipe_does_not_replace_what_is_in_no_commit(project):
     code, _, error = darkroom("recipe", "mnist")
     assert code == 2 and "uncommitted settings" in error and "--force" in error
     assert "gan.model.width, vae.training.num_steps" in error and text(project) == mine
+    assert "vae.training.num_steps: 901 -> 2000" in done("recipe", "mnist", "--dry-run")
+    shell(project, "git", "rm", "-q", "--cached", "params.yaml")
+    shell(project, "git", "commit", "-q", "-m", "without params.yaml")
+    assert darkroom("recipe", "mnist")[0] == 2 and text(project) == mine
     commit(project, "mine")
     done("recipe", "mnist")
     assert read_file()["vae"]["training"]["num_steps"] == 2000

@@ -99,18 +99,19 @@ def protocol_of(results: Mapping[str, Mapping[str, Any]], name: str) -> dict[str
     return {key: value for key, value in results[PROTOCOL][name].items() if key != "model_digest"}
 
 
-def _applying(model: Context) -> list[Evaluator]:
+def applying(model: Context) -> list[Evaluator]:
+    """The evaluators that measure a model."""
     if model.one_class and Ability.CLASSIFY in abilities(model.task):
         return []  # every measure of a classifier would be perfect
     return [each for each in glossary.EVALUATORS if each.needs is None or each.needs in model.abilities]
 
 
 def _compares(model: Context) -> bool:
-    return any(each.compares for each in _applying(model))
+    return any(each.compares for each in applying(model))
 
 
 def _evaluate(model: Context) -> dict[str, dict[str, float]]:
-    for evaluator in _applying(model):
+    for evaluator in applying(model):
         for quantity, estimate in evaluator.evaluate(model).items():
             model.measured.setdefault(quantity, estimate)  # a general measure precedes the model's own
     found = {quantity: estimate.to_json() for quantity, estimate in model.measured.items()}

@@ -22,7 +22,7 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DDP_ARGUMENTS, DistributedContext
 from pipeline.core.loop import Loop
-from pipeline.core.metrics_log import Diverged
+from pipeline.core.metrics_log import Diverged, MetricsLog
 from pipeline.core.settings import TrainingSettings
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
@@ -93,6 +93,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                     **loop.seconds,
                     "processor": time.process_time() - processor,  # seconds of all cores, of one worker
                     "steps": loop.num_steps_taken,  # by this process; fewer if it resumed
+                    "last_step": MetricsLog(folder / "metrics.jsonl").last_step,  # fewer if patience ended it
                     "images_per_second": num_images / max(1e-9, trained - built),
                     "workers": context.size,  # at the end: an elastic training may have lost some
                     "device": str(context.device),

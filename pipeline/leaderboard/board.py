@@ -2,26 +2,34 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import torch
 from pydantic import Field
 
 from pipeline import recipes
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.fields import PROCESSED
-from pipeline.core.settings import read_training
+from pipeline.core.noise import Noise
+from pipeline.core.settings import TrainingSettings, read_training
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import glossary
+from pipeline.evaluation.context import Context
+from pipeline.evaluation.evaluate import applying
+from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import write_json
 from pipeline.launch.training import Training
 from pipeline.params import Section, read_file, suggestion, validate
 from pipeline.settings_check import find_faults, require_valid_params
 from pipeline.tracking.rerun import Change, difference, leaves
 
+T = TypeVar("T")
 PROJECT = "params"  # the base: params.yaml as it is
 
 
@@ -57,13 +65,22 @@ class Entry:
         return f"{self.variant}, seed {self.seed}"
 
 
+class _Untrained(NamedTuple):
+    """What is known of a variant before its training: its size, and what will be measured of it."""
+
+    num_parameters: int
+    measures: set[str]
+    curves: set[str]  # metrics of the validation split
+
+
 def read(path: Path) -> Board:
     """The leaderboard in a YAML file. Raises ``BadInput`` with all faults that need no data to be found."""
     require_valid_params()
     board = validate(read_file(path), Board, where=str(path))
     faults = [*_general_faults(board)]
     if not faults:
-        faults = [fault for name in board.variants for fault in _faults_of(board, name)]
+        faults = [*_key_faults(board)]
+        faults += [fault for name in board.variants for fault in _faults_of(board, name)]
         faults += _equal_variants(board)
     _refuse(path, list(dict.fromkeys(faults)))
     return board
@@ -72,9 +89,10 @@ def read(path: Path) -> Board:
 def entries(board: Board, path: Path) -> list[Entry]:
     """The trainings of ``board``, by seed and then by variant. The data has to be preprocessed.
 
-    Raises ``BadInput`` if a model cannot be built with its settings; ``path`` is named as the place.
+    Raises ``BadInput`` if a model cannot be built with its settings, or if no variant has a measure or the
+    curve of ``board``; ``path`` is named as the place.
     """
-    found, faults = list[Entry](), list[str]()
+    found, faults, untrained = list[Entry](), list[str](), dict[str, _Untrained]()
     kind = model_files.find(board.model)
     data = Dataset.open(PROCESSED / kind.dataset)
     needs = {need: Path("models", need) for need in kind.needs}
@@ -82,15 +100,24 @@ def entries(board: Board, path: Path) -> list[Entry]:
         for variant in board.variants:
             params = params_of(board, variant, seed)
             try:
-                settings, config = _written(
-                    params, lambda file: read_training(board.model, kind.Config, file)
-                )
-                if not needs:
-                    count = _num_parameters(board.model, config, data)
+                settings, config = _read_training(board, params)
+                if not needs and variant not in untrained:
+                    untrained[variant] = _build(board.model, config, data)
                 fingerprint = Training(board.model, settings, config, data, needs).fingerprint
-                found.append(Entry(variant, seed, params, fingerprint, 0 if needs else count))
+                count = 0 if needs else untrained[variant].num_parameters
+                found.append(Entry(variant, seed, params, fingerprint, count))
             except DarkroomError as error:
                 faults.append(f"{variant}: {error.where}: {error.what} ({error.remedy})")
+    if untrained:
+        shown = {"measures": board.measures, "curve": (board.curve,) if board.curve else ()}
+        known = {
+            "measures": sorted({name for each in untrained.values() for name in each.measures}),
+            "curve": sorted({name for each in untrained.values() for name in each.curves}),
+        }
+        for key, names in shown.items():
+            for name in set(names) - set(known[key]):
+                remedy = suggestion(name, known[key], "choose from")
+                faults.append(f"{key}: {board.model} has no '{name}' ({remedy})")
     _refuse(path, list(dict.fromkeys(faults)))
     return found
 
@@ -127,11 +154,17 @@ def _general_faults(board: Board) -> Iterator[str]:
     for name in board.measures:
         if name not in glossary.MEASURES:
             yield f"measures: there is no '{name}' ({suggestion(name, sorted(glossary.MEASURES), 'known')})"
+
+
+def _key_faults(board: Board) -> Iterator[str]:
+    """Settings that are not part of a training: variants that differ in them alone would share one."""
     for where, settings in [("settings", board.settings), *board.variants.items()]:
-        for key in leaves(settings):
-            if key.startswith("data."):
-                yield f"{where}: {key}: all variants learn from the data of params.yaml (leave it out)"
-            if key in (f"{board.model}.training.num_steps", f"{board.model}.training.seed"):
+        for key, value in leaves(settings).items():
+            if not key.startswith(f"{board.model}."):
+                yield f"{where}: {key}: is not a setting of {board.model} (set it in params.yaml, for all)"
+            elif value == {}:
+                yield f"{where}: {key}: is empty (leave it out)"
+            elif key in (f"{board.model}.training.num_steps", f"{board.model}.training.seed"):
                 yield f"{where}: {key}: is the same for all variants (set num_steps and seeds of the file)"
 
 
@@ -145,13 +178,20 @@ def _faults_of(board: Board, variant: str) -> list[str]:
 def _equal_variants(board: Board) -> Iterator[str]:
     first: dict[str, str] = {}
     for name in board.variants:
-        text = json.dumps(params_of(board, name), sort_keys=True)
-        if text in first:
-            yield f"{name}: has the settings of '{first[text]}' (change or remove one of them)"
-        first.setdefault(text, name)
+        with suppress(DarkroomError):  # it is among the other faults
+            text = str(_read_training(board, params_of(board, name)))
+            if text in first:
+                yield f"{name}: has the settings of '{first[text]}' (change or remove one of them)"
+            first.setdefault(text, name)
 
 
-def _written(params: Mapping[str, Any], use: Any) -> Any:
+def _read_training(board: Board, params: Mapping[str, Any]) -> tuple[TrainingSettings, Any]:
+    """The training settings and the model's configuration; a setting left out has its default."""
+    config = model_files.find(board.model).Config
+    return _written(params, lambda file: read_training(board.model, config, file))
+
+
+def _written(params: Mapping[str, Any], use: Callable[[Path], T]) -> T:
     """The result of ``use(path)`` for a temporary params.yaml."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "params.yaml")
@@ -163,14 +203,20 @@ def _written(params: Mapping[str, Any], use: Any) -> Any:
             raise BadInput(error.what, where=where, remedy=error.remedy) from None
 
 
-def _num_parameters(name: str, config: Any, data: Dataset) -> int:
-    """The number of parameters of a model; raises ``BadInput`` if it cannot be built."""
+def _build(name: str, config: Any, data: Dataset) -> _Untrained:
+    """Try a model with its initial weights on one image; raises ``BadInput`` if it cannot be built."""
     try:
-        task = model_files.build(name, config, data.spec, 0)
+        task = model_files.build(name, config, data.spec, 0).eval()
         task.phases()
+        with torch.no_grad():
+            curves = set(task.evaluate(data.train.batch(np.arange(1)), Noise.whole(0, 1, "validation")))
     except (ValueError, RuntimeError) as error:
         raise BadInput(str(error), where=f"{name}.model", remedy="correct its settings") from None
-    return sum(parameter.numel() for parameter in task.parameters())
+    context = Context(EvaluationSettings(), {task.dataset: data}, {name: task}, {}, Path(), name)
+    own = curves | ({"importance_weighted_bound"} if hasattr(task, "log_weights") else set())
+    applied = [own if each.needs is None else set(each.measures) for each in applying(context)]
+    count = sum(parameter.numel() for parameter in task.parameters())
+    return _Untrained(count, set[str]().union(*applied), curves)
 
 
 def _refuse(path: Path, faults: list[str]) -> None:

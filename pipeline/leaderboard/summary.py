@@ -22,7 +22,7 @@ from pipeline.tracking.run_comparison import numbers, spread
 LEVEL = 0.95  # of the intervals
 NOTES = {
     True: "All were measured by the same protocol.",
-    False: "They were measured by different protocols: compare with care.",
+    False: "They were measured by different protocols: no value is marked as the best.",
 }
 
 
@@ -61,19 +61,24 @@ class Summary:
 
     board: Board
     rows: list[Row]
-    note: str
+    same_protocol: bool
 
     @classmethod
     def of(cls, board: Board, results: list[Result]) -> "Summary":
         """The summary of these results."""
         finished = [result.run for result in results if result.run]
         measured, same_protocol = numbers(finished) if finished else ([], True)
-        by_run = dict(zip((run.run_id for run in finished), measured))
+        by_run = dict(zip((run.run_id for run in finished), measured)) if same_protocol else {}
         rows = []
         for name in board.variants:
             own = [result for result in results if result.entry.variant == name]
             rows.append(_row(board, name, own, by_run))
-        return cls(board, rows, NOTES[same_protocol])
+        return cls(board, rows, same_protocol)
+
+    @property
+    def note(self) -> str:
+        """Whether the rows can be compared."""
+        return NOTES[self.same_protocol]
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -86,7 +91,7 @@ class Summary:
         """The best mean of a measure; None if there is nothing to compare."""
         means = [row.measures[name].mean for row in self.rows if name in row.measures]
         better = glossary.measure(name).better
-        if not better or len(set(means)) < 2:
+        if not better or not self.same_protocol or len(set(means)) < 2:
             return None
         return (max if better == "higher" else min)(means)
 
@@ -130,7 +135,7 @@ class Summary:
             texts = ["<br>".join(lines) or "-" for lines in cells]
             name = "<br>".join(filter(None, (row.variant, row.failure)))
             texts = [name, "<br>".join(_settings(row)) or "-", *texts]
-            texts = [text.replace("|", "\\|") for text in texts]
+            texts = [" ".join(text.split()).replace("|", "\\|") for text in texts]
             lines.append(f"| {' | '.join(texts)} |")
         return "\n".join([*lines, "", self.protocol(), ""])
 
@@ -194,9 +199,12 @@ def spread_of(
 
 
 def _row(board: Board, name: str, results: list[Result], by_run: Mapping[str, Mapping[str, Estimate]]) -> Row:
+    """The row of a variant. ``by_run``: the numbers by one protocol that all runs share, if there is one."""
     runs = [result.run for result in results if result.run]
-    estimates = [by_run[run.run_id] for run in runs]
-    measures = {}
+    estimates, shared = [by_run.get(run.run_id, {}) for run in runs], True
+    if runs and not by_run:
+        estimates, shared = numbers(runs)
+    estimates, measures = estimates if shared else [], {}
     for quantity in dict.fromkeys(quantity for found in estimates for quantity in found):
         own, measure = (
             [found[quantity] for found in estimates if quantity in found],
@@ -212,11 +220,13 @@ def _row(board: Board, name: str, results: list[Result], by_run: Mapping[str, Ma
     times = [_times(run.tags, run.params) for run in runs]
     missing = [result for result in results if result.run is None]
     reason = next((result.failure for result in missing if result.failure), "no result")
+    remarks = [f"{len(missing)} of {len(results)} seeds failed: {reason}"] * bool(missing)
+    remarks += ["its seeds were measured by different protocols: no mean"] * (not shared)
     return Row(
         name,
         leaves(board.variants[name]),
         len(runs),
-        f"{len(missing)} of {len(results)} seeds failed: {reason}" if missing else "",
+        "; ".join(remarks),
         measures,
         curve,
         spread_of([seconds for seconds, _ in times]) if times else None,
@@ -234,7 +244,7 @@ def _times(tags: Mapping[str, str], params: Mapping[str, str]) -> tuple[float, f
         text = tags.get(f"darkroom.{key}", "")
         return float(text) if text else 0.0
 
-    share = number("steps") / float(params["training.num_steps"]) or 1.0
+    share = number("steps") / (number("last_step") or float(params["training.num_steps"])) or 1.0
     is_gpu = tags.get("darkroom.device", "").startswith("cuda")
     cost = number("total") if is_gpu else number("processor") or number("total") * (number("threads") or 1)
     return number("total") / share, cost * (number("workers") or 1) / share

@@ -6,8 +6,10 @@ depend on what was in params.yaml before; all other sections stay.
 """
 
 import io
+import json
 import tempfile
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,25 +68,21 @@ def sections(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def apply(name: str, *, path: Path = PARAMS, dry_run: bool = False, force: bool = False) -> list[Change]:
     """Write the settings of the recipe ``name`` into params.yaml. Returns the changes.
 
-    Comments and layout stay. ``dry_run``: write nothing. Raises ``BadInput``, without writing anything, if
-    the result is not valid, or if settings that are in no commit and in no recipe would be lost (unless
-    ``force`` is set).
+    All other lines stay as they are, with their comments. ``dry_run``: write nothing. Raises ``BadInput``,
+    without writing anything, if the result is not valid, or if settings that are in no commit and in no
+    recipe would be lost (unless ``force`` or ``dry_run`` is set).
     """
     before = read_file(path)
     target = sections(name, before)
     after = {**before, **target}
     changed = rerun.difference(leaves(before), leaves(after))
-    if not force:
-        _require_nothing_is_lost(changed, path, leaves(before))
+    if not force and not dry_run:
+        _require_nothing_is_lost(path, leaves(before), leaves(after))
     text = path.read_text(encoding="utf-8")
-    document = _yaml().load(text)
-    for section, values in target.items():
-        _update(document, section, values, text.splitlines())
-    stream = io.StringIO()
-    _yaml().dump(document, stream)
-    _require_valid(stream.getvalue(), path)
+    text = _changed(text if text.endswith("\n") else f"{text}\n", before, after)
+    _require_valid(text, path, after)
     if changed and not dry_run:
-        write_text(path, stream.getvalue())
+        write_text(path.resolve(), text)  # a symbolic link stays
     return changed
 
 
@@ -98,28 +96,28 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _require_nothing_is_lost(changed: list[Change], path: Path, now: Mapping[str, Any]) -> None:
-    """Raise ``BadInput`` if one of ``changed`` replaces a value that is in no commit and in no recipe."""
-    known = [leaves(_load(FOLDER / f"{name}.yaml")["settings"]) for name in names()]
-    uncommitted = {change.key for change in rerun.changes(path.parent) if change.kind != "~"}
+def _require_nothing_is_lost(path: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Raise ``BadInput`` if a value of ``before`` goes that is in no commit and in no recipe."""
+    known = [rerun.committed(path.parent)]
+    known += [leaves(_load(FOLDER / f"{name}.yaml")["settings"]) for name in names()]
     lost = [
-        change.key
-        for change in changed
-        if change.key in uncommitted
-        and not any(change.key in recipe and recipe[change.key] == now[change.key] for recipe in known)
+        key for key, value in before.items() if all(each.get(key, ...) != value for each in (after, *known))
     ]
     if lost:
         what = f"has uncommitted settings that the recipe would replace: {listed(lost, 5)}"
         raise BadInput(what, where=str(path), remedy=f"git commit {path}, or add --force")
 
 
-def _require_valid(text: str, path: Path) -> None:
-    """Raise ``BadInput`` if ``text`` cannot be the file ``path``."""
+def _require_valid(text: str, path: Path, params: Mapping[str, Any]) -> None:
+    """Raise ``BadInput`` if ``text`` cannot be the file ``path``, or is not ``params``."""
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder, path.name)
         write_text(temporary, text)
         try:
             require_valid_params(temporary)
+            if read_file(temporary) != json.loads(json.dumps(params)):
+                remedy = "write each section as a block, one setting in a line"
+                raise BadInput("its layout cannot be changed", where=str(temporary), remedy=remedy)
         except BadInput as error:
             what, where, remedy = (
                 each.replace(str(temporary), str(path)) for each in (error.what, error.where, error.remedy)
@@ -146,32 +144,53 @@ def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:
             target[key] = value
 
 
-def _update(parent: Any, name: str, values: Any, lines: list[str]) -> None:
-    """Make ``parent[name]`` equal to ``values``; what is equal already keeps its text.
+def _changed(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The YAML ``text`` of ``before``, changed to that of ``after``."""
+    root = _yaml().compose(text)
+    if root.flow_style:  # JSON
+        return json.dumps(after, indent=2) + "\n"
+    # From the end, so that positions stay true; at one place the parts stay in their order.
+    for start, end, new in reversed(sorted(_edits(root, before, after, text), key=lambda edit: edit[0])):
+        text = f"{text[:start]}{new}{text[end:]}"
+    return text
 
-    ``lines`` are those of the file. A comment stays one space after its value if it was there before.
+
+def _edits(node: Any, before: Any, after: Any, text: str) -> Iterator[tuple[int, int, str]]:
+    """The parts of ``text`` to replace, as (start, end, new text), so that a mapping becomes ``after``.
+
+    ``node``: the mapping in ``text``, whose value is ``before``. What is equal keeps its text. New settings
+    follow the last one. A mapping in braces is replaced as a whole.
     """
-    old = parent.get(name)
-    if isinstance(old, dict) and isinstance(values, dict):
-        for key in [key for key in old if key not in values]:
-            _remove(old, key)
-        for key, value in values.items():
-            _update(old, key, value, lines)
-    elif name not in parent:
-        # Before the last key, since the comment after that one belongs to what follows.
-        parent.insert(max(0, len(parent) - 1), name, values)
-    elif old != values:
-        parent[name] = values
-        comment = (parent.ca.items.get(name) or [None] * 3)[2]
-        if comment and not lines[comment.start_mark.line][: comment.start_mark.column].endswith("  "):
-            comment.start_mark.column = 0  # the first column after the value
+    for key, value in node.value:
+        name, start, column = key.value, key.start_mark.index, key.start_mark.column
+        if name not in after:  # its lines go; a comment before it stays
+            yield start - column, _line_end(text, key, value), ""
+        elif isinstance(after[name], Mapping) and value.id == "mapping" and not value.flow_style:
+            yield from _edits(value, before[name], after[name], text)
+        elif before[name] != after[name]:
+            yield start, _end(text, key, value), _entry(name, after[name], column).strip()
+    key, value = node.value[-1]
+    end, column = _line_end(text, key, value), key.start_mark.column
+    yield end, end, "".join(_entry(name, after[name], column) for name in after if name not in before)
 
 
-def _remove(parent: Any, key: str) -> None:
-    """Remove a key. What follows its line, such as a blank line, is kept if the key was the last one."""
-    keys, token = list(parent), parent.ca.items.get(key)
-    parent.pop(key)
-    if token and token[2] and key == keys[-1] and len(keys) > 1 and keys[-2] not in parent.ca.items:
-        _, _, token[2].value = token[2].value.partition("\n")
-        token[2].value = f"\n{token[2].value}"
-        parent.ca.items[keys[-2]] = token
+def _entry(name: str, value: Any, column: int) -> str:
+    """A setting as it is written at this column, with the end of its line."""
+    stream = io.StringIO()
+    _yaml().dump({name: value}, stream)
+    return textwrap.indent(stream.getvalue(), " " * column)
+
+
+def _end(text: str, key: Any, value: Any) -> int:
+    """Where the value of a key ends, without the comments that follow it."""
+    if value.id != "scalar" and not value.flow_style and value.value:
+        last = value.value[-1]
+        return _end(text, *last) if value.id == "mapping" else _end(text, key, last)
+    if value.start_mark.index == value.end_mark.index:  # empty
+        return text.index(":", key.end_mark.index) + 1
+    return len(text[: value.end_mark.index].rstrip())
+
+
+def _line_end(text: str, key: Any, value: Any) -> int:
+    """Where the last line of a value ends."""
+    return text.index("\n", _end(text, key, value)) + 1

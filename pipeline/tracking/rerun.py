@@ -66,16 +66,19 @@ def read_params(root: Path) -> dict[str, Any]:
         return {}
 
 
+def committed(root: Path) -> dict[str, Any]:
+    """The committed params by dotted key; empty without a repository, or if the commit has none."""
+    text = git("show", f"HEAD:./{PARAMS}", cwd=root, check=False)
+    try:
+        return leaves(YAML(typ="safe", pure=True).load(text)) if text else {}
+    except (YAMLError, AttributeError):
+        return {}
+
+
 def changes(root: Path) -> list[Change]:
     """How params.yaml differs from the commit, in the order of the file; empty outside a repository."""
-    text, now = git("show", f"HEAD:./{PARAMS}", cwd=root, check=False), read_params(root)
-    try:
-        committed = leaves(YAML(typ="safe", pure=True).load(text)) if text and now else {}
-    except (YAMLError, AttributeError):
-        return []
-    if not committed:
-        return []
-    return difference(committed, now)
+    before, now = committed(root), read_params(root)
+    return difference(before, now) if before and now else []
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

@@ -16,7 +16,7 @@ from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
 # What a run shows of times.json, as tags.
-RESOURCES = ("workers", "threads", "mode", "device", "total", "processor", "steps")
+RESOURCES = ("workers", "threads", "mode", "device", "total", "processor", "steps", "last_step")
 DETAILS, REPORT = Path("metrics/details.json"), Path("reports")
 NOT_MODELS = ("protocol", "warnings")  # keys of DETAILS
 UNREADABLE = (OSError, ValueError, TypeError)

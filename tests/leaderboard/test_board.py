@@ -79,7 +79,7 @@ def test_all_faults_of_a_file_are_named_at_once(project):
         settings={"vae.training.num_steps": 3},
         variants={"a": {"data.image_size": 8}, "b": {"vae.training.seed": 1}},
     )
-    assert "3 faults" in found and "a: data.image_size: all variants learn" in found
+    assert "3 faults" in found and "a: data.image_size: is not a setting of vae" in found
     found = faults(
         variants={
             "one": {"vae.model.betta": 1.0, "vae.training.batch_size": 0},
@@ -106,6 +106,36 @@ def test_all_faults_of_a_file_are_named_at_once(project):
 )
 def test_a_fault_is_named_with_its_remedy(project, changes, message):
     assert re.search(message, faults(**changes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"evaluate.feature_network": "pixels"}, "evaluate.feature_network: is not a setting of vae"),
+        ({"evaluate.models": ["cnn"]}, "evaluate.models: is not a setting of vae"),
+        ({"cnn.model.dense": [128]}, "cnn.model.dense: is not a setting of vae"),
+        ({"data": {}}, "data: is not a setting of vae"),
+        ({"vae.model": {}}, "vae.model: is empty"),
+    ],
+)
+def test_what_would_not_tell_trainings_apart_is_refused(project, settings, message):
+    assert f"other: {message}" in faults(variants={"base": {}, "other": settings})
+    assert f"settings: {message}" in faults(settings=settings)
+
+
+def test_a_variant_with_the_default_of_a_setting_is_refused(project):
+    variants = {"base": {}, "default": {"vae.model.kl_warmup_steps": 0}}
+    assert "default: has the settings of 'base'" in faults(variants=variants)
+
+
+def test_what_no_variant_measures_is_named_before_anything_is_trained(project):
+    board = read(model="gan", variants={"base": {}}, measures=["fid", "accuracy", "psnr"], curve="acuracy")
+    with pytest.raises(BadInput) as caught:
+        boards.entries(board, Path("board.yaml"))
+    for text in ("3 faults", "measures: gan has no 'accuracy'", "gan has no 'psnr'", "curve: gan has no 'ac"):
+        assert text in str(caught.value)
+    measures = ["fid", "psnr", "negative_elbo", "importance_weighted_bound"]
+    assert boards.entries(read(measures=measures, curve="kl"), Path("board.yaml"))
 
 
 def test_a_recipe_as_base_replaces_the_projects_settings(project):
@@ -138,23 +168,33 @@ def picture(value: int) -> bytes:
     return file.getvalue()
 
 
-@pytest.fixture
-def summary(project):
-    """Two variants, two seeds; the last training failed."""
-    board = read(curve="negative_elbo", title="Beta")
+def summary_of(protocols="pppp", name="beta 2", failure="Diverged: loss | nan", last_step=""):
+    """Two variants, two seeds; the last training failed. ``protocols``: of each training."""
+    variants = {"base": {}, name: {"vae.model.beta": 2.0}}
+    board = read(curve="negative_elbo", title="Beta", variants=variants)
     results = []
     for number, entry in enumerate(boards.entries(board, Path("board.yaml"))):
         tags = {"darkroom.total": "10.0", "darkroom.processor": "8.0", "darkroom.workers": "1"}
         tags |= {"darkroom.device": "cpu", "darkroom.steps": "20" if number == 1 else "40"}
+        tags["darkroom.last_step"] = last_step
         results_by_protocol = {
-            "p": {"fid": Estimate(1.0 + number + (number == 1), 0.5, 9.0), "recall": Estimate(0.5)}
+            protocols[number]: {
+                "fid": Estimate(1.0 + number + (number == 1), 0.5, 9.0),
+                "recall": Estimate(0.5),
+            }
         }
         params = {"training.num_steps": "40"}
         run = Compared(str(entry), f"{number:032d}", params, results_by_protocol, picture(number), tags)
         failed = number == 3
         curve = [] if failed else [5.0, 3.0, 4.0 + number]
-        results.append(Result(entry, None if failed else run, curve, "Diverged: loss | nan" * failed))
+        results.append(Result(entry, None if failed else run, curve, failure * failed))
     return Summary.of(board, results)
+
+
+@pytest.fixture
+def summary(project):
+    """Two variants, two seeds; the last training failed."""
+    return summary_of()
 
 
 def test_the_table_has_mean_deviation_interval_best_time_cost_and_failures(summary):
@@ -169,6 +209,28 @@ def test_the_table_has_mean_deviation_interval_best_time_cost_and_failures(summa
     assert "`vae.model.beta=2.0`" in text and "Diverged: loss \\| nan" in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table}) == 1
+
+
+def test_a_name_or_failure_of_several_lines_does_not_break_the_table(project):
+    text = summary_of(name="beta | 2\nor so", failure="Diverged:\n\nloss").markdown()
+    assert "beta \\| 2 or so<br>1 of 2 seeds failed: Diverged: loss |" in text
+    table = [line for line in text.partition("\n\n")[0].splitlines()]
+    assert len(table) == 4 and all(line.startswith("| ") and line.endswith("|") for line in table)
+
+
+def test_numbers_of_different_protocols_have_no_best_and_no_mean(project):
+    assert summary_of().best("fid") == 2.0
+    across = summary_of("pqpp")  # the variants differ; the seeds of each share one
+    assert [row.measures["fid"].mean for row in across.rows] == [2.0, 3.0]
+    assert across.best("fid") is None and "no value is marked as the best" in across.markdown()
+    within = summary_of("ppqp")  # the seeds of the first variant differ
+    assert not within.rows[0].measures and "different protocols: no mean" in within.rows[0].failure
+    assert within.rows[1].measures["fid"].mean == 3.0 and "**" not in within.markdown()
+
+
+def test_the_time_of_a_training_that_patience_ended_is_not_extrapolated(project):
+    rows = summary_of(last_step="20").rows
+    assert rows[1].seconds.mean == 10.0  # all of its 20 steps were in this process
 
 
 def test_the_files_hold_the_same_numbers(summary, tmp_path):
