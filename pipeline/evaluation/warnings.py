@@ -140,7 +140,7 @@ def collapsed(evidence: Evidence) -> Warned | None:
     if diversity >= COLLAPSED and ("precision" in low or diversity > 1):
         what = f"images of {evidence.name} are unlike the real ones: {evidence.show(*shares)}"
         return Warned("unlike real images", what, "train it longer, or with another learning rate or loss")
-    what = f"{evidence.name} makes few distinct images: {evidence.show(*shares)}"
+    what = f"{evidence.name} makes few distinct images: {evidence.show(*names[1:])}"
     remedy = (
         "it has collapsed: look at its sample sheet; for a GAN use another loss or regulariser, a lower "
         "learning rate of the discriminator or another seed, for a VAE a lower beta"

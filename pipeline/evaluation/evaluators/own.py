@@ -62,7 +62,8 @@ EVALUATOR = Evaluator(None, evaluate, {
         "Mean absolute error of pixels in [0, 1] between test images and their reconstructions."),
     "negative_elbo": Measure("Negative ELBO", "lower", "",
         "An upper bound of -log p(x | y) per image x of class y: the reconstruction loss plus the KL "
-        "divergence from the prior of the training. A mixture or second stage that draws images has another likelihood.",
+        "divergence from the prior of the training. A mixture or second stage that draws images has another "
+        "likelihood.",
         "nats", headline=True),
     "importance_weighted_bound": Measure("Importance-weighted bound", "lower", "",
         f"A closer upper bound of the same -log p(x | y), from {NUM_BOUND_SAMPLES} codes of an image. Its "
