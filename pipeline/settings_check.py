@@ -59,6 +59,19 @@ def _models() -> dict[str, type["Task"] | None]:
     return found
 
 
+def _compares(network: str, classifiers: list[str]) -> bool:
+    """Whether images can be compared by ``network``, now or after the trainings."""
+    from pipeline.core import model_files
+    from pipeline.tracking.lineage import trained_models
+
+    file = Path(network)
+    if file.suffix == ".onnx":
+        return file.is_file()
+    folder = file.parent if file.name == model_files.WEIGHTS else file
+    trained = {Path("models", name) for name in trained_models(Path()) if name in classifiers}
+    return folder in trained or (folder / model_files.CARD).is_file()
+
+
 def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> None:
     """Raise ``BadInput`` if the section ``name`` cannot be used."""
     from pipeline.core.settings import read_training
@@ -75,14 +88,20 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     elif name == "evaluate":
         settings = read_section(name, EvaluationSettings, path)
         classifier, network = settings.classifier, settings.feature_network
-        if (
-            network not in ("", "pixels")
-            and not Path(network).exists()
-            and Path(network).parts[0] != "models"
-        ):
-            what, remedy = f"no such file or folder: {network}", "correct it, name a trained model, or pixels"
-            raise BadInput(what, where=f"{path}: evaluate.feature_network", remedy=remedy)
         able = [each for each, kind in models.items() if kind is None or kind.classify is not Task.classify]
+        if network not in ("", "pixels") and not _compares(network, able):
+            what = (
+                "neither a classifier nor an .onnx file"
+                if Path(network).exists()
+                else "no such file or folder"
+            )
+            remedy = "correct it, name a trained model, or pixels"
+            raise BadInput(f"{what}: {network}", where=f"{path}: evaluate.feature_network", remedy=remedy)
+        if unknown := sorted(set(settings.models) - models.keys()):
+            remedy = suggestion(unknown[0], [*models], "choose from")
+            raise BadInput(
+                f"there is no model '{unknown[0]}'", where=f"{path}: evaluate.models", remedy=remedy
+            )
         if classifier not in able:
             what = f"there is no model '{classifier}'"
             if classifier in models:

@@ -2,9 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import environment, process
 from pipeline.files import digest_of
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.settings import EvaluationSettings
+
+
+def fingerprint(settings: "EvaluationSettings", data: dict[str, str], models: dict[str, str]) -> str:
+    """What the results depend on. ``data`` and ``models``: digests by name."""
+    from pipeline.evaluation.features import network_digest
+
+    network = [network_digest(settings.feature_network)] if settings.feature_network else []
+    return digest_of([json.loads(settings.model_dump_json()), data, models, *network])
 
 
 def main() -> None:
@@ -29,6 +41,10 @@ def main() -> None:
     env = environment.read()
     settings = read_section("evaluate", EvaluationSettings)
     raw_folder = read_section("data", DataSettings).folder
+    stage = lineage.stages_of(Path("dvc.yaml")).get("evaluate", {})
+    network, watched = settings.feature_network, lineage.paths_in(stage, "deps")
+    if network not in ("", "pixels") and not any(Path(network).is_relative_to(path) for path in watched):
+        print(f"note: DVC does not watch {network}: add it to the deps of the stage evaluate", flush=True)
     device = env.torch_device
     folders = {name: Path("models", name) for name in lineage.trained_models(Path.cwd())}
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
@@ -45,7 +61,7 @@ def main() -> None:
     params = json.loads(settings.model_dump_json())
     description = runs.Description(
         "evaluate",
-        digest_of([params, data_digests, digests]),
+        fingerprint(settings, data_digests, digests),
         params,
         ", ".join(sources),
         data_digests[names[0]] if len(names) == 1 else digest_of(data_digests),

@@ -116,6 +116,21 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
             "correct it, name a trained model, or pixels",
         ),
         (
+            lambda params: params["evaluate"].update(feature_network="models/cnnn"),
+            "params.yaml: evaluate.feature_network: no such file or folder: models/cnnn",
+            "correct it, name a trained model, or pixels",
+        ),
+        (
+            lambda params: params["evaluate"].update(feature_network="params.yaml"),
+            "params.yaml: evaluate.feature_network: neither a classifier nor an .onnx file: params.yaml",
+            "correct it, name a trained model, or pixels",
+        ),
+        (
+            lambda params: params["evaluate"].update(models=["gan", "gna"]),
+            "params.yaml: evaluate.models: there is no model 'gna'",
+            "did you mean 'gan'?",
+        ),
+        (
             lambda params: params["evaluate"].update(seed="x"),
             "params.yaml: evaluate.seed",
             "correct the value",
@@ -157,6 +172,9 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         "no classifier",
         "not a classifier",
         "no feature network",
+        "misspelt feature network",
+        "not a feature network",
+        "no such model to measure",
         "mistyped",
         "section",
         "strange section",

@@ -26,7 +26,7 @@ PAIRS = "pairs.png"
 @click.option(
     "--task", "damage", type=click.Choice(["denoise", "inpaint", "upscale"]), help="What is to be repaired."
 )
-@click.option("--mask", type=file, help="With --task inpaint: a picture that is not black where to paint.")
+@click.option("--mask", type=file, help="With --task inpaint: a picture, lighter than half where to paint.")
 @click.option("--out", type=new_folder, default="restored", help="The folder to write.")
 @models
 def restore(
@@ -35,7 +35,8 @@ def restore(
     """Pass pictures through an autoencoder; write a PNG for each.
 
     With --task the model must have been trained to repair such damage. To upscale, pictures are read at half
-    the model's resolution. In-painting changes no pixel where the mask is black.
+    the model's resolution. In-painting changes no pixel where the mask is darker than half (128 of
+    255). The mask must have the proportions of the pictures.
 
     PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png,
     which shows the pictures before and after. A picture that cannot be read is reported on standard error;
@@ -51,7 +52,7 @@ def restore(
         raise BadInput("--task inpaint and --mask belong together", where="darkroom restore", remedy=remedy)
     task, card, _ = load_model(model, models, "reconstruct", "use ae or vae")
     if damage and damage not in getattr(task, "restorations", ()):
-        remedy = f"train an autoencoder for it, see README: ae.model.objectives: [{damage}]"
+        remedy = f"train an autoencoder for it (README, Autoencoders): ae.model.objectives: [{damage}]"
         raise BadInput(f"this model was not trained to {damage}", where=model, remedy=remedy)
     size = task.spec.size
     known = _known_pixels(mask, size, card) if mask else None
@@ -60,6 +61,8 @@ def restore(
     unread: list[BadInput] = []
     side = half_side(size) if damage == "upscale" else size
     for files, images in read_pictures(paths, task, card, unread, side):
+        if mask:
+            _check_shapes(mask, files)
         images = enlarge(images, size) if known is None else hide(images, known)
         with torch.inference_mode():
             restored = task.restore(images, known) if damage else task.reconstruct(images)
@@ -76,7 +79,7 @@ def restore(
 
 
 def _known_pixels(mask: Path, size: int, card: dict[str, Any]) -> Any:
-    """The picture ``mask`` as a tensor (1, 1, H, W): 1 where it is black."""
+    """The picture ``mask`` as a tensor (1, 1, H, W): 1 where it is darker than half."""
     import torch
 
     from pipeline.data.images import BrokenImage, decode
@@ -85,7 +88,19 @@ def _known_pixels(mask: Path, size: int, card: dict[str, Any]) -> Any:
         pixels = decode(mask.read_bytes(), 1, size, card.get("fit", "crop"))
     except (BrokenImage, OSError) as error:
         raise BadInput(str(error), where=f"--mask {mask}", remedy="name a picture") from None
-    return torch.from_numpy(pixels == 0).float()[None]
+    return torch.from_numpy(pixels < 128).float()[None]
+
+
+def _check_shapes(mask: Path, files: list[Path]) -> None:
+    """Raise ``BadInput`` if a file has other proportions than the mask, whose pixels would be others."""
+    from pipeline.data.images import upright_size
+
+    width, height = upright_size(mask.read_bytes())
+    for path in files:
+        size = upright_size(path.read_bytes())
+        if abs(width * size[1] - height * size[0]) > max(size):  # beyond rounding
+            what = f"has {size[0]} x {size[1]} pixels, the mask {width} x {height}: other proportions"
+            raise BadInput(what, where=str(path), remedy="give a mask with the proportions of the picture")
 
 
 def _free(folder: Path, stem: str) -> Path:

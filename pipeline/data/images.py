@@ -77,6 +77,13 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height after the EXIF orientation. Raises ``BrokenImage`` as :func:`open_image`."""
+    with open_image(data) as image:
+        _turn_upright(image)
+        return image.size
+
+
 def _decode(data: bytes, channels: int, size: int, fit: Fit, bits: int) -> np.ndarray:
     with open_image(data) as image:
         if image.width * image.height > MAX_FULL_PIXELS:

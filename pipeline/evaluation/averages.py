@@ -33,6 +33,24 @@ def proportion(hits: np.ndarray) -> Estimate:
     return Estimate(share, low if share > 0 else 0.0, high if share < 1 else 1.0)
 
 
+def auroc(lower: np.ndarray, higher: np.ndarray) -> Estimate:
+    """The probability that one of the values ``higher`` is above one of ``lower``; ties count half.
+
+    Both are (N,), with at least two values. The interval is that of DeLong et al. 1988.
+    """
+    above = 1 - _rank(higher, lower)  # for each of lower, the share of higher that is above it
+    below = _rank(lower, higher)
+    reach = Z * math.sqrt(above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below))
+    value = float(above.mean())
+    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), floor=0.5)
+
+
+def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    ordered = np.sort(values)
+    ranks = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")
+    return ranks / (2 * len(values))  # ties count half
+
+
 def ratio(numerators: np.ndarray, denominators: np.ndarray, rounds: int, seed: int) -> Estimate:
     """A ratio of sums over N examples; both arrays are (N, ...).
 

@@ -123,9 +123,9 @@ class ReferenceSet:
         floors, nearest_of_real = self._real_distances
         measured = {name: each.with_floor(floors[name].value) for name, each in distances.items()}
         if self.settings.reference_split == "train":  # only training images can have been memorised
-            measured["memorisation"] = neighbours.memorisation(nearest, nearest_of_real)
+            measured["memorisation"] = averages.auroc(nearest, nearest_of_real)
             nearest = pixels.nearest(found.pixels, self.images.pixels)
-            measured["pixel_memorisation"] = neighbours.memorisation(nearest, self._pixels_of_real)
+            measured["pixel_memorisation"] = averages.auroc(nearest, self._pixels_of_real)
         real = self.real if labels is not None else replace(self.real, labels=None)
         for name, compute in (("diversity", self._diversity), ("sharpness", self._sharpness)):
             measured[name] = compute(found).with_floor(compute(real).value)

@@ -81,7 +81,11 @@ def evaluate(
             for name, measured in results.items()
         }
         results[PROTOCOL] = {model.name: _protocol(model) for model in models}
-        found = warnings.find(results)
+        found = warnings.find(
+            results,
+            {model.name: model.classifier for model in models},
+            {model.name: len(model.dataset.train) for model in models},
+        )
         for warned in found.values():
             for warning in warned:
                 print(f"warning: {warning['what']}\n  -> {warning['remedy']}", flush=True)

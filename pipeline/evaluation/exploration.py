@@ -94,11 +94,20 @@ def linear(first: Tensor, second: Tensor, share: float) -> Tensor:
 
 
 def spherical(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Latents (N, L) at ``share`` of the way along the arc from ``first`` to ``second`` (Shoemake 1985)."""
-    norms = first.norm(dim=1, keepdim=True), second.norm(dim=1, keepdim=True)
-    cosine = (first * second).sum(1, keepdim=True) / (norms[0] * norms[1]).clamp(min=1e-12)
-    angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).arccos()
-    return (((1 - share) * angle).sin() * first + (share * angle).sin() * second) / angle.sin()
+    """Latents (N, L) at ``share`` of the way from ``first`` to ``second``.
+
+    Their direction moves along the arc (Shoemake 1985), their norm linearly. Between parallel or opposite
+    latents, which have no arc or no single one, the way is straight.
+    """
+    norms = [each.norm(dim=1, keepdim=True).clamp(min=1e-12) for each in (first, second)]
+    units = first / norms[0], second / norms[1]
+    angle = (units[0] * units[1]).sum(1, keepdim=True).clamp(-1, 1).arccos()
+    sines = ((1 - share) * angle).sin(), (share * angle).sin()
+    arc = (sines[0] * units[0] + sines[1] * units[1]) / angle.sin()
+    straight = angle.sin() < 1e-3
+    return torch.where(
+        straight, torch.lerp(first, second, share), arc * torch.lerp(norms[0], norms[1], share)
+    )
 
 
 def traversals(latents: Latents, label: int) -> Sheet:

@@ -14,7 +14,7 @@ from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import Task
 from pipeline.errors import BadInput
-from pipeline.files import sha256
+from pipeline.files import digest_of, sha256
 
 PIXELS = "pixels"
 SETTING = "params.yaml: evaluate.feature_network"
@@ -49,11 +49,9 @@ class FeatureSpace:
         """
         if network == PIXELS:
             return cls(PIXELS, PIXELS, lambda images: images.flatten(1), torch.device("cpu"))
-        path, where = Path(network), f"{SETTING}: {network}"
-        if not path.exists():
-            raise BadInput("no such file or folder", where=where, remedy="correct it, or leave it empty")
+        path, where, digest = Path(network), f"{SETTING}: {network}", network_digest(network)
         if path.suffix == ".onnx":
-            return cls(path.name, sha256(path), _onnx(path, shape, where), torch.device("cpu"))
+            return cls(path.name, digest, _onnx(path, shape, where), torch.device("cpu"))
         folder = path if path.is_dir() else path.parent
         task = model_files.load(folder, str(device))
         if Ability.FEATURES not in abilities(task):
@@ -63,12 +61,46 @@ class FeatureSpace:
             sizes = [" x ".join(map(str, each)) for each in (task.spec["image"].shape, shape)]
             what, remedy = f"it reads images of {sizes[0]}, the data has {sizes[1]}", "name another network"
             raise BadInput(what, where=where, remedy=remedy)
-        return cls(folder.name, model_files.digest(folder), task.features, task.device)
+        return cls(folder.name, digest, task.features, task.device)
 
     def vectors(self, batches: Iterable[Tensor]) -> np.ndarray:
         """Features (N, D), float64, of all images in ``batches``."""
         parts = [self.function(as_saved(images.to(self.device))) for images in batches]
         return np.concatenate([part.double().cpu().numpy() for part in parts if part is not None])
+
+
+def network_digest(network: str) -> str:
+    """A digest of all weights of the network that ``evaluate.feature_network`` names.
+
+    Raises ``BadInput`` if it is missing or cannot be read.
+    """
+    path, where = Path(network), f"{SETTING}: {network}"
+    if network == PIXELS:
+        return PIXELS
+    if not path.exists():
+        raise BadInput("no such file or folder", where=where, remedy="correct it, or leave it empty")
+    if path.suffix != ".onnx":
+        return model_files.digest(path if path.is_dir() else path.parent)
+    try:
+        import onnx
+        from onnx import external_data_helper as external
+
+        tensors = external._get_all_tensors(onnx.load(path, load_external_data=False))
+        kept = {
+            external.ExternalDataInfo(each).location for each in tensors if external.uses_external_data(each)
+        }
+        digests = [sha256(path), *(sha256(path.parent / name) for name in sorted(kept))]
+    except ImportError:
+        what, remedy = "the package onnx is not installed", "pip install 'darkroom[onnx]'"
+        raise BadInput(what, where=where, remedy=remedy) from None
+    except Exception as error:  # onnx's and protobuf's exceptions have no common class
+        remedy = "export it again; weights in other files must lie next to it"
+        raise BadInput(f"cannot be used ({_line(error)})", where=where, remedy=remedy) from None
+    return digest_of(digests) if kept else digests[0]
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def as_saved(images: Tensor) -> Tensor:
@@ -94,7 +126,7 @@ def _onnx(path: Path, shape: tuple[int, ...], where: str) -> Callable[[Tensor], 
         (wanted,) = session.get_inputs()
         batch, channels, *sides = wanted.shape
     except Exception as error:  # onnxruntime's exceptions have no common class
-        what = f"cannot be used ({str(error).splitlines()[0]})"
+        what = f"cannot be used ({_line(error)})"
         raise BadInput(what, where=where, remedy="name a network with one input, images") from None
     size = tuple(side if isinstance(side, int) else own for side, own in zip(sides, shape[1:]))
     fits = not isinstance(channels, int) or channels == shape[0] or (channels, shape[0]) == (3, 1)

@@ -68,26 +68,6 @@ def neighbourhoods(
     return measured, np.sqrt(np.concatenate(nearest))
 
 
-def memorisation(nearest: np.ndarray, unseen: np.ndarray) -> Estimate:
-    """The probability that a generated image is nearer to a training image than an unseen real image is.
-
-    This is an AUROC, with the interval of DeLong et al. 1988. At 0.5 both are equally near. Near 1 the
-    samples are copies, or all close to the average. ``nearest`` and ``unseen`` are distances to the nearest
-    training image.
-    """
-    farther = 1 - _rank(unseen, nearest)  # for each sample, the share of unseen images that are farther
-    nearer = _rank(nearest, unseen)  # for each unseen image, the share of samples that are nearer
-    error = np.sqrt(farther.var(ddof=1) / len(farther) + nearer.var(ddof=1) / len(nearer))
-    value, reach = float(farther.mean()), averages.Z * float(error)
-    return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), floor=0.5)
-
-
-def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    ordered = np.sort(values)
-    ranks = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")
-    return ranks / (2 * len(values))  # ties count half
-
-
 def _factors(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (N, D + 2) and (M, D + 2) whose scalar products are the squared distances, but for rounding.
 

@@ -53,14 +53,13 @@ def sharpness(images: Tensor) -> Tensor:
 
 def nearest(images: Tensor, reference: Tensor) -> np.ndarray:
     """The distance (N,) of pixels (N, D) to the nearest of ``reference`` (M, D), both uint8."""
-    targets = reference.float() / 255
-    norms = targets.square().sum(1)
-    parts = blocks(len(images), len(reference))
+    values = images.float() / 255
+    norms = values.square().sum(1, keepdim=True)
+    parts = blocks(len(reference), reference.shape[1] + len(images))  # all reference images would be large
 
-    def of_rows(rows: slice) -> Tensor:
-        values = images[rows].float() / 255
-        squares = norms - 2 * values @ targets.T + values.square().sum(1, keepdim=True)
-        return squares.amin(1).clamp(min=0).sqrt()
+    def to_rows(rows: slice) -> Tensor:
+        targets = reference[rows].float() / 255
+        return (norms - 2 * values @ targets.T + targets.square().sum(1)).amin(1)
 
-    found = in_threads(of_rows, parts, "nearest neighbours in pixels: blocks of images", len(parts))
-    return torch.cat(list(found)).double().numpy()
+    found = in_threads(to_rows, parts, "nearest neighbours in pixels: blocks of images", len(parts))
+    return torch.stack(list(found)).amin(0).clamp(min=0).sqrt().double().numpy()

@@ -44,7 +44,7 @@ def note(compared: list[Compared]) -> str:
         return f"{', '.join(missing)}: not measured, or by another version of Darkroom."
     return (
         "They were measured by different protocols (other data, settings or feature space): distances, "
-        "precision and recall cannot be compared, and no value is marked as the best."
+        "precision and recall cannot be compared. No value is marked as the best, and there is no mean."
     )
 
 
@@ -75,21 +75,19 @@ def write_page(compared: list[Compared], path: Path) -> None:
 
 
 def seed_table(by_seed: Mapping[int, Compared]) -> Table:
-    """A table of mean, standard deviation and single values of each measure over the seeds."""
-    shown = Table("", "mean ± std", *(f"seed {seed}" for seed in by_seed), box=None, header_style="bold")
-    for name, (mean, deviation, values) in seed_summary(by_seed).items():
-        measure = glossary.measure(name)
-        title, summary = f"{measure.title} {measure.arrow}", measure.spread(mean, deviation)
-        shown.add_row(title, summary, *(measure.show(value) for value in values))
+    """Mean, standard deviation and values over the seeds, of each measure that all have.
+
+    Where the protocols differ there is no mean: values of two feature spaces cannot be averaged.
+    """
+    compared = list(by_seed.values())
+    measured, same_protocol = numbers(compared)
+    names = ["", "mean ± std", *(f"seed {seed}" for seed in by_seed)]
+    shown = Table(*names, box=None, header_style="bold", caption=note(compared))
+    for name in [name for name in measured[0] if all(name in other for other in measured)]:
+        measure, values = glossary.measure(name), [other[name].value for other in measured]
+        summary = measure.spread(*spread(values)) if same_protocol else ""
+        shown.add_row(f"{measure.title} {measure.arrow}", summary, *map(measure.show, values))
     return shown
-
-
-def seed_summary(by_seed: Mapping[int, Compared]) -> dict[str, tuple[float, float, list[float]]]:
-    """Mean, standard deviation and values of each measure that all seeds have."""
-    measured, _ = numbers(list(by_seed.values()))
-    names = [name for name in measured[0] if all(name in other for other in measured)]
-    values = {name: [other[name].value for other in measured] for name in names}
-    return {name: (*spread(found), found) for name, found in values.items()}
 
 
 def _row(name: str, measured: list[Mapping[str, Estimate]], comparable: bool) -> Row:

@@ -1,4 +1,4 @@
-"""Rules that say in words what is wrong with a result, computed from what ``metrics/details.json`` holds.
+"""Rules that say in words what is wrong with a result.
 
 Each rule looks at one model, or at the network that compares images, and gives a sentence and a remedy.
 The report shows them, ``details.json`` stores them, and ``darkroom doctor`` repeats them. To add a rule,
@@ -6,7 +6,7 @@ write a function and list it in ``RULES``.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from pipeline.files import read_json
 
 WARNINGS = "warnings"  # the key of the results that is not a model
 # Skill: 0 for always answering the most frequent class, 1 for no mistake.
-LEAST_SKILL = 0.8  # of a classifier whose features compare images
+LEAST_SKILL = 0.5  # of a classifier whose features compare images
 NO_SKILL = 0.1  # below it nothing was learned about the classes
 LEAST_REAL_PRECISION = 0.6  # of real images against real ones
 LEAST_FEATURES = 16
 LEAST_IMAGES = 1000  # from which a classifier learned its features
-COLLAPSED = 0.15  # recall, coverage or diversity, as a share of real images'
+COLLAPSED = 0.15  # precision, recall, coverage or diversity, as a share of real images'
 MEMORISED = 0.9  # lower end of the probability to be nearer to a training image than unseen images are
 BLURRED = 0.5  # sharpness, as a share of real images'
 GAP = 8.0  # FID of samples above its floor, in units of that of reconstructions
@@ -43,9 +43,10 @@ class Evidence:
 
     name: str
     measured: Mapping[str, Estimate]
-    accuracy: Estimate | None  # of the classifier of its data
-    features: Mapping[str, Any]  # of the protocol, if ``name`` is a network by which images are compared
-    compared: Mapping[str, Mapping[str, Estimate]]  # the measures of the models compared by it
+    accuracy: Estimate | None = None  # of the classifier of its data, balanced if classes are uneven
+    training_images: int | None = None  # of its data
+    dimensions: int | None = None  # if ``name`` is a network by which images are compared; the least it has
+    compared: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)  # the models compared by it
 
     def share(self, quantity: str) -> float | None:
         """The value as a share of real images'; None if it is not measured."""
@@ -64,10 +65,9 @@ class Evidence:
 
 def weak_features(evidence: Evidence) -> Warned | None:
     """The classifier that compares images makes many mistakes, or tells real images from real ones."""
-    found, accuracy = [], evidence.measured.get("accuracy")
+    found, accuracy = [], balanced(evidence.measured)
     if accuracy and skill(accuracy) < LEAST_SKILL:
-        chance = f"(always one class: {accuracy.floor or 0:.1%})"
-        found.append(f"recognises {accuracy.value:.1%} of the test images {chance}")
+        found.append(_recognises(evidence.measured))
     floors = [each["precision"].floor or 0.0 for each in evidence.compared.values() if "precision" in each]
     if floors and min(floors) < LEAST_REAL_PRECISION:
         found.append(f"gives real images a precision of {min(floors):.1%} against real images")
@@ -83,12 +83,12 @@ def weak_features(evidence: Evidence) -> Warned | None:
 
 def small_features(evidence: Evidence) -> Warned | None:
     """The network that compares images is small, or a classifier that learned from few images."""
-    found, features = [], evidence.features
-    if features and features["dimensions"] < LEAST_FEATURES:
-        found.append(f"has {features['dimensions']} features (at least {LEAST_FEATURES} are advised)")
-    images = features.get("reference_images", LEAST_IMAGES)
-    learned_here = "accuracy" in evidence.measured and features.get("reference_split") == "train"
-    if learned_here and images < LEAST_IMAGES:
+    found, dimensions, images = [], evidence.dimensions, evidence.training_images
+    if dimensions is None:
+        return None
+    if dimensions < LEAST_FEATURES:
+        found.append(f"has {dimensions} features (at least {LEAST_FEATURES} are advised)")
+    if "accuracy" in evidence.measured and images is not None and images < LEAST_IMAGES:
         found.append(f"learned from {images:,} images (at least {LEAST_IMAGES:,} are advised)")
     if not found:
         return None
@@ -100,7 +100,7 @@ def small_features(evidence: Evidence) -> Warned | None:
 
 def shuffled_labels(evidence: Evidence) -> Warned | None:
     """A classifier is no better than chance on the test images."""
-    accuracy, training = (evidence.measured.get(name) for name in ("accuracy", "training_accuracy"))
+    accuracy, training = balanced(evidence.measured), evidence.measured.get("training_accuracy")
     if not accuracy or skill(accuracy) >= NO_SKILL:
         return None
     known = f", {training.value:.1%} of the training images" if training else ""
@@ -110,17 +110,14 @@ def shuffled_labels(evidence: Evidence) -> Warned | None:
         if learned
         else "it learned nothing about the classes: the labels were shuffled, or the training failed"
     )
-    what = (
-        f"{evidence.name} recognises {accuracy.value:.1%} of the test images{known} "
-        f"(always one class: {accuracy.floor or 0:.1%}); {why}"
-    )
+    what = f"{evidence.name} {_recognises(evidence.measured)}{known}; {why}"
     remedy = "compare labels and images (data/processed/*/contact-sheet.png, darkroom inspect)"
     return Warned("shuffled labels", what, f"{remedy}; then look at the curves of the training")
 
 
 def ignored_labels(evidence: Evidence) -> Warned | None:
     """Generated images do not show the class that was asked for."""
-    agreement, accuracy = evidence.measured.get("label_agreement"), evidence.accuracy
+    agreement, accuracy = balanced(evidence.measured, "label_agreement"), evidence.accuracy
     if not agreement or not accuracy or skill(accuracy) < 0.5:  # its answers would mean little
         return None
     if skill(Estimate(agreement.value, floor=accuracy.floor)) >= 2 * NO_SKILL:
@@ -133,11 +130,17 @@ def ignored_labels(evidence: Evidence) -> Warned | None:
 
 
 def collapsed(evidence: Evidence) -> Warned | None:
-    """A generator makes few distinct images."""
-    shares = {name: evidence.share(name) for name in ("recall", "coverage", "diversity")}
-    if not any(share is not None and share < COLLAPSED for share in shares.values()):
+    """A generator makes few distinct images, or images unlike the real ones."""
+    names = ("precision", "recall", "coverage", "diversity")
+    shares = {name: evidence.share(name) for name in names}
+    low = {name for name, share in shares.items() if share is not None and share < COLLAPSED}
+    if not low - {"precision"}:
         return None
-    what = f"{evidence.name} makes few distinct images: {evidence.show(*shares)}"
+    diversity = shares["diversity"] or 0.0
+    if diversity >= COLLAPSED and ("precision" in low or diversity > 1):
+        what = f"images of {evidence.name} are unlike the real ones: {evidence.show(*shares)}"
+        return Warned("unlike real images", what, "train it longer, or with another learning rate or loss")
+    what = f"{evidence.name} makes few distinct images: {evidence.show(*names[1:])}"
     remedy = (
         "it has collapsed: look at its sample sheet; for a GAN use another loss or regulariser, a lower "
         "learning rate of the discriminator or another seed, for a VAE a lower beta"
@@ -209,33 +212,37 @@ RULES = (
 )
 
 
-def find(results: Mapping[str, Mapping[str, Any]]) -> dict[str, list[dict[str, str]]]:
-    """The warnings by model or network, as JSON. ``results``: measures by model, and "protocol"."""
+def find(
+    results: Mapping[str, Mapping[str, Any]],
+    classifiers: Mapping[str, str],
+    training_images: Mapping[str, int],
+) -> dict[str, list[dict[str, str]]]:
+    """The warnings by model or network, as JSON. ``results``: measures by model, and "protocol".
+
+    ``classifiers`` and ``training_images``: by model, the classifier of its data ('' if there is none) and
+    the size of their training split.
+    """
     protocols = results["protocol"]
     measured = {name: Estimate.read(results[name]) for name in protocols}
-    networks = {
-        each["features"]["network"]: each["features"] for each in protocols.values() if "features" in each
-    }
-    found = {}
-    for name in [*measured, *(network for network in networks if network not in measured)]:
-        own, features = protocols.get(name), networks.get(name, {})
-        if own and features and own["model_digest"] != features["network_digest"]:
-            features = {}  # a file of the same name
-        users = {
-            other: measured[other]
-            for other, protocol in protocols.items()
-            if features and protocol.get("features", {}).get("network") == name
-        }
-        classifiers = [
-            measured[other]["accuracy"]
-            for other, protocol in protocols.items()
-            if own and protocol["dataset"] == own["dataset"] and "accuracy" in measured[other]
-        ]
-        accuracy = classifiers[0] if classifiers else None
-        evidence = Evidence(name, measured.get(name, {}), accuracy, features, users)
-        warned = [asdict(warning) for rule in RULES if (warning := rule(evidence))]
-        if warned:
-            found[name] = warned
+    spaces: dict[tuple[str, str], dict[str, int]] = {}  # by network and digest: dimensions by model compared
+    for name, protocol in protocols.items():
+        if used := protocol.get("features"):
+            key = used["network"], used["network_digest"]
+            spaces.setdefault(key, {})[name] = used["dimensions"]
+    own = {(name, protocol["model_digest"]): name for name, protocol in protocols.items()}
+    found: dict[str, list[dict[str, str]]] = {}
+    for key in dict.fromkeys([*own, *spaces]):  # a file may have the name of a model and another digest
+        name, users = own.get(key, ""), spaces.get(key, {})
+        evidence = Evidence(
+            key[0],
+            measured.get(name, {}),
+            balanced(measured.get(classifiers.get(name, ""), {})),
+            training_images.get(name),
+            min(users.values(), default=None),
+            {user: measured[user] for user in users},
+        )
+        if warned := [asdict(warning) for rule in RULES if (warning := rule(evidence))]:
+            found[key[0]] = found.get(key[0], []) + warned
     return found
 
 
@@ -247,10 +254,22 @@ def read(root: Path) -> dict[str, list[dict[str, str]]]:
         return {}
 
 
+def balanced(measured: Mapping[str, Estimate], quantity: str = "accuracy") -> Estimate | None:
+    """The ``quantity`` averaged over classes, which is measured if they are uneven; else over images."""
+    return measured.get(f"balanced_{quantity}") or measured.get(quantity)
+
+
 def skill(accuracy: Estimate) -> float:
     """(accuracy - chance) / (1 - chance)."""
     chance = accuracy.floor or 0.0
     return (accuracy.value - chance) / max(1e-12, 1 - chance)
+
+
+def _recognises(measured: Mapping[str, Estimate]) -> str:
+    accuracy = balanced(measured) or Estimate(0.0)
+    which = " of a class" if "balanced_accuracy" in measured else ""
+    chance = f"(always one class: {accuracy.floor or 0:.1%})"
+    return f"recognises {accuracy.value:.1%} of the test images{which} {chance}"
 
 
 def _number(name: str, value: float) -> str:

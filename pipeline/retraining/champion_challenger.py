@@ -227,6 +227,7 @@ def _measure(
     settings: EvaluationSettings, data: Dataset, models: dict[str, Path], space: Path | None, device: str
 ) -> dict[str, Numbers]:
     """The measures of ``models`` on the test split: the classifier's own, others in the feature ``space``."""
+    settings = settings.model_copy(update={"models": ()})  # all that are given
     own = {name: models.pop(name) for name in [settings.classifier] if name in models}
     found: dict[str, Numbers] = {}
     for wanted, helper in ((models, {settings.classifier: space} if space else {}), (own, {})):

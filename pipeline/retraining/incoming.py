@@ -151,7 +151,8 @@ def copy(place: Path, pictures: Sequence[Picture], target: Path) -> None:
 
 def _read_accepted(folder: Path, settings: DataSettings) -> dict[str, tuple[str | None, str]]:
     """Split and class of the accepted pictures, by name."""
-    exists = folder.exists() and any(folder.iterdir())
+    files = (each.relative_to(folder) for each in folder.rglob("*") if each.is_file())
+    exists = any(not any(map(is_system, file.parts)) for file in files)  # empty/.gitkeep is nothing
     layout = read_layout(folder, settings) if exists else Layout()
     layout.refuse(where=str(folder))
     tables = [settings.labels, *(name for name in layout.sidecars if name.lower().endswith(TABLES))]

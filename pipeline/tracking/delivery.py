@@ -165,6 +165,8 @@ def _send_results(
     }
     for run_id in filter(None, (record.run_id, record.parent_id)):
         _send_changed(client, run_id, named, result["time"])
+    if result["protocol"]:  # also in a run that has ended: a later version of the code may measure otherwise
+        set_tags(client, record.run_id, {f"darkroom.protocol.{name}": result["protocol"]})
     version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
     if version is None:
         return

@@ -117,6 +117,25 @@ class TestTask:
         changed = after != pixels(0)
         assert not changed[missing == 0].any() and changed[missing > 0].any()
 
+    def test_the_noise_of_a_compressed_mask_paints_nothing(self):
+        picture("in/a.png", 0)
+        missing = np.zeros((8, 8), np.uint8)
+        missing[2:5, 3:7] = 255
+        Image.fromarray(missing).save("mask.jpg", quality=50)
+        assert np.array(Image.open("mask.jpg"))[missing == 0].any()
+        done("restore", "--models", "own", "--task", "inpaint", "--mask", "mask.jpg", "in")
+        changed = np.array(Image.open("restored/a.png")).astype(int) != pixels(0)
+        assert not changed[missing == 0].any() and changed[missing > 0].any()
+
+    def test_a_mask_of_other_proportions_is_refused(self):
+        picture("a.png", 0)
+        for size, code in (((16, 8), 2), ((8, 12), 2), ((16, 16), 0)):
+            Image.new("L", size, 255).save("mask.png")
+            given = ("restore", "--models", "own", "--task", "inpaint", "--mask", "mask.png", "a.png")
+            found, _, error = darkroom(*given)
+            assert found == code and ("other proportions" in error) == bool(code)
+            assert Path("restored").exists() == (code == 0)
+
     def test_upscaling_doubles_the_resolution_of_a_small_picture(self, trained):
         Image.fromarray(pixels(0, size=4)).save("small.png")
         done("restore", "--models", "own", "--task", "upscale", "small.png")

@@ -3,9 +3,10 @@ import pytest
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 
+from pipeline.evaluation.averages import auroc
 from pipeline.evaluation.frechet import distance, frechet, moments
 from pipeline.evaluation.kernel import kernel_distance, kernel_sums
-from pipeline.evaluation.neighbours import memorisation, neighbourhoods, radii
+from pipeline.evaluation.neighbours import neighbourhoods, radii
 
 RNG = np.random.default_rng(0)
 
@@ -192,8 +193,8 @@ def test_the_nearest_distance_is_the_nearest():
 
 def test_memorisation_separates_copies_from_new_images():
     unseen = RNG.uniform(1, 2, size=300)
-    assert memorisation(np.zeros(300), unseen).value == 1
-    assert memorisation(np.full(300, 5.0), unseen).value == 0
-    fresh = memorisation(RNG.uniform(1, 2, size=300), unseen)
+    assert auroc(np.zeros(300), unseen).value == 1
+    assert auroc(np.full(300, 5.0), unseen).value == 0
+    fresh = auroc(RNG.uniform(1, 2, size=300), unseen)
     assert fresh.low < 0.5 < fresh.high
-    assert memorisation(unseen, unseen).value == 0.5  # ties count half
+    assert auroc(unseen, unseen).value == 0.5  # ties count half

@@ -1,5 +1,6 @@
 """Pictures of latents: interpolations, traversals, mixed styles, truncation."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -61,6 +62,17 @@ def test_spherical_interpolation_keeps_the_norm_and_the_angles():
     same = exploration.spherical(first, first, 0.5)
     assert same[0].tolist() == pytest.approx([2, 0, 0], abs=1e-3)
     assert exploration.linear(first, second, 0.25)[0].tolist() == [1.5, 0.5, 0.0]
+
+
+def test_parallel_and_opposite_latents_are_interpolated_within_their_ends():
+    one, half = torch.ones(1, 1), torch.full((1, 1), -0.5)
+    assert exploration.spherical(one, half, 0.5).item() == pytest.approx(0.25)
+    assert exploration.spherical(one, -half, 0.5).item() == pytest.approx(0.75)
+    for angle in (torch.pi, torch.pi - 1e-4, torch.pi - 1e-2, 1e-4):
+        second = torch.tensor([[3 * np.cos(angle), 3 * np.sin(angle)]], dtype=torch.float32)
+        way = [exploration.spherical(torch.tensor([[1.0, 0.0]]), second, share) for share in (0, 0.4, 0.8, 1)]
+        assert max(point.norm().item() for point in way) <= 3.001
+        assert torch.allclose(way[-1], second, atol=1e-3)
 
 
 def test_an_interpolation_begins_and_ends_with_the_images_of_its_ends():

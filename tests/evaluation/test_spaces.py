@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from pipeline.core import model_files
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
-from pipeline.evaluation import pixels, side_by_side
+from pipeline.evaluation import pixels, side_by_side, threads
 from pipeline.evaluation.distances import spread
 from pipeline.evaluation.evaluate import protocol_of
 from pipeline.evaluation.features import FeatureSpace
@@ -18,6 +18,7 @@ from pipeline.evaluation.pixels import PixelRecord
 from pipeline.files import digest_of, sha256
 from pipeline.retraining.gates import Facts, GateSettings, judge
 from pipeline.tracking.run_comparison import Compared
+from stages.evaluate import fingerprint
 from tests.evaluation.conftest import SETTINGS, SIZE, Conditional, run
 
 CPU = torch.device("cpu")
@@ -72,6 +73,27 @@ def test_an_onnx_file_is_a_feature_network_named_by_its_sha256(tmp_path):
     assert (space.name, space.digest) == ("means.onnx", sha256(path)) and vectors.shape == (5, 3)
     expected = 2 * IMAGES.mean(dim=(1, 2, 3)).numpy()  # resized, and repeated as RGB
     assert vectors == pytest.approx(np.repeat(expected[:, None], 3, 1), abs=0.05)
+
+
+def test_weights_in_another_file_are_part_of_the_identity_and_of_the_evaluations_fingerprint(tmp_path):
+    import onnx
+
+    found = []
+    for value in (2.0, 3.0):
+        model = onnx.load(write_onnx(tmp_path / "whole.onnx"))
+        model.graph.initializer[0].CopyFrom(
+            onnx.numpy_helper.from_array(np.full(1, value, np.float32), "two")
+        )
+        path = tmp_path / "net.onnx"
+        (tmp_path / "net.onnx.data").unlink(missing_ok=True)
+        onnx.save(model, path, save_as_external_data=True, location="net.onnx.data", size_threshold=0)
+        space = FeatureSpace.of_network(str(path), (1, 8, 8), CPU)
+        found.append((sha256(path), space.digest, fingerprint(using(path), {"images": "d"}, {"gan": "g"})))
+    same, digests, fingerprints = map(set, zip(*found))
+    assert (len(same), len(digests), len(fingerprints)) == (1, 2, 2)
+    (tmp_path / "net.onnx.data").unlink()
+    with pytest.raises(BadInput, match="cannot be used"):
+        FeatureSpace.of_network(str(path), (1, 8, 8), CPU)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +155,16 @@ def test_nearest_distances_in_pixels_agree_with_brute_force():
     images[3] = reference[5]
     expected = cdist(images.double() / 255, reference.double() / 255).min(axis=1)
     assert pixels.nearest(images, reference) == pytest.approx(expected, abs=1e-2)
+
+
+def test_only_a_block_of_the_reference_is_made_floats_at_a_time(monkeypatch):
+    sizes, to_float = [], torch.Tensor.float
+    monkeypatch.setattr(threads, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(torch.Tensor, "float", lambda self: sizes.append(self.numel()) or to_float(self))
+    images, reference = (torch.randint(0, 256, (count, 48), dtype=torch.uint8) for count in (20, 170))
+    found = pixels.nearest(images, reference)
+    assert max(sizes) <= 1000 and sum(sizes) == 190 * 48
+    assert found == pytest.approx(cdist(images.double(), reference.double()).min(axis=1) / 255, abs=1e-2)
 
 
 def test_sharpness_is_the_mean_squared_laplacian():

@@ -149,8 +149,8 @@ def test_the_default_models_on_digits_are_sound(tmp_path):
     assert run(data, models, tmp_path, SETTINGS)["warnings"] == {}
 
 
-def evidence(measured=None, accuracy=None, features=None, compared=None):
-    return warnings.Evidence("model", measured or {}, accuracy, features or {}, compared or {})
+def evidence(measured=None, **known):
+    return warnings.Evidence("model", measured or {}, **known)
 
 
 GOOD = Estimate(0.98, floor=0.1)
@@ -165,8 +165,8 @@ def precision(floor):
     [
         (
             warnings.weak_features,
-            evidence({"accuracy": GOOD}, features={"dimensions": 64}, compared=precision(0.95)),
-            evidence({"accuracy": Estimate(0.5, floor=0.1)}, compared=precision(0.95)),
+            evidence({"accuracy": GOOD}, dimensions=64, compared=precision(0.95)),
+            evidence({"accuracy": Estimate(0.4, floor=0.1)}, compared=precision(0.95)),
         ),
         (
             warnings.weak_features,
@@ -175,16 +175,13 @@ def precision(floor):
         ),
         (
             warnings.small_features,
-            evidence({"accuracy": GOOD}, features={"dimensions": 16, "reference_images": 1000}),
-            evidence({"accuracy": GOOD}, features={"dimensions": 15, "reference_images": 1000}),
+            evidence({"accuracy": GOOD}, dimensions=16, training_images=1000),
+            evidence({"accuracy": GOOD}, dimensions=15, training_images=1000),
         ),
         (
             warnings.small_features,
-            evidence(features={"dimensions": 64, "reference_images": 9, "reference_split": "train"}),
-            evidence(
-                {"accuracy": GOOD},
-                features={"dimensions": 64, "reference_images": 9, "reference_split": "train"},
-            ),
+            evidence(dimensions=64, training_images=9),
+            evidence({"accuracy": GOOD}, dimensions=64, training_images=9),
         ),
         (
             warnings.shuffled_labels,
@@ -229,6 +226,67 @@ def test_a_rule_fires_beyond_its_threshold_only(rule, good, bad):
     assert rule(good) is None
     warned = rule(bad)
     assert "model" in warned.what and warned.remedy
+
+
+UNEVEN = {"accuracy": Estimate(0.935, floor=0.95), "balanced_accuracy": Estimate(0.92, floor=0.5)}
+
+
+@pytest.mark.parametrize(
+    ("rule", "healthy"),
+    [
+        (warnings.shuffled_labels, evidence(UNEVEN)),
+        (warnings.weak_features, evidence(UNEVEN, compared=precision(0.95))),
+        (warnings.weak_features, evidence({"accuracy": Estimate(0.72, floor=0.01)}, compared=precision(0.9))),
+        (
+            warnings.ignored_labels,  # 10 % of the classes are rare; its images of both are right
+            evidence(
+                {"label_agreement": Estimate(0.915), "balanced_label_agreement": Estimate(0.89)},
+                accuracy=UNEVEN["balanced_accuracy"],
+            ),
+        ),
+    ],
+)
+def test_sound_models_of_uneven_or_many_classes_are_not_warned_about(rule, healthy):
+    assert rule(healthy) is None
+
+
+def test_with_uneven_classes_faults_are_still_found():
+    chance = {"accuracy": Estimate(0.95, floor=0.95), "balanced_accuracy": Estimate(0.5, floor=0.5)}
+    assert "50.0% of the test images of a class" in warnings.shuffled_labels(evidence(chance)).what
+    ignored = {"label_agreement": Estimate(0.9), "balanced_label_agreement": Estimate(0.5)}
+    assert warnings.ignored_labels(evidence(ignored, accuracy=UNEVEN["balanced_accuracy"]))
+
+
+def test_noise_is_unlike_real_images_and_does_not_count_as_few_distinct_ones():
+    floors = {"precision": 0.9, "recall": 0.9, "coverage": 0.8, "diversity": 1.0}
+    found = {}
+    for values in ((0, 0, 0, 1.8), (0.9, 0.05, 0.1, 0.5), (0, 0, 0, 0.01), (0.3, 0.1, 0.1, 1.8)):
+        measured = {name: Estimate(value, floor=floors[name]) for name, value in zip(floors, values)}
+        found[values] = warnings.collapsed(evidence(measured)).rule
+    assert [*found.values()] == ["unlike real images", "collapsed", "collapsed", "unlike real images"]
+
+
+def protocol(dataset="images", network="pixels", dimensions=64, digest="d"):
+    used = {"network": network, "network_digest": network, "dimensions": dimensions}
+    return {"dataset": dataset, "model_digest": digest, "features": used}
+
+
+def test_labels_are_judged_by_the_classifier_in_use_and_every_space_by_its_dimensions():
+    weak, good = ({"accuracy": Estimate(value, floor=0.1).to_json()} for value in (0.3, 0.98))
+    ignored = {"label_agreement": Estimate(0.1).to_json()}
+    results = {"a": weak, "cnn": good, "gan": ignored, "tiny": {}, "large": {}}
+    protocols = {name: {"dataset": "images", "model_digest": name} for name in ("a", "cnn")}
+    protocols |= {"gan": protocol(), "tiny": protocol("tiny", dimensions=9), "large": protocol("large")}
+    classifiers, images = {"a": "cnn", "cnn": "cnn", "gan": "cnn"}, dict.fromkeys(results, 60_000)
+    found = warnings.find({**results, "protocol": protocols}, classifiers, images)
+    assert [each["rule"] for each in found["gan"]] == ["ignored labels"]
+    assert "has 9 features" in found["pixels"][0]["what"] and found.keys() == {"gan", "pixels"}
+
+
+def test_few_reference_images_are_not_few_training_images(data, classifier, tmp_path):
+    few = SETTINGS.model_copy(update={"max_reference": 100})
+    models = {"cnn": classifier, "sound": Drawing(data.validation, 1000)}
+    assert len(data.train) > 1000 and "small features" not in rules(run(data, models, tmp_path, few), "cnn")
 
 
 def test_a_classifier_that_knows_wrong_labels_by_heart_is_described_so():

@@ -1,5 +1,7 @@
 """The autoencoder's losses, penalties, objectives and held-out classes, compared with explicit forms."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from pipeline.core import model_files
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
-from pipeline.evaluation.evaluators.anomaly import auroc
+from pipeline.evaluation.averages import auroc
 from pipeline.layers import damage
 from pipeline.layers.similarity import image_loss, ssim
 from pipeline.models.ae import AeConfig
@@ -153,6 +155,11 @@ def test_the_auroc_counts_pairs_and_its_interval_is_that_of_repeated_samples():
     random = np.random.default_rng(0)
     assert auroc(np.array([1.0, 2.0]), np.array([3.0, 4.0])).value == 1
     assert auroc(np.array([1.0, 2.0, 3.0]), np.array([2.0, 2.0])).value == pytest.approx(0.5)
+    scores = np.random.default_rng(1).normal(size=(2, 3000))
+    tracemalloc.start()
+    auroc(*scores)
+    assert tracemalloc.get_traced_memory()[1] < 5e6  # not a matrix of all pairs
+    tracemalloc.stop()
     draws = [auroc(random.normal(0, 1, 80), random.normal(1, 1, 40)) for _ in range(300)]
     values = np.array([draw.value for draw in draws])
     reach = np.mean([draw.high - draw.value for draw in draws])

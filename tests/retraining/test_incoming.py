@@ -62,6 +62,13 @@ def test_only_what_is_not_accepted_is_fresh(places, tmp_path, as_zip):
     assert names(arrival.accepted) == ["cat/1.png", "cat/old.png", "dog/1.png"] and not arrival.quarantined
 
 
+def test_an_accepted_folder_without_files_but_hidden_ones_holds_nothing_yet(places, tmp_path):
+    (tmp_path / "new/empty").mkdir(parents=True)
+    (tmp_path / "new/empty/.gitkeep").touch()
+    arrival = incoming.look(places[0], tmp_path / "new", {})
+    assert names(arrival.fresh) == ["cat/1.png", "dog/1.png"] and not arrival.accepted
+
+
 def test_known_bytes_under_another_name_are_known_and_under_another_class_are_fresh(places):
     watched, accepted = places
     put(watched, "cat/copy.png", 1), put(watched, "cat/dog.png", 2)

@@ -109,6 +109,16 @@ def test_a_promotion_by_hand_needs_the_gates_of_a_retraining(command, environmen
     assert command("promote", "vae/4")[0] == 0 and champion(client) == "4"
 
 
+def test_a_repeated_evaluation_by_another_protocol_keeps_its_number_of_test_images(
+    command, client, environment
+):
+    """Its run has ended before, and gets the tag of the new protocol."""
+    with open_run(environment, Description("evaluate", "7" * 64)) as evaluation:
+        digest = client().get_model_version("vae", "3").tags["darkroom.sha256"]
+        evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": digest}, {"vae": "q" * 64})
+    assert "ok    enough test images: 500" in command("promote", "vae/3")[1]
+
+
 def test_a_reason_overrules_a_gate_and_is_recorded(command, client):
     code, output = command("promote", "vae/2", "--reason", "the demo needs it")
     assert code == 0 and "FAIL  fid" in output and champion(client) == "2"
@@ -186,13 +196,21 @@ def test_results_of_an_earlier_version_are_not_compared_and_the_reason_is_given(
 def test_seeds_are_summarised_by_mean_and_standard_deviation(command, client):
     found = run_comparison.by_seed(client(), "1", "vae", PARAMS, "d" * 64)
     assert list(found) == [0, 1, 2]
-    mean, deviation, values = side_by_side.seed_summary(found)["fid"]
-    assert (
-        values == [1.0, 2.0, 0.5] and mean == pytest.approx(3.5 / 3) and deviation == pytest.approx(0.7637626)
-    )
+    assert run_comparison.spread([1.0, 2.0, 0.5]) == pytest.approx((3.5 / 3, 0.7637626))
     console = Console(width=120, record=True)
     console.print(side_by_side.seed_table(found))
-    assert "1.17 ± 0.764" in console.export_text()
+    text = " ".join(console.export_text().split())
+    assert "1.17 ± 0.764 1.00 2.00 0.500" in text and "measured by the same protocol" in text
+
+
+def test_seeds_measured_in_different_feature_spaces_have_no_mean():
+    measured = {0: {"p": {"fid": Estimate(0.3)}}, 1: {"q": {"fid": Estimate(900.0)}}}
+    found = {seed: run_comparison.Compared("", "", {}, each, b"", {}) for seed, each in measured.items()}
+    console = Console(width=120, record=True)
+    console.print(side_by_side.seed_table(found))
+    text = " ".join(console.export_text().split())
+    assert "0.300 900" in text and "±" not in text.replace("mean ± std", "")
+    assert "measured by different protocols" in text and "there is no mean" in text
 
 
 def test_a_run_with_other_params_or_data_is_not_one_of_the_seeds(environment, client, tmp_path):

@@ -1,7 +1,5 @@
 """Autoencoders that did not learn from one class: whether larger errors tell its images from the others."""
 
-import math
-
 import numpy as np
 
 from pipeline.core.abilities import Ability
@@ -13,18 +11,6 @@ from pipeline.evaluation.evaluators.reconstruction import squared_error
 from pipeline.evaluation.measure import Measure
 
 
-def auroc(normal: np.ndarray, anomalous: np.ndarray) -> Estimate:
-    """The probability that an anomalous score is above a normal one; ties count half.
-
-    Its interval is that of DeLong et al. 1988. Both arrays hold scores, and at least two.
-    """
-    above = (anomalous[:, None] > normal) + 0.5 * (anomalous[:, None] == normal)
-    parts = [above.mean(axis) for axis in (0, 1)]
-    error = math.sqrt(sum(part.var(ddof=1) / len(part) for part in parts))
-    estimate = averages.normal(float(above.mean()), error, least=0.0)
-    return Estimate(estimate.value, estimate.low, min(1.0, estimate.high or 1.0), floor=0.5)
-
-
 def evaluate(model: Context) -> dict[str, Estimate]:
     """The area under the ROC curve, for a model with ``held_out_class``."""
     held_out = getattr(model.task.config, "held_out_class", None)
@@ -34,7 +20,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     batches = [batch.images for batch in model.batches("anomaly scores")]
     errors = [squared_error(made(model.task.reconstruct(images)), images).cpu().numpy() for images in batches]
     scores = np.concatenate(errors)
-    return {"anomaly_auroc": auroc(scores[labels != held_out], scores[labels == held_out])}
+    return {"anomaly_auroc": averages.auroc(scores[labels != held_out], scores[labels == held_out])}
 
 
 # fmt: off

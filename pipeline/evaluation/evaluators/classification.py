@@ -95,11 +95,10 @@ def measures(logits: np.ndarray, labels: np.ndarray) -> dict[str, Estimate]:
     negative_log_likelihood = -log_probabilities[np.arange(len(labels)), labels]  # -log p(y | x)
     entropy = -(present * np.log(present)).sum()  # H(y)
     correct = logits.argmax(axis=1) == labels
-    uneven = present.max() > UNEVEN * present.min()
     return {
         "accuracy": averages.proportion(correct).with_floor(shares.max()),
         **({"top_5_accuracy": top_5_accuracy(logits, labels)} if len(shares) >= MANY else {}),
-        **({"balanced_accuracy": balanced_accuracy(correct, labels)} if uneven else {}),
+        **({"balanced_accuracy": balanced_accuracy(correct, labels)} if uneven(labels) else {}),
         "cross_entropy": averages.mean([negative_log_likelihood], least=0.0).with_floor(entropy),
         "calibration_error": Estimate(calibration_error(np.exp(log_probabilities), labels)),
     }
@@ -114,6 +113,12 @@ def top_5_accuracy(logits: np.ndarray, labels: np.ndarray) -> Estimate:
     hits = (logits >= true[:, None]).sum(axis=1) <= 5
     frequent = np.sort(np.bincount(labels))[-5:]
     return averages.proportion(hits).with_floor(float(frequent.sum() / len(labels)))
+
+
+def uneven(labels: np.ndarray) -> bool:
+    """Whether the largest class is much larger than the smallest."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return bool(counts.max() > UNEVEN * counts.min())
 
 
 def balanced_accuracy(correct: np.ndarray, labels: np.ndarray) -> Estimate:

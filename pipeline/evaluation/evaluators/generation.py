@@ -13,7 +13,7 @@ from pipeline.evaluation import averages, distances, figures
 from pipeline.evaluation.context import Context, diverged, made
 from pipeline.evaluation.distances import BATCH
 from pipeline.evaluation.evaluator import Evaluator
-from pipeline.evaluation.evaluators.classification import logits_of
+from pipeline.evaluation.evaluators.classification import balanced_accuracy, logits_of, uneven
 from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.progress import PROGRESS
 
@@ -46,9 +46,12 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     known = labels if conditional else None
     measured = model.reference_set.measures(finite(batches(), model.name), known)
     if agreed and classifier:
-        accuracy = np.mean(logits_of(classifier).argmax(axis=1) == classifier.dataset.test.labels)
-        agreement = averages.proportion(np.concatenate(agreed))
-        measured["label_agreement"] = agreement.with_floor(float(accuracy))
+        real = np.asarray(classifier.dataset.test.labels)
+        right, hits = logits_of(classifier).argmax(axis=1) == real, np.concatenate(agreed)
+        measured["label_agreement"] = averages.proportion(hits).with_floor(right.mean())
+        if uneven(real):
+            floor = balanced_accuracy(right, real).value
+            measured["balanced_label_agreement"] = balanced_accuracy(hits, labels).with_floor(floor)
     return measured
 
 
@@ -91,6 +94,9 @@ EVALUATOR = Evaluator(Ability.GENERATE, evaluate, {
     **distances.MEASURES,
     "label_agreement": Measure("Label agreement", "higher", "the classifier agrees with {} of real labels",
         "The share of generated images to which the classifier assigns the requested class.", percent=True),
+    "balanced_label_agreement": Measure("Balanced label agreement", "higher",
+        "the classifier agrees with {} of real labels", "The same, averaged over the classes: all count the "
+        "same. Measured where there is a balanced accuracy.", percent=True),
 }, compares=True, pictures={
     "samples": "Images that {} made, from noise of a fixed seed: not picked by hand.",
     "nearest": "Images that {} made (first row), and below each its nearest training images in the feature "

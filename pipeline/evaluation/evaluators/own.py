@@ -61,10 +61,12 @@ EVALUATOR = Evaluator(None, evaluate, {
     "mae": Measure("Absolute error", "lower", "",
         "Mean absolute error of pixels in [0, 1] between test images and their reconstructions."),
     "negative_elbo": Measure("Negative ELBO", "lower", "",
-        "An upper bound of -log p(x) per image: the reconstruction loss plus the KL divergence.",
+        "An upper bound of -log p(x | y) per image x of class y: the reconstruction loss plus the KL "
+        "divergence from the prior of the training. A mixture or second stage that draws images has another "
+        "likelihood.",
         "nats", headline=True),
     "importance_weighted_bound": Measure("Importance-weighted bound", "lower", "",
-        f"A closer upper bound of -log p(x) per image, from {NUM_BOUND_SAMPLES} codes of an image. Its "
+        f"A closer upper bound of the same -log p(x | y), from {NUM_BOUND_SAMPLES} codes of an image. Its "
         f"distance from the negative ELBO is measured on {NUM_BOUND_IMAGES} test images.", "nats"),
     "second_stage": Measure("Negative ELBO of the second stage", "lower", "",
         "An upper bound of -log p(z) per image's code z, of the model that draws the codes.", "nats"),
