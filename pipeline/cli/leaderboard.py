@@ -1,5 +1,7 @@
 """`darkroom leaderboard` and `darkroom seeds`: several trainings, and their numbers in one table."""
 
+import tempfile
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -34,11 +36,18 @@ def leaderboard(files: tuple[Path, ...], out: Path, into: Path | None, dry_run: 
     from pipeline.leaderboard import trainings
     from pipeline.leaderboard.summary import Summary, place
 
+    count = Counter(path.stem for path in dict.fromkeys(files))
+    if same := [name for name in count if count[name] > 1]:
+        raise BadInput("several files of this name", where=", ".join(same), remedy="rename all but one")
     environment, read = read_environment(), {path: boards.read(path) for path in files}
     text = into.read_text(encoding="utf-8") if into else ""
     for path in files if into else ():
         place(text, path.stem, "", str(into))  # raises BadInput before anything is trained
-    entries = {path: trainings.prepare(environment, board, path) for path, board in read.items()}
+    for folder in () if dry_run else [out, into.parent] if into else [out]:
+        _require_writable(folder)
+    entries = {
+        path: trainings.prepare(environment, board, path, dry_run=dry_run) for path, board in read.items()
+    }
     if dry_run:
         for path, board in read.items():
             for entry in trainings.missing_ones(environment, board, entries[path]):
@@ -54,6 +63,16 @@ def leaderboard(files: tuple[Path, ...], out: Path, into: Path | None, dry_run: 
             write_text(into, text)
         results += found
     trainings.require_complete(results)
+
+
+def _require_writable(folder: Path) -> None:
+    """Make ``folder`` if it is missing. Raises ``BadInput`` if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        what = f"nothing can be written there ({error.strerror})"
+        raise BadInput(what, where=str(folder), remedy="name another folder") from None
 
 
 @click.command()

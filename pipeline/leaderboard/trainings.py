@@ -1,5 +1,6 @@
 """Runs the trainings of a leaderboard as DVC experiments. A finished training is not repeated."""
 
+import json
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pipeline.core.fields import PROCESSED
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.leaderboard.board import Board, Entry, entries
-from pipeline.process import DVC, die_with_parent, exclusive
+from pipeline.process import DVC, die_with_parent, exclusive, output
 from pipeline.repro import repro
 from pipeline.tracking import connection, lineage, run_comparison, runs
 from pipeline.tracking.run_comparison import Compared
@@ -29,12 +30,21 @@ class Result:
     failure: str = ""
 
 
-def prepare(environment: Environment, board: Board, path: Path) -> list[Entry]:
-    """Bring the data up to date; all trainings of ``board``. Raises ``BadInput`` as ``entries`` does."""
+def prepare(environment: Environment, board: Board, path: Path, *, dry_run: bool = False) -> list[Entry]:
+    """Bring the data up to date; all trainings of ``board``. Raises ``BadInput`` as ``entries`` does.
+
+    ``dry_run``: change nothing; say if the data are not up to date.
+    """
     folder = str(PROCESSED / model_files.find(board.model).dataset)
     stages = lineage.stages_of(Path("dvc.yaml"))
-    if made_by := [name for name, stage in stages.items() if folder in lineage.paths_in(stage, "outs")]:
+    made_by = [name for name, stage in stages.items() if folder in lineage.paths_in(stage, "outs")]
+    if made_by and not dry_run:
         repro(environment, made_by)
+    elif made_by:
+        command = ("status", "--json", "--with-deps", *made_by)
+        if json.loads(output(*DVC, *command, name="dvc status", cwd=environment.root, timeout_seconds=600)):
+            text = f"{folder} is not up to date: dvc repro {' '.join(made_by)} comes first"
+            click.echo(f"{text}, after which other trainings may be missing")
     return entries(board, path)
 
 
@@ -60,7 +70,10 @@ def run(environment: Environment, board: Board, trainings: list[Entry]) -> list[
 
 
 def missing_ones(environment: Environment, board: Board, trainings: list[Entry]) -> list[Entry]:
-    """Those without a finished and measured training."""
+    """Those without a finished and measured training. Creates no database."""
+    database = Path(environment.tracking_uri.removeprefix(connection.SQLITE))
+    if connection.is_local(environment) and not database.exists():
+        return trainings
     return [result.entry for result in _results(environment, board, trainings) if result.run is None]
 
 
