@@ -112,10 +112,11 @@ def test_a_promotion_by_hand_needs_the_gates_of_a_retraining(command, environmen
 def test_a_repeated_evaluation_by_another_protocol_keeps_its_number_of_test_images(
     command, client, environment
 ):
-    """Its run has ended before, and gets the tag of the new protocol."""
-    with open_run(environment, Description("evaluate", "7" * 64)) as evaluation:
-        digest = client().get_model_version("vae", "3").tags["darkroom.sha256"]
-        evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": digest}, {"vae": "q" * 64})
+    """Its run had ended before, and gets the tag of the new protocol."""
+    for version, fingerprint in (("1", "5" * 64), ("3", "7" * 64)):
+        digest = client().get_model_version("vae", version).tags["darkroom.sha256"]
+        with open_run(environment, Description("evaluate", fingerprint)) as evaluation:
+            evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": digest}, {"vae": "q" * 64})
     assert "ok    enough test images: 500" in command("promote", "vae/3")[1]
 
 
