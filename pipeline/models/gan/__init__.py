@@ -104,7 +104,7 @@ class Gan(Task):
         if is_lazy != (config.penalty_every > 1):
             weights = {}  # the other phase has them
         if "mixed" in weights:
-            sources["mixed"] = images.lerp(generated, noise.uniform("mix", 1, 1, 1))
+            sources["mixed"] = images.lerp(generated.float(), noise.uniform("mix", 1, 1, 1))
         kinds = weights if is_lazy else sources
         parts = {kind: sources[kind].detach().requires_grad_(kind in weights) for kind in kinds}
         logits = dict(zip(parts, self._logits(list(parts.values()), labels, noise)))
