@@ -78,7 +78,10 @@ class Gan(Task):
             logits = self._logits([batch.images], labels, noise)[0] - (self.adversarial.threshold or 0.0)
             probability = self.adaptive.probability
             return self.adaptive.loss(logits, self.config.adaptive_target), {"probability": probability}
-        generated = self._training_images(labels, noise)
+        if phase == "penalty" and not (self.config.r2 or self.config.gradient_penalty):
+            generated = batch.images  # they are not used
+        else:
+            generated = self._training_images(labels, noise)
         if phase == "generator":
             return self._generator_loss(batch.images, generated, labels, noise)
         return self._discriminator_loss(phase, batch.images, generated.detach(), labels, noise)
@@ -124,12 +127,14 @@ class Gan(Task):
     def _path_length_loss(self, labels: Tensor | None, noise: Noise) -> Tensor:
         """The variance of path lengths: half the mean squared difference of two independent ones.
 
+        Both are of the label of the row, so it is the variance within a class.
+
         Karras et al. 2020 estimate it with a running mean, which several workers would have to share.
         """
         style, lengths = self._style, []
         for index in range(2):
             codes = style.codes(noise.normal(f"latent {index}", self.config.latent_size), labels)
-            images = style.synthesis(codes, noise)
+            images = style.synthesis(codes, noise.at(f"path_length {index}"))
             directions = noise.normal(f"direction {index}", *images.shape[1:])
             lengths.append(path_lengths(images, codes, directions))
         variance = (lengths[0] - lengths[1]).square().mean() / 2
@@ -138,7 +143,7 @@ class Gan(Task):
     def _historical_loss(self, network: str, noise: Noise) -> Tensor | float:
         if network not in self.history:
             return 0.0
-        distance = self.history[network](getattr(self, network), noise.step)
+        distance = self.history[network](getattr(self, network), noise.step_tensor())
         return self.config.historical_averaging * distance
 
     def _training_images(self, labels: Tensor | None, noise: Noise) -> Tensor:
