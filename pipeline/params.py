@@ -7,10 +7,11 @@ Defaults are in the classes.
 import difflib
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import BadInput
 
@@ -18,10 +19,28 @@ PARAMS = Path("params.yaml")
 MAX_BYTES = 1_000_000
 
 
+Width = Annotated[int, Field(ge=1)]  # of a layer
+
+
 class Section(BaseModel):
     """A section of params.yaml, or a part of one."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def without_effect(self, needed: Mapping[str, str]) -> list[str]:
+        """What is wrong with settings that have no effect, and are not at their defaults.
+
+        ``needed``: by setting, the other one that it needs, as "name: value", or as "name" for any value but
+        zero and none. Several values are separated by " or ".
+        """
+        faults = []
+        for name, condition in needed.items():
+            other, _, values = condition.partition(": ")
+            value = getattr(self, other)
+            fits = value in values.split(" or ") if values else value not in (0, None, "none")
+            if not fits and getattr(self, name) != type(self).model_fields[name].default:
+                faults.append(f"{name} is for {condition}, not {value}")
+        return faults
 
 
 S = TypeVar("S", bound=Section)

@@ -77,6 +77,10 @@ class Noise:
         share = min(1.0, self.step / steps)  # drawn like the others, so that torch.compile compiles only once
         return self._draw("warm_up", lambda _: torch.full((BLOCK,), share))
 
+    def step_tensor(self) -> Tensor:
+        """The step, a scalar, int64; drawn like the others for the same reason as :meth:`warm_up`."""
+        return self._draw("step", lambda _: torch.full((BLOCK,), self.step))[0]
+
     def _draw(self, name: str, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         """Draw the blocks that contain these rows, and return the rows."""
         first, last = self.start // BLOCK, max(self.start, self.stop - 1) // BLOCK

@@ -14,6 +14,7 @@ from pipeline.core.lr_schedule import learning_rate_factor
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import Batch, Phase, Task
+from pipeline.errors import BadInput
 
 
 class _UseParameters(torch.autograd.Function):
@@ -74,6 +75,12 @@ class Step:
     def __init__(
         self, task: Task, phases: list[Phase], settings: TrainingSettings, context: DistributedContext
     ) -> None:
+        for phase in phases:
+            if phase.first > settings.num_steps:
+                model = type(task).__module__.rpartition(".")[2]
+                what = f"the phase {phase.name} begins at step {phase.first}, after the end of the training"
+                remedy = f"let it begin earlier, or set num_steps, which is {settings.num_steps}, higher"
+                raise BadInput(what, where=f"{model}.training.num_steps", remedy=remedy)
         self.task, self.phases, self.settings, self.context = task, phases, settings, context
         self.losses = [context.wrap(PhaseLoss(task, phase, settings)) for phase in phases]
         scaler = partial(torch.amp.GradScaler, context.device.type, enabled=settings.precision == "float16")

@@ -15,7 +15,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     the largest logit, the likelihood grows without limit as T falls. So a label counts as true with
     (N + 1) / (N + 2), as in Platt's calibration (1999).
     """
-    logits, labels = logits.double().cpu(), labels.cpu()
+    logits, labels = logits.cpu().double(), labels.cpu()  # mps has no float64
     doubt = 1 / (len(logits) + 2)
     true = logits.gather(1, labels[:, None])[:, 0]
     others = (logits.sum(1) - true) / max(1, logits.shape[1] - 1)
@@ -24,9 +24,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     for _ in range(HALVINGS):
         middle = (low + high) / 2
         probabilities = (logits * math.exp(middle)).softmax(1)
-        if (probabilities * logits).sum(
-            1
-        ).mean() < target:  # the derivative by 1/T; the likelihood is concave
+        mean = (probabilities * logits).sum(1).mean()
+        if mean < target:  # the sign of the derivative by 1/T; the likelihood is concave
             low = middle
         else:
             high = middle

@@ -29,8 +29,13 @@ def channels(width: int, levels: int) -> list[int]:
 
 
 def group_norm(count: int) -> nn.Module:
-    """Group normalisation (Wu & He 2018) in groups of eight channels. It uses no batch statistics."""
-    return nn.GroupNorm(max(1, count // GROUP_CHANNELS), count)
+    """Group normalisation (Wu & He 2018) in groups of eight or more channels, without batch statistics."""
+    return nn.GroupNorm(num_groups(count, GROUP_CHANNELS), count)
+
+
+def num_groups(count: int, size: int) -> int:
+    """The largest number of equal groups of at least ``size`` of ``count`` channels; at least 1."""
+    return next(number for number in range(max(1, count // size), 0, -1) if count % number == 0)
 
 
 class Encoder(nn.Module):

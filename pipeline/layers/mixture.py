@@ -15,6 +15,7 @@ NUM_ITERATIONS = 50
 MAX_CODES = 20_000  # of a class, evenly spaced, so that memory is bounded
 CODES_PER_VALUE = 2  # a component for at least so many codes for each value of a code
 RIDGE = 1e-4  # added to the variances, so that no covariance is singular
+RELATIVE_RIDGE = 1e-9  # the same, as a fraction of the mean variance: float64 has 16 digits
 MAX_SIZE = 512  # values of a code: each component has a covariance of that size
 
 Mixture = tuple[Tensor, Tensor, Tensor]  # weights (K,), means (K, D), lower Cholesky factors (K, D, D)
@@ -39,7 +40,7 @@ class ClassMixture(nn.Module):
     def fit(self, codes: Tensor, labels: Tensor) -> None:
         """Fit the mixtures to ``codes`` (N, D) of classes ``labels`` (N,).
 
-        A class with few codes has fewer components; one without codes gets a mixture of all of them.
+        A class with few codes has fewer components; one with one code or none gets a mixture of all codes.
         """
         codes, labels = codes.cpu().double(), labels.cpu()  # mps has no float64
         classes, num_components, size = self.means.shape
@@ -88,14 +89,19 @@ def log_joint(codes: Tensor, mixture: Mixture) -> Tensor:
     return (constant[:, None] - squares / 2).mT
 
 
+def cholesky_factors(covariances: Tensor) -> Tensor:
+    """Lower Cholesky factors of covariances (..., D, D), float64, to whose variances a ridge is added."""
+    ridges = RIDGE + RELATIVE_RIDGE * covariances.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    return torch.linalg.cholesky(covariances + ridges.expand(covariances.shape[:-1]).diag_embed())
+
+
 def _maximise(codes: Tensor, responsibilities: Tensor) -> Mixture:
     """The mixture of highest likelihood, given the share (N, K) of each component in each code."""
     counts = responsibilities.sum(0).clamp_min(1e-9)
     means = responsibilities.mT @ codes / counts[:, None]
     centred = codes - means[:, None]  # (K, N, D)
     covariances = (centred * responsibilities.mT[..., None]).mT @ centred / counts[:, None, None]
-    ridge = RIDGE * torch.eye(codes.shape[1], dtype=codes.dtype)
-    return counts / counts.sum(), means, torch.linalg.cholesky(covariances + ridge)
+    return counts / counts.sum(), means, cholesky_factors(covariances)
 
 
 def _spread_out(codes: Tensor, count: int) -> Tensor:

@@ -28,6 +28,11 @@ def ssim(images: Tensor, others: Tensor) -> Tensor:
 
     The Gaussian window has 11 pixels (sigma 1.5), or the largest odd number of pixels that fits.
     """
+    with torch.autocast(images.device.type, enabled=False):  # variances are differences of close numbers
+        return _ssim(images, others)
+
+
+def _ssim(images: Tensor, others: Tensor) -> Tensor:
     smallest = min(images.shape[-2:])
     across, along = (_blur(side, smallest, images) for side in images.shape[-2:])
 

@@ -46,6 +46,28 @@ def test_a_compiled_training_is_near_the_other_one_and_resumes_bit_for_bit(tmp_p
     assert no_graphs == 0 and graphs == graphs_of_three_steps >= 1  # the step is no part of them
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cnn", {"channels": [4], "dense": [4], "mixup": 0.4, "cutmix": 1.0}),
+        ("gan", {"architecture": "mlp", "width": 8, "latent_size": 8, "historical_averaging": 0.1}),
+    ],
+)
+def test_no_graph_depends_on_the_step(monkeypatch, name, settings):
+    monkeypatch.setattr(Noise, "_draw", torch.compiler.disable(Noise._draw))  # as in PhaseLoss
+    torch._dynamo.utils.counters.clear()
+    data = ArrayDataset()
+    task = model_files.build(name, settings, data.spec, 0)
+    task.on_train_start(data.train)
+    phase, batch = task.phases()[0].name, data.train.batch(range(16))
+    loss, graphs = torch.compile(task.loss, backend="eager", dynamic=False), []
+    for number in range(1, 6):
+        loss(phase, batch, Noise.whole(0, 16, phase, number))
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert 0 < graphs[1] == graphs[4]
+
+
 def failure(task, data):
     step = Step(task, task.phases(), COMPILED, DistributedContext())
     with pytest.raises(RuntimeError) as caught:

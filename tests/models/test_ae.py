@@ -25,7 +25,8 @@ OTHERS = torch.rand(6, 2, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
 def build(**settings):
-    return model_files.build("ae", validate({**SMALL, **settings}, AeConfig, "ae"), SPEC, 0)
+    small = SMALL if settings.get("architecture", "dense") == "dense" else {"width": 8}
+    return model_files.build("ae", validate({**small, **settings}, AeConfig, "ae"), SPEC, 0)
 
 
 def batch(count=5):
@@ -199,3 +200,37 @@ def test_smoothness_of_ssim_lets_a_training_lower_it():
         optimizer.step()
     assert image_loss("ssim", torch.sigmoid(weight), IMAGES, 0.1).mean() < before / 2
     assert F.mse_loss(torch.sigmoid(weight), IMAGES) < F.mse_loss(torch.full_like(IMAGES, 0.5), IMAGES)
+
+
+def test_settings_without_effect_and_layers_without_values_are_refused():
+    for settings in (
+        {"huber_delta": 0.5},
+        {"penalty_weight": 1.0},
+        {"num_components": 3},
+        {"architecture": "unet", "objectives": ["inpaint"], "code_size": 4},
+        {"architecture": "convolutional", "dense": [16]},
+        {"dense": [0]},
+    ):
+        with pytest.raises(BadInput, match=list(settings)[-1]):
+            build(**settings)
+    build(architecture="unet", objectives=["inpaint"], code_size=16, dense=[64, 32])  # the defaults
+
+
+def test_ssim_does_not_depend_on_the_precision_of_the_networks():
+    expected = ssim(IMAGES, IMAGES * 0.98)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ssim(IMAGES, IMAGES * 0.98), expected)
+
+
+def test_a_class_without_codes_has_the_mean_of_all():
+    task, shown = build(held_out_class=1), batch(20)
+    task.on_train_end([shown])
+    with torch.no_grad():
+        codes = task.encode(shown.images)[shown.labels != 1]
+    assert torch.allclose(task.code_means[1], codes.mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [28, 100])
+def test_a_width_that_is_no_multiple_of_eight_can_be_built(width):
+    task = build(architecture="convolutional", width=width)
+    assert task.reconstruct(batch(2).images).isfinite().all()

@@ -12,7 +12,7 @@ from pipeline.core import model_files
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
-from pipeline.models.cnn import CnnConfig
+from pipeline.models.cnn import CnnConfig, whitening
 from pipeline.models.cnn.losses import LOSSES
 from pipeline.models.cnn.mixing import mix
 from pipeline.models.cnn.whitening import Whitening
@@ -95,7 +95,7 @@ def test_with_both_about_half_of_the_images_are_mixed_in_each_way():
 def test_the_loss_of_mixed_images_is_that_of_both_labels_weighted_by_their_shares(settings):
     task = classifier(channels=[4], dense=[4], **settings)
     batch, noise = DATA.train.batch(np.arange(COUNT)), Noise.whole(0, COUNT, "classifier")
-    others = task.read_partners(noise)
+    others, _ = task.read_partners(noise)
     mixup, cutmix = settings.get("mixup", 0.0), settings.get("cutmix", 0.0)
     mixed, share = mix(batch.images, others.images, noise, mixup, cutmix)
     logits = task.network(mixed)
@@ -109,8 +109,8 @@ def test_the_loss_of_mixed_images_is_that_of_both_labels_weighted_by_their_share
 def test_partners_are_drawn_from_the_whole_training_split_by_row_and_the_data_is_not_copied():
     task = classifier(mixup=1.0)
     noise = Noise.whole(0, 100, "classifier")
-    images = task.read_partners(noise).images
-    rows = [task.read_partners(noise.rows(a, b)).images for a, b in ((0, 23), (23, 40), (40, 100))]
+    images = task.read_partners(noise)[0].images
+    rows = [task.read_partners(noise.rows(a, b))[0].images for a, b in ((0, 23), (23, 40), (40, 100))]
     assert torch.equal(images, torch.cat(rows))  # as workers read them
     known = {image.tobytes() for image in DATA.train.rows(np.arange(200))["image"]}
     found = {image.tobytes() for image in (images * 255).round().byte().numpy()}
@@ -214,3 +214,25 @@ def test_class_weights_multiply_every_loss(loss):
     losses = LOSSES[loss](weighted.classify(batch.images), batch.labels, weighted.config)
     expected = (losses * weighted.class_weights[batch.labels]).mean()
     assert torch.allclose(weighted.loss("classifier", batch, noise)[0], expected)
+
+
+def test_whitening_reads_few_images_at_once_and_sums_their_moments(monkeypatch):
+    whole, parts, sizes, read = Whitening(3), Whitening(3), [], DATA.train.batch
+    whole.fit(DATA.train)
+    monkeypatch.setattr(whitening, "CHUNK", 7)
+    monkeypatch.setattr(DATA.train, "batch", lambda rows: sizes.append(len(rows)) or read(rows))
+    parts.fit(DATA.train)
+    assert max(sizes) <= 7 and sum(sizes) == 200
+    assert torch.allclose((whole.weight**2).sum(0), (parts.weight**2).sum(0), rtol=1e-3)  # of any sign
+
+
+@pytest.mark.parametrize("architecture", ["article", "residual", "fast"])
+def test_any_number_of_channels_can_be_normalised_in_groups(architecture):
+    task = classifier(architecture=architecture, channels=[28, 13], normalisation="group")
+    assert task.classify(DATA.train.batch(np.arange(2)).images).isfinite().all()
+
+
+@pytest.mark.parametrize("setting", ["channels", "dense"])
+def test_layers_without_values_are_refused(setting):
+    with pytest.raises(BadInput, match=setting):
+        classifier(**{setting: [0]})

@@ -73,3 +73,10 @@ def test_equal_codes_and_a_single_code_can_be_fitted():
     mixture.fit(torch.ones(31, 2), torch.tensor([0] * 30 + [1]))
     drawn = mixture.draw(torch.arange(2), Noise.whole(0, 2), "code")
     assert torch.allclose(drawn, torch.ones(2, 2), atol=0.1)
+
+
+def test_codes_of_a_large_scale_and_rank_one_can_be_fitted():
+    line = torch.arange(400.0)[:, None] * torch.tensor([[1.0, 2.0, -3.0, 0.5]])
+    mixture = ClassMixture(3, 4, 1)
+    mixture.fit(1e6 * line, torch.zeros(400, dtype=torch.long))
+    assert mixture.factors.isfinite().all()

@@ -7,7 +7,10 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from pipeline.core import model_files
+from pipeline.core.distributed import DistributedContext
 from pipeline.core.noise import Noise
+from pipeline.core.settings import ScheduleSettings, TrainingSettings
+from pipeline.core.step import Step
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
 from pipeline.models.vae import VaeConfig
@@ -20,7 +23,8 @@ SMALL = {"architecture": "dense", "dense": [16]}
 
 
 def build(**settings):
-    return model_files.build("vae", validate({**SMALL, **settings}, VaeConfig, "vae"), SPEC, 0)
+    small = SMALL if settings.get("architecture", "dense") == "dense" else {"width": 8}
+    return model_files.build("vae", validate({**small, **settings}, VaeConfig, "vae"), SPEC, 0)
 
 
 def batch(count=5):
@@ -71,7 +75,8 @@ def test_the_learned_deviation_is_that_of_the_normal_density_and_is_trained():
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian"])
 def test_the_importance_weighted_bound_approaches_the_log_likelihood(likelihood):
     """With latents of one value, log p(x | y) is an integral on a line."""
-    task, shown = build(latent_size=1, likelihood=likelihood, deviation=0.5), batch(6)
+    settings = {"deviation": 0.5} if likelihood == "gaussian" else {}
+    task, shown = build(latent_size=1, likelihood=likelihood, **settings), batch(6)
     with torch.no_grad():
         weights = task.log_weights(shown, Noise.whole(0, 6), 4000).double()
         line = torch.linspace(-12, 12, 4001)
@@ -159,3 +164,27 @@ def test_combinations_that_make_no_sense_are_refused_all_at_once():
         build(prior="mixture", latent_size=513)
     with pytest.raises(BadInput, match="free_bits needs beta > 0"):
         build(free_bits=1.0, beta=0.0)
+
+
+def test_settings_without_effect_and_layers_without_values_are_refused():
+    for settings in (
+        {"num_components": 3},
+        {"deviation": 0.2},
+        {"second_stage_first": 3},
+        {"second_stage_optimizer": {"learning_rate": 0.1}},
+        {"architecture": "convolutional", "dense": [16]},
+        {"dense": [0]},
+    ):
+        with pytest.raises(BadInput, match=list(settings)[-1]):
+            build(**settings)
+
+
+def test_the_second_stage_has_its_own_schedule_and_must_begin_before_the_end():
+    task = build(second_stage="vae", second_stage_first=9)
+    training = TrainingSettings(num_steps=10, schedule=ScheduleSettings(kind="linear"))
+    step = Step(task, task.phases(), training, DistributedContext())
+    step.run(9, batch(), Noise.whole(0, 5, step=9))
+    assert step.phases[1].optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 2)  # the first of two steps
+    with pytest.raises(BadInput, match="second_stage begins at step 9") as raised:
+        Step(task, task.phases(), TrainingSettings(num_steps=8), DistributedContext())
+    assert raised.value.where == "vae.training.num_steps"

@@ -13,7 +13,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.errors import BadInput
 from pipeline.layers import damage
-from pipeline.layers.mixture import RIDGE, ClassMixture
+from pipeline.layers.mixture import ClassMixture, cholesky_factors
 from pipeline.layers.similarity import image_loss
 from pipeline.models.ae.networks import Pair, build_network
 from pipeline.models.ae.settings import AeConfig
@@ -137,14 +137,13 @@ class Ae(Task):
         if self.mixture:
             self.mixture.fit(codes, labels)
             return
-        counts = torch.bincount(labels, minlength=self.spec.classes).clamp_min(1)
+        counts = torch.bincount(labels, minlength=self.spec.classes)[:, None]
         sums = torch.zeros(self.code_means.shape, dtype=torch.float64).index_add_(0, labels, codes)
-        means = sums / counts[:, None]
+        means = torch.where(counts > 0, sums / counts.clamp_min(1), codes.mean(0))
         within = codes - means[labels]
         covariance = within.T @ within / len(within)
-        ridge = RIDGE * torch.eye(self.config.code_size, dtype=torch.float64)
         self.code_means.copy_(means)
-        self.code_factor.copy_(torch.linalg.cholesky(covariance + ridge))
+        self.code_factor.copy_(cholesky_factors(covariance))
         self.fitted.fill_(True)
 
     def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor | None:

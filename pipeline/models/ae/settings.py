@@ -8,7 +8,7 @@ from pipeline.core.optimizers import OptimizerSettings
 from pipeline.layers.damage import Restoration
 from pipeline.layers.mixture import MAX_SIZE
 from pipeline.layers.similarity import ImageLoss
-from pipeline.params import Section
+from pipeline.params import Section, Width
 
 
 class AeConfig(Section):
@@ -23,7 +23,7 @@ class AeConfig(Section):
     architecture: Literal["convolutional", "dense", "unet"] = "convolutional"
     objectives: tuple[Literal["reconstruct"] | Restoration, ...] = Field(("reconstruct",), min_length=1)
     code_size: int = Field(16, ge=1, le=4096)
-    dense: tuple[int, ...] = (64, 32)
+    dense: tuple[Width, ...] = (64, 32)
     width: int = Field(32, ge=8, le=1024)
     reconstruction_loss: ImageLoss = "mse"
     huber_delta: float = Field(0.1, gt=0)
@@ -59,6 +59,14 @@ class AeConfig(Section):
             and not only_reconstructs,
             f"prior: mixture needs code_size <= {MAX_SIZE}": mixture and self.code_size > MAX_SIZE,
         }
-        if problems := [problem for problem, applies in wrong.items() if applies]:
+        needed = {
+            "code_size": "architecture: convolutional or dense",
+            "dense": "architecture: dense",
+            "huber_delta": "reconstruction_loss: huber",
+            "penalty_weight": "penalty",
+            "num_components": "prior: mixture",
+        }
+        problems = [problem for problem, applies in wrong.items() if applies]
+        if problems := problems + self.without_effect(needed):
             raise ValueError("; ".join(problems))
         return self

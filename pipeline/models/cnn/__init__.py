@@ -29,7 +29,7 @@ class Cnn(Task):
     Config = CnnConfig
     class_weights: Tensor | None = None  # (classes,); their mean over the training images is 1
     temperature: Tensor  # by which the logits are divided, if ``calibrate`` is set
-    read_partners: Callable[[Noise], Batch] | None = None  # what images are mixed with
+    read_partners: Callable[[Noise], tuple[Batch, Noise]] | None = None  # what images are mixed with
 
     def __init__(self, config: CnnConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
@@ -56,8 +56,8 @@ class Cnn(Task):
             logits = self.network(images, noise).float()
             losses = self._losses(logits, labels)
         else:
-            others = self.read_partners(noise)
-            partners = self._augment(others.images, noise.at(f"{phase} partner"))
+            others, their_noise = self.read_partners(noise)
+            partners = self._augment(others.images, their_noise)
             images, share = mix(images, partners, noise, self.config.mixup, self.config.cutmix)
             logits = self.network(images, noise).float()
             losses = share * self._losses(logits, labels) + (1 - share) * self._losses(logits, others.labels)

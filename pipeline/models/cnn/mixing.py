@@ -17,16 +17,16 @@ from pipeline.core.noise import Noise
 from pipeline.layers.augmentation import box
 
 
-def partner_reader(split: Split) -> Callable[[Noise], Batch]:
-    """A function that reads a random example of ``split`` for each row of the noise.
+def partner_reader(split: Split) -> Callable[[Noise], tuple[Batch, Noise]]:
+    """A function: noise -> a random example of ``split`` for each row, and the noise that augments them.
 
     It is a function, and no object, so that a copy of the model for averaging does not copy the data.
     """
 
-    @torch.compiler.disable
-    def read(noise: Noise) -> Batch:
+    @torch.compiler.disable  # which would otherwise compile again for each step
+    def read(noise: Noise) -> tuple[Batch, Noise]:
         rows = replace(noise, device=torch.device("cpu")).integers("partner", len(split))
-        return split.batch(rows.numpy(), noise.device)
+        return split.batch(rows.numpy(), noise.device), noise.at(f"{noise.phase} partner")
 
     return read
 

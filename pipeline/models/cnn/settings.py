@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.core.optimizers import OptimizerSettings
-from pipeline.params import Section
+from pipeline.params import Section, Width
 
 
 class CnnConfig(Section):
@@ -15,12 +15,10 @@ class CnnConfig(Section):
     """
 
     architecture: Literal["article", "residual", "fast"] = "article"
-    channels: tuple[int, ...] = Field((32, 64, 64), min_length=1)
-    dense: tuple[int, ...] = Field((64,), min_length=1)  # article: one dense layer each
+    channels: tuple[Width, ...] = Field((32, 64, 64), min_length=1)
+    dense: tuple[Width, ...] = Field((64,), min_length=1)  # article: one dense layer each
     depth: int = Field(2, ge=1, le=100)  # residual: blocks in each stage
-    normalisation: Literal["none", "group", "weight"] = (
-        "none"  # of the maps in groups of channels; of filters
-    )
+    normalisation: Literal["none", "group", "weight"] = "none"  # of groups of channels; of filters
     dropout: float = Field(0.0, ge=0, lt=1)  # before each dense layer
     loss: Literal["cross_entropy", "mse", "huber", "focal"] = "cross_entropy"
     huber_delta: float = Field(0.5, gt=0, le=1)  # errors of a probability above it count linearly
@@ -43,19 +41,14 @@ class CnnConfig(Section):
     @model_validator(mode="after")
     def _refuse(self) -> Self:
         """Refuse settings that have no effect or contradict each other, all at once."""
-        default = type(self).model_fields
-        changed = lambda name: getattr(self, name) != default[name].default
-        only = {"dense": "article", "depth": "residual"}
-        faults = [
-            f"{name} is for architecture: {kind}, not {self.architecture}"
-            for name, kind in only.items()
-            if changed(name) and self.architecture != kind
-        ]
-        faults += [
-            f"{name} is for loss: {kind}, not {self.loss}"
-            for name, kind in {"huber_delta": "huber", "focal_gamma": "focal"}.items()
-            if changed(name) and self.loss != kind
-        ]
+        faults = self.without_effect(
+            {
+                "dense": "architecture: article",
+                "depth": "architecture: residual",
+                "huber_delta": "loss: huber",
+                "focal_gamma": "loss: focal",
+            }
+        )
         if self.crop and self.shift:
             faults.append("crop and shift both move the image")
         if self.test_time_flip and not self.flip:

@@ -9,6 +9,7 @@ from pipeline.core.dataset import Split
 
 SIDE = 2  # of a patch, in pixels
 MAX_IMAGES = 5000  # from which the filters are computed
+CHUNK = 100  # images whose patches are in memory at once
 SMALLEST = 5e-4  # added to the variances: directions without variance are not amplified
 
 
@@ -36,10 +37,15 @@ class Whitening(nn.Module):
         if self.weight.any():
             return
         rows = np.unique(np.linspace(0, len(split) - 1, MAX_IMAGES).astype(np.int64))
-        patches = F.unfold(split.batch(rows).images, SIDE).transpose(1, 2).flatten(0, 1).double()
-        mean = patches.mean(0)
-        centred = patches - mean
-        variances, components = torch.linalg.eigh(centred.T @ centred / len(centred))
+        count, size = 0, self.filters // 2
+        sums, products = torch.zeros(size).double(), torch.zeros(size, size).double()
+        for chunk in np.array_split(rows, -(-len(rows) // CHUNK)):
+            patches = F.unfold(split.batch(chunk).images, SIDE).transpose(1, 2).flatten(0, 1).double()
+            count += len(patches)
+            sums += patches.sum(0)
+            products += patches.T @ patches
+        mean = sums / count
+        variances, components = torch.linalg.eigh(products / count - mean.outer(mean))
         filters = components.T / (variances.clamp_min(0) + SMALLEST).sqrt()[:, None]
         filters = torch.cat([filters, -filters])
         self.weight.copy_(filters.view_as(self.weight))

@@ -78,7 +78,10 @@ class Gan(Task):
             logits = self._logits([batch.images], labels, noise)[0] - (self.adversarial.threshold or 0.0)
             probability = self.adaptive.probability
             return self.adaptive.loss(logits, self.config.adaptive_target), {"probability": probability}
-        generated = self._training_images(labels, noise)
+        if phase == "penalty" and not (self.config.r2 or self.config.gradient_penalty):
+            generated = batch.images  # they are not used
+        else:
+            generated = self._training_images(labels, noise)
         if phase == "generator":
             return self._generator_loss(batch.images, generated, labels, noise)
         return self._discriminator_loss(phase, batch.images, generated.detach(), labels, noise)
@@ -104,7 +107,7 @@ class Gan(Task):
         if is_lazy != (config.penalty_every > 1):
             weights = {}  # the other phase has them
         if "mixed" in weights:
-            sources["mixed"] = images.lerp(generated, noise.uniform("mix", 1, 1, 1))
+            sources["mixed"] = images.lerp(generated.float(), noise.uniform("mix", 1, 1, 1))
         kinds = weights if is_lazy else sources
         parts = {kind: sources[kind].detach().requires_grad_(kind in weights) for kind in kinds}
         logits = dict(zip(parts, self._logits(list(parts.values()), labels, noise)))
@@ -124,6 +127,8 @@ class Gan(Task):
     def _path_length_loss(self, labels: Tensor | None, noise: Noise) -> Tensor:
         """The variance of path lengths: half the mean squared difference of two independent ones.
 
+        Both are of the label of the row, so it is the variance within a class.
+
         Karras et al. 2020 estimate it with a running mean, which several workers would have to share.
         """
         style, lengths = self._style, []
@@ -138,7 +143,7 @@ class Gan(Task):
     def _historical_loss(self, network: str, noise: Noise) -> Tensor | float:
         if network not in self.history:
             return 0.0
-        distance = self.history[network](getattr(self, network), noise.step)
+        distance = self.history[network](getattr(self, network), noise.step_tensor())
         return self.config.historical_averaging * distance
 
     def _training_images(self, labels: Tensor | None, noise: Noise) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
-from pipeline.layers.convolutional import Decoder, channels, group_norm, sides
+from pipeline.layers.convolutional import Decoder, channels, group_norm, num_groups, sides
 from pipeline.models.gan.resampling import Enlarge
 from pipeline.models.gan.settings import GanConfig
 
@@ -115,7 +115,7 @@ class R3Block(nn.Module):
         inner = 2 * count
         layers = [
             nn.Conv2d(count, inner, 1),
-            nn.Conv2d(inner, inner, 3, padding=1, groups=max(1, inner // group_size)),
+            nn.Conv2d(inner, inner, 3, padding=1, groups=num_groups(inner, group_size)),
             nn.Conv2d(inner, count, 1, bias=False),
         ]
         for layer in layers[:2]:

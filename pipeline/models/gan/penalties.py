@@ -61,12 +61,12 @@ class HistoricalAverage(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.register_buffer("last_step", torch.full((), -1))
 
-    def forward(self, network: nn.Module, step: int) -> Tensor:
-        """The squared distance; in a new ``step`` the parameters are first added to the mean."""
+    def forward(self, network: nn.Module, step: Tensor) -> Tensor:
+        """The squared distance; in a new ``step`` (a scalar) the parameters are first added to the mean."""
         flat = torch.cat([parameter.flatten() for parameter in network.parameters()])
         with torch.no_grad():
             is_new = (self.last_step < step).float()
             self.count += is_new
             self.mean.lerp_(flat.detach(), is_new / self.count)
-            self.last_step.fill_(step)
+            self.last_step.copy_(step)
         return (flat - self.mean).square().sum()

@@ -27,7 +27,7 @@ class GanConfig(Section):
     r2: float = Field(0.0, ge=0)  # the same at generated images
     penalty_every: int = Field(1, ge=1)  # steps; the weights are multiplied by it
     weight_clipping: float = Field(0.0, ge=0)  # largest weight of the discriminator; 0: any
-    historical_averaging: float = Field(0.0, ge=0)  # weight
+    historical_averaging: float = Field(0.0, ge=0)  # weight; the saved model has the means, too
     style_mixing: float = Field(0.0, ge=0, le=1)  # probability that an image has two styles
     path_length: float = Field(0.0, ge=0)  # weight of path-length regularisation
     path_length_every: int = Field(4, ge=1)  # steps
@@ -92,6 +92,12 @@ class GanConfig(Section):
             f"adaptive_target needs logits whose sign means real or generated, which adversarial_loss: "
             f"{self.adversarial_loss} does not give: set it to 0": adaptive and (wasserstein or relativistic),
         }
-        if faults := [fault for fault, broken in rules.items() if broken]:
+        needed = {
+            "path_length_every": "path_length",
+            "adaptive_step": "adaptive_target",
+            "adaptive_every": "adaptive_target",
+        }
+        faults = [fault for fault, broken in rules.items() if broken]
+        if faults := faults + self.without_effect(needed):
             raise ValueError("; ".join(faults))
         return self

@@ -65,8 +65,12 @@ class StyleGenerator(nn.Module):
         return self.synthesis(torch.where(is_first[:, :, None], codes[:, None], others[:, None]), noise)
 
     def truncated(self, codes: Tensor, labels: Tensor | None, psi: float) -> Tensor:
-        """Codes (N, L), moved towards the mean code of their class: psi 1 is the code, 0 the mean."""
+        """Codes (N, L), moved towards the mean code of their class: psi 1 is the code, 0 the mean.
+
+        Until the mean codes are computed, psi is 1.
+        """
         mean = self.mean_codes if labels is None else self.mean_codes[labels]
+        mean = torch.where(self.mean_codes.any(), mean, codes)
         return mean + psi * (codes - mean)
 
     @torch.no_grad()

@@ -39,9 +39,8 @@ class Vae(Task):
         phases = [Phase("vae", self.network, config.optimizer.build(self.network.parameters()))]
         if self.second_stage:
             optimizer = config.second_stage_optimizer.build(self.second_stage.parameters())
-            phases.append(
-                Phase("second_stage", self.second_stage, optimizer, first=config.second_stage_first)
-            )
+            first, schedule = config.second_stage_first, config.second_stage_schedule
+            phases.append(Phase("second_stage", self.second_stage, optimizer, first=first, schedule=schedule))
         return phases
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:

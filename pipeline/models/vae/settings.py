@@ -5,8 +5,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.core.optimizers import OptimizerSettings
+from pipeline.core.settings import ScheduleSettings
 from pipeline.layers.mixture import MAX_SIZE
-from pipeline.params import Section
+from pipeline.params import Section, Width
 
 
 class VaeConfig(Section):
@@ -20,7 +21,7 @@ class VaeConfig(Section):
     architecture: Literal["convolutional", "dense"] = "convolutional"
     latent_size: int = Field(16, ge=1, le=4096)
     width: int = Field(32, ge=8, le=1024)
-    dense: tuple[int, ...] = (512, 256)
+    dense: tuple[Width, ...] = (512, 256)
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     deviation: float = Field(0.1, gt=0)  # of the gaussian likelihood, with images in [0, 1]
     learn_deviation: bool = False  # deviation is then only the first value
@@ -33,6 +34,7 @@ class VaeConfig(Section):
     second_stage_first: int = Field(1, ge=1)  # the step at which its training begins
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
     second_stage_optimizer: OptimizerSettings = OptimizerSettings(learning_rate=1e-3)
+    second_stage_schedule: ScheduleSettings = ScheduleSettings(kind="cosine")  # from its first step on
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -46,6 +48,15 @@ class VaeConfig(Section):
             f"prior: mixture needs latent_size <= {MAX_SIZE}": self.prior == "mixture"
             and self.latent_size > MAX_SIZE,
         }
-        if problems := [problem for problem, applies in wrong.items() if applies]:
+        needed = {
+            "dense": "architecture: dense",
+            "deviation": "likelihood: gaussian",
+            "num_components": "prior: mixture",
+            **dict.fromkeys(
+                ("second_stage_first", "second_stage_optimizer", "second_stage_schedule"), "second_stage: vae"
+            ),
+        }
+        problems = [problem for problem, applies in wrong.items() if applies]
+        if problems := problems + self.without_effect(needed):
             raise ValueError("; ".join(problems))
         return self
