@@ -48,7 +48,7 @@ MEASURES = {
         "The probability that a generated image is nearer to its nearest training image than an unseen real "
         "image is. Near 100 %: copies, or images that are all close to the average. Below 50 %: images "
         "unlike the training images.", percent=True),
-    "pixel_memorisation": Measure("Nearness to training images, in pixels", "", "unseen real images score {}",
+    "pixel_memorisation": Measure("Pixel nearness to training images", "", "unseen real images score {}",
         "The same with the distance between pixels instead of features, of at most 1,000 images. Blurred "
         "images are near to all others, so read it together with the sharpness.", percent=True),
     "diversity": Measure("Diversity within a class", "higher", REAL,

@@ -27,7 +27,7 @@ class UNet(nn.Module):
         self.output = nn.Conv2d(width, image_channels, 3, padding=1)
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        maps = [self.input(torch.cat([images * 2 - 1, mask.expand(-1, 1, -1, -1)], 1))]
+        maps = [self.input(torch.cat([images * 2 - 1, mask.expand(len(images), -1, -1, -1)], 1))]
         for down in self.down:
             maps.append(down(maps[-1]))
         result = maps.pop()
