@@ -118,7 +118,7 @@ class Ae(Task):
         return torch.sigmoid(self.network(images, torch.ones_like(images[:, :1])))
 
     def restore(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Repaired images. Pixels that ``mask`` (N or 1, 1, H, W) says are known, with 1, stay as they are."""
+        """Repaired images. Pixels that ``mask`` (N or 1, 1, H, W) says are known, with 1, are kept."""
         if mask is None:
             return self.reconstruct(images)
         hidden = damage.hide(images, mask)
