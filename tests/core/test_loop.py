@@ -230,7 +230,7 @@ def _one_of(rank, size, port, names, folder):
     for name in names:
         context = DistributedContext(rank, size, torch.device("cpu"), wrap)
         own = folder / name / f"of {size}" / str(rank)  # no folder is shared
-        _train(name, own, context, steps=2)
+        _train(name, own, context, steps=3)
         # Resumes from rank 0's checkpoint, with microbatches; the last worker has one more than the others.
         final = _train(name, own, replace(context, microbatch=13 // size))
         torch.save(final, folder / name / f"{rank} of {size}.pt")
@@ -253,7 +253,7 @@ def test_several_processes_train_the_same_model_as_one(tmp_path, toy_models, siz
         (tmp_path / name).mkdir()
     torch.multiprocessing.spawn(_one_of, (size, port, names, tmp_path), nprocs=size)
     for name in names:
-        _train(name, tmp_path / name / "single", steps=2)
+        _train(name, tmp_path / name / "single", steps=3)
         single = _train(name, tmp_path / name / "single")
         parts = [
             torch.load(tmp_path / name / f"{rank} of {size}.pt", weights_only=True) for rank in range(size)

@@ -196,7 +196,7 @@ def test_spread_is_the_unbiased_variance_within_classes():
 
 def test_runs_of_different_protocols_are_shown_side_by_side_without_a_best_value():
     runs = [
-        Compared(title, "0" * 32, {}, {protocol: {"fid": Estimate(value)}}, b"")
+        Compared(title, "0" * 32, {}, {protocol: {"fid": Estimate(value)}}, b"", {})
         for title, protocol, value in (("a", "p", 1.0), ("b", "q", 2.0))
     ]
     (row,) = side_by_side.rows(runs)

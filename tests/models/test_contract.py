@@ -250,22 +250,24 @@ def test_generated_images_depend_only_on_the_noise(name, device):
 def test_training_resumes_from_a_checkpoint_bit_for_bit(name, device):
     settings = TrainingSettings(ema_decay=0.9)
 
-    def run(task, phases, average, steps):
-        step = Step(task, phases, settings, DistributedContext(device=task.device))
-        for number in steps:
-            step.run(number, batch(task), noise(task, step=number))
+    def start(seed=0):
+        task = build(name, device, seed=seed)
+        phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
+        return phases, average, Step(task, phases, settings, DistributedContext(device=task.device))
+
+    def run(step, average, numbers):
+        for number in numbers:
+            step.run(number, batch(step.task), noise(step.task, step=number))
             average.update(number)
 
-    task = build(name, device)
-    phases, average = task.phases(), ExponentialMovingAverage(task, 0.9)
-    run(task, phases, average, (1, 2))
+    phases, average, step = start()
+    run(step, average, (1, 2))
     state = {key: value.clone() for key, value in state_dict(average, phases).items()}
-    run(task, phases, average, (3, 4))
+    run(step, average, (3, 4))
 
-    resumed = build(name, device, seed=5)
-    phases_again, average_again = resumed.phases(), ExponentialMovingAverage(resumed, 0.9)
+    phases_again, average_again, step_again = start(seed=5)
     load_state_dict(state, average_again, phases_again)
-    run(resumed, phases_again, average_again, (3, 4))
+    run(step_again, average_again, (3, 4))
     first, second = state_dict(average, phases), state_dict(average_again, phases_again)
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
