@@ -10,6 +10,9 @@ from pipeline.core import model_files
 from pipeline.leaderboard import board as boards
 from tests.test_walls import ROOT
 
+pytestmark = pytest.mark.skipif(
+    {"ae", "cnn", "gan", "vae"} != set(model_files.names()), reason="params.yaml is not the shipped one"
+)
 FILES = sorted((ROOT / "docs/articles").glob("*.yaml"))
 
 
