@@ -27,20 +27,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def without_effect(self, needed: Mapping[str, str]) -> list[str]:
-        """What is wrong with settings that have no effect, and are not at their defaults.
+    def refuse(self, wrong: Mapping[str, object], needed: Mapping[str, str]) -> None:
+        """Raise ``ValueError`` with all that is wrong: for the validators of several settings.
 
-        ``needed``: by setting, the other one that it needs, as "name: value", or as "name" for any value but
-        zero and none. Several values are separated by " or ".
+        ``wrong``: by fault, whether the settings have it. Settings without an effect that are not at their
+        defaults are faults, too. ``needed``: by setting, the other one that it needs, as "name: value", or as
+        "name" for any value but zero and none. Several values are separated by " or ".
         """
-        faults = []
+        faults = [fault for fault, applies in wrong.items() if applies]
         for name, condition in needed.items():
             other, _, values = condition.partition(": ")
             value = getattr(self, other)
             fits = value in values.split(" or ") if values else value not in (0, None, "none")
             if not fits and getattr(self, name) != type(self).model_fields[name].default:
                 faults.append(f"{name} is for {condition}, not {value}")
-        return faults
+        if faults:
+            raise ValueError("; ".join(faults))
 
 
 S = TypeVar("S", bound=Section)

@@ -213,7 +213,8 @@ def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
 def _repair_rwlock(path: Path) -> None:
     """Remove the list of paths that DVC's processes use if it is damaged, else those of ended processes.
 
-    DVC takes a killed process that nobody has waited for for a running one, and waits for it.
+    A killed process stays in the process table until its parent reads its exit code. DVC takes it for a
+    running one and waits for it.
     """
     with suppress(FileNotFoundError):
         try:

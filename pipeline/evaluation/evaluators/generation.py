@@ -18,7 +18,7 @@ from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.progress import PROGRESS
 
 NUM_ROWS = 8  # of the sample grid
-NUM_NEAREST = 4  # training images beside a generated one
+NUM_NEAREST = 4  # training images shown with a generated one
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:

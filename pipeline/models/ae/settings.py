@@ -66,7 +66,5 @@ class AeConfig(Section):
             "penalty_weight": "penalty",
             "num_components": "prior: mixture",
         }
-        problems = [problem for problem, applies in wrong.items() if applies]
-        if problems := problems + self.without_effect(needed):
-            raise ValueError("; ".join(problems))
+        self.refuse(wrong, needed)
         return self

@@ -41,20 +41,18 @@ class CnnConfig(Section):
     @model_validator(mode="after")
     def _refuse(self) -> Self:
         """Refuse settings that have no effect or contradict each other, all at once."""
-        faults = self.without_effect(
-            {
-                "dense": "architecture: article",
-                "depth": "architecture: residual",
-                "huber_delta": "loss: huber",
-                "focal_gamma": "loss: focal",
-            }
-        )
-        if self.crop and self.shift:
-            faults.append("crop and shift both move the image")
-        if self.test_time_flip and not self.flip:
-            faults.append("test_time_flip needs flip: the network has never seen mirrored images")
-        if self.label_smoothing and self.loss == "focal":
-            faults.append("label_smoothing keeps easy images in the loss, which loss: focal leaves out")
-        if faults:
-            raise ValueError("; ".join(faults))
+        easy = "label_smoothing keeps easy images in the loss, which loss: focal leaves out"
+        unseen = "test_time_flip needs flip: the network has never seen mirrored images"
+        wrong = {
+            "crop and shift both move the image": bool(self.crop and self.shift),
+            unseen: self.test_time_flip and not self.flip,
+            easy: bool(self.label_smoothing) and self.loss == "focal",
+        }
+        needed = {
+            "dense": "architecture: article",
+            "depth": "architecture: residual",
+            "huber_delta": "loss: huber",
+            "focal_gamma": "loss: focal",
+        }
+        self.refuse(wrong, needed)
         return self

@@ -97,7 +97,5 @@ class GanConfig(Section):
             "adaptive_step": "adaptive_target",
             "adaptive_every": "adaptive_target",
         }
-        faults = [fault for fault, broken in rules.items() if broken]
-        if faults := faults + self.without_effect(needed):
-            raise ValueError("; ".join(faults))
+        self.refuse(rules, needed)
         return self

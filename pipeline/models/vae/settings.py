@@ -56,7 +56,5 @@ class VaeConfig(Section):
                 ("second_stage_first", "second_stage_optimizer", "second_stage_schedule"), "second_stage: vae"
             ),
         }
-        problems = [problem for problem, applies in wrong.items() if applies]
-        if problems := problems + self.without_effect(needed):
-            raise ValueError("; ".join(problems))
+        self.refuse(wrong, needed)
         return self
