@@ -1,4 +1,4 @@
-"""What a trained model can do with labelled images."""
+"""What a trained model can do with examples of its data."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pipeline.core.noise import Noise
 from pipeline.core.task import Task
-from pipeline.errors import BadInput
 
 
 class Ability(StrEnum):
@@ -21,18 +20,38 @@ class Ability(StrEnum):
     RECONSTRUCT = "reconstruct"
     ENCODE = "encode"
     DECODE = "decode"  # makes images of latents, or of codes
+    COMPLETE = "complete"  # draws the missing part of an image
+    SEGMENT = "segment"  # labels the pixels of an image
+    FORECAST = "forecast"  # predicts the next frames of a clip
 
 
 def abilities(task: Task) -> frozenset[Ability]:
-    """The abilities of ``task``, found by trying its methods on one grey image of its data's shape.
+    """The abilities of ``task``, found by trying its methods on one grey example of its data.
 
-    A model that learns from other data than labelled images has none, whatever it makes of that data.
+    Which are tried depends on the fields of the data: labelled images, images with a mask, or clips.
     """
-    try:
-        shape, classes = (1, task.spec.channels, task.spec.size, task.spec.size), task.spec.classes
-    except BadInput:  # the data has no images, or no labels
-        return frozenset()
-    image = torch.full(shape, 0.5, device=task.device)
+    fields, found = task.spec.fields, dict[Ability, bool]()
+    with torch.no_grad():
+        if {"image", "label"} <= fields.keys():
+            found |= _of_labelled_images(task)
+        if {"image", "mask"} <= fields.keys():
+            _, height, width = fields["image"].shape
+            logits = task.segment(_grey(task, fields["image"].shape))
+            shape = (1, fields["mask"].num_values, height, width)
+            found[Ability.SEGMENT] = logits is not None and logits.shape == shape
+        if "clip" in fields:
+            frame = _grey(task, (1, *fields["clip"].shape[1:]))
+            following = task.forecast(frame, 1)
+            found[Ability.FORECAST] = following is not None and following.shape == frame.shape
+    return frozenset(ability for ability, is_found in found.items() if is_found)
+
+
+def _grey(task: Task, shape: tuple[int, ...]) -> Tensor:
+    return torch.full((1, *shape), 0.5, device=task.device)
+
+
+def _of_labelled_images(task: Task) -> dict[Ability, bool]:
+    image, classes = _grey(task, task.spec["image"].shape), task.spec.classes
 
     def draw(label: int) -> Tensor | None:
         noise = Noise.whole(0, 1, "labels", device=task.device)
@@ -43,23 +62,26 @@ def abilities(task: Task) -> frozenset[Ability]:
         latents = task.latents(1, Noise.whole(0, 1, "latents", device=task.device))
         return None if latents is None else task.decode(latents, label)
 
+    def complete() -> Tensor | None:
+        noise = Noise.whole(0, 1, "complete", device=task.device)
+        return task.complete(image, torch.zeros_like(image[:, :1]), noise)
+
     def uses_labels() -> bool:
         first = draw(0)  # the same noise and another label give another image
         others = (draw(label) for label in range(1, classes))
         return first is not None and not all(other is None or torch.equal(first, other) for other in others)
 
     vector = lambda output: output.dim() == 2
+    is_image = lambda output: output.shape == image.shape
     tried: dict[Ability, tuple[Callable[[], Tensor | None], Callable[[Tensor], bool]]] = {
         Ability.CLASSIFY: (lambda: task.classify(image), lambda output: output.shape == (1, classes)),
         Ability.FEATURES: (lambda: task.features(image), vector),
-        Ability.GENERATE: (lambda: draw(0), lambda output: output.shape == shape),
-        Ability.RECONSTRUCT: (lambda: task.reconstruct(image), lambda output: output.shape == shape),
+        Ability.GENERATE: (lambda: draw(0), is_image),
+        Ability.RECONSTRUCT: (lambda: task.reconstruct(image), is_image),
         Ability.ENCODE: (lambda: task.encode(image), vector),
-        Ability.DECODE: (decode, lambda output: output.shape == shape),
+        Ability.DECODE: (decode, is_image),
+        Ability.COMPLETE: (complete, is_image),
     }
-    with torch.no_grad():
-        outputs = {ability: (method(), fits) for ability, (method, fits) in tried.items()}
-        found = {name for name, (output, fits) in outputs.items() if output is not None and fits(output)}
-        if Ability.GENERATE in found and uses_labels():
-            found.add(Ability.USES_LABELS)
-    return frozenset(found)
+    outputs = {ability: (method(), fits) for ability, (method, fits) in tried.items()}
+    found = {name: output is not None and fits(output) for name, (output, fits) in outputs.items()}
+    return found | {Ability.USES_LABELS: found[Ability.GENERATE] and uses_labels()}

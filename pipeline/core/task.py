@@ -135,6 +135,23 @@ class Task(nn.Module, ABC):
         """Images with the styles of ``latents_a`` (N, L) at levels below ``level``, else ``latents_b``."""
         return None
 
+    def complete(
+        self, images: Tensor, known: Tensor, noise: Noise, labels: Tensor | None = None
+    ) -> Tensor | None:
+        """Images (N, C, H, W) whose pixels are drawn where ``known`` (N or 1, 1, H, W) is 0.
+
+        The other pixels are those of ``images``. ``labels`` (N,) are the classes; None: of any class.
+        """
+        return None
+
+    def segment(self, images: Tensor) -> Tensor | None:
+        """Logits (N, K, H, W) of the ``K`` values of the field ``mask``."""
+        return None
+
+    def forecast(self, frames: Tensor, count: int) -> Tensor | None:
+        """The ``count`` frames (N, count, C, H, W) that follow ``frames`` (N, T, C, H, W)."""
+        return None
+
     @property
     def num_levels(self) -> int:
         """The number of levels of :meth:`mix`; 0 without styles."""

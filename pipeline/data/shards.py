@@ -1,6 +1,6 @@
 """Write the shards of a split: for each field of the examples files ``<field>-00000.npy``, (N, *shape)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from pipeline.core.fields import DataSpec, Field
-from pipeline.files import sha256
+from pipeline.files import atomic_folder, sha256, write_json
 
 SHARD_BYTES = 256_000_000  # maximum size of a file
 HEADER_BYTES = 128  # of an .npy file
@@ -65,6 +65,30 @@ class ShardWriter:
 
     def _path(self, field: str) -> Path:
         return self._folder.parent / self._name(field)
+
+
+def write_dataset(
+    target: Path,
+    spec: DataSpec,
+    splits: Mapping[str, Iterable[Mapping[str, np.ndarray]]],
+    manifest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the data set ``target``, as a whole or not at all, and return its manifest.
+
+    ``splits`` has the chunks of each split: the values of each field, (n, *shape). To ``manifest``, with at
+    least ``source`` and ``class_names``, the fields and the shards are added.
+    """
+    with atomic_folder(target) as folder:
+        entries = {}
+        for name, chunks in splits.items():
+            writer = ShardWriter(folder / name, spec)
+            for rows in chunks:
+                writer.write(rows)
+            shards = writer.close()
+            entries[name] = {"count": sum(shard["count"] for shard in shards), "shards": shards}
+        written = {**manifest, "fields": spec.to_json(), "splits": entries}
+        write_json(folder / "manifest.json", written)
+    return written
 
 
 def _header(field: Field, count: int) -> dict[str, Any]:

@@ -102,19 +102,19 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
 
 def alias_history(client: "MlflowClient", experiment: str) -> list[dict[str, str]]:
     """First versions, promotions and rollbacks (``event``), oldest first: time (UTC), event, ``FIELDS``."""
-    history = []
+    history = list[tuple[int, dict[str, str]]]()  # with the time in milliseconds
     for event in ("promote", "rollback"):
         for run in connection.search(client, experiment, "attributes.status = 'FINISHED'", stage=event):
-            history.append({"time": _utc(run.info.start_time), "event": event, **_entry(run)})
-    promoted_first = {entry["model"] for entry in history if not entry["from"]}
+            history.append((run.info.start_time, {"event": event, **_entry(run)}))
+    promoted_first = {entry["model"] for _, entry in history if not entry["from"]}
     for model in client.search_registered_models(max_results=1000):
         if model.name not in promoted_first:  # its oldest version became the champion at its registration
             query, oldest_first = f"name = '{model.name}'", ["creation_timestamp ASC"]
             for version in client.search_model_versions(query, order_by=oldest_first, max_results=1):
                 values = (model.name, "", str(version.version), "there was no champion", "")
-                first = {"time": _utc(version.creation_timestamp), "event": "first"}
-                history.append(first | dict(zip(FIELDS, values)))
-    return sorted(history, key=lambda entry: (entry["time"], entry["event"] != "first"))
+                history.append((version.creation_timestamp, {"event": "first", **dict(zip(FIELDS, values))}))
+    history.sort(key=lambda dated: (dated[0], dated[1]["event"] != "first"))
+    return [{"time": _utc(milliseconds), **entry} for milliseconds, entry in history]
 
 
 def _entry(run: Any) -> dict[str, str]:

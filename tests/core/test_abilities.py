@@ -5,8 +5,7 @@ import torch
 
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
-from pipeline.core.task import DataSpec
-from pipeline.errors import BadInput
+from pipeline.core.fields import DataSpec, Field
 from tests.arrays import batch_of
 from tests.core.fake import TwoScalars
 
@@ -57,11 +56,38 @@ def test_what_a_model_makes_of_other_data_is_no_ability_with_images():
 
     assert abilities(Clips()) == frozenset()
 
-    class NoImages:
-        @property
-        def channels(self):
-            raise BadInput("the data has no field 'image'")
-
     task = Clips()
-    task.spec = NoImages()
+    task.spec = DataSpec({"clip": Field("clip", (4, 1, 8, 8))})
     assert abilities(task) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("fields", "ability", "method"),
+    [
+        (
+            {"image": Field("image", (1, 8, 8)), "mask": Field("label_map", (8, 8), 3)},
+            Ability.SEGMENT,
+            {"segment": lambda images: torch.zeros(len(images), 3, 8, 8)},
+        ),
+        (
+            {"clip": Field("clip", (4, 1, 8, 8))},
+            Ability.FORECAST,
+            {"forecast": lambda frames, count: frames[:, -1:].expand(-1, count, -1, -1, -1)},
+        ),
+    ],
+)
+def test_masks_and_clips_have_abilities_of_their_own(fields, ability, method):
+    task = TwoScalars()
+    task.spec = DataSpec(fields)
+    assert abilities(task) == frozenset()
+    for name, function in method.items():
+        setattr(task, name, function)
+    assert abilities(task) == {ability}
+
+
+def test_a_model_that_draws_the_missing_part_of_an_image_completes():
+    class Completes(TwoScalars):
+        def complete(self, images, known, noise, labels=None):
+            return images * known
+
+    assert abilities(Completes()) == {Ability.COMPLETE}

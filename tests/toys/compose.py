@@ -11,8 +11,7 @@ import numpy as np
 
 from pipeline.core.dataset import SPLITS, Dataset
 from pipeline.core.fields import PROCESSED, DataSpec, Field
-from pipeline.data.shards import ShardWriter
-from pipeline.files import atomic_folder, write_json
+from pipeline.data.shards import write_dataset
 
 NUM_FRAMES, NUM_EXAMPLES, THRESHOLD = 3, 80, 100
 
@@ -47,15 +46,11 @@ def main(folder: Path = Path(".")) -> None:
     source = Dataset.open(folder / PROCESSED / "images")
     for name, fields_and_function in DATASETS.items():
         spec, make = fields_and_function(source.spec["image"])
-        with atomic_folder(folder / PROCESSED / name) as temporary:
-            splits = {}
-            for split in SPLITS:
-                writer = ShardWriter(temporary / split, spec)
-                writer.write(make(getattr(source, split).rows(np.arange(NUM_EXAMPLES))["image"]))
-                splits[split] = {"count": NUM_EXAMPLES, "shards": writer.close()}
-            fields = spec.to_json()
-            manifest = {"source": source.source, "class_names": [], "fields": fields, "splits": splits}
-            write_json(temporary / "manifest.json", manifest)
+        splits = {
+            split: [make(getattr(source, split).rows(np.arange(NUM_EXAMPLES))["image"])] for split in SPLITS
+        }
+        manifest = {"source": source.source, "class_names": []}
+        write_dataset(folder / PROCESSED / name, spec, splits, manifest)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Promotion and rollback move the alias ``champion`` and are recorded with their reasons."""
 
+import itertools
 import json
 
 import pytest
@@ -251,6 +252,8 @@ def test_a_promotion_by_a_retraining_happens_once_and_not_after_a_rollback(
 ):
     for seed in (0, 1):
         add(environment, tmp_path, seed, fid=1.0)
+    same_second = itertools.count((promotion.now() // 1000 + 1) * 1000)  # milliseconds
+    monkeypatch.setattr(promotion, "now", lambda: next(same_second))
     for _ in range(2):
         promotion.promote(environment, client().get_model_version("vae", "2"), "better", [], "a night")
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
