@@ -19,6 +19,7 @@ from pipeline.cli import (
     restoration,
     retraining,
     schedule,
+    segmentation,
     tracking,
 )
 from pipeline.cli.project import in_project
@@ -88,6 +89,7 @@ for command in (
     inference.generate,
     inference.classify,
     restoration.restore,
+    segmentation.segment,
     exploration.explore,
     export.export,
     inspect.inspect,

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -288,3 +288,14 @@ def write_picture(path: Path, image: Any) -> None:
     with atomic_write(path) as temporary:
         picture = Image.fromarray(image[0] if image.shape[0] == 1 else image.transpose(1, 2, 0))
         picture.save(temporary, format="PNG")
+
+
+def free_path(folder: Path, stem: str, taken: Sequence[str] = ()) -> Path:
+    """A name in ``folder`` that is neither in use nor ``taken``.
+
+    Pictures from different folders may have the same stem.
+    """
+    path, number = folder / f"{stem}.png", 1
+    while path.exists() or path.name in taken:
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path

@@ -8,6 +8,7 @@ import click
 from pipeline.cli.inference import (
     a_model,
     file,
+    free_path,
     load_model,
     models,
     new_folder,
@@ -67,7 +68,7 @@ def restore(
         with torch.inference_mode():
             restored = task.restore(images, known) if damage else task.reconstruct(images)
         for path, image in zip(files, to_bytes(restored.numpy()), strict=True):
-            write_picture(_free(out, path.stem), image)
+            write_picture(free_path(out, path.stem, (PAIRS,)), image)
         pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
         count += len(files)
     if pairs:
@@ -101,11 +102,3 @@ def _check_shapes(mask: Path, files: list[Path]) -> None:
         if abs(width * size[1] - height * size[0]) > max(size):  # beyond rounding
             what = f"has {size[0]} x {size[1]} pixels, the mask {width} x {height}: other proportions"
             raise BadInput(what, where=str(path), remedy="give a mask with the proportions of the picture")
-
-
-def _free(folder: Path, stem: str) -> Path:
-    """A name in ``folder`` that is not in use; pictures from different folders may have the same stem."""
-    path, number = folder / f"{stem}.png", 1
-    while path.exists() or path.name == PAIRS:
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path

@@ -60,23 +60,37 @@ def one_of_each(labels: np.ndarray) -> np.ndarray:
     return np.array(in_turn[:MOST_COLUMNS])
 
 
-def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Sequence[str] = ()) -> None:
+def save_grid(
+    images: Tensor,
+    path: Path,
+    columns: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = (),
+) -> None:
     """Draw images (R, K, C, H, W) in [0, 1] as R rows and K columns, with their names.
 
-    Small images are enlarged by a whole factor.
+    Small images are enlarged by a whole factor. ``legend``: names and colours, drawn below the images.
     """
     pixels = images.clamp(0, 1).mul(255).round().byte().cpu().numpy()
     height, width = pixels.shape[-2:]
     scale = max(1, round(64 / max(height, width)))
     high, wide, gap = height * scale, width * scale, 4
-    drawn, path_of_font = fonts.readable([*columns, *rows])
-    columns, rows = drawn[: len(columns)], drawn[len(columns) :]
+    drawn, path_of_font = fonts.readable([*columns, *rows, *(name for name, _ in legend)])
+    columns, rows, names = (
+        drawn[: len(columns)],
+        drawn[len(columns) : len(columns) + len(rows)],
+        drawn[len(columns) + len(rows) :],
+    )
     font = fonts.font_of(path_of_font, 14)
     left = max((int(font.getlength(name)) + 12 for name in rows), default=gap)
     top = 24 if columns else gap
-    size = (left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap))
-    sheet = Image.new("RGB", size, PAPER)
+    width, bottom = left + pixels.shape[1] * (wide + gap), top + pixels.shape[0] * (high + gap)
+    places, below = _legend_places([font.getlength(name) for name in names], left, width)
+    sheet = Image.new("RGB", (width, bottom + below), PAPER)
     draw = ImageDraw.Draw(sheet)
+    for (x, y), name, (_, colour) in zip(places, names, legend):
+        draw.rectangle((x, bottom + y - 6, x + 12, bottom + y + 6), fill=colour, outline=GREY)
+        draw.text((x + 18, bottom + y), name, fill=INK, font=font, anchor="lm")
     for column, name in enumerate(columns):
         centre = (left + column * (wide + gap) + wide / 2, top / 2)
         draw.text(centre, _fitted(name, font, wide), fill=INK, font=font, anchor="mm")
@@ -90,6 +104,17 @@ def save_grid(images: Tensor, path: Path, columns: Sequence[str] = (), rows: Seq
             sheet.paste(enlarged, (left + column * (wide + gap), y))
     with atomic_write(path) as temporary:
         sheet.save(temporary, optimize=True)
+
+
+def _legend_places(widths: Sequence[float], left: int, right: int) -> tuple[list[tuple[float, float]], int]:
+    """Where each entry of a legend begins, (x, y), in lines between two sides; and the height of all."""
+    places, x, y = [], float(left), 14.0
+    for width in widths:
+        if x > left and x + width + 18 > right:
+            x, y = left, y + 22
+        places.append((x, y))
+        x += width + 34
+    return places, int(y + 14) if places else 0
 
 
 def draw_confusion(table: np.ndarray, names: Sequence[str], path: Path) -> None:

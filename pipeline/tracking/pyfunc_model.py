@@ -5,11 +5,12 @@ Each row of the input is one request:
     image               an image: base64 of a PNG, JPEG, BMP or WebP file, or numbers (C, H, W) in [0, 1]
         classifier      -> class, probability, classes (all names), probabilities (in the order of classes)
         autoencoder     -> image (the reconstruction), code (if it has one), anomaly (its mean squared error)
+        segmentation    -> mask (the class number of each pixel), classes (all names)
     count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
         generator       -> image, label (class number), class (class name); one row for each image
 
 The same request gives the same images. A model without classes takes no label. Images are returned as base64
-of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1].
+of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1], masks as (H, W).
 """
 
 import base64
@@ -71,6 +72,8 @@ class PyfuncModel(PythonModel):
             found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
         if "image" in found and form == "png":
             found["image"] = [encode(image) for image in found["image"]]
+        if "mask" in found and form == "png":
+            found["mask"] = [png(mask) for mask in found["mask"]]
         return pd.DataFrame(found)
 
     def generate(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
@@ -115,10 +118,10 @@ class PyfuncModel(PythonModel):
         return index
 
     def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
-        """Classes or reconstructions of images."""
+        """Classes, masks or reconstructions of images."""
         import torch
 
-        if not {"CLASSIFY", "RECONSTRUCT"} & self.abilities:
+        if not {"CLASSIFY", "RECONSTRUCT", "SEGMENT"} & self.abilities:
             raise bad_request("this model takes no images: send count, seed and label")
         pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
         results: dict[str, list[Any]] = {}
@@ -131,6 +134,9 @@ class PyfuncModel(PythonModel):
                     "classes": [self.names] * len(images),
                     "probabilities": probabilities.tolist(),
                 }
+            elif "SEGMENT" in self.abilities:
+                masks = self.task.segment(images).argmax(1).byte().numpy()
+                found = {"mask": list(masks), "classes": [self.names] * len(images)}
             else:
                 reconstructed = self.task.reconstruct(images)
                 found = {"image": list(reconstructed.clamp(0, 1).numpy())}
@@ -164,11 +170,16 @@ class PyfuncModel(PythonModel):
 
 def encode(image: np.ndarray) -> str:
     """Base64 of a PNG file of float32 (C, H, W) in [0, 1]."""
+    values = (image * 255).round().astype(np.uint8)
+    return png(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
+
+
+def png(values: np.ndarray) -> str:
+    """Base64 of a PNG file of uint8 (H, W) or (H, W, 3)."""
     from PIL import Image
 
-    values = (image * 255).round().astype(np.uint8)
     file = io.BytesIO()
-    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(file, format="PNG")
+    Image.fromarray(values).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 

@@ -155,7 +155,8 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
 
     generates, reconstructs = Ability.GENERATE in known, Ability.RECONSTRUCT in known
     classifies, encodes = Ability.CLASSIFY in known, Ability.ENCODE in known
-    takes_images = classifies or reconstructs
+    segments = Ability.SEGMENT in known
+    takes_images = classifies or reconstructs or segments
     if not (generates or takes_images):
         return None, None
     vector, always = Array(DataType.double), not (generates and takes_images)
@@ -172,6 +173,8 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
     if reconstructs:
         outputs += [ColSpec(vector, "code", required=always)] * encodes
         outputs += [ColSpec("double", "anomaly", required=always)]
+    if segments:
+        outputs = [ColSpec(AnyType(), "mask"), ColSpec(Array(DataType.string), "classes")]
     if classifies:
         outputs = [ColSpec("string", "class"), ColSpec("double", "probability")]
         outputs += [ColSpec(Array(DataType.string), "classes"), ColSpec(vector, "probabilities")]

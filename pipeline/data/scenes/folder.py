@@ -1,0 +1,212 @@
+"""The user's scenes: pictures below ``images/`` and their masks, with equal names, below ``masks/``."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from pipeline.core.fields import DataSpec, Field
+from pipeline.data.findings import FULL_LIST, Findings
+from pipeline.data.folders import list_files, read_file
+from pipeline.data.images import SUFFIXES, BrokenImage, decode, resize, upright_size
+from pipeline.data.scenes.masks import read_colors, read_mask
+from pipeline.data.scenes.settings import SceneSettings
+from pipeline.data.settings import DataSettings
+from pipeline.data.split_names import is_split, split_of
+from pipeline.data.splits import MIN_IMAGES, divide
+from pipeline.errors import BadInput
+from pipeline.layers.label_maps import IGNORED
+
+CHUNK = 64  # scenes that are decoded at a time
+ROLES = ("images", "masks")
+MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}  # formats without loss
+REMEDY = "put pictures into images/ and a mask with the same name for each into masks/"
+LAYOUT = "perhaps below train/, val/ and test/"
+
+
+class Pair(NamedTuple):
+    """A picture and its mask: paths in the folder, and their common part without the suffix."""
+
+    key: str
+    image: str
+    mask: str
+
+
+@dataclass
+class Scenes(Findings):
+    """The pairs by the split of the source, and 'train' without splits; and what is wrong with them."""
+
+    pairs: dict[str, list[Pair]] = field(default_factory=dict)
+
+
+def find_pairs(path: Path) -> Scenes:
+    """The pictures and masks of a folder or archive. All faults of their names are in the result.
+
+    Raises ``BadInput`` only if ``path`` cannot be listed.
+    """
+    listing = list_files(path)
+    scenes = Scenes(listing.skipped, listing.faults, listing.remedies, listing.warnings)
+    files: dict[str, dict[str, list[str]]] = {role: {} for role in ROLES}  # by role and key
+    others, lossy = list[str](), list[str]()
+    for name in listing.files:
+        parts = PurePosixPath(name).parts
+        role = next((part.lower() for part in parts[:-1] if part.lower() in ROLES), "")
+        suffix = PurePosixPath(name).suffix.lower()
+        if not role or suffix not in SUFFIXES:
+            others.append(name)
+        elif role == "masks" and suffix not in MASK_SUFFIXES:
+            lossy.append(name)
+        else:
+            rest = "/".join(part for part in parts if part.lower() != role)
+            files[role].setdefault(rest.removesuffix(PurePosixPath(name).suffix), []).append(name)
+    images, masks = (files[role] for role in ROLES)
+    scenes.skip("not pictures in images/ or masks/", others)
+    coco = [name for name in others if name.lower().endswith(".json")]
+    if coco and not masks:
+        remedy = "draw a mask for each picture, with pycocotools: coco.annToMask(annotation)"
+        scenes.fault("has polygons (COCO's annotations), which no installed library reads", coco, remedy)
+    elif not images or not masks:
+        missing = [f"{role}/" for role in ROLES if not files[role]]
+        scenes.fault("has no pictures in the folders", missing, f"{REMEDY}, {LAYOUT}")
+    lossless = "save masks as PNG files: formats with loss change the classes of pixels"
+    scenes.fault("has masks in a format with loss", lossy, lossless)
+    twice = [name for some in files.values() for names in some.values() if len(names) > 1 for name in names]
+    scenes.fault("has several files with the same name, apart from the suffix", twice, "rename them")
+    without = [names[0] for key, names in images.items() if key not in masks]
+    scenes.fault("has images without a mask", without, REMEDY)
+    scenes.fault(
+        "has masks without an image", [masks[key][0] for key in masks.keys() - images.keys()], REMEDY
+    )
+    for key in sorted(images.keys() & masks.keys()):
+        tops = [part for part in key.split("/")[:-1] if is_split(part)]
+        split = str(split_of(tops[0])) if tops else ""
+        scenes.pairs.setdefault(split, []).append(Pair(key, images[key][0], masks[key][0]))
+    _check_splits(scenes)
+    return scenes
+
+
+def _check_splits(scenes: Scenes) -> None:
+    splits = scenes.pairs
+    if "" in splits and len(splits) > 1:
+        names = [pair.image for pair in splits.pop("")]
+        scenes.fault("has pictures outside the folders of its splits", names, "move them into a split")
+    elif "" in splits:
+        splits["train"] = splits.pop("")
+    if splits and "train" not in splits:
+        scenes.fault("has no training split, only", list(splits), "add a folder train/")
+    few = len(splits.get("train", [])) < MIN_IMAGES and len(splits) < 3
+    if splits and few and not scenes.faults:
+        what = f"has fewer than the {MIN_IMAGES} pictures that are needed to draw splits"
+        scenes.fault(what, [pair.image for pair in splits["train"]], "add pictures, or all three splits")
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    """Reads the pairs of a folder or archive."""
+
+    path: Path
+    settings: SceneSettings
+    colors: Mapping[int, int]
+
+    def mask(self, pair: Pair) -> np.ndarray:
+        """The label map (H, W), uint8, as the file has it. Raises ``BrokenImage``."""
+        return read_mask(read_file(self.path, pair.mask), self.colors)
+
+    def image(self, pair: Pair) -> np.ndarray:
+        """The picture (C, size, size), uint8. Raises ``BrokenImage``."""
+        channels = 1 if self.settings.color == "grey" else 3
+        return decode(read_file(self.path, pair.image), channels, self.settings.size, self.settings.fit)
+
+    def chunks(self, pairs: Sequence[Pair]) -> Iterator[dict[str, np.ndarray]]:
+        """The scenes, resized to the settings' size."""
+        size, fit = self.settings.size, self.settings.fit
+        for start in range(0, len(pairs), CHUNK):
+            some = pairs[start : start + CHUNK]
+            masks = [resize(Image.fromarray(self.mask(pair)), size, fit, "label_map") for pair in some]
+            images = np.stack([self.image(pair) for pair in some])
+            yield {"image": images, "mask": np.stack([np.asarray(mask) for mask in masks])}
+
+
+def open_folder(
+    settings: SceneSettings,
+) -> tuple[DataSpec, tuple[str, ...], dict[str, Iterator[dict[str, np.ndarray]]]]:
+    """The fields, the names of the classes, and the chunks of each split.
+
+    Every file is decoded once before. Raises ``BadInput`` with all faults at once.
+    """
+    path = Path(settings.folder)
+    if not path.exists():
+        remedy = "correct the setting; DVC watches data/own"
+        raise BadInput(
+            "no such folder or archive", where=f"params.yaml: scenes.folder: {path}", remedy=remedy
+        )
+    names, colors = settings.classes, dict[int, int]()
+    if settings.colors:
+        try:
+            text = read_file(path, settings.colors).decode()
+        except (OSError, ValueError, KeyError) as error:
+            where, remedy = "params.yaml: scenes.colors", f"name a text file in {path}"
+            raise BadInput(f"cannot be read ({error})", where=where, remedy=remedy) from None
+        names, colors = read_colors(text, f"{path}/{settings.colors}")
+    scenes = find_pairs(path)
+    reader = FolderReader(path, settings, colors)
+    largest = _check_pixels(scenes, reader, len(names))
+    scenes.refuse(str(path), FULL_LIST)
+    names = names or ("background", *map(str, range(1, largest + 1)))
+    mask = Field("label_map", (settings.size, settings.size), len(names))
+    channels = 1 if settings.color == "grey" else 3
+    spec = DataSpec({"image": Field("image", (channels, settings.size, settings.size)), "mask": mask})
+    parts = {
+        split: [pairs[index] for index in indices] for split, pairs, indices in _divided(scenes, settings)
+    }
+    return spec, names, {split: reader.chunks(pairs) for split, pairs in parts.items()}
+
+
+def _check_pixels(scenes: Scenes, reader: FolderReader, num_classes: int) -> int:
+    """Decode all files and add their faults. Returns the largest class, at least 1."""
+    largest, values = 1, set[int]()
+    broken: dict[str, list[str]] = {}
+    sizes, unknown = list[str](), list[str]()
+    for pair in (pair for pairs in scenes.pairs.values() for pair in pairs):
+        try:
+            name = pair.image
+            reader.image(pair)
+            width, height = upright_size(read_file(reader.path, pair.image))
+            name = pair.mask
+            mask = reader.mask(pair)
+        except (BrokenImage, OSError, ValueError) as error:
+            reason, bracket, detail = str(error).partition(" (")
+            broken.setdefault(reason, []).append(name + bracket + detail)
+            continue
+        if mask.shape != (height, width):
+            sizes.append(f"{pair.mask} ({mask.shape[1]} x {mask.shape[0]}, the picture {width} x {height})")
+        found = set(np.unique(mask).tolist())
+        values |= found
+        wrong = {value for value in found - {IGNORED} if value >= num_classes} if num_classes else set()
+        unknown += [f"{pair.mask} ({', '.join(map(str, sorted(wrong)))})"] if wrong else []
+        largest = max(largest, *(found - {IGNORED}), 0)
+    for reason, names in broken.items():
+        scenes.fault(f"has a file that {reason}", names, "repair, replace or remove it")
+    scenes.fault("has masks of another size than their picture", sizes, "make masks of the same size")
+    classes = f"has masks with classes above {num_classes - 1}, the last of {num_classes}"
+    scenes.fault(classes, unknown, "name all classes in scenes.classes or in the table of colours")
+    if values and values <= {0, IGNORED}:
+        remedy = f"write 1 for the object: {IGNORED} means pixels that are ignored"
+        scenes.fault(f"has only masks with the values 0 and {IGNORED}", sorted(map(str, values)), remedy)
+    return largest
+
+
+def _divided(scenes: Scenes, settings: SceneSettings) -> Iterator[tuple[str, list[Pair], np.ndarray]]:
+    """Train, validation and test: the pairs of the source's split, and indices in it."""
+    drawn = DataSettings(
+        seed=settings.seed,
+        test_fraction=settings.test_fraction,
+        validation_fraction=settings.validation_fraction,
+    )
+    labels = {split: np.zeros(len(pairs), np.int64) for split, pairs in scenes.pairs.items()}
+    names = [pair.key for pair in scenes.pairs["train"]]
+    for split, (origin, indices) in divide(labels, ("scene",), drawn, names).items():
+        yield split, scenes.pairs[origin], indices

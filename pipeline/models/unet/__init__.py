@@ -1,0 +1,82 @@
+"""Semantic segmentation by a U-Net (Ronneberger et al. 2015), without batch statistics."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.core.dataset import Split
+from pipeline.core.noise import Noise
+from pipeline.core.task import Batch, DataSpec, Phase, Preview, Ratio, Task
+from pipeline.layers.augmentation import crop, flip
+from pipeline.layers.label_maps import IGNORED, overlap, paint
+from pipeline.layers.unet import UNet
+from pipeline.models.unet.losses import LOSSES, mean_of_known
+from pipeline.models.unet.settings import UnetConfig
+
+CHUNK = 256  # label maps that are counted at a time
+NUM_SHOWN = 12  # examples of a preview
+
+
+class Unet(Task):
+    """Labels the pixels of images. It learns from the fields ``image`` and ``mask``."""
+
+    Config = UnetConfig
+    dataset = "scenes"
+    class_weights: Tensor | None = None  # (K,); their mean over the training pixels is 1
+
+    def __init__(self, config: UnetConfig, spec: DataSpec) -> None:
+        super().__init__(config, spec)
+        counts = [config.width * 2**level for level in range(config.depth + 1)]
+        standardised = config.normalisation == "weight"
+        self.num_classes = spec["mask"].num_values
+        self.network = UNet(spec.channels, self.num_classes, counts, standardised)
+
+    def phases(self) -> list[Phase]:
+        return [Phase("segmenter", self.network, self.config.optimizer.build(self.network.parameters()))]
+
+    def on_train_start(self, split: Split) -> None:
+        if self.config.class_weights == "auto":
+            counts = torch.zeros(256, dtype=torch.int64)
+            for rows in split.chunks(CHUNK):
+                counts += torch.bincount(torch.from_numpy(rows["mask"]).flatten().int(), minlength=256)
+            counts = counts[: self.num_classes]
+            weights = counts.sum() / (counts.clamp_min(1) * (counts > 0).sum())
+            self.class_weights = weights.to(self.device)
+
+    def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        images, masks = self._augmented(batch, noise)
+        logits = self.segment(images).float()
+        losses = LOSSES[self.config.loss](logits, masks, self.config, self.class_weights)
+        correct = mean_of_known((logits.argmax(1) == masks).float(), masks)
+        return losses.mean(), {"pixel_accuracy": correct.mean()}
+
+    def _augmented(self, batch: Batch, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) and masks (N, H, W), mirrored and shifted alike."""
+        both = torch.cat([batch.images, batch["mask"][:, None].float()], 1)
+        both = crop(flip(both, noise, self.config.flip), noise, self.config.crop)
+        return both[:, :-1], both[:, -1].round().long()
+
+    def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor | Ratio]:
+        logits, masks = self.segment(batch.images), batch["mask"]
+        both, found, real = overlap(logits.argmax(1), masks, self.num_classes)
+        union = found + real - both
+        cross_entropy = F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="none")
+        return {
+            "mean_iou": Ratio(both, union),
+            "foreground_iou": Ratio(both[:, 1:], union[:, 1:]),
+            "pixel_accuracy": Ratio(both.sum(1), real.sum(1)),
+            "cross_entropy": mean_of_known(cross_entropy, masks),
+        }
+
+    def segment(self, images: Tensor) -> Tensor:
+        return self.network(images * 2 - 1)
+
+    def preview(self, examples: Batch, noise: Noise) -> Preview:
+        """Image, truth and answer, for two examples in a row."""
+        shown = examples.rows(0, min(NUM_SHOWN, len(examples) // 2 * 2))
+        labels = (shown["mask"], self.segment(shown.images).argmax(1))
+        maps = [paint(each, self.num_classes) for each in labels]
+        image = shown.images[:, :3].expand(-1, 3, -1, -1)
+        return Preview(torch.stack([image, *maps], 1).flatten(0, 1), 6)

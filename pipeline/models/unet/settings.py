@@ -1,0 +1,31 @@
+"""The settings of the segmentation network."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.core.optimizers import OptimizerSettings
+from pipeline.params import Section
+
+
+class UnetConfig(Section):
+    """``width``: channels at full resolution; they double with each of the ``depth`` halvings."""
+
+    width: int = Field(16, ge=8, le=256)
+    depth: int = Field(3, ge=1, le=6)
+    normalisation: Literal["group", "weight"] = "group"  # of groups of channels; of filters
+    loss: Literal["cross_entropy", "dice", "focal", "sum"] = "cross_entropy"  # sum: of the first two
+    focal_gamma: float = Field(2.0, ge=1, le=10)  # the larger, the less do easy pixels count
+    class_weights: Literal["none", "auto"] = "none"  # auto: 1 / frequency; all classes then count the same
+    flip: float = Field(0.0, ge=0, le=1)  # probability that an example is mirrored, left to right
+    crop: int = Field(0, ge=0, le=64)  # shift by up to so many whole pixels, after padding by reflection
+    optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
+
+    @model_validator(mode="after")
+    def _refuse(self) -> Self:
+        needed = {
+            "focal_gamma": "loss: focal",
+            "class_weights": "loss: cross_entropy or focal or sum",
+        }
+        self.refuse({}, needed)
+        return self
