@@ -76,13 +76,18 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     """Raise ``BadInput`` if the section ``name`` cannot be used."""
     from pipeline.core.settings import read_training
     from pipeline.core.task import Task
+    from pipeline.data.clips.settings import ClipSettings
     from pipeline.data.settings import DataSettings
     from pipeline.data.sources import find
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
 
-    others: dict[str, type[Section]] = {"gates": GateSettings, "retrain": RetrainSettings}
+    others: dict[str, type[Section]] = {
+        "clips": ClipSettings,
+        "gates": GateSettings,
+        "retrain": RetrainSettings,
+    }
     if name == "data":
         find(read_section(name, DataSettings, path).source)
     elif name == "evaluate":
