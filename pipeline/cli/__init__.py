@@ -11,6 +11,7 @@ from pipeline import doctor, environment, process
 from pipeline.cli import (
     exploration,
     export,
+    forecast,
     inference,
     inspect,
     leaderboard,
@@ -89,6 +90,7 @@ for command in (
     inference.classify,
     restoration.restore,
     exploration.explore,
+    forecast.forecast,
     export.export,
     inspect.inspect,
     schedule.schedule,

@@ -84,7 +84,7 @@ def frames(data: bytes) -> Iterator[Image.Image]:
         with open_image(data) as image:
             for frame in ImageSequence.Iterator(image):
                 frame.load()
-                yield flatten(frame)
+                yield flatten(frame).copy()  # it would change with the next frame
     except (BrokenImage, MemoryError):
         raise
     except Exception as error:  # see `decode`

@@ -46,8 +46,8 @@ def compose(
     return write_dataset(target, spec, splits, described)
 
 
-def _spec(settings: ClipSettings, channels: int, class_names: list[str]) -> DataSpec:
-    shape = (settings.num_frames, channels, settings.canvas, settings.canvas)
+def _spec(num_frames: int, channels: int, side: int, class_names: list[str]) -> DataSpec:
+    shape = (num_frames, channels, side, side)
     label = {"label": Field("label", (), len(class_names))} if class_names else {}
     return DataSpec({"clip": Field("clip", shape), **label})
 
@@ -55,13 +55,16 @@ def _spec(settings: ClipSettings, channels: int, class_names: list[str]) -> Data
 def _of_pictures(settings: ClipSettings, images: Path) -> tuple[DataSpec, dict[str, Rows], dict[str, Any]]:
     data = Dataset.open(images)
     channels, side, _ = data.spec["image"].shape
-    if settings.canvas < side:
+    canvas = settings.canvas or 2 * side
+    if canvas < side:
         what, remedy = f"is smaller than the pictures, which have {side} pixels", "set it higher"
         raise BadInput(what, where="params.yaml: clips.canvas", remedy=remedy)
     names = {"none": [], "motion": list(DIRECTIONS), "class": list(data.class_names)}[settings.labels]
-    splits = {split: moving_clips(split, getattr(data, split), settings) for split in SPLITS}
-    manifest = {"source": data.source, "class_names": names, "pictures": data.digest}
-    return _spec(settings, channels, names), splits, manifest
+    splits: dict[str, Rows] = {
+        split: moving_clips(split, getattr(data, split), canvas, settings) for split in SPLITS
+    }
+    manifest: dict[str, Any] = {"source": data.source, "class_names": names, "pictures": data.digest}
+    return _spec(settings.num_frames, channels, canvas, names), splits, manifest
 
 
 def _of_folder(settings: ClipSettings, root: Path) -> tuple[DataSpec, dict[str, Rows], dict[str, Any]]:
@@ -93,12 +96,12 @@ def _of_folder(settings: ClipSettings, root: Path) -> tuple[DataSpec, dict[str, 
         for split, some in splits.items()
     }
     manifest = {"source": f"folder {settings.folder}", "class_names": names, "reading": findings.summary()}
-    return _spec(settings, channels, names), rows, manifest
+    return _spec(settings.num_frames, channels, settings.canvas, names), rows, manifest
 
 
 def _split_of_array(name: str) -> str | None:
-    """The split that the name of an array means: train.npy[3], clips.npz/train[3]."""
-    return split_of(Path(name.rpartition("[")[0]).stem) if name.endswith("]") else None
+    """The split that the name of an array means: train.npy[3], clips.npz[train][3]."""
+    return split_of(Path(name.rpartition("[")[0]).name) if name.endswith("]") else None
 
 
 def _divide(

@@ -139,7 +139,7 @@ def _of_array(root: Path, name: str, findings: Findings) -> dict[str, ReadFrames
         arrays = (
             {name: loaded}
             if isinstance(loaded, np.ndarray)
-            else {f"{name}/{key}": loaded[key] for key in sorted(loaded.files)}
+            else {f"{name}[{key}]": loaded[key] for key in sorted(loaded.files)}
         )
     except (OSError, ValueError, EOFError) as error:
         _add(findings, BROKEN, [f"{name} ({error})"], "replace or remove them")

@@ -28,17 +28,19 @@ def draw(split: str, index: int, num_pictures: int, settings: ClipSettings) -> t
     return chosen, random.uniform(size=(count, 2)), angles
 
 
-def moving_clips(name: str, split: Split, settings: ClipSettings) -> Iterator[Mapping[str, np.ndarray]]:
+def moving_clips(
+    name: str, split: Split, canvas: int, settings: ClipSettings
+) -> Iterator[Mapping[str, np.ndarray]]:
     """The clips (n, T, C, canvas, canvas) of the split ``name`` in chunks, of the pictures of ``split``."""
     channels, side, _ = split.spec["image"].shape
-    shape = (settings.num_frames, channels, settings.canvas, settings.canvas)
+    shape = (settings.num_frames, channels, canvas, canvas)
     for indices in chunks(settings.count(name), max(1, CHUNK_BYTES // int(np.prod(shape)))):
         clips, labels = np.zeros((len(indices), *shape), np.uint8), np.zeros(len(indices), np.int64)
         for row, index in enumerate(indices.tolist()):
             chosen, start, angles = draw(name, index, len(split), settings)
             rows = split.rows(chosen)
             velocity = settings.speed * np.stack([np.sin(angles), np.cos(angles)], 1)
-            corners = np.rint(paths(start, velocity, settings.num_frames) * (settings.canvas - side))
+            corners = np.rint(paths(start, velocity, settings.num_frames) * (canvas - side))
             for frame, tops_and_lefts in zip(clips[row], corners.astype(np.int64)):
                 for image, (top, left) in zip(rows["image"], tops_and_lefts):
                     area = frame[:, top : top + side, left : left + side]

@@ -19,7 +19,7 @@ class ClipSettings(Section):
 
     source: Literal["moving", "folder"] = "moving"
     num_frames: int = Field(20, ge=2, le=1000)
-    canvas: int = Field(64, ge=8, le=1024)
+    canvas: int = Field(0, ge=0, le=1024)  # 0: twice the side of the pictures
     num_train: int = Field(10_000, ge=1)  # clips of each split, if they are composed
     num_validation: int = Field(500, ge=1)
     num_test: int = Field(1_000, ge=1)
@@ -42,8 +42,8 @@ class ClipSettings(Section):
     def _check(self) -> Self:
         wrong = {
             "labels need num_objects: 1": self.labels != "none" and self.num_objects > 1,
-            "source: folder needs folder, such as data/own/clips": self.source == "folder"
-            and not self.folder,
+            "source: folder needs a folder, such as data/own/clips, and canvas": self.source == "folder"
+            and not (self.folder and self.canvas),
         }
         moving = ("num_train", "num_validation", "num_test", "num_objects", "speed", "labels")
         folder = ("folder", "fit", "color", "validation_fraction", "test_fraction")

@@ -17,10 +17,12 @@ from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Task
 from pipeline.errors import BadInput
 from pipeline.models.rcnn.networks import Network
+from pipeline.models.rcnn.outputs import PixelOutput
 from pipeline.models.rcnn.settings import RcnnConfig
 
 NUM_PREVIEWS = 4  # clips
 NUM_CLIPS_FOR_MEAN, SMALLEST_MEAN = 100, 0.01
+SMALLEST_SHARE = 1e-6  # of the cross-entropy, so that it is finite
 
 
 class Rcnn(Task):
@@ -37,18 +39,18 @@ class Rcnn(Task):
         if self.forecasts and not 1 <= self.input_frames < num_frames:
             what = f"clips of {num_frames} frames have none after the first {self.input_frames}"
             raise BadInput(what, where="input_frames", remedy="set it lower, or make longer clips")
-        outputs = channels * config.patch_size**2 if self.forecasts else spec.classes
-        self.network = Network(config, channels, outputs)
+        self.network = Network(config, channels, 0 if self.forecasts else spec.classes)
 
     def phases(self) -> list[Phase]:
         return [Phase("rcnn", self.network, self.config.optimizer.build(self.network.parameters()))]
 
     def on_train_start(self, split: Split) -> None:
         """Start from the mean of the pixels: it takes many steps to find frames that are mostly black."""
-        if self.forecasts:
+        if isinstance(self.network.output, PixelOutput):
             clips = split.rows(np.arange(min(NUM_CLIPS_FOR_MEAN, len(split))))["clip"]
             mean = np.clip(clips.mean() / 255, SMALLEST_MEAN, 1 - SMALLEST_MEAN)
-            nn.init.constant_(self.network.output.bias, float(np.log(mean / (1 - mean))))
+            assert self.network.output.pixels.bias is not None
+            nn.init.constant_(self.network.output.pixels.bias, float(np.log(mean / (1 - mean))))
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         clips = batch["clip"]
@@ -56,9 +58,9 @@ class Rcnn(Task):
             logits = self._class_logits(clips, noise)
             hits = (logits.argmax(1) == batch.labels).float()
             return F.cross_entropy(logits, batch.labels), {"accuracy": hits.mean()}
-        logits, true = self._frame_logits(clips, clips.shape[1] - 1, noise), clips[:, 1:]
-        errors = frame_losses[self.config.loss](logits, true).flatten(1).sum(1) / true.shape[1]
-        forecast = logits.detach()[:, self.input_frames - 1 :]
+        predicted, true = self._next_frames(clips, clips.shape[1] - 1, noise), clips[:, 1:]
+        errors = pixel_losses[self.config.loss](predicted, true).flatten(1).sum(1) / true.shape[1]
+        forecast = predicted.detach()[:, self.input_frames - 1 :]
         return errors.mean(), {"frame_mse": self._errors(forecast, clips)["frame_mse"].mean()}
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
@@ -67,14 +69,15 @@ class Rcnn(Task):
             logits = self._class_logits(clips)
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             return {"accuracy": (logits.argmax(1) == batch.labels).float(), "cross_entropy": losses}
-        count = clips.shape[1] - self.input_frames
-        logits = self._frame_logits(clips[:, : self.input_frames], self.input_frames - 1 + count)
-        return self._errors(logits[:, -count:], clips)
+        return self._errors(
+            self._forecast(clips[:, : self.input_frames], clips.shape[1] - self.input_frames), clips
+        )
 
     def forecast(self, frames: Tensor, count: int) -> Tensor | None:
-        if not self.forecasts:
-            return None
-        return self._frame_logits(frames, frames.shape[1] - 1 + count)[:, -count:].sigmoid()
+        return self._forecast(frames, count) if self.forecasts else None
+
+    def _forecast(self, frames: Tensor, count: int) -> Tensor:
+        return self._next_frames(frames, frames.shape[1] - 1 + count)[:, -count:]
 
     def preview(self, examples: Batch, noise: Noise) -> Preview | None:
         """Clips, and below each its first frames with those that the network predicts."""
@@ -86,43 +89,49 @@ class Rcnn(Task):
         rows = torch.stack([clips, torch.cat([known, predicted], 1)], 1)
         return Preview(rows.flatten(0, 2), clips.shape[1])
 
-    def _errors(self, logits: Tensor, clips: Tensor) -> dict[str, Tensor]:
+    def _errors(self, predicted: Tensor, clips: Tensor) -> dict[str, Tensor]:
         """Errors summed over the pixels of a frame, and averaged over the predicted frames, (N,)."""
-        differences = logits.sigmoid() - clips[:, self.input_frames :]
+        differences = predicted - clips[:, self.input_frames :]
         sums = {"frame_mse": differences.square(), "frame_mae": differences.abs()}
         return {name: values.flatten(2).sum(2).mean(1) for name, values in sums.items()}
 
-    def _frame_logits(self, frames: Tensor, count: int, noise: Noise | None = None) -> Tensor:
-        """Logits (N, count, C, H, W) of the frames that follow the first, the second, ... of ``frames``.
+    def _next_frames(self, frames: Tensor, count: int, noise: Noise | None = None) -> Tensor:
+        """The frames (N, count, C, H, W) that follow the first, the second, ... of ``frames``.
 
         After the last of them, and with ``noise`` (in the training) after the input frames, the network
         reads what it predicts.
         """
-        states, logits, num_known = self.network.start(frames[:, 0]), list[Tensor](), frames.shape[1]
+        states, predicted, num_known = self.network.start(frames[:, 0]), list[Tensor](), frames.shape[1]
         steps, forced = self.config.teacher_forcing_steps, None
         if noise:
             num_known = self.input_frames
             if steps:
                 forced = noise.uniform("teacher", count) >= noise.warm_up(steps)[:, None]
+        frame = frames[:, 0]
         for number in range(count):
-            frame = frames[:, number] if number < num_known else logits[-1].sigmoid()
+            previous, frame = frame, frames[:, number] if number < num_known else predicted[-1]
             if forced is not None and number >= num_known:
                 frame = torch.where(forced[:, number, None, None, None], frames[:, number], frame)
-            hidden, states = self.network(frame, states, noise, number)
-            logits.append(self.network.next_frame(hidden, frame))
-        return torch.stack(logits, 1)
+            maps, states = self.network(frame, previous, states, noise, number)
+            predicted.append(self.network.next_frame(maps, frame))
+        return torch.stack(predicted, 1)
 
     def _class_logits(self, clips: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits (N, classes) of the whole clips: the mean over the map after the last frame."""
         states = self.network.start(clips[:, 0])
         for number, frame in enumerate(clips.unbind(1)):
-            hidden, states = self.network(frame, states, noise, number)
-        return self.network.output(hidden).float().mean((2, 3))
+            maps, states = self.network(frame, frame, states, noise, number)
+        return self.network.output(torch.cat(maps[1:], 1).mean((2, 3))).float()
 
 
-# Each: logits of pixels and their true values in [0, 1] -> the loss of each pixel.
-frame_losses = {
-    "mse": lambda logits, true: (logits.sigmoid() - true).square(),
-    "l1": lambda logits, true: (logits.sigmoid() - true).abs(),
-    "bce": lambda logits, true: F.binary_cross_entropy_with_logits(logits, true, reduction="none"),
+def _cross_entropy(predicted: Tensor, true: Tensor) -> Tensor:
+    predicted = predicted.clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
+    return -(true * predicted.log() + (1 - true) * (1 - predicted).log())
+
+
+# Each: predicted and true frames in [0, 1] -> the loss of each pixel.
+pixel_losses = {
+    "mse": lambda predicted, true: (predicted - true).square(),
+    "l1": lambda predicted, true: (predicted - true).abs(),
+    "bce": _cross_entropy,
 }
