@@ -76,6 +76,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     """Raise ``BadInput`` if the section ``name`` cannot be used."""
     from pipeline.core.settings import read_training
     from pipeline.core.task import Task
+    from pipeline.data.clips.settings import ClipSettings
     from pipeline.data.scenes.settings import SceneSettings
     from pipeline.data.settings import DataSettings
     from pipeline.data.sources import find
@@ -84,6 +85,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     from pipeline.retraining.settings import RetrainSettings
 
     others: dict[str, type[Section]] = {
+        "clips": ClipSettings,
         "gates": GateSettings,
         "retrain": RetrainSettings,
         "scenes": SceneSettings,

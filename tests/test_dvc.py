@@ -81,14 +81,15 @@ def trained_by(path):
 
 
 def test_the_shipped_stages_are_all_there():
-    shipped = ["download", "preprocess", "train-gan", "train-vae", "train-ae", "train-cnn", "evaluate"]
+    shipped = ["download", "preprocess", "compose-clips", "train-gan", "train-vae", "train-ae", "train-cnn"]
+    shipped += ["train-rcnn", "evaluate"]
     assert [name for name in STAGES if name in shipped] == shipped
 
 
 def test_every_model_has_a_file_a_section_and_a_stage():
     models = set(model_files.names())
     assert models == {name.removeprefix("train-") for name in STAGES if name.startswith("train-")}
-    assert models == set(PARAMS) - {"data", "scenes", "evaluate", "gates", "retrain"}
+    assert models == set(PARAMS) - {"clips", "data", "scenes", "evaluate", "gates", "retrain"}
     for name in models:
         stage = STAGES[f"train-{name}"]
         assert stage["cmd"] == f"python -m stages.train {name}" and stage["params"] == [name]

@@ -19,9 +19,12 @@ from pipeline.params import read_file
 from pipeline.settings_check import find_faults
 from pipeline.tracking.rerun import leaves
 from tests.command import darkroom, done
+from tests.project import SHIPPED_MODELS
 from tests.repository import commit, shell
 
-pytestmark = pytest.mark.skipif("lsgan" in model_files.names(), reason="params.yaml is not the shipped one")
+pytestmark = pytest.mark.skipif(
+    set(model_files.names()) != SHIPPED_MODELS, reason="params.yaml is not the shipped one"
+)
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text()
 OTHERS = [name for name in recipes.names() if name != "digits"]

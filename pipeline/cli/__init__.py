@@ -11,6 +11,7 @@ from pipeline import doctor, environment, process
 from pipeline.cli import (
     exploration,
     export,
+    forecast,
     inference,
     inspect,
     leaderboard,
@@ -91,6 +92,7 @@ for command in (
     restoration.restore,
     segmentation.segment,
     exploration.explore,
+    forecast.forecast,
     export.export,
     inspect.inspect,
     schedule.schedule,

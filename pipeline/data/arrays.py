@@ -25,12 +25,12 @@ class Arrays(Archive):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.members: list[tuple[str, str | None, str]] = []  # file, split, class ('' without labels)
-        self._pictures: dict[str, _Pictures] = {}
+        self._pictures: dict[str, Pictures] = {}
         labels: dict[str | None, tuple[str, np.ndarray]] = {}
         for name, array in _load(path).items():
             split = split_of(name)
             if array.size and array.dtype.kind in "buif" and _are_pictures(array.shape):
-                self._pictures[name] = _Pictures(array)
+                self._pictures[name] = Pictures(array)
             elif array.ndim in (1, 2) and array.size == len(array) and array.dtype.kind in "iuUb":
                 labels[split] = name, array.ravel()
             else:
@@ -63,7 +63,7 @@ class Arrays(Archive):
         return stream.getvalue()
 
 
-class _Pictures:
+class Pictures:
     """The pictures of an array as uint8 (H, W) or (H, W, C), or uint16 (H, W)."""
 
     def __init__(self, array: np.ndarray) -> None:

@@ -67,7 +67,7 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
         raise BadInput(
             "is empty, and the source is 'folder'", where="params.yaml: data.folder", remedy=remedy
         )
-    origin = _seen_by_dvc(root / settings.folder, root)
+    origin = seen_by_dvc(root / settings.folder, root)
     if not origin.exists():
         remedy = "correct data.folder in params.yaml"
         raise BadInput("no such folder or archive", where=str(origin), remedy=remedy)
@@ -93,7 +93,7 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
     return dict.fromkeys(copies.values(), settings.folder), layout
 
 
-def _seen_by_dvc(origin: Path, root: Path) -> Path:
+def seen_by_dvc(origin: Path, root: Path) -> Path:
     """``origin``, or in the temporary copy of an experiment the same folder there, if it is in data/own.
 
     Raises ``BadInput`` if the copy lacks it. Else DVC would not notice that its pictures change, and

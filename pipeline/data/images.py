@@ -1,10 +1,11 @@
 """Decode an image file into a uint8 array. The file is not trusted."""
 
 import io
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageSequence
 
 from pipeline.data.settings import Fit
 
@@ -77,6 +78,19 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
+def frames(data: bytes) -> Iterator[Image.Image]:
+    """The frames of an animation, or an image, grey or RGB. Raises ``BrokenImage``."""
+    try:
+        with open_image(data) as image:
+            for frame in ImageSequence.Iterator(image):
+                frame.load()
+                yield flatten(frame).copy()  # it would change with the next frame
+    except (BrokenImage, MemoryError):
+        raise
+    except Exception as error:  # see `decode`
+        raise BrokenImage(f"cannot be decoded ({error})") from None
+
+
 def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height after the EXIF orientation. Raises ``BrokenImage`` as :func:`open_image`."""
     with open_image(data) as image:
@@ -91,7 +105,7 @@ def _decode(data: bytes, channels: int, size: int, fit: Fit, bits: int) -> np.nd
             image.draft(None, (int(image.width * scale) + 1, int(image.height * scale) + 1))
         image.load()
         _turn_upright(image)
-        return resize_array(_flatten(image, bits), channels, size, fit)
+        return resize_array(flatten(image, bits), channels, size, fit)
 
 
 def _turn_upright(image: Image.Image) -> None:
@@ -151,7 +165,8 @@ def from_array(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
 
 
-def _flatten(image: Image.Image, bits: int) -> Image.Image:
+def flatten(image: Image.Image, bits: int = 16) -> Image.Image:
+    """``image`` as grey or RGB, see :func:`decode`."""
     if image.mode in WIDE_MODES:
         return Image.fromarray(_to_bytes(np.asarray(image), bits))
     if image.mode == "F":

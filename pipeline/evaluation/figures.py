@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from pipeline.core.image_grid import grid, to_bytes
 from pipeline.data import fonts
 from pipeline.files import atomic_write
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_COLUMNS = 10
+FRAME_MILLISECONDS = 150  # of an animation
 PAPER, INK, GREY, RED = "#f6f2ea", "#2b2623", "#8d857c", "#b3361f"  # the colours of the report
 STYLE: Any = {
     **{f"{each}.facecolor": PAPER for each in ("axes", "figure", "savefig")},
@@ -187,6 +189,27 @@ def draw_truncation(table: "pd.DataFrame", real: Mapping[str, float], path: Path
             place: Any = (row.recall, row.precision)
             axes.annotate(f"{row.truncation}", place, (5, 4), textcoords="offset points", fontsize=8)
         axes.set(xlim=(0, 1.05), ylim=(0, 1.05), xlabel="recall (diversity)", ylabel="precision (fidelity)")
+
+
+def draw_lines(tables: Mapping[str, "pd.DataFrame"], path: Path) -> None:
+    """Draw a chart for each table, by title: a line for each column, by row number from 1 on."""
+    with _figure(path, 2.75 * len(tables), 2.5) as figure:
+        for place, (title, table) in enumerate(tables.items(), 1):
+            axes = figure.add_subplot(1, len(tables), place)
+            axes.set_title(title)
+            for colour, name in zip(LINES, table.columns):
+                axes.plot(range(1, len(table) + 1), table[name], "-o", label=name, color=colour)
+        axes.legend()
+
+
+def save_animation(frames: Tensor, path: Path) -> None:
+    """Write images (T, R, K, C, H, W) in [0, 1] as an animation of R rows and K columns: APNG or GIF."""
+    pictures = [
+        Image.fromarray(grid(to_bytes(each.flatten(0, 1).cpu().numpy()), each.shape[1])) for each in frames
+    ]
+    with atomic_write(path) as temporary:
+        first, others = pictures[0], pictures[1:]
+        first.save(temporary, save_all=True, append_images=others, duration=FRAME_MILLISECONDS, loop=0)
 
 
 @contextmanager

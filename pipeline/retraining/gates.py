@@ -23,11 +23,21 @@ class GateSettings(Section):
 
     # None of these may be worse than the champion's by more than noise.
     guarded: list[Measured] = Field(
-        ["accuracy", "balanced_accuracy", "fid", "recall", "coverage", "label_agreement", "psnr", "mean_iou"],
+        [
+            "accuracy",
+            "balanced_accuracy",
+            "fid",
+            "recall",
+            "coverage",
+            "label_agreement",
+            "psnr",
+            "mean_iou",
+            "frame_mse",
+        ],
         min_length=1,
     )
     # Without new pictures, one of these must be better.
-    targets: list[Measured] = Field(["accuracy", "fid", "psnr", "mean_iou"])
+    targets: list[Measured] = Field(["accuracy", "fid", "psnr", "mean_iou", "frame_mse"])
     # Standard deviation over seeds (`darkroom seeds`), added to the noise.
     seed_deviation: dict[Measured, NonNegative] = Field({})
     # Allowed loss of a guarded measure, in its unit, also within noise.

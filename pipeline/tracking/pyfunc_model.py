@@ -8,6 +8,8 @@ Each row of the input is one request:
         segmentation    -> mask (the class number of each pixel), classes (all names)
     count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
         generator       -> image, label (class number), class (class name); one row for each image
+    clip                numbers (T, C, H, W) in [0, 1]: the frames of a clip, at least one
+        forecaster      -> image; one row for each of the next frames, as many as in the training
 
 The same request gives the same images. A model without classes takes no label. Images are returned as base64
 of PNG files; with ``params={"form": "array"}`` as float32 arrays (C, H, W) in [0, 1], masks as (H, W).
@@ -60,16 +62,21 @@ class PyfuncModel(PythonModel):
         import torch
 
         columns = [
-            name for name in ("image", "count") if name in model_input and model_input[name].notna().any()
+            name
+            for name in ("image", "count", "clip")
+            if name in model_input and model_input[name].notna().any()
         ]
         if len(columns) != 1:
-            raise bad_request("each row has either an image or a count")
+            raise bad_request("each row has either an image, a count or a clip")
         form = (params or {}).get("form", "png")
         if form not in ("png", "array"):
             raise bad_request("form is png or array")
         with torch.no_grad():
-            generates = columns == ["count"]
-            found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
+            if columns == ["clip"]:
+                found = self.forecast(model_input["clip"])
+            else:
+                generates = columns == ["count"]
+                found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
         if "image" in found and form == "png":
             found["image"] = [encode(image) for image in found["image"]]
         if "mask" in found and form == "png":
@@ -147,6 +154,23 @@ class PyfuncModel(PythonModel):
                 results.setdefault(name, []).extend(values)
         return results
 
+    def forecast(self, given: pd.Series) -> dict[str, list[Any]]:
+        """The next frames of each clip, in order."""
+        import torch
+
+        if "FORECAST" not in self.abilities:
+            raise bad_request("this model takes no clips")
+        num_frames, *shape = self.task.spec["clip"].shape
+        found: dict[str, list[Any]] = {"image": []}
+        for clip in given:
+            frames = numbers(clip)
+            if frames.ndim != 4 or list(frames.shape[1:]) != shape or not in_range(frames):
+                raise bad_request(f"a clip is numbers in [0, 1] of shape (T, {', '.join(map(str, shape))})")
+            count = num_frames - getattr(self.task, "input_frames", num_frames // 2)
+            following = self.task.forecast(torch.from_numpy(frames)[None], count)
+            found["image"] += list(following[0].clamp(0, 1).numpy())
+        return found
+
     def decode(self, image: Any) -> np.ndarray:
         """An image of a request as float32 (C, H, W) in [0, 1]."""
         from pipeline.data import images
@@ -159,13 +183,23 @@ class PyfuncModel(PythonModel):
             except (binascii.Error, images.BrokenImage) as error:
                 raise bad_request(f"an image is not base64 of a complete image file: {error}") from None
         shape = (spec.channels, spec.size, spec.size)
-        try:
-            pixels = np.array(image, dtype=np.float32)
-        except (TypeError, ValueError):
-            pixels = np.empty(0, np.float32)
-        if pixels.shape != shape or not (pixels.min() >= 0 and pixels.max() <= 1):
+        pixels = numbers(image)
+        if pixels.shape != shape or not in_range(pixels):
             raise bad_request(f"an image is base64 of an image file, or numbers in [0, 1] of shape {shape}")
         return pixels
+
+
+def numbers(given: Any) -> np.ndarray:
+    """The nested lists of a request as float32; empty if they are not numbers."""
+    try:
+        return np.array(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        return np.empty(0, np.float32)
+
+
+def in_range(pixels: np.ndarray) -> bool:
+    """Whether there are pixels and all are in [0, 1]."""
+    return bool(pixels.size and pixels.min() >= 0 and pixels.max() <= 1)
 
 
 def encode(image: np.ndarray) -> str:

@@ -157,11 +157,17 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
     classifies, encodes = Ability.CLASSIFY in known, Ability.ENCODE in known
     segments = Ability.SEGMENT in known
     takes_images = classifies or reconstructs or segments
+    inputs: list[Any] = []
+    outputs: list[Any] = []
+    params = ParamSchema([ParamSpec("form", "string", "png")])
+    if Ability.FORECAST in known:
+        _, *frame = spec["clip"].shape
+        example = pd.DataFrame({"clip": [np.zeros((1, *frame)).tolist()]})
+        inputs, outputs = [ColSpec(AnyType(), "clip")], [ColSpec(AnyType(), "image")]
+        return ModelSignature(Schema(inputs), Schema(outputs), params), example
     if not (generates or takes_images):
         return None, None
     vector, always = Array(DataType.double), not (generates and takes_images)
-    inputs: list[Any] = []
-    outputs: list[Any] = []
     if takes_images:
         inputs += [ColSpec(AnyType(), "image", required=not generates)]
     if generates or reconstructs:
@@ -183,7 +189,6 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
     else:
         image = np.full(spec["image"].shape, 0.5)
         example = pd.DataFrame({"image": [image.tolist()]})
-    params = ParamSchema([ParamSpec("form", "string", "png")])
     return ModelSignature(Schema(inputs), Schema(outputs), params), example
 
 

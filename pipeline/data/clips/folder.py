@@ -1,0 +1,170 @@
+"""A user's clips: each a folder of numbered frames, an animation, or part of an array (N, T, H, W[, C]).
+
+The folders above the clips are their classes, and above these the splits, as for pictures.
+"""
+
+import itertools
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.arrays import CHANNELS, Pictures
+from pipeline.data.findings import Findings
+from pipeline.data.folders import list_files, read_file
+from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES, BrokenImage, flatten, frames, open_image
+from pipeline.limits import cpu_count
+
+ARRAYS = (".npy", ".npz")
+ANIMATIONS = (".gif", ".apng")  # other files are animations if they have more than one frame
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+REMEDY = "make each clip a folder of numbered frames, a GIF, WebP or APNG, or save (N, T, H, W[, C]) as .npy"
+
+ReadFrames = Callable[[], Iterator[Image.Image]]  # raises ``BrokenImage``
+
+
+def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
+    """The clips in a folder, or in an animation or array, by name. Adds what is wrong to ``findings``."""
+    names, root = [path.name], path.parent
+    if path.is_dir():
+        listing, root = list_files(path), path
+        names = listing.files
+        findings.faults |= listing.faults
+        findings.remedies |= listing.remedies
+    clips, stills, refused = dict[str, ReadFrames](), defaultdict[str, list[str]](list), list[str]()
+    for name in names:
+        suffix = Path(name).suffix.lower()
+        if suffix in ARRAYS:
+            clips |= _of_array(root, name, findings)
+        elif suffix in SUFFIXES:
+            if suffix in ANIMATIONS or _num_frames(root, name) > 1:
+                clips[name] = partial(_read, root, [name])
+            else:
+                stills[name.rpartition("/")[0]].append(name)
+        elif suffix in REFUSED_SUFFIXES or suffix in VIDEOS:
+            refused.append(name)
+    findings.fault("contains files in formats that are not supported", refused, REMEDY)
+    for folder, files in stills.items():
+        above = f"{folder}/" if folder else ""
+        inside = any(other != folder and other.startswith(above) for other in (*clips, *stills))
+        what = "contains pictures next to clips or folders of clips"
+        findings.fault(what, findings.faults.pop(what, []) + files * inside, REMEDY)
+        clips[folder or "."] = partial(_read, root, _in_order(folder, files, findings))
+    findings.fault("contains no clips", [] if clips or findings.faults else [str(path)], REMEDY)
+    return dict(sorted(clips.items()))
+
+
+def check(clips: Mapping[str, ReadFrames], num_frames: int, findings: Findings) -> None:
+    """Decode all clips, and add to ``findings`` which cannot be used for clips of ``num_frames``."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        found = list(zip(clips, pool.map(partial(_examine, num_frames=num_frames), clips.values())))
+    remedies = {
+        BROKEN: "replace or remove them",
+        SIZES: "give all frames of a clip one size",
+        SHORT: "leave these clips out, or set clips.num_frames lower",
+    }
+    for what, remedy in remedies.items():
+        names = [f"{name} ({detail})" for name, (fault, detail) in found if fault == what]
+        findings.fault(what, names, remedy)
+
+
+BROKEN, SIZES = "contains clips that cannot be read", "contains clips whose frames differ in size"
+SHORT = "contains clips with too few frames"
+
+
+def _examine(read: ReadFrames, num_frames: int) -> tuple[str, str]:
+    """The fault of a clip and its details; empty if it has none."""
+    sizes = Counter[tuple[int, int]]()
+    try:
+        for frame in read():
+            sizes[frame.size] += 1
+    except (BrokenImage, OSError) as error:
+        return BROKEN, str(error)
+    if len(sizes) > 1:
+        return SIZES, ", ".join(f"{width} x {height}" for width, height in sizes)
+    if sizes.total() < num_frames:
+        return SHORT, f"{sizes.total()}, {num_frames} are needed"
+    return "", ""
+
+
+def _read(root: Path, names: Iterable[str]) -> Iterator[Image.Image]:
+    for name in names:
+        try:
+            yield from frames(read_file(root, name))
+        except ValueError as error:  # also a BrokenImage
+            raise BrokenImage(f"{name} {error}") from None
+
+
+def _num_frames(root: Path, name: str) -> int:
+    with suppress(Exception), open_image(read_file(root, name)) as image:
+        return getattr(image, "n_frames", 1)
+    return 1  # `check` finds out what is wrong
+
+
+def _in_order(folder: str, names: list[str], findings: Findings) -> list[str]:
+    """The frames of a clip by number: the last digits of their names. Numbers that are missing are faults."""
+    found = {name: re.findall(r"\d+", Path(name).stem) for name in names}
+    unnumbered = [name for name, digits in found.items() if not digits]
+    _add(findings, "contains frames without a number", unnumbered, "number them")
+    numbers = {name: int(digits[-1]) for name, digits in found.items() if digits}
+    counts = Counter(numbers.values())
+    twice = [name for name, number in numbers.items() if counts[number] > 1]
+    _add(findings, "contains several frames of one number", twice, "keep one of them")
+    missing = sorted(set(range(min(counts, default=0), max(counts, default=0))) - counts.keys())
+    what = f"{folder or '.'} ({', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''})"
+    _add(
+        findings,
+        "contains clips whose frames have gaps in their numbers",
+        [what] * bool(missing),
+        "add the missing frames, or number them anew",
+    )
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def _add(findings: Findings, what: str, names: list[str], remedy: str) -> None:
+    """Add to a fault that other clips may have, too."""
+    findings.fault(what, findings.faults.get(what, []) + names, remedy)
+
+
+def _of_array(root: Path, name: str, findings: Findings) -> dict[str, ReadFrames]:
+    """The clips of an .npy or .npz file."""
+    try:
+        loaded = np.load(root / name, mmap_mode="r", allow_pickle=False)
+        arrays = (
+            {name: loaded}
+            if isinstance(loaded, np.ndarray)
+            else {f"{name}[{key}]": loaded[key] for key in sorted(loaded.files)}
+        )
+    except (OSError, ValueError, EOFError) as error:
+        _add(findings, BROKEN, [f"{name} ({error})"], "replace or remove them")
+        return {}
+    clips = dict[str, ReadFrames]()
+    for key, array in arrays.items():
+        channels_fit = array.ndim == 4 or (array.ndim == 5 and array.shape[-1] in CHANNELS)
+        if not (channels_fit and array.size and array.dtype.kind in "buif" and np.isfinite(array).all()):
+            what = f"{key}: {array.dtype} {array.shape}"
+            _add(findings, "contains arrays that are not finite numbers (N, T, H, W[, C])", [what], REMEDY)
+            continue
+        pictures, length = Pictures(array.reshape(-1, *array.shape[2:])), array.shape[1]
+        for number in range(len(array)):
+            rows = range(number * length, (number + 1) * length)
+            clips[f"{key}[{number}]"] = partial(_pictures, pictures, rows)
+    return clips
+
+
+def _pictures(pictures: Pictures, rows: range) -> Iterator[Image.Image]:
+    for row in rows:
+        yield flatten(Image.fromarray(pictures[row]))
+
+
+def pieces(read: ReadFrames, num_frames: int) -> Iterator[list[Image.Image]]:
+    """A clip cut into pieces of ``num_frames``; what is left at its end is not used."""
+    images = read()
+    while len(piece := list(itertools.islice(images, num_frames))) == num_frames:
+        yield piece

@@ -1,0 +1,77 @@
+"""Layers of recurrent cells that read a clip frame by frame. Frames are (N, C, H, W) in [0, 1]."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.core.noise import Noise
+from pipeline.layers.dropout import dropout
+from pipeline.models.rcnn.cells import ConvGRUCell, ConvLSTMCell, State
+from pipeline.models.rcnn.outputs import FilterOutput, PixelOutput, motion
+from pipeline.models.rcnn.settings import RcnnConfig
+
+
+class Network(nn.Module):
+    """Cells one above the other; each reads the hidden map of the one below.
+
+    Patches of pixels become channels (Shi et al. 2015). Sides that are no multiple of the patch are padded.
+    ``classes``: the number of classes, or 0 for a network that predicts frames.
+    """
+
+    def __init__(self, config: RcnnConfig, channels: int, classes: int) -> None:
+        super().__init__()
+        self.config, width = config, config.width
+        kind = ConvLSTMCell if config.cell == "lstm" else ConvGRUCell
+        self.num_maps = kind.num_maps
+        self.sees_motion = config.output == "filters" and not classes
+        inputs = channels * config.patch_size**2 + self.sees_motion * config.filter_size**2
+        counts = [inputs, *[width] * (config.num_layers - 1)]
+        self.cells = nn.ModuleList(kind(count, width, config.kernel_size) for count in counts)
+        outputs = FilterOutput if self.sees_motion else PixelOutput
+        total = width * config.num_layers + (0 if classes else inputs)
+        self.output = (
+            nn.Linear(total, classes)
+            if classes
+            else outputs(total, channels, config.patch_size, config.filter_size)
+        )
+
+    def start(self, frame: Tensor) -> list[State]:
+        """The states before the first frame."""
+        height, width = (-(-side // self.config.patch_size) for side in frame.shape[-2:])
+        zeros = frame.new_zeros(len(frame), self.config.width, height, width)
+        return [(zeros,) * self.num_maps for _ in self.cells]
+
+    def forward(
+        self,
+        frame: Tensor,
+        previous: Tensor,
+        states: list[State],
+        noise: Noise | None = None,
+        number: int = 0,
+    ) -> tuple[list[Tensor], list[State]]:
+        """The maps of patches and all hidden maps (N, ..., h, w) after frame ``number``, and the states.
+
+        ``noise`` is for dropout, that is for the training.
+        """
+        size, padded = self.config.patch_size, self._padded(frame)
+        values, after = F.pixel_unshuffle(padded, size), list[State]()
+        if self.sees_motion:
+            with torch.no_grad():
+                found = motion(padded, self._padded(previous), size, self.config.filter_size)
+            values = torch.cat([values, found], 1)
+        maps = [values]
+        for layer, (cell, state) in enumerate(zip(self.cells, states, strict=True)):
+            hidden, *rest = cell(values, state)
+            values = dropout(hidden, self.config.dropout, noise, f"frame {number}, layer {layer}")
+            maps.append(values)
+            after.append((values, *rest))
+        return maps, after
+
+    def next_frame(self, maps: list[Tensor], frame: Tensor) -> Tensor:
+        """The frame after ``frame``, (N, C, H, W) in [0, 1]."""
+        following = self.output(torch.cat(maps, 1), self._padded(frame))
+        return following[..., : frame.shape[-2], : frame.shape[-1]]
+
+    def _padded(self, frame: Tensor) -> Tensor:
+        height, width = (-side % self.config.patch_size for side in frame.shape[-2:])
+        return F.pad(frame, (0, width, 0, height))
