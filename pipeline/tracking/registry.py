@@ -155,7 +155,7 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
 
     generates, reconstructs = Ability.GENERATE in known, Ability.RECONSTRUCT in known
     classifies, encodes = Ability.CLASSIFY in known, Ability.ENCODE in known
-    takes_images = classifies or reconstructs
+    takes_images = classifies or reconstructs or Ability.COMPLETE in known
     if not (generates or takes_images):
         return None, None
     vector, always = Array(DataType.double), not (generates and takes_images)

@@ -17,7 +17,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.input = nn.Linear(width, 3 * width)  # queries, keys and values
+        # Queries, keys and values. A bias of the keys would change nothing.
+        self.input = nn.Linear(width, 3 * width, bias=False)
         self.output = nn.Linear(width, width)
 
     def forward(

@@ -39,5 +39,5 @@ class TransformerConfig(Section):
                 self.positions == "rotary" and per_head % 4
             ),
         }
-        self.refuse(wrong, {"levels": "tokens: pixels", "label_dropout": "conditional: True"})
+        self.refuse(wrong, {"levels": "tokens: pixels", "label_dropout": "conditional"})
         return self
