@@ -51,7 +51,7 @@ def generate(
     folder: Path | None,
     models: Path | None,
 ) -> None:
-    """Draw new pictures with MODEL (gan, vae or ae).
+    """Draw new pictures with MODEL (gan, vae, ae or transformer).
 
     They are written into one PNG, or into a new folder.
     """
@@ -66,7 +66,7 @@ def generate(
         raise BadInput(what, where=f"--folder {folder}", remedy=remedy)
     if folder and folder.exists() and any(folder.iterdir()):
         raise BadInput("is not empty", where=f"--folder {folder}", remedy="name a new or an empty folder")
-    task, card, abilities = load_model(model, models, "generate", "use gan, vae or ae")
+    task, card, abilities = load_model(model, models, "generate", "use gan, vae, ae or transformer")
     wanted = choose_classes(card["class_names"], labels)
     chosen = torch.tensor([wanted[index % len(wanted)] for index in range(count)])
     with torch.inference_mode():
@@ -74,7 +74,7 @@ def generate(
     conditional = Ability.USES_LABELS in abilities
     if labels and not conditional:
         what = f"{model} does not use labels"
-        remedy = "leave out --label, or use a model of classes (gan, vae, ae)"
+        remedy = "leave out --label, or use a model of classes (gan, vae, ae, transformer)"
         raise BadInput(what, where=f"--label {labels[0]}", remedy=remedy)
     if folder:
         classes = _folder_names(card["class_names"]) if conditional else [""] * len(card["class_names"])

@@ -1,4 +1,4 @@
-"""`darkroom restore`: pass pictures through an autoencoder."""
+"""`darkroom restore`: pass pictures through an autoencoder, or have a Transformer complete them."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pipeline.cli.inference import (
     load_model,
     models,
     new_folder,
+    number,
     read_pictures,
     refuse_unread,
     write_picture,
@@ -23,21 +24,34 @@ PAIRS = "pairs.png"
 
 @click.command(epilog=a_model)
 @click.argument("paths", nargs=-1, required=True)
-@click.option("--model", default="ae", help="The autoencoder to use.")
+@click.option("--model", help="The model to use  [default: ae; with --task complete: transformer]")
 @click.option(
-    "--task", "damage", type=click.Choice(["denoise", "inpaint", "upscale"]), help="What is to be repaired."
+    "--task",
+    "damage",
+    type=click.Choice(["denoise", "inpaint", "upscale", "complete"]),
+    help="What is to be repaired.",
 )
-@click.option("--mask", type=file, help="With --task inpaint: a picture, lighter than half where to paint.")
+@click.option("--mask", type=file, help="A picture, lighter than half where to paint: for inpaint, complete.")
+@click.option("--count", type=number(1, 100), default=1, help="With --task complete: answers per picture.")
+@click.option("--seed", type=number(0), default=0, help="The same seed gives the same answers.")
 @click.option("--out", type=new_folder, default="restored", help="The folder to write.")
 @models
 def restore(
-    paths: tuple[str, ...], model: str, damage: str | None, mask: Path | None, out: Path, models: Path | None
+    paths: tuple[str, ...],
+    model: str | None,
+    damage: str | None,
+    mask: Path | None,
+    count: int,
+    seed: int,
+    out: Path,
+    models: Path | None,
 ) -> None:
-    """Pass pictures through an autoencoder; write a PNG for each.
+    """Pass pictures through an autoencoder, or complete them; write a PNG for each.
 
     With --task the model must have been trained to repair such damage. To upscale, pictures are read at half
     the model's resolution. In-painting changes no pixel where the mask is darker than half (128 of
-    255). The mask must have the proportions of the pictures.
+    255). The mask must have the proportions of the pictures. A Transformer completes the lower half of a
+    picture, or what the mask says, in --count different ways.
 
     PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png,
     which shows the pictures before and after. A picture that cannot be read is reported on standard error;
@@ -46,36 +60,49 @@ def restore(
     import torch
 
     from pipeline.core.image_grid import to_bytes, write_png
-    from pipeline.layers.damage import enlarge, half_side, hide
+    from pipeline.core.noise import Noise
+    from pipeline.layers.damage import enlarge, half_side, hide, upper_half
 
-    if (damage == "inpaint") != (mask is not None):
+    completes = damage == "complete"
+    if not completes and (damage == "inpaint") != (mask is not None):
         remedy = "give both, or none"
         raise BadInput("--task inpaint and --mask belong together", where="darkroom restore", remedy=remedy)
-    task, card, _ = load_model(model, models, "reconstruct", "use ae or vae")
-    if damage and damage not in getattr(task, "restorations", ()):
+    if count > 1 and not completes:
+        raise BadInput("a restoration has one answer", where="--count", remedy="use --task complete")
+    model = model or ("transformer" if completes else "ae")
+    able = ("complete", "use transformer") if completes else ("reconstruct", "use ae or vae")
+    task, card, _ = load_model(model, models, *able)
+    if damage and not completes and damage not in getattr(task, "restorations", ()):
         remedy = f"train an autoencoder for it (README, Autoencoders): ae.model.objectives: [{damage}]"
         raise BadInput(f"this model was not trained to {damage}", where=model, remedy=remedy)
     size = task.spec.size
     known = _known_pixels(mask, size, card) if mask else None
-    pairs: list[Any] = []  # of the first batch: input, restored, input, ... images (C, H, W)
-    count = 0
+    pairs: list[Any] = []  # of the first batch: input, answers, input, ... images (C, H, W)
+    total = 0
     unread: list[BadInput] = []
     side = half_side(size) if damage == "upscale" else size
     for files, images in read_pictures(paths, task, card, unread, side):
         if mask:
             _check_shapes(mask, files)
+        if completes:
+            known = upper_half(images) if known is None else known
         images = enlarge(images, size) if known is None else hide(images, known)
         with torch.inference_mode():
-            restored = task.restore(images, known) if damage else task.reconstruct(images)
-        for path, image in zip(files, to_bytes(restored.numpy()), strict=True):
-            write_picture(free_path(out, path.stem, (PAIRS,)), image)
-        pairs = pairs or list(to_bytes(torch.stack([images, restored], 1).flatten(0, 1).numpy()))
-        count += len(files)
+            if completes:
+                noises = [Noise.whole(seed, len(images), "complete", number) for number in range(count)]
+                answers = [task.complete(images, known, noise) for noise in noises]
+            else:
+                answers = [task.restore(images, known) if damage else task.reconstruct(images)]
+        for answer in answers:
+            for path, image in zip(files, to_bytes(answer.numpy()), strict=True):
+                write_picture(free_path(out, path.stem, (PAIRS,)), image)
+        pairs = pairs or list(to_bytes(torch.stack([images, *answers], 1).flatten(0, 1).numpy()))
+        total += len(files)
     if pairs:
         import numpy as np
 
-        write_png(out / PAIRS, np.stack(pairs), 8)
-        click.echo(f"{count} pictures and {PAIRS} -> {out}")
+        write_png(out / PAIRS, np.stack(pairs), 8 if count == 1 else 1 + count)
+        click.echo(f"{total} pictures and {PAIRS} -> {out}")
     refuse_unread(unread)
 
 

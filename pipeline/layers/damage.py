@@ -33,6 +33,13 @@ def square_mask(images: Tensor, position: Tensor) -> Tensor:
     return (~missing).to(images.dtype)
 
 
+def upper_half(images: Tensor) -> Tensor:
+    """A mask (1, 1, H, W) of which the upper half is known."""
+    mask = torch.zeros_like(images[:1, :1])
+    mask[:, :, : images.shape[2] // 2] = 1
+    return mask
+
+
 def hide(images: Tensor, mask: Tensor) -> Tensor:
     """Images whose missing pixels are grey."""
     return images * mask + MISSING * (1 - mask)

@@ -6,6 +6,7 @@ Each row of the input is one request:
         classifier      -> class, probability, classes (all names), probabilities (in the order of classes)
         autoencoder     -> image (the reconstruction), code (if it has one), anomaly (its mean squared error)
         segmentation    -> mask (the class number of each pixel), classes (all names)
+        transformer     -> image, whose upper half is kept and whose lower half is drawn (seed, label: below)
     count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
         generator       -> image, label (class number), class (class name); one row for each image
     clip                numbers (T, C, H, W) in [0, 1]: the frames of a clip, at least one
@@ -72,11 +73,8 @@ class PyfuncModel(PythonModel):
         if form not in ("png", "array"):
             raise bad_request("form is png or array")
         with torch.no_grad():
-            if columns == ["clip"]:
-                found = self.forecast(model_input["clip"])
-            else:
-                generates = columns == ["count"]
-                found = self.generate(model_input) if generates else self.predict_images(model_input["image"])
+            answers = {"clip": self.forecast, "count": self.generate, "image": self.of_images}
+            found = answers[columns[0]](model_input)
         if "image" in found and form == "png":
             found["image"] = [encode(image) for image in found["image"]]
         if "mask" in found and form == "png":
@@ -91,12 +89,11 @@ class PyfuncModel(PythonModel):
 
         if "GENERATE" not in self.abilities:
             raise bad_request("this model does not generate images: send images instead of a count")
-        numbers = rows.reindex(columns=["count", "seed"]).fillna({"seed": 0}).astype("int64")
-        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
-        requests = list(zip(numbers["count"].tolist(), numbers["seed"].tolist(), labels, strict=True))
-        if any(count < 1 or seed < 0 for count, seed, _ in requests):
-            raise bad_request("count is 1 or more, seed is 0 or more")
-        if sum(count for count, _, _ in requests) > MAX_COUNT:
+        counts, seeds_and_labels = rows["count"].astype("int64").tolist(), self.seeds_and_labels(rows)
+        requests = [(count, *each) for count, each in zip(counts, seeds_and_labels, strict=True)]
+        if any(count < 1 for count in counts):
+            raise bad_request("count is 1 or more")
+        if sum(counts) > MAX_COUNT:
             raise bad_request(f"a request can generate at most {MAX_COUNT} images")
         found: dict[str, list[Any]] = {"image": [], "label": [], "class": []}
         for count, seed, label in requests:
@@ -106,6 +103,29 @@ class PyfuncModel(PythonModel):
             found["label"] += [label] * count
             found["class"] += [self.names[label] if label >= 0 else ""] * count
         return found
+
+    def complete(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
+        """Images with a new lower half, row by row."""
+        import torch
+
+        from pipeline.core.noise import Noise
+        from pipeline.layers.damage import upper_half
+
+        found: dict[str, list[Any]] = {"image": []}
+        for given, (seed, label) in zip(rows["image"], self.seeds_and_labels(rows), strict=True):
+            image = torch.from_numpy(self.decode(given))[None]
+            classes = None if label < 0 else torch.full((1,), label)
+            completed = self.task.complete(image, upper_half(image), Noise.whole(seed, 1), classes)
+            found["image"].append(completed[0].clamp(0, 1).numpy())
+        return found
+
+    def seeds_and_labels(self, rows: pd.DataFrame) -> list[tuple[int, int]]:
+        """The seed and the class number, or -1, of each row."""
+        seeds = rows.reindex(columns=["seed"]).fillna(0)["seed"].astype("int64").tolist()
+        if min(seeds) < 0:
+            raise bad_request("seed is 0 or more")
+        labels = [self.label_of(given) for given in rows["label"]] if "label" in rows else [-1] * len(rows)
+        return list(zip(seeds, labels, strict=True))
 
     def label_of(self, given: Any) -> int:
         """The number of the class that a request gives by name or number; -1 for any class."""
@@ -124,13 +144,17 @@ class PyfuncModel(PythonModel):
             raise bad_request("this model generates images without regard to classes: leave out label")
         return index
 
-    def predict_images(self, given: pd.Series) -> dict[str, list[Any]]:
+    def of_images(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
+        """Completions by a model that completes; else classes, masks or reconstructions."""
+        return self.complete(rows) if "COMPLETE" in self.abilities else self.predict_images(rows)
+
+    def predict_images(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
         """Classes, masks or reconstructions of images."""
         import torch
 
         if not {"CLASSIFY", "RECONSTRUCT", "SEGMENT"} & self.abilities:
             raise bad_request("this model takes no images: send count, seed and label")
-        pixels = torch.from_numpy(np.stack([self.decode(image) for image in given]))
+        pixels = torch.from_numpy(np.stack([self.decode(image) for image in rows["image"]]))
         results: dict[str, list[Any]] = {}
         for images in pixels.split(BATCH):
             if "CLASSIFY" in self.abilities:
@@ -154,7 +178,7 @@ class PyfuncModel(PythonModel):
                 results.setdefault(name, []).extend(values)
         return results
 
-    def forecast(self, given: pd.Series) -> dict[str, list[Any]]:
+    def forecast(self, rows: pd.DataFrame) -> dict[str, list[Any]]:
         """The next frames of each clip, in order."""
         import torch
 
@@ -162,7 +186,7 @@ class PyfuncModel(PythonModel):
             raise bad_request("this model takes no clips")
         num_frames, *shape = self.task.spec["clip"].shape
         found: dict[str, list[Any]] = {"image": []}
-        for clip in given:
+        for clip in rows["clip"]:
             frames = numbers(clip)
             if frames.ndim != 4 or list(frames.shape[1:]) != shape or not in_range(frames):
                 raise bad_request(f"a clip is numbers in [0, 1] of shape (T, {', '.join(map(str, shape))})")

@@ -156,7 +156,7 @@ def _signature(known: frozenset[Ability], spec: DataSpec) -> tuple[Any, Any]:
     generates, reconstructs = Ability.GENERATE in known, Ability.RECONSTRUCT in known
     classifies, encodes = Ability.CLASSIFY in known, Ability.ENCODE in known
     segments = Ability.SEGMENT in known
-    takes_images = classifies or reconstructs or segments
+    takes_images = classifies or reconstructs or segments or Ability.COMPLETE in known
     inputs: list[Any] = []
     outputs: list[Any] = []
     params = ParamSchema([ParamSpec("form", "string", "png")])

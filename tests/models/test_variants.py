@@ -17,7 +17,8 @@ NUMBER = 4  # of the step: a multiple of every phase's interval
 @pytest.mark.parametrize("name", variants.ALL)
 def test_each_variant_takes_a_step_in_16_bits(name, precision):
     data, (model, settings) = ArrayDataset(train=16), variants.ALL[name]
-    task = model_files.build(model, settings, data.spec, 0)
+    needs = {need: model_files.build(need, {}, data.spec, 0) for need in model_files.find(model).needs}
+    task = model_files.build(model, settings, data.spec, 0, needs)
     task.on_train_start(data.train)
     phases = task.phases()
     assert all(phase.num_runs(NUMBER - 1, NUMBER) for phase in phases)
