@@ -10,7 +10,7 @@ environment.prepare()
 NAMES = (
     "test_kill",
     "test_retrain",
-    "test_toys",
+    "test_families",
     "test_workspace",
     "test_project",
     "test_repro",
@@ -65,12 +65,3 @@ def bucket():
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     yield client, {**keys, "AWS_ENDPOINT_URL": endpoint}
     server.stop()
-
-
-@pytest.fixture
-def toy_models(monkeypatch):
-    """The models of tests/toys are found like those of pipeline/models."""
-    import pipeline.models
-    from tests import toys
-
-    monkeypatch.setattr(pipeline.models, "__path__", [*pipeline.models.__path__, str(toys.FOLDER / "models")])

@@ -34,7 +34,7 @@ def create(folder: Path, **sections: dict) -> Path:
             remove(model_files.code_path(name, folder / "pipeline"))
     (folder / "data/own").mkdir(parents=True)
     shutil.copy(ROOT / "data/own/README.md", folder / "data/own")
-    plan = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    plan = read_yaml(ROOT / "dvc.yaml")
     stages = {
         name: stage
         for name, stage in plan["stages"].items()
@@ -48,6 +48,11 @@ def create(folder: Path, **sections: dict) -> Path:
     shell(folder, "python", "dvc", "remote", "add", "-q", "-d", "store", "../store")
     commit(folder, "the code")
     return folder
+
+
+def read_yaml(path: Path) -> dict:
+    """The content of a YAML file."""
+    return yaml.safe_load(path.read_text())
 
 
 def commit(folder: Path, message: str) -> None:

@@ -12,6 +12,7 @@ from pipeline.core.step import Step
 from pipeline.launch.worker import _explained
 from tests.arrays import ArrayDataset
 from tests.core.fake import TwoScalars
+from tests.models import variants
 
 SETTINGS = TrainingSettings(batch_size=16, ema_decay=0.9, checkpoint_every=3, log_every=3)
 COMPILED = SETTINGS.model_copy(update={"compile": True})
@@ -86,9 +87,8 @@ def test_without_a_compiler_the_error_names_what_is_missing_and_the_setting():
 
 @pytest.mark.nightly
 @pytest.mark.timeout(1200)
-@pytest.mark.usefixtures("toy_models")
 def test_a_gradient_penalty_cannot_be_compiled_and_the_error_says_so():
-    task = model_files.build("toy_wgan", {}, ArrayDataset().spec, 0)
+    task = model_files.build("gan", variants.ALL["gan/lazy_gradient_penalty"][1], ArrayDataset().spec, 0)
     text = failure(task, ArrayDataset())
     assert "double backward" in text and "cnn.training.compile" in text
 

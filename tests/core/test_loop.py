@@ -17,8 +17,7 @@ from pipeline.core.metrics_log import read
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import DarkroomError
-from tests import toys
-from tests.arrays import ArrayDataset
+from tests.arrays import ArrayDataset, dataset_for, needs_for
 from tests.core.fake import TwoScalars
 
 SETTINGS = TrainingSettings(
@@ -207,14 +206,12 @@ def _settings(steps=4):
 
 
 def _train(name, folder, context=None, steps=4):
-    data = toys.array_dataset(name)
-    images = DataSpec.labelled_images(1, 8, 2)
-    needs = {need: model_files.build(need, {}, images, 0) for need in model_files.find(name).needs}
+    data = dataset_for(name)
     is_cnn = name == "cnn"  # with all that is off by default
     augmentation = {"flip": 0.5, "rotate": 20.0, "color_jitter": 0.2, "crop": 1, "erase": 0.3}
     more = {"mixup": 1.0, "cutmix": 1.0, "class_weights": "auto", "calibrate": True}
     config = augmentation | more if is_cnn else {}
-    task = model_files.build(name, config, data.spec, 0, needs)
+    task = model_files.build(name, config, data.spec, 0, needs_for(name))
     torch.set_num_threads(1)
     settings = _settings(steps).model_copy(update={"sampling": "balanced" if is_cnn else "shuffle"})
     loop = Loop(task, data, settings, folder, context)
@@ -222,7 +219,6 @@ def _train(name, folder, context=None, steps=4):
 
 
 def _one_of(rank, size, port, names, folder):
-    toys.register()
     torch.distributed.init_process_group(
         "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size
     )
@@ -243,9 +239,8 @@ TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of thre
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.nightly)])
-def test_several_processes_train_the_same_model_as_one(tmp_path, toy_models, size):
+def test_several_processes_train_the_same_model_as_one(tmp_path, size):
     names = model_files.names()
-    assert set(names) > set(toys.NAMES)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

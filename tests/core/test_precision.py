@@ -23,6 +23,7 @@ from pipeline.core.task import Phase
 from pipeline.launch import worker
 from tests.arrays import ArrayDataset, batch_of
 from tests.core.fake import TwoScalars
+from tests.models import variants
 from tests.project import ROOT
 
 BATCH = batch_of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
@@ -173,23 +174,25 @@ def test_a_training_whose_every_step_overflows_has_diverged(tmp_path):
     assert len(plain(tmp_path)) > 5
 
 
-@pytest.mark.usefixtures("toy_models")
 def test_a_gradient_penalty_in_float16_is_that_of_float32_and_has_its_own_scale():
     """The inner gradient is not scaled: it is about one for each example, far from the limits of float16."""
+    adam = {"kind": "adam", "learning_rate": 1e-3, "beta1": 0.0}
+    optimizers = {"generator_optimizer": adam, "discriminator_optimizer": adam}
+    settings = variants.ALL["gan/lazy_gradient_penalty"][1] | {"architecture": "mlp"} | optimizers
     trained = []
     for precision in ("float32", "float16"):
-        data, task = ArrayDataset(), model_files.build("toy_wgan", {}, ArrayDataset().spec, 0)
+        data, task = ArrayDataset(), model_files.build("gan", settings, ArrayDataset().spec, 0)
         step = Step(task, task.phases(), TrainingSettings(precision=precision), DistributedContext())
         if precision == "float16":  # with the first scale, 65536, a few steps would be skipped
             step.load_state_dict({name: pair / 64 for name, pair in step.state_dict().items()})
         metrics = {}
         for number in range(1, 9):
             metrics |= step.run(number, data.train.batch(range(32)), Noise.whole(0, 32, step=number))
-        trained.append((metrics, torch.cat([value.flatten() for value in task.critic.parameters()])))
+        trained.append((metrics, torch.cat([value.flatten() for value in task.discriminator.parameters()])))
     (full, weights), (half, half_weights) = trained
-    assert scales_of(step) == {"critic": [2**10, 8], "penalty": [2**10, 4], "generator": [2**10, 6]}
-    assert half["penalty/loss"].item() == pytest.approx(full["penalty/loss"].item(), rel=1e-2)
-    assert (weights - half_weights).abs().max() < 2e-3  # twelve steps of 1e-3 by Adam were taken
+    assert scales_of(step) == {"discriminator": [2**10, 8], "penalty": [2**10, 4], "generator": [2**10, 8]}
+    assert half["penalty/loss"].item() == pytest.approx(full["penalty/loss"].item(), rel=0.1)
+    assert (weights - half_weights).abs().max() < 6e-3  # twelve steps of 1e-3 by Adam were taken
 
 
 @pytest.mark.parametrize("name", ["cnn", "gan", "vae", "ae"])

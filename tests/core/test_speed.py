@@ -21,8 +21,7 @@ from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Phase
-from tests import toys
-from tests.arrays import ArrayDataset
+from tests.arrays import ArrayDataset, dataset_for, needs_for
 from tests.core.fake import TwoScalars
 from tests.project import ROOT
 
@@ -45,7 +44,7 @@ class CopiesDoNotWait(TorchDispatchMode):
 
 def take_steps(task, data, tmp_path, monkeypatch, resident=True):
     """Three steps as the loop takes them between two log entries."""
-    monkeypatch.setattr(Step, "_precision", lambda step: nullcontext())  # autocast does not know "meta"
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know "meta"
     loop = Loop(task, data, SETTINGS, tmp_path, DistributedContext(device=META, microbatch=12))
     if resident:
         loop.feed = feed.ResidentFeed(data.train, META, loop.sampler.indices)
@@ -56,12 +55,10 @@ def take_steps(task, data, tmp_path, monkeypatch, resident=True):
     assert all(value.is_meta for value in metrics.values())
 
 
-@pytest.mark.usefixtures("toy_models")
-@pytest.mark.parametrize("name", [*model_files.names(), *toys.NAMES])
+@pytest.mark.parametrize("name", model_files.names())
 def test_a_step_reads_no_value_from_the_device(name, tmp_path, monkeypatch):
-    data, images = toys.array_dataset(name), ArrayDataset().spec
-    needs = {need: model_files.build(need, {}, images, 0) for need in model_files.find(name).needs}
-    take_steps(model_files.build(name, {}, data.spec, 0, needs), data, tmp_path, monkeypatch)
+    data = dataset_for(name)
+    take_steps(model_files.build(name, {}, data.spec, 0, needs_for(name)), data, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adam", "adamw"])

@@ -86,33 +86,29 @@ def test_initial_weights_that_cannot_be_used_are_refused(run, tmp_path, content,
     assert not (tmp_path / "models/cnn").exists()
 
 
-def test_a_needed_model_is_used_unchanged_and_saved_with_the_model_that_needs_it(
-    run, tmp_path, toy_models, processed_digits, monkeypatch
-):
-    # Its file is not in pipeline/models.
-    monkeypatch.setattr(training_module, "digest_of_tree", lambda paths, root: "code")
-    first = run("ae", {"width": 8, "code_size": 4}, few_steps())
-    probe = run("toy_probe", {}, few_steps(), {"ae": first})
-    given, task = model_files.load(first), model_files.load(probe)
-    assert all(torch.equal(value, given.state_dict()[key]) for key, value in task.ae.state_dict().items())
+def test_a_needed_model_is_used_unchanged_and_saved_with_the_model_that_needs_it(run, processed_digits):
+    small = {"width": 8, "num_codes": 8}
+    first = run("vqvae", small, few_steps())
+    needing = run("transformer", {"width": 16}, few_steps(), {"vqvae": first})
+    given, task = model_files.load(first), model_files.load(needing)
+    assert all(torch.equal(value, given.state_dict()[key]) for key, value in task.vqvae.state_dict().items())
     images = torch.rand(3, 1, 8, 8)
-    assert torch.equal(task.features(images), given.encode(images))
-    assert model_files.read_card(probe)["needs"]["ae"]["config"]["code_size"] == 4
+    assert torch.equal(task.vqvae.tokens(images), given.tokens(images))
+    assert model_files.read_card(needing)["needs"]["vqvae"]["config"]["num_codes"] == 8
     # Another autoencoder makes it another training; a damaged one is refused.
-    training = Training("toy_probe", SETTINGS, task.config, Dataset.open(processed_digits), {"ae": first})
-    other = run("ae", {"width": 8, "code_size": 4}, few_steps(seed=1), model="other")
-    assert replace(training, needs={"ae": other}).fingerprint != training.fingerprint
+    data = Dataset.open(processed_digits)
+    training = Training("transformer", SETTINGS, task.config, data, {"vqvae": first})
+    other = run("vqvae", small, few_steps(seed=1), model="other")
+    assert replace(training, needs={"vqvae": other}).fingerprint != training.fingerprint
     (other / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(DarkroomError, match="do not match the SHA-256"):
-        run("toy_probe", {}, few_steps(), {"ae": other}, model="again")
+        run("transformer", {}, few_steps(), {"vqvae": other}, model="again")
 
 
-def test_a_training_without_the_model_that_it_needs_is_refused_with_the_stage_to_run(
-    run, tmp_path, toy_models
-):
+def test_a_training_without_the_model_that_it_needs_is_refused_with_the_stage_to_run(run, tmp_path):
     with pytest.raises(BadInput, match="no trained model here") as caught:
-        run("toy_probe", {}, few_steps(), {"ae": tmp_path / "models/ae"})
-    assert "dvc repro train-ae" in caught.value.remedy
+        run("transformer", {}, few_steps(), {"vqvae": tmp_path / "models/vqvae"})
+    assert "dvc repro train-vqvae" in caught.value.remedy
 
 
 def test_a_listener_ends_a_training_which_can_be_continued_later(run, tmp_path, monkeypatch):

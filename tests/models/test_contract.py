@@ -2,8 +2,7 @@
 
 A new model in pipeline/models is tested here automatically.
 
-The models of tests/toys use what Darkroom's own do not: clips, label maps, ratios of sums, needed models,
-phases that share a module. The tests with marker ``gpu`` are the same ones on a GPU.
+The tests with marker ``gpu`` are the same ones on a GPU.
 """
 
 import copy
@@ -17,22 +16,17 @@ from pipeline.core.checkpoint import load_state_dict, state_dict
 from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.ema import ExponentialMovingAverage
-from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Ratio
 from pipeline.params import validate
-from tests import toys
-from tests.arrays import ArrayDataset
+from tests.arrays import ArrayDataset, spec_for
 from tests.models import variants
 
 SHAPES = [(1, 8, 2), (3, 13, 5)]  # channels, size, classes
 IDS = ["grey 8x8", "rgb 13x13"]
-pytestmark = [
-    pytest.mark.parametrize("name", [*model_files.names(), *toys.NAMES, *variants.ALL]),
-    pytest.mark.usefixtures("toy_models"),
-]
+pytestmark = pytest.mark.parametrize("name", [*model_files.names(), *variants.PARAMS])
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -51,14 +45,8 @@ def device(request):
 
 def spec_of(name, shape=SHAPES[0]):
     """The fields that the model ``name`` learns from."""
-    channels, size, classes = shape
-    image = Field("image", (channels, size, size))
-    label = {"label": Field("label", (), classes)} if "classify" in name else {}
-    return {
-        "images": DataSpec.labelled_images(*shape),
-        "clips": DataSpec({"clip": Field("clip", (3, channels, size, size)), **label}),
-        "scenes": DataSpec({"image": image, "mask": Field("label_map", (size, size), classes)}),
-    }[kind_of(name)[0].dataset]
+    model, settings = variants.ALL.get(name, (name, {}))
+    return spec_for(model, *shape, labelled=settings.get("task") == "classify")
 
 
 def kind_of(name):

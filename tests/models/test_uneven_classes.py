@@ -12,8 +12,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from pipeline.errors import BadInput
 from pipeline.settings_check import find_faults
-from tests import toys
-from tests.arrays import ArrayDataset, array_split, batch_of
+from tests.arrays import ArrayDataset, array_split, batch_of, dataset_for
 
 SETTINGS = TrainingSettings(num_steps=9, batch_size=16, sampling="balanced", checkpoint_every=4)
 
@@ -97,9 +96,9 @@ def test_weights_and_balanced_sampling_together_are_refused(tmp_path, sampling, 
         assert faults[0].remedy == "set class_weights: none or training.sampling: shuffle"
 
 
-def test_balanced_sampling_of_data_without_labels_is_refused(tmp_path, toy_models):
-    data = toys.array_dataset("toy_mask")
-    task = model_files.build("toy_mask", {}, data.spec, 0)
+def test_balanced_sampling_of_data_without_labels_is_refused(tmp_path):
+    data = dataset_for("unet")
+    task = model_files.build("unet", {}, data.spec, 0)
     with pytest.raises(BadInput, match=r"no field 'label'\n  -> set training.sampling: shuffle"):
         Loop(task, data, SETTINGS, tmp_path)
 

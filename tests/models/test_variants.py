@@ -7,7 +7,7 @@ from pipeline.core.distributed import DistributedContext
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
-from tests.arrays import ArrayDataset
+from tests.arrays import dataset_for, needs_for
 from tests.models import variants
 
 NUMBER = 4  # of the step: a multiple of every phase's interval
@@ -16,9 +16,9 @@ NUMBER = 4  # of the step: a multiple of every phase's interval
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", variants.ALL)
 def test_each_variant_takes_a_step_in_16_bits(name, precision):
-    data, (model, settings) = ArrayDataset(train=16), variants.ALL[name]
-    needs = {need: model_files.build(need, {}, data.spec, 0) for need in model_files.find(model).needs}
-    task = model_files.build(model, settings, data.spec, 0, needs)
+    model, settings = variants.ALL[name]
+    data = dataset_for(model, labelled=settings.get("task") == "classify")
+    task = model_files.build(model, settings, data.spec, 0, needs_for(model))
     task.on_train_start(data.train)
     phases = task.phases()
     assert all(phase.num_runs(NUMBER - 1, NUMBER) for phase in phases)

@@ -23,6 +23,7 @@ from pipeline.evaluation.measure import Measure, of_other_images
 from pipeline.layers import damage, similarity
 
 SMALLEST_ERROR = 1e-10  # so that an exact copy has 100 dB, not infinity
+NUM_UNTRAINED = 1_000  # test images that are restored by a model that was not trained for it
 
 
 def squared_error(images: Tensor, others: Tensor) -> Tensor:
@@ -96,7 +97,8 @@ def _mean_image(split: Split) -> Tensor:
 def _restored(model: Context, images: Tensor, phase: str, index: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     """Damaged images and the model's restorations, by the name of the restoration.
 
-    The name says if the model was not trained for it; then they are reconstructions of the damaged images.
+    The name says if the model was not trained for it; then they are reconstructions of the damaged images,
+    of the first ``NUM_UNTRAINED`` test images.
     """
     restored = {}
     trained, restore = getattr(model.task, "restorations", ()), getattr(model.task, "restore", None)
@@ -104,7 +106,7 @@ def _restored(model: Context, images: Tensor, phase: str, index: int = 0) -> dic
     for (name, (each, mask)), restoration in zip(hurt.items(), damage.RESTORATIONS, strict=True):
         if restore and restoration in trained:
             restored[name] = each, restore(each, mask)
-        else:
+        elif index * BATCH < NUM_UNTRAINED:
             restored[UNTRAINED + name] = each, made(model.task.reconstruct(each))
     return restored
 
@@ -143,7 +145,8 @@ EVALUATOR = Evaluator(Ability.RECONSTRUCT, evaluate, {
         "Luminance, contrast and structure of reconstructions, in small windows; 1 is equality."),
     **RESTORED,
     **{UNTRAINED + name: replace(each, title=f"{each.title} without training for it",
-        explanation="Such images passed through a model that was not trained to restore them.")
+        explanation="Such images passed through a model that was not trained to restore them; at "
+            f"most {NUM_UNTRAINED:,}.")
         for name, each in RESTORED.items()},
     "compression_ratio": Measure("Compression ratio", "", "",
         "Bytes of an image (8 bits per value) divided by those of its code (32 bits per value)."),

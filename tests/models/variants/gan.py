@@ -10,6 +10,7 @@ STYLE = {**FREE, "architecture": "style", "r1": 1.0, "penalty_every": 2}
 AUGMENTED = {**TINY, "flip": 0.5, "shift": 0.1, "color": 0.3, "cutout": 0.4}
 
 VARIANTS = {
+    "lazy_gradient_penalty": {**WASSERSTEIN, "gradient_penalty": 10.0, "penalty_every": 2},
     "hinge": {"adversarial_loss": "hinge"},
     "without_spectral_normalisation": {"spectral_normalisation": False},
     "mlp_minimax": {**FREE, "architecture": "mlp", "adversarial_loss": "minimax"},
@@ -19,7 +20,6 @@ VARIANTS = {
     "dcgan_unconditional": {**FREE, "architecture": "dcgan", "conditional": False, "truncation": 0.7},
     "residual_hinge": {**TINY, **PLAIN, "architecture": "residual", "adversarial_loss": "hinge"},
     "residual_gradient_penalty": {**WASSERSTEIN, "architecture": "residual", "gradient_penalty": 10.0},
-    "lazy_gradient_penalty": {**WASSERSTEIN, "gradient_penalty": 10.0, "penalty_every": 2},
     "style": {**STYLE, "style_mixing": 0.9, "path_length": 2.0, "path_length_every": 2},
     "style_unconditional": {**STYLE, "conditional": False, "truncation": 0.7},
     "r3": {**FREE, **PLAIN, "architecture": "r3", "adversarial_loss": "relativistic", "r1": 1.0, "r2": 1.0},
