@@ -52,9 +52,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed."""
+    """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed.
+
+    Its name has the id of this process, so that what a killed process left can be told from what is in use.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
     temporary.chmod(0o755)
     try:
         yield temporary

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, reduce
@@ -17,11 +18,12 @@ from pipeline.git import git
 from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
 MAX_COMMITS = 50  # of dvc.lock that are read
-CURRENT = "dvc.lock"
+CURRENT, RWLOCK = "dvc.lock", ".dvc/tmp/rwlock"
 WEIGHTS, CARD, MANIFEST, SOURCE = "model.safetensors", "model.json", "manifest.json", "source.json"
 STALE = "changed after it was used: dvc repro"
 PAST = "an earlier version that is neither in the workspace nor in DVC's cache: try dvc fetch --all-commits"
 MISMATCH = "it does not match the JSON file in its folder: run the stage again"
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 Content = tuple[str, str]  # a path, and DVC's md5 of the file or folder at that path
 
 
@@ -64,14 +66,30 @@ def cache_folder(root: Path) -> Path:
 
 
 def locked_stages(path: Path) -> dict[str, Any] | None:
-    """The entries of a dvc.lock by stage; empty if there is no such file, None if DVC cannot read it."""
+    """The entries of a dvc.lock by stage; empty if there is no such file, None if DVC cannot use it."""
     from dvc.exceptions import DvcException
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.strictyaml import load
 
     try:
-        return load(path, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}) if path.is_file() else {}
+        stages = load(path, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}) if path.is_file() else {}
     except DvcException:
+        return None
+    entries = [
+        entry for stage in stages.values() for side in ("deps", "outs") for entry in stage.get(side, [])
+    ]
+    hashes = {(each.get("hash", "md5"), bool(MD5.fullmatch(each.get("md5", "0" * 32)))) for each in entries}
+    return stages if hashes <= {("md5", True)} else None  # DVC accepts any text here, and then fails
+
+
+def read_rwlock(path: Path) -> Any:
+    """DVC's list of the paths in use, by "read" and "write"; None if DVC cannot read it."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        return SCHEMA(json.loads(path.read_bytes()) if path.is_file() else {})
+    except (ValueError, Invalid):
         return None
 
 
@@ -185,6 +203,10 @@ class DvcLock:
         from rich.progress import track
 
         problems, digests, used = list[Problem](), dict[str, str](), dict[str, Any]()
+        if read_rwlock(self.root / RWLOCK) is None:
+            problems.append(
+                Problem(RWLOCK, "differs", remedy="darkroom repro removes it; every DVC command fails")
+            )
         for path, md5 in self.current.items():
             problems += self.check(path, md5)
             digests |= {f"{path}/{name}": digest for name, digest in self.recorded_sha256(path, md5).items()}
@@ -211,22 +233,21 @@ class DvcLock:
 
     def _read(self) -> None:
         texts, load = {}, YAML(typ="safe", pure=True).load
-        if (lock := self.root / CURRENT).is_file():
+        if locked_stages(lock := self.root / CURRENT) is None:
+            remedy = f"darkroom repro restores it; or: git checkout -- {CURRENT}"
+            raise BadInput("cannot be used", where=CURRENT, remedy=remedy)
+        if lock.is_file():
             texts[lock.read_text(encoding="utf-8", errors="replace").strip()] = CURRENT
         log = git("log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT, cwd=self.root, check=False)
         for commit in log.split():
             text = git("show", f"{commit}:./{CURRENT}", cwd=self.root, check=False)
             texts.setdefault(text, f"commit {commit}")
         for text, found_in in texts.items():
-            try:
+            with suppress(YAMLError, TypeError, KeyError):  # an earlier version that is damaged
                 stages = [_stage_entry(name, each, found_in) for name, each in load(text)["stages"].items()]
                 outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
                 for stage in stages:
                     self.add(self._expand(stage, outs))
-            except (YAMLError, TypeError, KeyError):  # an earlier version is skipped
-                if found_in == CURRENT:
-                    remedy = f"git checkout -- {CURRENT}"
-                    raise BadInput("cannot be read", where=CURRENT, remedy=remedy) from None
         names = {stage.cmd: stage.name for stage in reversed(self.stages)}
         for path in sorted((self.cache / "runs").glob("*/*/*")):
             with suppress(YAMLError, TypeError, KeyError):

@@ -37,6 +37,14 @@ def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
         flip(file)
 
 
+def test_a_damaged_list_of_dvcs_running_commands_is_named(clone):
+    (clone / ".dvc/tmp").mkdir(exist_ok=True)
+    (clone / ".dvc/tmp/rwlock").touch()
+    assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
+        (".dvc/tmp/rwlock", "differs")
+    ]
+
+
 def test_a_cache_that_dvcs_global_configuration_names_is_checked(clone, tmp_path, monkeypatch):
     cache = shutil.move(clone / ".dvc/cache", tmp_path / "elsewhere")
     (tmp_path / "config").write_text(f"[cache]\n    dir = {cache}\n")
