@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, reduce
@@ -161,9 +162,12 @@ class DvcLock:
         recorded, present = {path: md5}, {path: self.md5(path)}
         if recorded == present:
             return []
-        command = "dvc pull" if self.check_cache(path, md5) else "dvc checkout"
-        in_git = git("ls-files", path, cwd=self.root, check=False)
-        remedy = f"git checkout -- {path}" if in_git else f"{command} --force {path}"
+        lacks = self.check_cache(path, md5)
+        restore = f"{'dvc pull' if lacks else 'dvc checkout'} --force {shlex.quote(path)}"
+        if self._in_git(path):
+            lacks, restore = [], f"git checkout -- {shlex.quote(path)}"
+        # DVC and git take a file for unchanged if its size and time are, and DVC its own read-only copies.
+        copies = [problem.path for problem in lacks if problem.found]
         if (listing := self.listing(path, md5)) and (self.root / path).is_dir():
             recorded = {f"{path}/{name}": digest for name, digest in listing.items()}
             present = {f"{path}/{name}": digest for name, digest in self._present(path).items()}
@@ -171,6 +175,8 @@ class DvcLock:
         for name in recorded | present:
             expected, found = recorded.get(name, ""), present.get(name, "")
             if expected != found:
+                changed = shlex.join([name] * bool(found) + copies)
+                remedy = f"rm -rf {changed} && {restore}" if changed else restore
                 problems.append(Problem(name, "differs" if found else "absent", expected, found, remedy))
         return problems
 
@@ -208,7 +214,7 @@ class DvcLock:
                 Problem(RWLOCK, "differs", remedy="darkroom repro removes it; every DVC command fails")
             )
         for path, md5 in self.current.items():
-            problems += self.check(path, md5)
+            problems += self.check(path, md5) or self._lost(path, md5)
             digests |= {f"{path}/{name}": digest for name, digest in self.recorded_sha256(path, md5).items()}
         for path in sorted(digests.keys() - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != digests[path]:
@@ -272,6 +278,17 @@ class DvcLock:
                 self._folders[path, md5] = inside
             deps |= self._folders.get((path, md5), {path: md5})
         return replace(stage, deps=deps)
+
+    def _lost(self, path: str, md5: str) -> list[Problem]:
+        """The objects that DVC's cache lacks of an output which is as it was recorded in the workspace."""
+        objects = [] if self._in_git(path) else [md5, *self.listing(path, md5).values()]
+        lost = [digest for digest in dict.fromkeys(objects) if not self.object_path(digest).is_file()]
+        remedy = f"dvc commit --force {shlex.quote(path)}"
+        where = [os.path.relpath(self.object_path(digest), self.root) for digest in lost]
+        return [Problem(name, "absent", digest, remedy=remedy) for name, digest in zip(where, lost)]
+
+    def _in_git(self, path: str) -> bool:
+        return bool(git("ls-files", path, cwd=self.root, check=False))
 
     def _present(self, path: str) -> dict[str, str]:
         """The md5 of each present file of a folder, by relative name."""

@@ -13,6 +13,7 @@ from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import DataSpec
 from pipeline.estimate import Estimate
+from pipeline.files import HASHES, sha256, write_hashes
 from pipeline.tracking import model_card
 from pipeline.tracking.connection import get_or_create
 
@@ -23,6 +24,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")
 PYFUNC_MODEL = "pyfunc_model.py"
 RESULTS = "darkroom.results"  # a version's tag: its results, by protocol
+FILES = "darkroom.files"  # a version's tag: the SHA-256 of its sha256.json, which has that of each other file
 UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back
 MAX_PROTOCOLS = 5
 MAX_DESCRIPTION = 5000  # characters; the database's limit
@@ -107,6 +109,8 @@ def _add_version(
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as temporary:
         _save(Path(temporary, "model"), folder, card, run_id, model.model_id)
+        write_hashes(Path(temporary, "model"))
+        tags[FILES] = sha256(Path(temporary, "model", HASHES))
         client.log_model_artifacts(model.model_id, str(Path(temporary, "model")))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
