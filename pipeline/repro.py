@@ -30,7 +30,7 @@ from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.files import write_text
 from pipeline.git import git
 from pipeline.limits import LESS_MEMORY, cpu_count, oom_kills, out_of_memory
-from pipeline.process import DVC, die_with_parent, exclusive
+from pipeline.process import DVC, die_with_parent, exclusive, is_running
 from pipeline.tracking.dvc_lock import RWLOCK, locked_stages, read_rwlock
 
 REPRO = (*DVC, "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
@@ -233,7 +233,7 @@ def _is_alive(pid: int, began: float = math.inf) -> bool:
     """Whether the process runs and had started by the time ``began``: process ids are reused."""
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= began + 1
+        return is_running(process) and process.create_time() <= began + 1
     return False
 
 
