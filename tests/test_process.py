@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_local_ray_has_a_private_folder_that_is_removed_also_after_a_kill(tmp_
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(process, "MAX_SOCKET_FOLDER", 1000)
     registered = []
-    monkeypatch.setattr(process.atexit, "register", registered.append)
+    monkeypatch.setattr(process, "atexit", SimpleNamespace(register=registered.append))
     dead = subprocess.Popen(["true"])
     dead.wait(timeout=60)
     for name in (f"ray-{dead.pid}-abcdefgh", "ray-other-files", f"ray-{os.getpid()}-abcdefgh"):
@@ -96,8 +97,8 @@ def test_a_local_ray_has_a_private_folder_that_is_removed_also_after_a_kill(tmp_
 
 
 def test_in_a_long_temporary_folder_rays_sockets_are_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "t" * 100))
-    monkeypatch.setattr(process.atexit, "register", lambda remove: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
+    monkeypatch.setattr(process, "atexit", SimpleNamespace(register=lambda remove: None))
     folder = Path(process._ray_folder())
     folder.parent.rmdir()
     assert len(f"{folder}/session_2026-11-27_12-34-56_123456_{2**22}/sockets/plasma_store") <= 107
@@ -124,6 +125,25 @@ def test_an_output_that_nobody_reads_or_that_is_closed_is_no_traceback():
     closed = shlex.join([sys.executable, "-c", HEAD + prints.replace("sys.stdin.readline(); ", "")]) + " >&-"
     done = subprocess.run(["sh", "-c", closed], capture_output=True, text=True, timeout=30, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "waits", ["time.sleep(60)", "signal.pthread_sigmask(signal.SIG_BLOCK, {2}); time.sleep(60)"]
+)
+def test_the_end_of_a_process_of_the_local_ray_ends_the_training_with_one_error(waits):
+    code = f"""
+import subprocess, types
+sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True)
+process.RAY_PROCESSES, process.RAY_POLL_SECONDS, process.RAY_GRACE_SECONDS = ("sleep",), 0.05, 0.5
+def main():
+    part = subprocess.Popen(["sleep", "60"])
+    process._watch_ray()
+    part.kill()
+    {waits}
+process.run(main)
+"""
+    what = "error: Ray: a process of the local Ray has ended\n"
+    assert run(code) == (1, "", f"{what}  -> the same command continues from the last checkpoint\n")
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline import files, repro
+from pipeline.cli.repro import repro as command
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.tracking.dvc_lock import DvcLock
@@ -228,6 +229,17 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     assert repro._repair(tmp_path, tmp_path / "dvc.lock") == []
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*kept}
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
+
+
+def test_a_misspelt_setting_is_refused_before_dvc_could_remove_a_model(tmp_path, monkeypatch):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("\ncnn:\n", "\ncnn:\n  trainin: {}\n"))
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(repro, "repro", lambda *arguments: started.append(arguments))
+    with pytest.raises(BadInput, match=r"cnn\.trainin.*did you mean 'training'"):
+        command.main(["train-cnn"], standalone_mode=False)
+    assert not started
 
 
 def test_the_folder_that_a_running_stage_writes_stays(tmp_path):
