@@ -35,8 +35,7 @@ $(READY): requirements.lock pyproject.toml
 
 repro: install
 	@darkroom doctor --brief
-	dvc repro
-	@darkroom sync
+	darkroom repro
 	@echo
 	@echo "The report:       $(CURDIR)/reports/index.html"
 	@echo "Runs and models:  make ui"

@@ -1,7 +1,6 @@
 """What is missing or wrong with this installation and project, and how to fix it."""
 
 import importlib.metadata
-import json
 import shutil
 import socket
 import sys
@@ -18,7 +17,7 @@ from pipeline.limits import cpu_count, memory_limit
 from pipeline.params import PARAMS
 from pipeline.process import in_thread
 from pipeline.settings_check import find_faults
-from pipeline.tracking.dvc_lock import locked_stages
+from pipeline.tracking.dvc_lock import RWLOCK, locked_stages, read_rwlock
 from pipeline.tracking.lineage import redact
 from pipeline.tracking.moved import moved_from
 
@@ -47,8 +46,8 @@ class Finding:
 def examine(environment: Environment, brief: bool = False) -> list[Finding]:
     """Check packages, settings, disk, git, DVC's files, models, addresses and devices.
 
-    ``brief`` leaves out what does not stop ``dvc repro``: models, which it can train again, and the addresses
-    of MLflow and the mirror.
+    ``brief`` leaves out what does not stop ``darkroom repro``: models, which it can train again, and the
+    addresses of MLflow and the mirror. What it repairs at its start is a warning then.
     """
     root = environment.root
     checks = [
@@ -56,7 +55,7 @@ def examine(environment: Environment, brief: bool = False) -> list[Finding]:
         _settings(),
         _disk(environment.storage),
         _git(root),
-        _dvc_files(root),
+        _dvc_files(root, brief),
         _cluster(environment.ray_address),
         _devices(environment),
     ]
@@ -122,18 +121,14 @@ def _git(root: Path) -> Iterator[Finding]:
     yield Finding(well, what, "activate the environment: source .venv/bin/activate")
 
 
-def _dvc_files(root: Path) -> Iterator[Finding]:
+def _dvc_files(root: Path, is_warning: bool) -> Iterator[Finding]:
     """dvc.lock and DVC's list of running commands: a crash or a merge conflict can damage them."""
     if locked_stages(root / "dvc.lock") is None:
         remedy = "run: git checkout dvc.lock; or `darkroom repro`, which restores it and keeps a copy"
-        yield Finding(False, "dvc.lock cannot be read", remedy)
-    running = root / ".dvc/tmp/rwlock"
-    try:
-        if running.is_file():
-            json.loads(running.read_bytes())
-    except ValueError:
-        remedy = "delete it: rm .dvc/tmp/rwlock; `darkroom repro` does this by itself"
-        yield Finding(False, ".dvc/tmp/rwlock is damaged, so every DVC command fails", remedy)
+        yield Finding(is_warning, "dvc.lock cannot be read", remedy, is_warning)
+    if read_rwlock(root / RWLOCK) is None:
+        remedy = f"delete it: rm {RWLOCK}; `darkroom repro` does this by itself"
+        yield Finding(is_warning, f"{RWLOCK} is damaged, so every DVC command fails", remedy, is_warning)
 
 
 def _models(root: Path) -> Iterator[Finding]:

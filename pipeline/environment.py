@@ -99,7 +99,7 @@ def read() -> Environment:
         root=root,
         workers="auto" if workers == "auto" else int(workers),
         device=_get("DARKROOM_DEVICE", "auto"),
-        ray_address=_get("RAY_ADDRESS"),
+        ray_address="" if _get("RAY_ADDRESS") == "local" else _get("RAY_ADDRESS"),
         storage=Path(storage).resolve(),
         remote=remote,
         threads=int(_get("DARKROOM_THREADS", "0")),
@@ -121,7 +121,12 @@ def _get(name: str, default: str = "") -> str:
 
 
 def prepare() -> None:
-    """Set variables that libraries read at import, unless the user has set them."""
+    """Set variables that libraries read at import, unless the user has set them.
+
+    RAY_ADDRESS=local is removed: a Ray of this machine is started with a token and on loopback then, too.
+    """
+    if os.environ.get("RAY_ADDRESS") == "local":
+        del os.environ["RAY_ADDRESS"]
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if limits.cpu_quota() < (os.cpu_count() or 1):  # OpenMP, and so PyTorch and BLAS, only know the affinity

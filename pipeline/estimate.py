@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+TRIVIAL, OF_REAL_IMAGES = ("accuracy", "balanced_accuracy", "psnr"), ("recall", "coverage")  # kinds of floors
+LEAST_SHARE = 0.05  # of the values of real images
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -45,3 +48,17 @@ class Estimate:
     def half_width(self) -> float:
         """Half the width of the interval; 0 if it is not known."""
         return 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def missed_floor(numbers: Mapping[str, Estimate]) -> str:
+    """Why a model with these measures is of no use; '' if it is.
+
+    It is no better than a trivial rule, or what it generates has next to nothing in common with real images.
+    """
+    for name in TRIVIAL:
+        if (found := numbers.get(name)) and found.floor is not None and found.value <= found.floor:
+            return f"{name} {found.value:.3g} is not above {found.floor:.3g}, which needs no training"
+    known = [numbers[name] for name in OF_REAL_IMAGES if name in numbers and numbers[name].floor]
+    if known and all(each.value < LEAST_SHARE * (each.floor or 0) for each in known):
+        return f"{' and '.join(OF_REAL_IMAGES)} are under {LEAST_SHARE:.0%} of those of real images"
+    return ""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+HASHES = "sha256.json"
+
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
@@ -27,6 +29,33 @@ def digest_of_tree(paths: list[Path], root: Path) -> str:
     """One digest for files and folders (their ``.py`` files), by relative name and bytes."""
     files = sorted(file for path in paths for file in (path.rglob("*.py") if path.is_dir() else [path]))
     return digest_of({file.relative_to(root).as_posix(): sha256(file) for file in files})
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file in ``folder``, by relative name; not of sha256.json, nor in __pycache__."""
+    files = [file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
+    return {name: sha256(file) for name, file in names.items() if name != HASHES}
+
+
+def write_hashes(folder: Path) -> None:
+    """Write ``sha256.json``: what :func:`hashes` returns."""
+    write_json(folder / HASHES, hashes(folder))
+
+
+def check_hashes(folder: Path) -> tuple[str, str, str] | None:
+    """The first file that does not match ``sha256.json``: its name, recorded and found SHA-256; None if none.
+
+    A folder without ``sha256.json`` was written by an earlier version of Darkroom: it has nothing to compare.
+    """
+    if not (folder / HASHES).is_file():
+        return None
+    try:
+        recorded, found = dict[str, str](read_json(folder / HASHES)), hashes(folder)
+    except (ValueError, TypeError):
+        return HASHES, "", ""
+    pairs = ((name, recorded.get(name, ""), found.get(name, "")) for name in sorted(recorded | found))
+    return next((pair for pair in pairs if pair[1] != pair[2]), None)
 
 
 @contextmanager
@@ -52,9 +81,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed."""
+    """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed.
+
+    Its name has the id of this process, so that what a killed process left can be told from what is in use.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
     temporary.chmod(0o755)
     try:
         yield temporary

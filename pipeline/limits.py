@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -43,12 +44,19 @@ def is_busy(num_threads: int) -> bool:
 
 
 def memory_limit() -> int:
-    """The bytes of memory: those of the machine, or the limit of the control groups if lower."""
+    """The bytes of memory: those of the machine, or the limit of control groups or ``ulimit -v`` if lower."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    if address_space():
+        limits.append(address_space())
     for group in _control_groups("memory"):
         words = _words(group / "memory.max") + _words(group / "memory.limit_in_bytes")
         limits += [int(word) for word in words if word.isdigit()]
     return min(limits)
+
+
+def address_space() -> int:
+    """The bytes of virtual memory that ``ulimit -v`` allows a process; 0 without a limit."""
+    return max(0, resource.getrlimit(resource.RLIMIT_AS)[0])
 
 
 def oom_kills() -> int:

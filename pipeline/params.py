@@ -17,7 +17,7 @@ from pipeline.errors import BadInput
 
 PARAMS = Path("params.yaml")
 MAX_BYTES = 1_000_000
-
+MAX_DEPTH = 50  # of lists and mappings; reading thousands of levels takes half a minute
 
 Width = Annotated[int, Field(ge=1)]  # of a layer
 
@@ -51,6 +51,8 @@ S = TypeVar("S", bound=Section)
 def read_file(path: Path = PARAMS) -> dict[str, Any]:
     """The whole file as plain values. Raises ``BadInput`` if it is not one small YAML 1.2 mapping of them."""
     try:
+        if path.exists() and not path.is_file():  # to open a FIFO waits for ever
+            raise BadInput("is not a regular file", where=str(path), remedy="replace it by a file")
         if path.stat().st_size > MAX_BYTES:
             remedy = "keep data out of the settings"
             raise BadInput(f"is larger than {MAX_BYTES:,} bytes", where=str(path), remedy=remedy)
@@ -69,12 +71,18 @@ def _parse(text: str, path: Path) -> str:
     """The YAML ``text`` as JSON."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
+    depth = 0
     try:
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            what = "YAML aliases (*name) are not accepted"
-            raise BadInput(what, where=str(path), remedy="write the value out")
+        for event in YAML(typ="safe", pure=True).parse(text):
+            if isinstance(event, AliasEvent):
+                what = "YAML aliases (*name) are not accepted"
+                raise BadInput(what, where=str(path), remedy="write the value out")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                where = f"{path}, line {event.start_mark.line + 1}"
+                raise BadInput(f"is nested more than {MAX_DEPTH} deep", where=where, remedy="flatten it")
         value = YAML(typ="safe", pure=True).load(text)
         plain = json.dumps(value, allow_nan=False)
     except YAMLError as error:

@@ -8,22 +8,27 @@ import io
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+import psutil
+
 from pipeline import environment
-from pipeline.errors import EXIT_BUSY, EXIT_FAILED, DarkroomError
-from pipeline.limits import LESS_MEMORY, memory_limit
+from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
+from pipeline.limits import LESS_MEMORY, address_space, memory_limit
 
 T = TypeVar("T")
 
@@ -42,8 +47,12 @@ PRCTL = getattr(LIBC, "prctl", None)  # looked up here: between fork and exec th
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
+MAX_SOCKET_FOLDER = 18  # characters: a socket's path has at most 107, and Ray adds up to 87
 CONNECT_SECONDS = 10.0  # to the port of a Ray cluster
 GC_THRESHOLD = 50_000  # new objects between two garbage collections; the default is 700
+RAY_PROCESSES, RAY_POLL_SECONDS, RAY_GRACE_SECONDS = ("raylet", "gcs_server"), 1.0, 10.0
+ray_has_ended = Event()  # it was not shut down
+RAY_BYTES = 4 * 2**30  # of address space, for each process of Ray
 SPACE = "free some space there, or use a folder on another disk"
 ACCESS = "check the owner and the permissions (ls -ld), or run as the user who owns it"
 DESCRIPTORS = "allow more open files: ulimit -n 4096; or use fewer workers"
@@ -66,6 +75,9 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     """
     collect_garbage_rarely()
     environment.prepare()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: the next file would get its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - open until the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
@@ -78,6 +90,9 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         main(*arguments)
     except DarkroomError as error:
         _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # the reader of the output has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is written at the end
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # such as a full disk or a file without permission
         remedy = REMEDIES.get(error.errno or 0)
         if not (error.filename or remedy):
@@ -86,9 +101,13 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         remedy = f"{remedy}; DARKROOM_DEBUG=1" if remedy else "DARKROOM_DEBUG=1"
         _fail(f"{what}\n  -> {remedy} shows where in the code")
     except KeyboardInterrupt:
+        if ray_has_ended.is_set():
+            sys.exit(EXIT_FAILED)
         print("interrupted; the same command continues from the last checkpoint", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGINT)
-    except MemoryError:
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not 0 < address_space() < RAY_BYTES:
+            raise
         _fail(f"out of memory: the limit is {memory_limit() / 2**30:.1f} GiB\n  -> {LESS_MEMORY}")
 
 
@@ -183,7 +202,7 @@ def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not address:
         options |= {"num_cpus": num_cpus, "num_gpus": num_gpus, "include_dashboard": False}
-        options["runtime_env"] = worker_python()
+        options |= {"runtime_env": worker_python(), "_temp_dir": _ray_folder()}
     host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
         if port.isdigit():  # where nothing listens, ray.init tries for a quarter of an hour
@@ -197,7 +216,74 @@ def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:
         what = f"cannot connect to the Ray cluster: {reason}"
         remedy = "check the address, the token (RAY_AUTH_TOKEN) and that the Ray versions are equal"
         raise DarkroomError(what, where=address, remedy=remedy) from error
+    if not address:
+        _watch_ray()
     return True
+
+
+def _watch_ray() -> None:
+    """End this process with an error when a process of the local Ray has ended.
+
+    By itself, Ray waits for up to a minute, and ends this process with messages of its own.
+    """
+    import ray
+
+    parts = [part for part in psutil.Process().children() if part.name() in RAY_PROCESSES]
+
+    def watch() -> None:
+        while all(map(is_running, parts)):
+            time.sleep(RAY_POLL_SECONDS)
+        time.sleep(RAY_POLL_SECONDS)  # it may be shutting down
+        if ray.is_initialized():
+            what = "error: Ray: a process of the local Ray has ended"
+            print(
+                f"{what}\n  -> the same command continues from the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+            ray_has_ended.set()
+            os.kill(os.getpid(), signal.SIGINT)  # Ray aborts on SIGTERM
+            time.sleep(RAY_GRACE_SECONDS)  # for what is done at the end, such as the state of the run
+            os._exit(EXIT_FAILED)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether the process has not ended; one that nobody has waited for yet has."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def _ray_folder() -> str:
+    """A new private folder for the files of a local Ray, which is removed when this process ends.
+
+    Folders that killed processes of this user left are removed, too. Raises ``BadInput`` if Ray would wait in
+    vain for its processes.
+    """
+    if 0 < (allowed := address_space()) < RAY_BYTES:
+        what = (
+            f"a process may use {allowed / 2**30:.1f} GiB of virtual memory, Ray needs {RAY_BYTES / 2**30:g}"
+        )
+        raise BadInput(what, where="Ray", remedy="ulimit -v unlimited; or DARKROOM_WORKERS=auto")
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > MAX_SOCKET_FOLDER:
+        base = Path("/tmp")
+    for left in base.glob("ray-*-*"):
+        with suppress(OSError, ValueError):
+            if left.stat().st_uid == os.getuid() and not psutil.pid_exists(int(left.name.split("-")[1])):
+                shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"ray-{os.getpid()}-", dir=base)
+
+    def remove() -> None:
+        import ray
+
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return f"{folder}/s"  # Ray opens its own folder to all users
 
 
 def in_thread(function: Callable[[], T]) -> Future[T]:

@@ -4,6 +4,7 @@ It repairs files of DVC that a killed process left damaged, and passes signals o
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -29,8 +30,8 @@ from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.files import write_text
 from pipeline.git import git
 from pipeline.limits import LESS_MEMORY, cpu_count, oom_kills, out_of_memory
-from pipeline.process import DVC, die_with_parent, exclusive
-from pipeline.tracking.dvc_lock import locked_stages
+from pipeline.process import DVC, die_with_parent, exclusive, is_running
+from pipeline.tracking.dvc_lock import RWLOCK, locked_stages, read_rwlock
 
 REPRO = (*DVC, "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
 FAILURE = re.compile(
@@ -39,8 +40,9 @@ FAILURE = re.compile(
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
 MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
-# Temporary folders of atomic_folder that a kill -9 leaves; a dot and 8 characters follow.
+# Temporary folders of atomic_folder, which a kill -9 leaves; the process id and 8 characters follow.
 TEMPORARY = ("models/.*", "history/.*", "data/.raw", "data/.processed", ".plots")
+OWNER = re.compile(r".+\.(\d+)\.\w{8}")
 
 
 class _Stage:
@@ -116,7 +118,7 @@ def repro(
     dvc_is_idle = Lock(str(root / ".dvc/tmp/lock"), wait=True, friendly=True)
     with exclusive(root / ".darkroom/repro.lock", "another `darkroom repro` runs here"):
         with dvc_is_idle:
-            known = _repair(root, dvc_lock, time.time())
+            known = _repair(root, dvc_lock)
         if jobs == 1:
             return _run_all(root, {"": _Stage("", [], [*options, "--", *targets])}, 1, 1)
         plan = _plan(root, targets)
@@ -188,9 +190,9 @@ def _start_if_possible(
         stage.start(root)
 
 
-def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
+def _repair(root: Path, dvc_lock: Path) -> list[str]:
     """Repair what a kill -9 left: damaged files of DVC, temporary folders. Returns the stages in dvc.lock."""
-    if (rwlock := root / ".dvc/tmp/rwlock").exists():
+    if (rwlock := root / RWLOCK).exists():
         with Lock(f"{rwlock}.lock", wait=True):
             _repair_rwlock(rwlock)
     if locked_stages(dvc_lock) is None:
@@ -204,9 +206,11 @@ def _repair(root: Path, dvc_lock: Path, now: float) -> list[str]:
             result = "removed"
         print(f"dvc.lock was broken: kept as dvc.lock.broken, {result}", flush=True)
     for place in TEMPORARY:
-        for path in root.glob(f"{place}.{'[a-z0-9_]' * 8}"):
-            if path.stat().st_mtime < now:
-                shutil.rmtree(path, ignore_errors=True)
+        for path in root.glob(f"{place}.*"):
+            owner = OWNER.fullmatch(path.name)
+            with suppress(FileNotFoundError):  # its owner has just renamed it
+                if owner and not _is_alive(int(owner[1]), path.stat().st_mtime):
+                    shutil.rmtree(path, ignore_errors=True)
     return list(locked_stages(dvc_lock) or {})
 
 
@@ -216,20 +220,20 @@ def _repair_rwlock(path: Path) -> None:
     A killed process stays in the process table until its parent reads its exit code. DVC takes it for a
     running one and waits for it.
     """
-    with suppress(FileNotFoundError):
-        try:
-            used = json.loads(path.read_bytes())
-            used["write"] = {key: by for key, by in used.get("write", {}).items() if _is_alive(by["pid"])}
-            for key, several in used.get("read", {}).items():
-                used["read"][key] = [by for by in several if _is_alive(by["pid"])]
-            write_text(path, json.dumps(used))
-        except (ValueError, TypeError, LookupError, AttributeError):
-            path.unlink()
+    used = read_rwlock(path)
+    if used is None:
+        return path.unlink()
+    used["write"] = {key: by for key, by in used["write"].items() if _is_alive(by["pid"])}
+    for key, several in used["read"].items():
+        used["read"][key] = [by for by in several if _is_alive(by["pid"])]
+    write_text(path, json.dumps(used))
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, began: float = math.inf) -> bool:
+    """Whether the process runs and had started by the time ``began``: process ids are reused."""
     with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return is_running(process) and process.create_time() <= began + 1
     return False
 
 

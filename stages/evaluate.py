@@ -28,7 +28,7 @@ def main() -> None:
     from pipeline.core.dataset import Dataset
     from pipeline.core.memory_format import use_channels_last
     from pipeline.data.settings import DataSettings
-    from pipeline.evaluation import report
+    from pipeline.evaluation import history, report
     from pipeline.evaluation.evaluate import evaluate, protocol_of
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.openmp import short_waits_if_busy
@@ -50,6 +50,8 @@ def main() -> None:
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
     if left := sorted(present - folders.keys()):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
+    for name in folders:
+        history.check(Path("history", name))
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     for task in tasks.values():
         use_channels_last(task)  # as in the training

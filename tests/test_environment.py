@@ -168,6 +168,7 @@ def test_a_ray_of_our_own_has_a_fresh_token_and_a_cluster_keeps_its_own(monkeypa
     for variables in (
         {},
         {},
+        {"RAY_ADDRESS": "local"},
         {"RAY_ADDRESS": "head:6379"},
         {"RAY_AUTH_TOKEN_PATH": "token"},
         {"RAY_AUTH_TOKEN": "mine"},
@@ -175,8 +176,16 @@ def test_a_ray_of_our_own_has_a_fresh_token_and_a_cluster_keeps_its_own(monkeypa
         monkeypatch.setattr(environment.os, "environ", variables)
         environment.prepare()
         tokens.append(variables.get("RAY_AUTH_TOKEN"))
-    assert len(tokens[0]) == len(tokens[1]) == 64 and tokens[0] != tokens[1]
-    assert tokens[2:] == [None, None, "mine"]
+    assert [len(token) for token in tokens[:3]] == [64] * 3 and tokens[0] != tokens[1]
+    assert tokens[3:] == [None, None, "mine"]
+
+
+def test_the_address_local_means_a_ray_of_our_own(monkeypatch):
+    monkeypatch.setattr(environment.os, "environ", {"RAY_ADDRESS": "local"})
+    assert environment.read().ray_address == ""
+    environment.prepare()
+    assert "RAY_ADDRESS" not in environment.os.environ
+    assert environment.os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] == "0"  # it listens on loopback
 
 
 def test_importing_the_pipeline_sets_nothing():

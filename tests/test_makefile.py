@@ -83,3 +83,11 @@ def test_a_port_that_is_taken_is_named_before_make_ui_starts_anything(tmp_path):
         )
     assert done.returncode != 0 and f"port {port}" in done.stderr and "make ui PORT=" in done.stderr
     assert "MLflow on" not in done.stdout and not (tmp_path / "mlflow.db").exists()
+
+
+def test_make_repro_calls_the_command_that_repairs_dvcs_files(project):
+    """Plain `dvc repro` would fail for ever on an empty dvc.lock or rwlock."""
+    command = ["make", "--dry-run", "--always-make", "repro"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+    lines = done.stdout.splitlines()
+    assert lines.index("darkroom doctor --brief") < lines.index("darkroom repro") and "dvc repro" not in lines

@@ -1,5 +1,7 @@
 """params.yaml: accepted values, and error messages for all others."""
 
+import os
+
 import pytest
 
 from pipeline.data.settings import DataSettings
@@ -75,7 +77,9 @@ def test_a_wrong_value_is_refused_with_its_place_and_remedy(tmp_path, values, wh
         ("data: !!python/object/apply:os.system ['true']", "cannot be read"),
         ("data:\n\tseed: 1", "line 2"),
         ("data: {seed: 1", "cannot be read"),
-        ("data: [" * 5000, "cannot be read|not plain"),
+        ("data: " + "[" * 4000 + "]" * 4000, "line 1: is nested more than 50 deep"),
+        ("data: " + "{a: " * 200 + "1" + "}" * 200, "line 1: is nested more than 50 deep"),
+        ("\n".join(" " * depth + "a:" for depth in range(200)), "line 51: is nested more than 50 deep"),
         ("- 1\n- 2", "not a mapping"),
         ("just text", "not a mapping"),
         ("", "not a mapping"),
@@ -90,6 +94,12 @@ def test_a_file_that_is_no_plain_mapping_is_refused(tmp_path, text, reason):
     with pytest.raises(BadInput, match=reason) as caught:
         read_section("data", DataSettings, write(tmp_path, text))
     assert "params.yaml" in str(caught.value) and "->" in str(caught.value)
+
+
+def test_a_fifo_is_refused_instead_of_waiting_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "params.yaml")
+    with pytest.raises(BadInput, match=r"params\.yaml: is not a regular file"):
+        read_file(tmp_path / "params.yaml")
 
 
 def test_a_byte_order_mark_does_no_harm(tmp_path):

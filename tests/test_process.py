@@ -3,16 +3,20 @@
 import copy
 import errno
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline import limits
+from pipeline import limits, process
 from pipeline.core.metrics_log import Diverged
-from pipeline.errors import DarkroomError
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.process import output
 from tests.project import ROOT, as_from_a_terminal
 
@@ -74,6 +78,72 @@ def test_a_ray_cluster_that_cannot_be_joined_is_named(tmp_path):
         code, _, error = run(joins, **env)
     assert code == 1 and f"error: {address}: cannot connect to the Ray cluster: Token" in error
     assert "RAY_AUTH_TOKEN" in error and "Traceback" not in error
+
+
+def test_a_local_ray_has_a_private_folder_that_is_removed_also_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(process, "MAX_SOCKET_FOLDER", 1000)
+    registered = []
+    monkeypatch.setattr(process, "atexit", SimpleNamespace(register=registered.append))
+    dead = subprocess.Popen(["true"])
+    dead.wait(timeout=60)
+    for name in (f"ray-{dead.pid}-abcdefgh", "ray-other-files", f"ray-{os.getpid()}-abcdefgh"):
+        (tmp_path / name).mkdir()
+    folder = Path(process._ray_folder())
+    assert folder.parent.parent == tmp_path and folder.parent.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / f"ray-{dead.pid}-abcdefgh").exists() and len(list(tmp_path.iterdir())) == 3
+    registered[0]()
+    assert not folder.parent.exists()
+
+
+def test_in_a_long_temporary_folder_rays_sockets_are_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 100)))
+    monkeypatch.setattr(process, "atexit", SimpleNamespace(register=lambda remove: None))
+    folder = Path(process._ray_folder())
+    folder.parent.rmdir()
+    assert len(f"{folder}/session_2026-11-27_12-34-56_123456_{2**22}/sockets/plasma_store") <= 107
+
+
+def test_without_enough_virtual_memory_ray_is_refused_and_a_failed_import_explained(monkeypatch):
+    monkeypatch.setattr(process, "address_space", lambda: 10**9)
+    with pytest.raises(BadInput, match=r"0\.9 GiB of virtual memory, Ray needs 4\n  -> ulimit -v unlimited"):
+        process._ray_folder()
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+    error = "ImportError('a.so: failed to map segment from shared object')"
+    assert "error: out of memory: the limit is 1.0 GiB" in run(limited + raising(error))[2]
+    assert "Traceback" in run(raising(error))[2]
+
+
+def test_an_output_that_nobody_reads_or_that_is_closed_is_no_traceback():
+    prints = "def main():\n    sys.stdin.readline(); print('a' * 9, flush=True)\nprocess.run(main)"
+    child = start(prints, stdin=subprocess.PIPE)
+    child.stdout.close()
+    child.stdin.write("go\n")
+    child.stdin.close()
+    assert (child.wait(timeout=30), child.stderr.read()) == (128 + signal.SIGPIPE, "")
+    child.stderr.close()
+    closed = shlex.join([sys.executable, "-c", HEAD + prints.replace("sys.stdin.readline(); ", "")]) + " >&-"
+    done = subprocess.run(["sh", "-c", closed], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "waits", ["time.sleep(60)", "signal.pthread_sigmask(signal.SIG_BLOCK, {2}); time.sleep(60)"]
+)
+def test_the_end_of_a_process_of_the_local_ray_ends_the_training_with_one_error(waits):
+    code = f"""
+import subprocess, types
+sys.modules["ray"] = types.SimpleNamespace(is_initialized=lambda: True)
+process.RAY_PROCESSES, process.RAY_POLL_SECONDS, process.RAY_GRACE_SECONDS = ("sleep",), 0.05, 0.5
+def main():
+    part = subprocess.Popen(["sleep", "60"])
+    process._watch_ray()
+    part.kill()
+    {waits}
+process.run(main)
+"""
+    what = "error: Ray: a process of the local Ray has ended\n"
+    assert run(code) == (1, "", f"{what}  -> the same command continues from the last checkpoint\n")
 
 
 def test_a_busy_process_has_the_exit_code_that_its_error_carries():

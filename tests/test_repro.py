@@ -13,9 +13,11 @@ import psutil
 import pytest
 import yaml
 
-from pipeline import repro
+from pipeline import files, repro
+from pipeline.cli.repro import repro as command
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
+from pipeline.tracking.dvc_lock import DvcLock
 from tests.project import ROOT, as_from_a_terminal
 
 STAGE = """
@@ -142,7 +144,7 @@ def test_the_lock_file_equals_that_of_a_serial_run_and_is_restored_if_damaged(di
     commit = "git add dvc.lock && git -c user.name=a -c user.email=a@b commit -q -m all"
     assert ended(project.start("sh", "-c", commit)) == (0, "")
     (project.folder / "dvc.lock").write_bytes(whole[: whole.rindex(b"md5: ") + 2])
-    (project.folder / ".dvc/tmp/rwlock").write_text('{"write": {"/a"')
+    (project.folder / ".dvc/tmp/rwlock").write_text("")
     code, output = ended(project.repro("-j", "2", "left", OFFLINE="1"))
     assert (
         code == 0
@@ -215,21 +217,53 @@ def test_a_killed_dvc_that_nobody_has_waited_for_holds_no_stage(tmp_path):
 
 
 def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
-    names = (
-        "models/.gan.abcd_123",
-        "history/.gan.abcd_123",
-        "data/.raw.12345678",
-        "models/gan",
-        "data/raw",
-        "models/.vae.abcdefgh",
-    )
-    for name in names:
+    dead = subprocess.Popen(["true"])
+    dead.wait(timeout=60)
+    removed = ("models/.gan.{}.abcd_123", "history/.gan.{}.abcd_123", "data/.raw.{}.12345678")
+    kept = ("models/gan", "data/raw", "models/.vae", f"models/.vae.{os.getpid()}.abcdefgh")
+    reused = f"models/.ae.{os.getpid()}.abcdefgh"  # older than the process that has its number now
+    for name in (*(name.format(dead.pid) for name in removed), *kept, reused):
         (tmp_path / name).mkdir(parents=True)
-    os.utime(tmp_path / names[-1], (2**32, 2**32))  # of a process that runs
+    os.utime(tmp_path / reused, (0, 0))
     (tmp_path / "dvc.lock").touch()
-    assert repro._repair(tmp_path, tmp_path / "dvc.lock", time.time() + 60) == []
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*names[3:]}
+    assert repro._repair(tmp_path, tmp_path / "dvc.lock") == []
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*kept}
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
+
+
+def test_a_misspelt_setting_is_refused_before_dvc_could_remove_a_model(tmp_path, monkeypatch):
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("\ncnn:\n", "\ncnn:\n  trainin: {}\n"))
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(repro, "repro", lambda *arguments: started.append(arguments))
+    with pytest.raises(BadInput, match=r"cnn\.trainin.*did you mean 'training'"):
+        command.main(["train-cnn"], standalone_mode=False)
+    assert not started
+
+
+def test_the_folder_that_a_running_stage_writes_stays(tmp_path):
+    with files.atomic_folder(tmp_path / "data/processed") as folder:
+        repro._repair(tmp_path, tmp_path / "dvc.lock")
+        (folder / "shard").touch()
+    assert (tmp_path / "data/processed/shard").exists()
+
+
+@pytest.mark.parametrize(
+    "whole, flipped", [("hash: md5", "hash: mdu"), ("hash: md5", "hasi: md5"), ("5d4140", "5d414p")]
+)
+def test_a_flipped_bit_in_dvc_lock_is_named_and_the_file_restored(tmp_path, whole, flipped, capsys):
+    text = "schema: '2.0'\nstages:\n  a:\n    cmd: 'true'\n    outs:\n    - path: a\n      hash: md5\n"
+    text += "      md5: 5d41402abc4b2a76b9719d911017c592\n      size: 5\n"
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(text)
+    git = "git init -q && git add . && git -c user.name=a -c user.email=a@b commit -qm all"
+    subprocess.run(["sh", "-c", git], cwd=tmp_path, check=True, timeout=60)
+    lock.write_text(text.replace(whole, flipped, 1))
+    with pytest.raises(BadInput, match=r"dvc\.lock: cannot be used\n  -> darkroom repro restores it"):
+        DvcLock(tmp_path)
+    assert repro._repair(tmp_path, lock) == ["a"] and lock.read_text() == text
+    assert "restored from HEAD" in capsys.readouterr().out
 
 
 def test_trainings_that_would_share_cores_run_one_after_the_other(tmp_path, capfd, monkeypatch):

@@ -49,7 +49,9 @@ def commands(debug: bool) -> None:
 
 
 @commands.command(name="doctor")
-@click.option("--brief", is_flag=True, help="Print only faults that would stop `dvc repro`.")
+@click.option(
+    "--brief", is_flag=True, help="Print only faults that would stop `darkroom repro`, and what it repairs."
+)
 def check(brief: bool) -> None:
     """Check this installation and print how to fix what is wrong.
 
@@ -61,7 +63,7 @@ def check(brief: bool) -> None:
         click.get_current_context().with_resource(contextlib.chdir(root))
     findings = doctor.examine(environment.read(), brief)
     for finding in findings:
-        if not finding.well or not brief:
+        if finding.is_warning or not finding.well or not brief:
             mark = "warn" if finding.is_warning else "ok  " if finding.well else "FAIL"
             click.echo(f"{mark}  {finding.what}")
             if mark != "ok  ":

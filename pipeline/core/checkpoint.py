@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.core.ema import ExponentialMovingAverage
 from pipeline.core.task import Phase
-from pipeline.files import atomic_write, read_json, sha256, write_json
+from pipeline.files import atomic_write, digest_of, read_json, sha256, write_json
 
 NUM_KEPT = 2
 
@@ -56,7 +56,7 @@ class CheckpointStore:
     """The checkpoints of one training.
 
     Each is a file ``step-<number>.safetensors``. It is valid only with a ``.json`` file of the same name that
-    holds its SHA-256 and is written after it.
+    holds a digest of its name, which has the step, and its bytes. This file is written after it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class CheckpointStore:
         tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
         with atomic_write(path) as temporary:
             save_file(tensors, temporary)
-        write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256(path)})
+        write_json(path.with_suffix(".json"), {"sha256": _digest(path)})
         for old in sorted(self.folder.glob("step-*.json"))[:-NUM_KEPT]:
             old.unlink(missing_ok=True)
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -78,14 +78,17 @@ class CheckpointStore:
         for metadata in sorted(self.folder.glob("step-*.json"), reverse=True):
             path = metadata.with_suffix(".safetensors")
             try:
-                entry = read_json(metadata)
-                if sha256(path) == entry["sha256"]:
-                    return entry["step"], load_file(path)
+                if _digest(path) == read_json(metadata)["sha256"]:
+                    return int(path.stem.removeprefix("step-")), load_file(path)
                 problem = "its SHA-256 does not match"
             except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
                 problem = str(error)
             print(f"skipping the damaged checkpoint {path}: {problem}", file=sys.stderr)
         return None
+
+
+def _digest(path: Path) -> str:
+    return digest_of([path.name, sha256(path)])
 
 
 def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

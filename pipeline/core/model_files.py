@@ -76,7 +76,7 @@ def write(task: Task, folder: Path, card: dict[str, Any]) -> dict[str, Any]:
             "sha256": sha256(temporary / WEIGHTS),
             "parameters": sum(parameter.numel() for parameter in task.parameters()),
         }
-        write_json(temporary / CARD, full)
+        write_json(temporary / CARD, {**full, "digest": digest_of(full)})
     return full
 
 
@@ -95,18 +95,18 @@ def describe(task: Task) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The content of model.json. Raises ``BadInput`` if it is missing or incomplete."""
+    """The content of model.json. Raises ``BadInput`` if it is missing, incomplete or was changed."""
     if not (folder / CARD).is_file():
         remedy = f"train it: dvc repro train-{folder.name}"
         raise BadInput("no trained model here", where=str(folder), remedy=remedy)
     try:
         card = read_json(folder / CARD)
-        if {"name", "config", "spec", "sha256"} <= set(card):
+        recorded = card.pop("digest", "")  # an earlier version of Darkroom wrote none
+        if {"name", "config", "spec", "sha256"} <= set(card) and recorded in ("", digest_of(card)):
             return card
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         pass
-    remedy = f"restore it: dvc checkout {folder}"
-    raise BadInput("is not a complete model.json", where=str(folder / CARD), remedy=remedy)
+    raise BadInput("is not a complete model.json", where=str(folder / CARD), remedy=_remedy(folder))
 
 
 def load(folder: Path, device: str = "cpu") -> Task:
@@ -114,8 +114,11 @@ def load(folder: Path, device: str = "cpu") -> Task:
     card, weights = read(folder)
     try:
         return restore(card, weights).to(device)
-    except (SafetensorError, RuntimeError) as error:
-        what = f"the weights do not fit the code ({str(error).splitlines()[0]})"
+    except BadInput as error:  # of a setting in model.json
+        raise BadInput(f"{error.where}: {error.what}", where=str(folder), remedy=_remedy(folder)) from None
+    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        what = f"the weights do not fit the code ({reason})"
         raise DarkroomError(what, where=str(folder), remedy=_remedy(folder)) from None
 
 
@@ -130,7 +133,10 @@ def read(folder: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def restore(card: dict[str, Any], weights: bytes) -> Task:
-    """The model that ``card`` describes, with ``weights`` (safetensors), for inference."""
+    """The model that ``card`` describes, with ``weights`` (safetensors), for inference.
+
+    Raises ``DarkroomError`` if a parameter is infinite or a weight is NaN.
+    """
 
     def rebuild(part: dict[str, Any]) -> Task:
         needs = {name: rebuild(needed) for name, needed in part.get("needs", {}).items()}
@@ -138,6 +144,10 @@ def restore(card: dict[str, Any], weights: bytes) -> Task:
 
     task = rebuild(card)
     task.load_state_dict(load_weights(weights))
+    infinite = any(not parameter.isfinite().all() for parameter in task.parameters())
+    if infinite or any(tensor.isnan().any() for tensor in task.state_dict().values()):
+        remedy = "its training diverged: lower its learning rate, then train it again"
+        raise DarkroomError("its weights are not finite", where=card["name"], remedy=remedy)
     return task.eval().requires_grad_(False)
 
 
@@ -148,7 +158,8 @@ def digest(folder: Path) -> str:
 
 
 def _remedy(folder: Path) -> str:
-    return f"restore it (dvc checkout {folder}) or train again (dvc repro -f train-{folder.name})"
+    again = f"train again (dvc repro -f train-{folder.name})"
+    return f"restore it (rm -rf {folder} && dvc checkout {folder}) or {again}"
 
 
 def _modules() -> list[str]:

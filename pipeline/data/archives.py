@@ -99,7 +99,8 @@ class Zip(Archive):
             with self._lock:
                 stream = self._zip.open(self._members[name])
             try:
-                data = stream.read(MAX_FILE_BYTES + 1)  # in parallel
+                # In parallel. zipfile unpacks as many bytes as are asked for, also if the zip says fewer.
+                data = stream.read(min(self._members[name].file_size, MAX_FILE_BYTES) + 1)
             finally:
                 with self._lock:
                     stream.close()

@@ -54,7 +54,7 @@ class Folder(Listing):
                 self._walk(f"{name}/")
             elif entry.is_symlink() and not self._is_inside(name):
                 self._outside.append(name)
-            elif entry.is_file():
+            elif os.path.isfile(entry):  # False for a link to itself, where entry.is_file() raises
                 self.files.append(name)
             elif entry.is_symlink():
                 self._missing.append(name)

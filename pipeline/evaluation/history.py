@@ -7,9 +7,17 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core import metrics_log
-from pipeline.files import read_json
+from pipeline.errors import DarkroomError
+from pipeline.files import HASHES, check_hashes, read_json
 
 LOG = "metrics.jsonl"
+
+
+def check(folder: Path) -> None:
+    """Raise ``DarkroomError`` if a file of the history was changed after the training."""
+    if found := check_hashes(folder):
+        remedy = f"restore it (rm -rf {folder} && dvc checkout {folder}) or dvc repro -f train-{folder.name}"
+        raise DarkroomError(f"does not match {HASHES}", where=str(folder / found[0]), remedy=remedy)
 
 
 def curves(folder: Path) -> pd.DataFrame | None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pipeline.core import metrics_log
 
-EVERY_SECONDS = 5.0
+EVERY_SECONDS, SILENT_SECONDS = 5.0, 60.0
+REPLACED = "a Ray worker that does not answer is replaced after five minutes"
 
 
 class Progress:
@@ -14,15 +15,24 @@ class Progress:
     def __init__(self, name: str, num_steps: int, batch_size: int) -> None:
         self.name, self.num_steps, self.batch_size = name, num_steps, batch_size
         self.printed_step, self.printed_at = -1, time.monotonic()
+        self.heard_at, self.next_notice = self.printed_at, SILENT_SECONDS
 
     def __call__(self, folder: Path) -> None:
-        """Print a line if there is a new step and the last line is at least five seconds old."""
+        """Print a line if there is a new step and the last line is at least five seconds old.
+
+        Without a new step, print once a minute for how long there has been none.
+        """
         if time.monotonic() - self.printed_at < EVERY_SECONDS and self.printed_step >= 0:
             return
         lines = metrics_log.read(folder / "metrics.jsonl")
+        silence = time.monotonic() - self.heard_at
         if lines and lines[-1]["step"] > self.printed_step:
             self.printed_step, self.printed_at = lines[-1]["step"], time.monotonic()
+            self.heard_at, self.next_notice = self.printed_at, SILENT_SECONDS
             print(self._line(lines), flush=True)
+        elif silence >= self.next_notice:
+            self.next_notice += SILENT_SECONDS
+            print(f"{self.name}: no new step for {silence:.0f} s; {REPLACED}", flush=True)
 
     def _line(self, lines: list[dict]) -> str:
         step = lines[-1]["step"]

@@ -19,7 +19,15 @@ from pipeline.core.model_files import WEIGHTS
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
-from pipeline.files import atomic_folder, digest_of, digest_of_tree, read_json, sha256, write_json
+from pipeline.files import (
+    atomic_folder,
+    digest_of,
+    digest_of_tree,
+    read_json,
+    sha256,
+    write_hashes,
+    write_json,
+)
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.ray_train import fit, open_mirror
 from pipeline.launch.storage import Mirror
@@ -191,6 +199,7 @@ def _write_outputs(folder: Path, model: Path, history: Path, times: dict[str, An
         if (folder / "samples").is_dir():
             shutil.copytree(folder / "samples", temporary / "samples", ignore=shutil.ignore_patterns(".*"))
         write_json(temporary / "times.json", times)
+        write_hashes(temporary)
 
 
 def remove_old_trainings(environment: Environment, name: str, keep: Collection[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.estimate import Estimate
+from pipeline.estimate import Estimate, missed_floor
 from pipeline.evaluation import glossary
 from pipeline.params import Section
 
@@ -90,6 +90,8 @@ def judge(
     nothing = "no guarded measure is known; run: dvc repro evaluate; darkroom sync"
     gates = [Gate("measured", bool(measured), measured or nothing), *_limits(numbers, settings, facts)]
     if champion is None:
+        missed = missed_floor(numbers)
+        gates.append(Gate("above its floor", not missed, missed or "better than what needs no training"))
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
     if not protocol or protocol not in champion:
         why = (

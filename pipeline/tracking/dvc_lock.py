@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, reduce
@@ -17,11 +19,12 @@ from pipeline.git import git
 from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
 MAX_COMMITS = 50  # of dvc.lock that are read
-CURRENT = "dvc.lock"
+CURRENT, RWLOCK = "dvc.lock", ".dvc/tmp/rwlock"
 WEIGHTS, CARD, MANIFEST, SOURCE = "model.safetensors", "model.json", "manifest.json", "source.json"
 STALE = "changed after it was used: dvc repro"
 PAST = "an earlier version that is neither in the workspace nor in DVC's cache: try dvc fetch --all-commits"
 MISMATCH = "it does not match the JSON file in its folder: run the stage again"
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 Content = tuple[str, str]  # a path, and DVC's md5 of the file or folder at that path
 
 
@@ -64,14 +67,30 @@ def cache_folder(root: Path) -> Path:
 
 
 def locked_stages(path: Path) -> dict[str, Any] | None:
-    """The entries of a dvc.lock by stage; empty if there is no such file, None if DVC cannot read it."""
+    """The entries of a dvc.lock by stage; empty if there is no such file, None if DVC cannot use it."""
     from dvc.exceptions import DvcException
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
     from dvc.utils.strictyaml import load
 
     try:
-        return load(path, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}) if path.is_file() else {}
+        stages = load(path, COMPILED_LOCKFILE_SCHEMA)[0].get("stages", {}) if path.is_file() else {}
     except DvcException:
+        return None
+    entries = [
+        entry for stage in stages.values() for side in ("deps", "outs") for entry in stage.get(side, [])
+    ]
+    hashes = {(each.get("hash", "md5"), bool(MD5.fullmatch(each.get("md5", "0" * 32)))) for each in entries}
+    return stages if hashes <= {("md5", True)} else None  # DVC accepts any text here, and then fails
+
+
+def read_rwlock(path: Path) -> Any:
+    """DVC's list of the paths in use, by "read" and "write"; None if DVC cannot read it."""
+    from dvc.rwlock import SCHEMA
+    from voluptuous import Invalid
+
+    try:
+        return SCHEMA(json.loads(path.read_bytes()) if path.is_file() else {})
+    except (ValueError, Invalid):
         return None
 
 
@@ -143,9 +162,12 @@ class DvcLock:
         recorded, present = {path: md5}, {path: self.md5(path)}
         if recorded == present:
             return []
-        command = "dvc pull" if self.check_cache(path, md5) else "dvc checkout"
-        in_git = git("ls-files", path, cwd=self.root, check=False)
-        remedy = f"git checkout -- {path}" if in_git else f"{command} --force {path}"
+        lacks = self.check_cache(path, md5)
+        restore = f"{'dvc pull' if lacks else 'dvc checkout'} --force {shlex.quote(path)}"
+        if self._in_git(path):
+            lacks, restore = [], f"git checkout -- {shlex.quote(path)}"
+        # DVC and git take a file for unchanged if its size and time are, and DVC its own read-only copies.
+        copies = [problem.path for problem in lacks if problem.found]
         if (listing := self.listing(path, md5)) and (self.root / path).is_dir():
             recorded = {f"{path}/{name}": digest for name, digest in listing.items()}
             present = {f"{path}/{name}": digest for name, digest in self._present(path).items()}
@@ -153,6 +175,8 @@ class DvcLock:
         for name in recorded | present:
             expected, found = recorded.get(name, ""), present.get(name, "")
             if expected != found:
+                changed = shlex.join([name] * bool(found) + copies)
+                remedy = f"rm -rf {changed} && {restore}" if changed else restore
                 problems.append(Problem(name, "differs" if found else "absent", expected, found, remedy))
         return problems
 
@@ -185,8 +209,12 @@ class DvcLock:
         from rich.progress import track
 
         problems, digests, used = list[Problem](), dict[str, str](), dict[str, Any]()
+        if read_rwlock(self.root / RWLOCK) is None:
+            problems.append(
+                Problem(RWLOCK, "differs", remedy="darkroom repro removes it; every DVC command fails")
+            )
         for path, md5 in self.current.items():
-            problems += self.check(path, md5)
+            problems += self.check(path, md5) or self._lost(path, md5)
             digests |= {f"{path}/{name}": digest for name, digest in self.recorded_sha256(path, md5).items()}
         for path in sorted(digests.keys() - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != digests[path]:
@@ -211,22 +239,21 @@ class DvcLock:
 
     def _read(self) -> None:
         texts, load = {}, YAML(typ="safe", pure=True).load
-        if (lock := self.root / CURRENT).is_file():
+        if locked_stages(lock := self.root / CURRENT) is None:
+            remedy = f"darkroom repro restores it; or: git checkout -- {CURRENT}"
+            raise BadInput("cannot be used", where=CURRENT, remedy=remedy)
+        if lock.is_file():
             texts[lock.read_text(encoding="utf-8", errors="replace").strip()] = CURRENT
         log = git("log", "--all", f"-{MAX_COMMITS}", "--format=%H", "--", CURRENT, cwd=self.root, check=False)
         for commit in log.split():
             text = git("show", f"{commit}:./{CURRENT}", cwd=self.root, check=False)
             texts.setdefault(text, f"commit {commit}")
         for text, found_in in texts.items():
-            try:
+            with suppress(YAMLError, TypeError, KeyError):  # an earlier version that is damaged
                 stages = [_stage_entry(name, each, found_in) for name, each in load(text)["stages"].items()]
                 outs = {path: md5 for stage in stages for path, md5 in stage.outs.items()}
                 for stage in stages:
                     self.add(self._expand(stage, outs))
-            except (YAMLError, TypeError, KeyError):  # an earlier version is skipped
-                if found_in == CURRENT:
-                    remedy = f"git checkout -- {CURRENT}"
-                    raise BadInput("cannot be read", where=CURRENT, remedy=remedy) from None
         names = {stage.cmd: stage.name for stage in reversed(self.stages)}
         for path in sorted((self.cache / "runs").glob("*/*/*")):
             with suppress(YAMLError, TypeError, KeyError):
@@ -251,6 +278,17 @@ class DvcLock:
                 self._folders[path, md5] = inside
             deps |= self._folders.get((path, md5), {path: md5})
         return replace(stage, deps=deps)
+
+    def _lost(self, path: str, md5: str) -> list[Problem]:
+        """The objects that DVC's cache lacks of an output which is as it was recorded in the workspace."""
+        objects = [] if self._in_git(path) else [md5, *self.listing(path, md5).values()]
+        lost = [digest for digest in dict.fromkeys(objects) if not self.object_path(digest).is_file()]
+        remedy = f"dvc commit --force {shlex.quote(path)}"
+        where = [os.path.relpath(self.object_path(digest), self.root) for digest in lost]
+        return [Problem(name, "absent", digest, remedy=remedy) for name, digest in zip(where, lost)]
+
+    def _in_git(self, path: str) -> bool:
+        return bool(git("ls-files", path, cwd=self.root, check=False))
 
     def _present(self, path: str) -> dict[str, str]:
         """The md5 of each present file of a folder, by relative name."""

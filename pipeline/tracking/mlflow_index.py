@@ -7,10 +7,11 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from pipeline.environment import Environment
-from pipeline.files import sha256
+from pipeline.files import HASHES, check_hashes, sha256
 from pipeline.tracking import connection, moved
 from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
+from pipeline.tracking.registry import FILES
 
 MAX_RESULTS = 1000  # of runs and of versions, the newest
 
@@ -47,10 +48,10 @@ class MlflowIndex:
         self.runs, self.note = runs, ""
 
     def check(self, version: Any, fetch: bool = False) -> Problem | None:
-        """Compare the stored weights of a version with its tag. ``fetch``: download them from a server."""
+        """Compare the stored files of a version with their hashes. ``fetch``: download them from a server."""
         from mlflow.artifacts import download_artifacts
 
-        uri, local = f"{version.source}/artifacts", is_local(version)
+        uri, local = version.source, is_local(version)
         expected = version.tags.get("darkroom.sha256", "")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
             folder = Path(unquote(urlparse(uri).path) if local else temporary)
@@ -59,12 +60,22 @@ class MlflowIndex:
                     download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=self.uri)
             file = next(folder.rglob(WEIGHTS), folder)
             found = sha256(file) if file.is_file() else ""
-        if found == expected:
+            others = self._check_files(version, folder) if found == expected else None
+        if others:
+            file, expected, found = folder / others[0], *others[1:]
+        elif found == expected:
             return None
         state = "differs" if found else "absent" if local or fetch else "unchecked"
         remedy = f"restore MLflow's artifacts, or train it again: dvc repro --force train-{version.name}"
         path = str(file) if local else f"{uri}/{file.relative_to(folder)}"
         return Problem(path, state, expected, found, remedy)
+
+    @staticmethod
+    def _check_files(version: Any, folder: Path) -> tuple[str, str, str] | None:
+        """The first file, such as code, that was changed: its name, recorded and found SHA-256."""
+        recorded = version.tags.get(FILES, "")  # an earlier version of Darkroom recorded the weights only
+        found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
+        return (HASHES, recorded, found) if recorded not in ("", found) else check_hashes(folder)
 
 
 def is_local(version: Any) -> bool:

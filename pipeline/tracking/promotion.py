@@ -81,8 +81,8 @@ def promote(
     if run is None:
         tags = {"reason": redact(reason), "gates": json.dumps(gates), "retraining": retraining}
         run = _start_run(client, experiment, "promote", version, before, tags)
-    if registry.UNWANTED in version.tags:
-        client.delete_model_version_tag(name, number, registry.UNWANTED)
+    for tag in {registry.UNWANTED, registry.FIRST} & version.tags.keys():
+        client.delete_model_version_tag(name, number, tag)
     _move_alias(client, version, run)
 
 

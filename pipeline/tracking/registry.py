@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib import metadata
@@ -12,7 +13,8 @@ import pipeline
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import DataSpec
-from pipeline.estimate import Estimate
+from pipeline.estimate import Estimate, missed_floor
+from pipeline.files import HASHES, sha256, write_hashes
 from pipeline.tracking import model_card
 from pipeline.tracking.connection import get_or_create
 
@@ -23,7 +25,9 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")
 PYFUNC_MODEL = "pyfunc_model.py"
 RESULTS = "darkroom.results"  # a version's tag: its results, by protocol
-UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back
+FILES = "darkroom.files"  # a version's tag: the SHA-256 of its sha256.json, which has that of each other file
+FIRST = "darkroom.first"  # a version's tag: it became the champion at its registration
+UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back, or is no champion
 MAX_PROTOCOLS = 5
 MAX_DESCRIPTION = 5000  # characters; the database's limit
 
@@ -39,7 +43,8 @@ def register(
 ) -> str:
     """Register the model in ``folder``; its version. Weights that are registered already keep their version.
 
-    It becomes ``champion`` if there is none, otherwise ``challenger``. ``undecided``: never ``champion``,
+    It becomes ``champion`` if there is none, until its results miss their floor, otherwise ``challenger``.
+    ``undecided``: never ``champion``,
     because a retraining decides that. Raises ``BadInput`` if the folder holds no model, ``DarkroomError`` if
     its weights do not fit the code.
     """
@@ -48,7 +53,8 @@ def register(
     found = find_version(client, name, card["sha256"])
     found = found or _add_version(client, run_id, folder, name, dict(tags), card)
     version = str(found.version)
-    if CHAMPION not in aliases and not undecided:
+    if CHAMPION not in aliases and not undecided and UNWANTED not in found.tags:
+        client.set_model_version_tag(name, version, FIRST, "yes")
         client.set_registered_model_alias(name, CHAMPION, version)
     elif str(aliases.get(CHAMPION, "")) != version:
         client.set_registered_model_alias(name, CHALLENGER, version)
@@ -68,7 +74,8 @@ def add_results(
 ) -> None:
     """Store the results of a version by ``protocol`` (a digest) and show them on its card.
 
-    ``keep_card``: do not change a card that shows results already.
+    ``keep_card``: do not change a card that shows results already. A champion that nobody has promoted loses
+    this alias if its first results miss their floor.
     """
     known = {key: value for key, value in results(version).items() if key != protocol}
     newest = [*known.items(), (protocol, numbers)][-MAX_PROTOCOLS:]
@@ -77,6 +84,13 @@ def add_results(
     if not (known and keep_card):
         card = model_card.measured(version.description or "", numbers, protocol)
         client.update_model_version(version.name, version.version, card[:MAX_DESCRIPTION])
+    if not known and FIRST in version.tags and (reason := missed_floor(numbers)):
+        name, number = version.name, str(version.version)
+        if str(_registered_model(client, name).aliases.get(CHAMPION, "")) == number:
+            client.set_model_version_tag(name, number, UNWANTED, reason)
+            client.set_registered_model_alias(name, CHALLENGER, number)
+            client.delete_registered_model_alias(name, CHAMPION)
+            print(f"warning: {name}/{number} is not the champion: {reason}", file=sys.stderr, flush=True)
 
 
 def results(version: Any) -> dict[str, Mapping[str, Estimate]]:
@@ -107,6 +121,8 @@ def _add_version(
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as temporary:
         _save(Path(temporary, "model"), folder, card, run_id, model.model_id)
+        write_hashes(Path(temporary, "model"))
+        tags[FILES] = sha256(Path(temporary, "model", HASHES))
         client.log_model_artifacts(model.model_id, str(Path(temporary, "model")))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])

@@ -24,7 +24,7 @@ def test_the_newest_checkpoint_is_loaded_and_only_two_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "harm", ["cut", "flip", "empty", "gone", "note cut", "note empty", "note of another"]
+    "harm", ["cut", "flip", "empty", "gone", "note cut", "note empty", "note of another", "renamed"]
 )
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys, harm):
     store = CheckpointStore(tmp_path)
@@ -44,10 +44,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(tmp_path, caps
         note.write_text(note.read_text()[:10])
     elif harm == "note empty":
         note.write_text("")
+    elif harm == "renamed":  # as by a flipped bit: the step is part of the name
+        path, note = (
+            path.rename(tmp_path / "step-0000000003.safetensors"),
+            note.rename(path.with_name("step-0000000003.json")),
+        )
     else:
         note.write_text(json.dumps({"step": 2}))
     assert store.latest()[0] == 1
     assert str(path) in capsys.readouterr().err
+
+
+def test_no_flipped_bit_of_a_checkpoints_json_changes_what_is_loaded(tmp_path, capsys):
+    store = CheckpointStore(tmp_path)
+    store.save(60, state(60))
+    note = tmp_path / "step-0000000060.json"
+    data = note.read_bytes()
+    skipped = 0
+    for place in range(8 * len(data)):
+        harmed = bytearray(data)
+        harmed[place // 8] ^= 1 << place % 8
+        note.write_bytes(harmed)
+        found = store.latest()  # a changed blank does no harm
+        skipped += found is None
+        assert found is None or (found[0] == 60 and torch.equal(found[1]["a"], state(60)["a"]))
+    assert skipped > 8 * 64  # all bits of the digest
+    assert capsys.readouterr().err.count("skipping the damaged checkpoint") == skipped
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -112,6 +113,20 @@ def test_a_zip_bomb_is_refused_even_if_its_header_gives_a_small_size(tmp_path, m
         list_files(path).refuse("bomb.zip")
     with pytest.raises(ValueError, match="more than 1,000"):
         read_file(path, "a.png")
+
+
+def test_a_file_of_which_a_zip_says_that_it_is_small_takes_little_memory(tmp_path):
+    path = zip_with(tmp_path / "lie.zip", ("a.png", bytes(64_000_000)))
+    data = path.read_bytes()
+    path.write_bytes(data.replace((64_000_000).to_bytes(4, "little"), (100).to_bytes(4, "little")))
+    list_files(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="cannot be unpacked"):
+            read_file(path, "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path):

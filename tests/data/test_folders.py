@@ -160,3 +160,10 @@ def test_a_link_within_the_folder_is_a_file_and_a_link_to_a_folder_is_refused(tm
     os.symlink(tmp_path, tmp_path / "cat" / "loop")
     with pytest.raises(BadInput, match="links to folders or to files outside: 'cat/loop'"):
         listed(tmp_path)
+
+
+def test_a_link_to_itself_is_refused_by_name(tmp_path):
+    fill(tmp_path, {"cat": 1, "dog": 1})
+    os.symlink("self.png", tmp_path / "cat" / "self.png")
+    with pytest.raises(BadInput, match=r"links to files that are missing: 'cat/self\.png'"):
+        listed(tmp_path)

@@ -200,6 +200,16 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_not_copied(places):
     assert not (accepted / "cat/2.png").exists()
 
 
+def test_a_link_to_itself_is_refused_as_the_watched_place_and_by_name_in_it(places, tmp_path):
+    os.symlink("self", tmp_path / "self")
+    with pytest.raises(BadInput, match="there is no folder or zip"):
+        incoming.fetch("self", "", tmp_path, tmp_path / "downloads")
+    place, accepted = places
+    os.symlink("self.png", place / "self.png")
+    with pytest.raises(BadInput, match=r"links to files that are missing: 'self\.png'"):
+        incoming.look(place, accepted, {})
+
+
 def test_a_path_is_used_in_place_and_must_exist(tmp_path):
     (tmp_path / "new").mkdir()
     assert incoming.fetch("new", "", tmp_path, tmp_path / "downloads") == tmp_path / "new"

@@ -10,7 +10,8 @@ from rich.console import Console
 from pipeline.cli import commands
 from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
-from pipeline.tracking import promotion, run_comparison
+from pipeline.retraining.gates import Facts, GateSettings, judge
+from pipeline.tracking import connection, promotion, registry, run_comparison
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_model, write_picture
 
@@ -18,7 +19,7 @@ PROTOCOL = "p" * 64
 PARAMS = {"training.seed": "9", "model.beta": "1.0"}
 
 
-def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: float) -> str:
+def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: float | Estimate) -> str:
     """Track, register and measure a VAE, trained for two hours; its run's id."""
     folder = tmp_path / f"training-{seed}"
     folder.mkdir()
@@ -29,7 +30,12 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
         run.follow(folder)
         run.tag({"total": 7200.0})
         run.register(model, "vae")
-    known = {name: Estimate(value, value - 0.01, value + 0.01).to_json() for name, value in numbers.items()}
+    known = {
+        name: (
+            value if isinstance(value, Estimate) else Estimate(value, value - 0.01, value + 0.01)
+        ).to_json()
+        for name, value in numbers.items()
+    }
     description = Description("evaluate", f"{seed + 5}" * 64, tags={"test_images": test_images})
     with open_run(environment, description) as evaluation:
         evaluation.log_results(
@@ -38,6 +44,31 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
             {"vae": PROTOCOL},
         )
     return run.id
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        {"psnr": Estimate(12.5, floor=12.6)},
+        {"recall": Estimate(0.0, floor=0.98), "coverage": Estimate(0.01, floor=0.7), "fid": Estimate(9e5)},
+    ],
+    ids=["trivial", "unlike real images"],
+)
+def test_a_first_version_that_misses_its_floor_is_not_the_champion(environment, tmp_path, capsys, measured):
+    add(environment, tmp_path, 0, **measured)
+    client, _ = connection.connect(environment)
+    assert dict(client.get_registered_model("vae").aliases) == {"challenger": "1"}
+    assert "warning: vae/1 is not the champion: " in capsys.readouterr().err
+    (tmp_path / "training-0").rename(tmp_path / "first")
+    (tmp_path / "vae-0").rename(tmp_path / "first-model")
+    add(environment, tmp_path, 0, **measured)  # the same weights again
+    assert dict(client.get_registered_model("vae").aliases) == {"challenger": "1"}
+    numbers = registry.results(client.get_model_version("vae", "1"))
+    gates = {gate.name: gate.passed for gate in judge(numbers, None, GateSettings(), Facts())}
+    assert gates["above its floor"] is False
+    promotion.promote(environment, promotion.find(client, "vae/1"), "all the same", [])
+    add(environment, tmp_path, 1, psnr=Estimate(20.0, floor=12.6))
+    assert dict(client.get_registered_model("vae").aliases) == {"champion": "1", "challenger": "2"}
 
 
 @pytest.fixture

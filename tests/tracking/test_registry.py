@@ -20,7 +20,7 @@ from pipeline.core.abilities import Ability
 from pipeline.core.noise import Noise
 from pipeline.core.task import DataSpec
 from pipeline.data.images import decode
-from pipeline.files import read_json, write_json
+from pipeline.files import write_json
 from pipeline.tracking import registry
 from pipeline.tracking.pyfunc_model import PyfuncModel
 from pipeline.tracking.runs import open_run
@@ -51,7 +51,7 @@ print(json.dumps([pipeline.__file__]))
 
 def test_images_of_requests_are_made_square_as_for_the_training(tmp_path):
     folder = write_model(tmp_path / "cnn", "cnn")
-    write_json(folder / "model.json", read_json(folder / "model.json") | {"fit": "pad"})
+    write_json(folder / "model.json", model_files.read_card(folder) | {"fit": "pad"})
     model = PyfuncModel()
     model.load_context(SimpleNamespace(artifacts={"model": str(folder)}))
     stream = io.BytesIO()

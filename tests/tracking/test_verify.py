@@ -1,13 +1,18 @@
 """A changed byte is named, wherever it is; a missing or outdated file is told from a damaged one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.files import sha256
+from pipeline.tracking.lineage import md5_of
 from pipeline.tracking.trace import trace, verify
-from tests.tracking.traced_project import FILES, environment_of, flip, titles
+from tests.tracking.traced_project import FILES, environment_of, flip, shell, titles
 
 
 @pytest.mark.parametrize("path", FILES)
@@ -15,14 +20,78 @@ def test_one_flipped_byte_is_named(clone, path):
     flip(clone / path)
     failure = trace(environment_of(clone), "make.py").first_failure
     assert (failure.path, failure.state) == (path, "differs") and failure.expected != failure.found
-    assert (
-        failure.remedy == f"git checkout -- {path}"
-        if path.startswith("metrics")
-        else failure.remedy.startswith("dvc checkout --force ")
-    )
+    restore = "git checkout -- " if path.startswith("metrics") else "dvc checkout --force "
+    assert failure.remedy.startswith(f"rm -rf {path} && {restore}")
     assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
         (path, "differs")
     ]
+
+
+def flip_unseen(path):
+    """Flip a bit and keep size and time, as a failing disk does."""
+    before = path.stat()
+    flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_the_remedies_as_printed_restore_what_dvc_and_git_take_for_unchanged(clone):
+    files = ["data/raw/digits.gz", "models/cnn/model.safetensors", "metrics/evaluation.json"]
+    shell(clone, "dvc status -q")  # DVC and git remember sizes and times
+    shell(clone, "git status -s")
+    for path in files:
+        flip_unseen(clone / path)
+    cached = clone / ".dvc/cache/files/md5" / md5_of(clone / "reports/index.html")[:2]
+    (copy,) = cached.iterdir()
+    for path in (copy, clone / "reports/index.html"):
+        flip_unseen(path)
+    copy.chmod(0o444)  # DVC takes a read-only copy for right
+    problems = verify(environment_of(clone))[0]
+    assert {problem.path for problem in problems} == {
+        *files,
+        "reports/index.html",
+        str(copy.relative_to(clone)),
+    }
+    for problem in problems[: len(files) + 1]:
+        run(clone, problem.remedy)
+    assert verify(environment_of(clone))[0] == []
+
+
+def run(folder, command):
+    variables = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", command], cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_objects_that_the_cache_lacks_are_named_and_the_remedy_brings_them_back(clone):
+    lost = [md5_of(clone / path) for path in ("models/cnn/model.json", "data/raw/source.json")]
+    lost += [md5_of(clone / "plots")]
+    paths = {f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}" for md5 in lost}
+    for path in paths:
+        (clone / path).unlink()
+    problems = verify(environment_of(clone))[0]
+    assert {(problem.path, problem.state) for problem in problems} == {(path, "absent") for path in paths}
+    for remedy in {problem.remedy for problem in problems}:
+        run(clone, remedy)
+    assert verify(environment_of(clone))[0] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["pyfunc_model.py", "MLmodel", "model.json", "gates.py", "sha256.json", "new"]
+)
+def test_a_change_of_any_file_of_a_registered_version_is_named(origin, name):
+    (home,) = (path.parent for path in (origin / "mlartifacts").rglob("MLmodel"))
+    file = home / "new.py" if name == "new" else next(home.rglob(name))
+    data = file.read_bytes() if file.is_file() else None
+    file.write_bytes((data or b"") + b"\n")
+    try:
+        for failure in (
+            trace(environment_of(origin), "cnn/1").first_failure,
+            *verify(environment_of(origin))[0],
+        ):
+            assert (failure.path, failure.state) == (str(file), "differs")
+    finally:
+        file.write_bytes(data) if data else file.unlink()
+    assert trace(environment_of(origin), "cnn/1").first_failure is None
 
 
 def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
@@ -35,6 +104,14 @@ def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
         ]
         assert counts["cache objects"] == len(objects)
         flip(file)
+
+
+def test_a_damaged_list_of_dvcs_running_commands_is_named(clone):
+    (clone / ".dvc/tmp").mkdir(exist_ok=True)
+    (clone / ".dvc/tmp/rwlock").touch()
+    assert [(problem.path, problem.state) for problem in verify(environment_of(clone))[0]] == [
+        (".dvc/tmp/rwlock", "differs")
+    ]
 
 
 def test_a_cache_that_dvcs_global_configuration_names_is_checked(clone, tmp_path, monkeypatch):

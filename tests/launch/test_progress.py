@@ -1,0 +1,37 @@
+"""What a training prints while it runs."""
+
+import json
+
+import pytest
+
+from pipeline.launch import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that the progress sees, in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_training_without_a_new_step_says_so_once_a_minute(tmp_path, clock, capsys):
+    listener = progress.Progress("gan", 100, 10)
+    for _ in range(75):
+        clock[0] += 2
+        listener(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(";")[0] for line in lines] == [
+        "gan: no new step for 60 s",
+        "gan: no new step for 120 s",
+    ]
+    assert "is replaced after five minutes" in lines[0]
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5, "time": 1, "metrics": {}}) + "\n")
+    for _ in range(29):
+        clock[0] += 2
+        listener(tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "5/100" in line
+    clock[0] += 60
+    listener(tmp_path)
+    assert capsys.readouterr().out.startswith("gan: no new step for 116 s")
