@@ -81,6 +81,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
+    from pipeline.search.space import read_search
 
     others: dict[str, type[Section]] = {"gates": GateSettings, "retrain": RetrainSettings}
     if name == "data":
@@ -110,8 +111,11 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
             raise BadInput(what, where=f"{path}: evaluate.classifier", remedy=remedy)
     elif name in others:
         read_section(name, others[name], path)
+    elif name == "search":
+        for searched in read_file(path)[name] or {}:
+            read_search(searched, path)
     elif name not in models:
-        remedy = suggestion(name, ["data", "evaluate", *others, *models], "known sections")
+        remedy = suggestion(name, ["data", "evaluate", "search", *others, *models], "known sections")
         raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)
     elif model := models[name]:
         training, config = read_training(name, model.Config, path)

@@ -19,6 +19,7 @@ from pipeline.cli import (
     restoration,
     retraining,
     schedule,
+    search,
     tracking,
 )
 from pipeline.cli.project import in_project
@@ -92,6 +93,7 @@ for command in (
     export.export,
     inspect.inspect,
     schedule.schedule,
+    search.search,
 ):
     commands.add_command(command)
 for command in (
