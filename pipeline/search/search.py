@@ -19,6 +19,7 @@ from pipeline.files import digest_of
 from pipeline.launch.training import Training
 from pipeline.launch.worker import TRAINING_SPLITS
 from pipeline.params import read_file
+from pipeline.search import generation
 from pipeline.search import study as studies
 from pipeline.search.settings import ModelSearch
 from pipeline.search.space import ends, params_of, points, settings_of, training_of
@@ -95,6 +96,7 @@ class Search:
         task = model_files.build(self.name, base.config, self.data.spec, 0).eval()
         measured = task.evaluate(self.data.train.batch(np.arange(1)), Noise.whole(0, 1, "validation"))
         known = [f"validation/{metric}" for metric in measured]
+        known += [generation.METRIC] * generation.can_generate(task)
         if self.search.metric not in known:
             what, remedy = f"the model has no '{self.search.metric}'", f"choose one of: {', '.join(known)}"
             raise BadInput(what, where=f"params.yaml: search.{self.name}.metric", remedy=remedy)

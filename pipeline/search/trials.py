@@ -21,6 +21,7 @@ from pipeline.launch.tracked import tracked
 from pipeline.launch.training import Training
 from pipeline.launch.worker import FINISHED
 from pipeline.process import in_thread
+from pipeline.search import generation
 from pipeline.search import page as pages
 from pipeline.search import study as studies
 from pipeline.search.ranking import Ranking
@@ -182,6 +183,9 @@ class _Work:
         }
         try:
             with tracked(training, self.environment, listeners=(judge,), described=described) as (outcome, _):
+                if judge.metric == generation.METRIC:
+                    measured = generation.distance(outcome.folder / "model", search.data.validation)
+                    return [(training.settings.num_steps, measured)]
                 return curve_of(outcome.folder, judge.metric)
         except TrainingStopped:
             if not judge.pruned:
