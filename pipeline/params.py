@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -151,4 +151,6 @@ def _keys_at(kind: Any, location: list[str]) -> list[str]:
         field = getattr(kind, "model_fields", {}).get(part)
         if field is not None:
             kind = field.annotation
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
     return list(getattr(kind, "model_fields", {}))

@@ -81,7 +81,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
-    from pipeline.search.space import read_search
+    from pipeline.search.settings import read as read_search
 
     others: dict[str, type[Section]] = {"gates": GateSettings, "retrain": RetrainSettings}
     if name == "data":
@@ -113,7 +113,8 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
         read_section(name, others[name], path)
     elif name == "search":
         for searched in read_file(path)[name] or {}:
-            read_search(searched, path)
+            if models.get(searched, Task) is not None:  # None: its own stage fails
+                read_search(searched, path)
     elif name not in models:
         remedy = suggestion(name, ["data", "evaluate", "search", *others, *models], "known sections")
         raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)

@@ -11,6 +11,7 @@ from pipeline.params import PARAMS, Section, read_file, suggestion, validate
 from pipeline.tracking.rerun import as_text
 
 Sampler = Literal["bayesian", "random", "grid"]
+FIXED = (".training.seed", ".training.initial_weights")  # the seeds are those of the trial
 Pruner = Literal["median", "hyperband", "none"]
 
 
@@ -104,4 +105,14 @@ def read(name: str, path: Path = PARAMS) -> ModelSearch:
     if name not in section:
         remedy = suggestion(name, [*section], f"add search.{name}, or choose one of")
         raise BadInput(f"does not say what to search for '{name}'", where=where, remedy=remedy)
-    return validate(section[name], ModelSearch, where=f"{where}.{name}")
+    search = validate(section[name], ModelSearch, where=f"{where}.{name}")
+    faults = [f"{key}: is not a setting of {name}" for key in search.settings if not _is_of(key, name)]
+    faults += [f"{key}: cannot be searched" for key in search.settings if key.endswith(FIXED)]
+    if faults:
+        remedy = f"name settings of {name}, such as {name}.training.batch_size"
+        raise BadInput("; ".join(faults), where=f"{where}.{name}.settings", remedy=remedy)
+    return search
+
+
+def _is_of(key: str, name: str) -> bool:
+    return key.startswith((f"{name}.training.", f"{name}.model."))

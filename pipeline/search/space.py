@@ -19,7 +19,6 @@ from pipeline.tracking.rerun import leaves
 
 DIGITS = 4  # of a number from a range, so that params.yaml stays readable
 MOST_TRIED = 24  # points at the ends of the ranges that are tried before a search
-FIXED = ("training.seed", "training.initial_weights")
 
 Point = dict[str, Any]  # the chosen settings by name; of choices, their texts
 
@@ -109,28 +108,19 @@ def training_of(name: str, params: Mapping[str, Any]) -> tuple[TrainingSettings,
 def read_search(name: str, path: Path = PARAMS) -> ModelSearch:
     """What is searched for the model ``name``, with metric and mode filled in.
 
-    Raises ``BadInput`` with all faults of the space: settings that do not exist or are not part of the
-    training, and values that the model refuses.
+    Raises ``BadInput`` with all faults of the space: settings that do not exist, and values that the model
+    refuses.
     """
     search, params, where = read(name, path), read_file(path), f"{path}: search.{name}"
     if name not in model_files.names() or name not in params:
         raise BadInput("there is no such model", where=where, remedy=f"add a section '{name}:' first")
-    faults = [*_name_faults(name, search)] or [*_value_faults(name, search, params)]
-    if faults:
+    if faults := [*_value_faults(name, search, params)]:
         what = faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults", *faults])
         raise BadInput(what, where=where, remedy="correct it, or restrict it with 'when'")
     training, _ = training_of(name, params)
     metric = search.metric or training.monitor or "validation/loss"
     mode = search.mode or (training.monitor_mode if metric == training.monitor else "min")
     return search.model_copy(update={"metric": metric, "mode": mode})
-
-
-def _name_faults(name: str, search: ModelSearch) -> Iterator[str]:
-    for key in search.settings:
-        if not key.startswith((f"{name}.training.", f"{name}.model.")):
-            yield f"{key}: is not a setting of {name}"
-        elif key.removeprefix(f"{name}.") in FIXED:
-            yield f"{key}: cannot be searched"
 
 
 def _value_faults(name: str, search: ModelSearch, params: Mapping[str, Any]) -> Iterator[str]:
