@@ -1,8 +1,9 @@
 """What is searched: all faults are named before anything is trained, and the grid has all points once."""
 
-import json
+import re
 
 import pytest
+import yaml
 
 from pipeline.errors import BadInput
 from pipeline.search.space import corners, grid, params_of, read_search, settings_of
@@ -131,10 +132,19 @@ def test_each_choice_and_each_end_is_tried_before_a_search(project):
 
 def test_the_shipped_spaces_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
-    import yaml
-
     shipped = yaml.safe_load((ROOT / "params.yaml").read_text())["search"]
     assert {"cnn", "gan", "vae"} <= shipped.keys()
-    for name in shipped:
-        assert read_search(name).settings
-    assert json.dumps(shipped)
+    assert all(read_search(name).settings for name in shipped)
+
+
+def test_the_readmes_space_is_valid(tmp_path):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    shown = next(
+        text
+        for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+        if "search:" in text
+    )
+    params["search"] = yaml.safe_load(shown)["search"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    search = read_search("cnn", tmp_path / "params.yaml")
+    assert any("cnn.model.focal_gamma" in point for point in corners(search))
