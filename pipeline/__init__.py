@@ -12,6 +12,7 @@
     retraining/    from new pictures to a better model
     inspection/    what a folder of pictures holds, and whether it can be trained on
     recipes/       settings for data sets, with what they reach: one YAML file for each
+    search/        hyperparameter search on the validation split, with Optuna
     leaderboard/   variants of a model, trained with several seeds, in one table
     cli/           the `darkroom` command
     doctor, repro, settings_check
@@ -23,6 +24,6 @@
 A training stage depends on core/, layers/, its model's code, its data and its section of params.yaml.
 
 No folder imports one above it: stages, cli, leaderboard, doctor, repro -> retraining, inspection, recipes,
-settings_check -> launch, evaluation -> tracking -> models -> data, layers -> core -> params, environment,
-openmp, process, git -> files, errors, estimate, limits. A test reads the imports.
+search, settings_check -> launch, evaluation -> tracking -> models -> data, layers -> core -> params,
+environment, openmp, process, git -> files, errors, estimate, limits. A test reads the imports.
 """

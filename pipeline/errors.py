@@ -30,6 +30,10 @@ class BadInput(DarkroomError):
     exit_code = EXIT_BAD_INPUT
 
 
+class TrainingStopped(DarkroomError):
+    """A listener ended the training. It has a checkpoint but no result."""
+
+
 def listed(items: Iterable[object], limit: int = 20) -> str:
     """The first ``limit`` items, separated by commas, and the number of the others."""
     texts = [str(item) for item in items]

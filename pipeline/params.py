@@ -7,13 +7,15 @@ Defaults are in the classes.
 import difflib
 import functools
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.files import write_json
 
 PARAMS = Path("params.yaml")
 MAX_BYTES = 1_000_000
@@ -46,6 +48,7 @@ class Section(BaseModel):
 
 
 S = TypeVar("S", bound=Section)
+T = TypeVar("T")
 
 
 def read_file(path: Path = PARAMS) -> dict[str, Any]:
@@ -120,6 +123,18 @@ def validate(values: Any, kind: type[S], where: str) -> S:
         raise BadInput(what, where=key, remedy=remedy) from None
 
 
+def as_file(params: Mapping[str, Any], use: Callable[[Path], T]) -> T:
+    """The result of ``use(path)`` for a temporary file with ``params``. Its errors do not name the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS)
+        write_json(path, params)
+        try:
+            return use(path)
+        except DarkroomError as error:
+            where = error.where.replace(f"{path}: ", "")
+            raise BadInput(error.what, where=where, remedy=error.remedy) from None
+
+
 def suggestion(name: str, known: list[str], otherwise: str) -> str:
     """A remedy for an unknown name: the most similar known one, or ``otherwise`` and all of them."""
     near = difflib.get_close_matches(name, known, 1)
@@ -144,4 +159,6 @@ def _keys_at(kind: Any, location: list[str]) -> list[str]:
         field = getattr(kind, "model_fields", {}).get(part)
         if field is not None:
             kind = field.annotation
+        elif get_origin(kind) is dict:
+            kind = get_args(kind)[1]
     return list(getattr(kind, "model_fields", {}))

@@ -83,6 +83,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     from pipeline.evaluation.settings import EvaluationSettings
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
+    from pipeline.search.settings import read as read_search
 
     others: dict[str, type[Section]] = {
         "clips": ClipSettings,
@@ -117,8 +118,12 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
             raise BadInput(what, where=f"{path}: evaluate.classifier", remedy=remedy)
     elif name in others:
         read_section(name, others[name], path)
+    elif name == "search":
+        for searched in read_file(path)[name] or {}:
+            if models.get(searched, Task) is not None:  # None: its own stage fails
+                read_search(searched, path)
     elif name not in models:
-        remedy = suggestion(name, ["data", "evaluate", *others, *models], "known sections")
+        remedy = suggestion(name, ["data", "evaluate", "search", *others, *models], "known sections")
         raise BadInput("no such section", where=f"{path}: {name}", remedy=remedy)
     elif model := models[name]:
         training, config = read_training(name, model.Config, path)

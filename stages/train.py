@@ -1,6 +1,5 @@
 """The stages ``train-<model>``: train one model with Ray Train and track it with MLflow."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -14,13 +13,10 @@ def main(name: str = "") -> None:
     from pipeline.core.fields import PROCESSED
     from pipeline.core.settings import read_training
     from pipeline.core.task import Task
-    from pipeline.launch.plan import trains_in_process
-    from pipeline.launch.progress import Progress
-    from pipeline.launch.training import Training, remove_old_trainings, train, training_lock
+    from pipeline.launch.tracked import tracked
+    from pipeline.launch.training import Training, remove_old_trainings
     from pipeline.settings_check import require_valid_params
-    from pipeline.tracking import delivery_queue, runs
-    from pipeline.tracking.restored import RESOURCES
-    from pipeline.tracking.system import SystemMetrics
+    from pipeline.tracking import delivery_queue
 
     kind = model_files.find(name)
     require_valid_params()
@@ -30,27 +26,10 @@ def main(name: str = "") -> None:
     if len(data.class_names) == 1 and kind.classify is not Task.classify:
         print(f"{name}: the data has one class, so there is nothing to learn; its weights stay nearly random")
     training = Training(name, settings, config, data, {need: Path("models", need) for need in kind.needs})
-    description = runs.Description(
-        stage=f"train-{name}",
-        fingerprint=training.fingerprint,
-        params={
-            "training": json.loads(settings.model_dump_json()),
-            "model": json.loads(config.model_dump_json()),
-        },
-        data_name=data.source,
-        data_digest=data.digest,
-        data_source=data.folder.as_posix(),
-    )
     model, history = Path("models", name), Path("history", name)
-    with training_lock(training, env):
-        delay = 0.0 if trains_in_process(env) else runs.STARTING_SECONDS
-        with runs.open_run(env, description, delay) as run:  # in the background, during the training
-            progress = Progress(name, settings.num_steps, settings.batch_size)
-            outcome = train(training, env, model, history, [progress, SystemMetrics(), run.follow])
-            run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
-            run.tag({key: outcome.times.get(key, "") for key in RESOURCES})
-            run.register(outcome.folder / "model", name)
-        remove_old_trainings(env, name, delivery_queue.undelivered_folders(env))
+    with tracked(training, env, model, history) as (outcome, run):
+        run.register(outcome.folder / "model", name)
+    remove_old_trainings(env, name, delivery_queue.undelivered_folders(env))
     sha256 = model_files.read_card(model)["sha256"]
     total, mode = outcome.times["total"], outcome.times["mode"]
     print(f"{name}: {total:.1f} s ({mode}) -> {model}, weights {sha256[:16]}")

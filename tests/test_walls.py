@@ -18,7 +18,7 @@ FLOORS = [
     {"models"},
     {"tracking"},
     {"launch", "evaluation"},
-    {"retraining", "settings_check", "inspection", "recipes"},
+    {"retraining", "settings_check", "inspection", "recipes", "search"},
     {"cli", "leaderboard", "doctor", "repro", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

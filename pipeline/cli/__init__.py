@@ -20,6 +20,7 @@ from pipeline.cli import (
     restoration,
     retraining,
     schedule,
+    search,
     segmentation,
     tracking,
 )
@@ -98,6 +99,7 @@ for command in (
     export.export,
     inspect.inspect,
     schedule.schedule,
+    search.search,
 ):
     commands.add_command(command)
 for command in (

@@ -92,10 +92,15 @@ class Outcome:
 
 
 def train(
-    training: Training, environment: Environment, model: Path, history: Path, listeners: list[Listener]
+    training: Training,
+    environment: Environment,
+    model: Path | None,
+    history: Path | None,
+    listeners: list[Listener],
 ) -> Outcome:
     """Run ``training`` to its end. Writes ``model`` and ``history`` (metrics, samples, times) atomically.
 
+    With None the result is only in the training's own folder.
     Call it inside :func:`training_lock`. During the training each listener is called every two seconds with
     the training's folder. If one returns True, the training ends at its next checkpoint with
     ``TrainingStopped``. Raises ``DarkroomError`` if the cluster is too small or the training fails.
@@ -134,7 +139,8 @@ def train(
         "total": time.time() - began,
         **read_json(folder / FINISHED)["times"],
     }
-    _write_outputs(folder, model, history, times)
+    if model and history:
+        _write_outputs(folder, model, history, times)
     return Outcome(folder, times)
 
 

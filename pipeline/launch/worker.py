@@ -24,7 +24,7 @@ from pipeline.core.distributed import DDP_ARGUMENTS, DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import Diverged, MetricsLog
 from pipeline.core.settings import TrainingSettings
-from pipeline.errors import BadInput, DarkroomError
+from pipeline.errors import BadInput, DarkroomError, TrainingStopped
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror
 from pipeline.limits import memory_limit
@@ -36,15 +36,12 @@ STOP = "stop"  # a file in the training's folder: a listener asks to end the tra
 CONTINUE = "the same command continues from the last checkpoint"
 COPY_SECONDS = 1800
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "MPS backend out of memory")  # in PyTorch's RuntimeErrors
+TRAINING_SPLITS = ("train", "validation")  # a training never opens the test split
 UNUSED_SECONDS = 7 * 86_400  # after which the copy of a data set is removed
 
 
-class TrainingStopped(DarkroomError):
-    """A listener ended the training. It has a checkpoint but no result."""
-
-
 COMPILER = ("torch._dynamo", "torch._inductor")  # the modules that define its errors
-KINDS = {"stopped": TrainingStopped, "bad input": BadInput, "error": DarkroomError}
+KINDS = {"stopped": TrainingStopped, "bad input": BadInput, "diverged": Diverged, "error": DarkroomError}
 
 
 def train_worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +166,7 @@ def _open_data(job: dict[str, Any]) -> Dataset:
     """The processed data: in the driver's folder if it is visible here, else in a copy for this machine."""
     folder = Path(job["data"])
     if not ("data_refs" in job or "data_address" in job) or _digest(folder) == job["digest"]:
-        return Dataset.open(folder)
+        return Dataset.open(folder, TRAINING_SPLITS)
     folder = _cache_folder() / "data" / job["digest"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
@@ -181,7 +178,7 @@ def _open_data(job: dict[str, Any]) -> Dataset:
                 else:
                     _write_files(job["data_refs"], temporary)
         os.utime(folder)  # the time of its last use
-    return Dataset.open(folder)
+    return Dataset.open(folder, TRAINING_SPLITS)
 
 
 def _remove_unused(folder: Path, digest: str) -> None:

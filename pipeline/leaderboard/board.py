@@ -1,12 +1,11 @@
 """The file of a leaderboard, and its trainings. All faults are found before anything is trained."""
 
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,13 +22,11 @@ from pipeline.evaluation import glossary
 from pipeline.evaluation.context import Context
 from pipeline.evaluation.evaluate import applying
 from pipeline.evaluation.settings import EvaluationSettings
-from pipeline.files import write_json
 from pipeline.launch.training import Training
-from pipeline.params import Section, read_file, suggestion, validate
+from pipeline.params import Section, as_file, read_file, suggestion, validate
 from pipeline.settings_check import find_faults, require_valid_params
 from pipeline.tracking.rerun import Change, difference, leaves
 
-T = TypeVar("T")
 PROJECT = "params"  # the base: params.yaml as it is
 
 
@@ -169,7 +166,7 @@ def _key_faults(board: Board) -> Iterator[str]:
 
 
 def _faults_of(board: Board, variant: str) -> list[str]:
-    faults = _written(params_of(board, variant), lambda file: find_faults(file)[1])
+    faults = as_file(params_of(board, variant), lambda file: find_faults(file)[1])
     return [
         f"{variant}: {fault.where.rpartition(': ')[2]}: {fault.what} ({fault.remedy})" for fault in faults
     ]
@@ -188,19 +185,7 @@ def _equal_variants(board: Board) -> Iterator[str]:
 def _read_training(board: Board, params: Mapping[str, Any]) -> tuple[TrainingSettings, Any]:
     """The training settings and the model's configuration; a setting left out has its default."""
     config = model_files.find(board.model).Config
-    return _written(params, lambda file: read_training(board.model, config, file))
-
-
-def _written(params: Mapping[str, Any], use: Callable[[Path], T]) -> T:
-    """The result of ``use(path)`` for a temporary params.yaml."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "params.yaml")
-        write_json(path, params)
-        try:
-            return use(path)
-        except DarkroomError as error:
-            where = error.where.replace(f"{path}: ", "")
-            raise BadInput(error.what, where=where, remedy=error.remedy) from None
+    return as_file(params, lambda file: read_training(board.model, config, file))
 
 
 def _build(name: str, config: Any, data: Dataset) -> _Untrained:

@@ -35,7 +35,13 @@ def prepare(environment: Environment, board: Board, path: Path, *, dry_run: bool
 
     ``dry_run``: change nothing; say if the data are not up to date.
     """
-    folder = str(PROCESSED / model_files.find(board.model).dataset)
+    prepare_data(environment, board.model, dry_run=dry_run)
+    return entries(board, path)
+
+
+def prepare_data(environment: Environment, model: str, *, dry_run: bool = False) -> None:
+    """Bring the data of ``model`` up to date. ``dry_run``: only say if they are not."""
+    folder = str(PROCESSED / model_files.find(model).dataset)
     stages = lineage.stages_of(Path("dvc.yaml"))
     made_by = [name for name, stage in stages.items() if folder in lineage.paths_in(stage, "outs")]
     if made_by and not dry_run:
@@ -45,7 +51,6 @@ def prepare(environment: Environment, board: Board, path: Path, *, dry_run: bool
         if json.loads(output(*DVC, *command, name="dvc status", cwd=environment.root, timeout_seconds=600)):
             text = f"{folder} is not up to date: dvc repro {' '.join(made_by)} comes first"
             click.echo(f"{text}, after which other trainings may be missing")
-    return entries(board, path)
 
 
 def run(environment: Environment, board: Board, trainings: list[Entry]) -> list[Result]:

@@ -78,12 +78,22 @@ def apply(name: str, *, path: Path = PARAMS, dry_run: bool = False, force: bool 
     changed = rerun.difference(leaves(before), leaves(after))
     if not force and not dry_run:
         _require_nothing_is_lost(path, leaves(before), leaves(after))
+    write(before, after, path=path, dry_run=dry_run)
+    return changed
+
+
+def write(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, path: Path = PARAMS, dry_run: bool = False
+) -> None:
+    """Change params.yaml, which has the params ``before``, to ``after``; its comments stay.
+
+    ``dry_run``: only check. Raises ``BadInput``, without writing anything, if the result is not valid.
+    """
     text = path.read_text(encoding="utf-8")
     text = _changed(text if text.endswith("\n") else f"{text}\n", before, after)
     _require_valid(text, path, after)
-    if changed and not dry_run:
+    if after != before and not dry_run:
         write_text(path.resolve(), text)  # a symbolic link stays
-    return changed
 
 
 def put(values: dict[str, Any], key: str, value: Any) -> None:

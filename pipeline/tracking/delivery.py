@@ -85,6 +85,8 @@ def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> Non
         tags = dict(record.tags)
         if record.group:
             record.parent_id = tags["mlflow.parentRunId"] = _announce_parent(client, experiment, record)
+        elif record.parent:
+            tags["mlflow.parentRunId"] = _search_run(client, experiment, record)
         if "darkroom.failure" in known:  # of an earlier attempt
             client.delete_tag(record.run_id, "darkroom.failure")
     set_tags(client, record.run_id, tags)
@@ -107,6 +109,15 @@ def _announce_parent(client: "MlflowClient", experiment: str, record: RunRecord)
     set_tags(client, parent.info.run_id, tags)
     client.update_run(parent.info.run_id, status="RUNNING")
     return parent.info.run_id
+
+
+def _search_run(client: "MlflowClient", experiment: str, record: RunRecord) -> str:
+    """The id of the run with the stage and fingerprint in ``record.parent``, created if it is missing."""
+    stage, fingerprint = record.parent["stage"], record.parent["fingerprint"]
+    if run := connection.find_run(client, experiment, stage, fingerprint):
+        return run.info.run_id
+    tags = {"darkroom.stage": stage, "darkroom.fingerprint": fingerprint}
+    return client.create_run(experiment, record.started, tags, run_name=stage).info.run_id
 
 
 def _add_params(client: "MlflowClient", run: "Run", params: dict[str, str]) -> None:

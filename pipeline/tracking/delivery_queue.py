@@ -28,7 +28,7 @@ class RunRecord:
     dataset: dict[str, str] = field(default_factory=dict)  # name, digest, source
     name: str = ""  # of the run
     group: str = ""  # identifies the parent run
-    parent: dict[str, Any] = field(default_factory=dict)  # its name, params and note
+    parent: dict[str, Any] = field(default_factory=dict)  # its name, params and note; or stage, fingerprint
     folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
     model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256, waits, version if registered
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: as restored.results_of

@@ -75,9 +75,9 @@ def committed(root: Path) -> dict[str, Any]:
         return {}
 
 
-def changes(root: Path) -> list[Change]:
-    """How params.yaml differs from the commit, in the order of the file; empty outside a repository."""
-    before, now = committed(root), read_params(root)
+def changes(root: Path, params: Mapping[str, Any] | None = None) -> list[Change]:
+    """How ``params`` (by dotted key; None: params.yaml) differ from the commit; empty without a commit."""
+    before, now = committed(root), read_params(root) if params is None else params
     return difference(before, now) if before and now else []
 
 

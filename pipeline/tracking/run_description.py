@@ -21,7 +21,12 @@ COMMIT = "mlflow.source.git.commit"
 
 @dataclass(frozen=True)
 class Description:
-    """What a run is about. ``params`` may be nested: their keys are joined by dots."""
+    """What a run is about. ``params`` may be nested: their keys are joined by dots.
+
+    ``project``: the settings of the whole project, by dotted key, if they are not those of params.yaml.
+    ``parent``: stage and fingerprint of the parent run, or nothing for a run without one; None: runs of one
+    repro, experiment or retraining have a parent run in common.
+    """
 
     stage: str  # the DVC stage; MLflow shows it as the source
     fingerprint: str  # identifies the training: the same fingerprint continues the same run
@@ -30,6 +35,8 @@ class Description:
     data_digest: str = ""  # SHA-256, hex
     data_source: str = ""  # the folder, relative to the project
     tags: Mapping[str, Any] = field(default_factory=dict)  # num_workers, device ...: shown as darkroom.<key>
+    project: Mapping[str, Any] | None = None
+    parent: tuple[str, ...] | None = None
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, str]:
@@ -40,7 +47,7 @@ def flatten(params: Mapping[str, Any]) -> dict[str, str]:
 def describe(record: RunRecord, description: Description) -> None:
     """Set params, tags, name, group, parent and data set of ``record``."""
     stage, digest = description.stage, description.data_digest
-    git, changed = lineage.git_tags(Path()), rerun.changes(Path())
+    git, changed = lineage.git_tags(Path()), rerun.changes(Path(), description.project)
     record.params = flatten(description.params)
     data = f" on `{description.data_name}` (`{digest[:12]}`)" if digest else ""
     note = f"**{stage}**{data}. {rerun.note(stage, git, changed)}\n\nIts lineage: `darkroom trace <run id>`."
@@ -64,7 +71,10 @@ def describe(record: RunRecord, description: Description) -> None:
     }
     record.tags = {key: redact(str(value))[:MAX_TAG] for key, value in tags.items() if value != ""}
     record.name = _name(stage, record.params.get("training.seed", ""), changed)
-    _describe_parent(record, git, changed)
+    if description.parent is None:
+        _describe_parent(record, git, changed)
+    else:
+        record.parent = dict(zip(("stage", "fingerprint"), description.parent))
     if digest:
         source = redact(description.data_source)
         record.dataset = {"name": description.data_name, "digest": digest[:36], "source": source}

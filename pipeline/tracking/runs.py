@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
-from pipeline.errors import DarkroomError
+from pipeline.errors import DarkroomError, TrainingStopped
 from pipeline.files import atomic_copy, write_json
 from pipeline.process import in_thread
 from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
@@ -126,7 +126,8 @@ class Run:
             record.tag(md5_tags(record.stage))
             record.status = "FINISHED"
         else:
-            record.status = "KILLED" if issubclass(kind, SystemExit | KeyboardInterrupt) else "FAILED"
+            ended = issubclass(kind, SystemExit | KeyboardInterrupt | TrainingStopped)
+            record.status = "KILLED" if ended else "FAILED"
             record.tag({"darkroom.failure": lineage.redact(f"{kind.__name__}: {error}")[:2000]})
         self._save_and_deliver()
         wait(self._syncs, self._limit())

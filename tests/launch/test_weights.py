@@ -9,11 +9,10 @@ from pipeline.core import metrics_log, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
-from pipeline.errors import BadInput, DarkroomError
+from pipeline.errors import BadInput, DarkroomError, TrainingStopped
 from pipeline.files import sha256
 from pipeline.launch import training as training_module
 from pipeline.launch.training import Training, train
-from pipeline.launch.worker import TrainingStopped
 
 SETTINGS = TrainingSettings(
     num_steps=40, batch_size=16, log_every=4, validate_every=20, sample_every=40, checkpoint_every=4

@@ -1,0 +1,1 @@
+"""Hyperparameter search: trials of a model with different settings, compared on the validation split."""
