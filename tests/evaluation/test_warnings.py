@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline import doctor
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset, Split
 from pipeline.core.loop import Loop
@@ -147,6 +148,19 @@ def test_the_default_models_on_digits_are_sound(tmp_path):
         task = model_files.build(name, config, data.spec, training.seed)
         models[name] = Loop(task, data, training, tmp_path / name).run().eval()
     assert run(data, models, tmp_path, SETTINGS)["warnings"] == {}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_a_gan_that_knows_100_images_by_heart_repeats_training_images(data, classifier, train, tmp_path):
+    ten_of_each = [np.flatnonzero(data.train.labels == label)[:10] for label in range(10)]
+    few = Split([data.train.rows(np.concatenate(ten_of_each))], data.spec)
+    small = SimpleNamespace(**{**vars(data), "train": few})
+    bare = {"architecture": "mlp", "width": 8, "shift": 0, "spectral_normalisation": False}
+    gan = train("gan", 2500, small, **bare, latent_size=16, r1=0.1, penalty_every=4)
+    results = run(small, {"cnn": classifier, "gan": gan}, tmp_path, SETTINGS)
+    assert "memorised" in rules(results, "gan"), results["gan"]["pixel_memorisation"]
+    assert any("gan repeats training images" in finding.what for finding in doctor._results(tmp_path))
 
 
 def evidence(measured=None, **known):
