@@ -39,3 +39,8 @@ class ArrayDataset:
             top, left = divmod(int(label) * side, size)
             image[:, top * side : (top + 1) * side, left : left + side] += 180
         return array_split(images, labels, classes)
+
+
+def mask_split(images, masks, spec):
+    """A split of one shard: images (N, C, H, W) and masks (N, H, W), uint8."""
+    return Split([{"image": images, "mask": masks}], spec)
