@@ -18,7 +18,8 @@ from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("ae", "cnn", "gan", "vae")  # Darkroom's own; the checkout may have others
+MODELS = ("ae", "cnn", "gan", "vae")  # of the small project
+SHIPPED_MODELS = {*MODELS, "unet"}  # Darkroom's own; the checkout may have others
 TRAINING = {
     "num_steps": 60,
     "batch_size": 32,

@@ -8,10 +8,11 @@ import pytest
 from pipeline import recipes
 from pipeline.core import model_files
 from pipeline.leaderboard import board as boards
+from tests.project import SHIPPED_MODELS
 from tests.test_walls import ROOT
 
 pytestmark = pytest.mark.skipif(
-    {"ae", "cnn", "gan", "vae"} != set(model_files.names()), reason="params.yaml is not the shipped one"
+    set(model_files.names()) != SHIPPED_MODELS, reason="params.yaml is not the shipped one"
 )
 FILES = sorted((ROOT / "docs/articles").glob("*.yaml"))
 
