@@ -74,3 +74,8 @@ def dataset_for(name, labelled=False):
 def needs_for(name, seed=0):
     """The untrained models that the model ``name`` needs, for images of 8 x 8 pixels."""
     return {need: model_files.build(need, {}, spec_for(need), seed) for need in model_files.find(name).needs}
+
+
+def mask_split(images, masks, spec):
+    """A split of one shard: images (N, C, H, W) and masks (N, H, W), uint8."""
+    return Split([{"image": images, "mask": masks}], spec)

@@ -19,13 +19,8 @@ from pipeline.environment import Environment
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("ae", "cnn", "gan", "vae")  # of the small project
-SHIPPED_MODELS = {
-    *MODELS,
-    "rcnn",
-    "transformer",
-    "unet",
-    "vqvae",
-}  # Darkroom's own; the checkout may have others
+# Darkroom's own; the checkout may have others.
+SHIPPED_MODELS = {*MODELS, "rcnn", "transformer", "unet", "vqvae"}
 TRAINING = {
     "num_steps": 60,
     "batch_size": 32,

@@ -81,8 +81,15 @@ def trained_by(path):
 
 
 def test_the_shipped_stages_are_all_there():
-    shipped = ["download", "preprocess", "compose-clips", "train-gan", "train-vae", "train-ae", "train-cnn"]
-    shipped += ["train-rcnn", "evaluate"]
+    shipped = ["download", "preprocess", "train-gan", "train-vae", "train-ae", "train-cnn", "train-vqvae"]
+    shipped += [
+        "train-transformer",
+        "compose-clips",
+        "train-rcnn",
+        "compose-scenes",
+        "train-unet",
+        "evaluate",
+    ]
     assert [name for name in STAGES if name in shipped] == shipped
 
 

@@ -1,35 +1,33 @@
 """A U-Net (Ronneberger et al. 2015): an encoder and a decoder of images with skip connections."""
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.layers.convolutional import group_norm
-from pipeline.layers.standardised import StandardisedConv2d
+from pipeline.layers.convolutional import channels, group_norm, sides
 
 
 class UNet(nn.Module):
-    """Maps (N, inputs, H, W) -> maps (N, outputs, H, W), without an activation at the end.
+    """Images (N, C, H, W) and masks of known pixels (N, 1, H, W) -> image logits (N, C, H, W).
 
-    ``counts`` are the channels at full resolution and after each halving. Either groups of channels are
-    normalised, or with ``standardised`` the filters.
+    It has ``width`` channels at full resolution.
     """
 
-    def __init__(self, inputs: int, outputs: int, counts: Sequence[int], standardised: bool = False) -> None:
+    def __init__(self, image_channels: int, size: int, width: int) -> None:
         super().__init__()
-        block = _standardised_block if standardised else _block
-        self.input = block(inputs, counts[0])
+        self.sides = sides(size)
+        counts = [width, *channels(width, len(self.sides) - 1)]
+        self.input = _block(image_channels + 1, width)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for before, after in itertools.pairwise(counts):
-            self.down.append(block(before, after, stride=2))
-            self.up.insert(0, block(before + after, before))
-        self.output = nn.Conv2d(counts[0], outputs, 3, padding=1)
+            self.down.append(_block(before, after, stride=2))
+            self.up.insert(0, _block(before + after, before))
+        self.output = nn.Conv2d(width, image_channels, 3, padding=1)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        maps = [self.input(inputs)]
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        maps = [self.input(torch.cat([images * 2 - 1, mask.expand(len(images), -1, -1, -1)], 1))]
         for down in self.down:
             maps.append(down(maps[-1]))
         result = maps.pop()
@@ -44,9 +42,3 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
     second = nn.Conv2d(outputs, outputs, 3, padding=1)
     return nn.Sequential(first, group_norm(outputs), nn.ReLU(), second, group_norm(outputs), nn.ReLU())
-
-
-def _standardised_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    first = StandardisedConv2d(inputs, outputs, 3, stride=stride, padding=1)
-    second = StandardisedConv2d(outputs, outputs, 3, padding=1)
-    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU())

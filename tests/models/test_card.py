@@ -6,13 +6,14 @@ from pipeline.core import model_files
 from pipeline.core.fields import DataSpec
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import write_json
+from tests.arrays import needs_for, spec_for
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"name": "cnn"}'])
 @pytest.mark.parametrize("name", model_files.names())
 def test_a_damaged_card_is_refused_by_name(name, tmp_path, text):
-    spec = DataSpec.labelled_images(1, 8, 2)
-    model_files.write(model_files.build(name, {}, spec, 0), tmp_path / name, {})
+    spec = spec_for(name)
+    model_files.write(model_files.build(name, {}, spec, 0, needs_for(name)), tmp_path / name, {})
     (tmp_path / name / "model.json").write_text(text)
     with pytest.raises(BadInput, match=r"model\.json"):
         model_files.load(tmp_path / name)

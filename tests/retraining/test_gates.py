@@ -155,3 +155,13 @@ def test_if_the_classifier_is_refused_no_model_is_promoted():
         "promoted",
         "the trained versions are the champions already",
     )
+
+
+def test_by_default_segmentation_must_not_get_worse_and_a_better_one_is_worth_it():
+    champion, better, worse = (
+        {"mean_iou": Estimate(value, value - 0.02, value + 0.02)} for value in (0.7, 0.8, 0.6)
+    )
+    facts = Facts(new_pictures=0)
+    found = [verdicts(judge({"p": each}, {"p": champion}, GateSettings(), facts)) for each in (better, worse)]
+    assert all(found[0].values()) and found[0].keys() == {"measured", "comparable", "mean_iou", "worth it"}
+    assert not found[1]["mean_iou"] and not found[1]["worth it"]

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability
+from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
-from pipeline.core.task import DataSpec
 from pipeline.data.images import decode
 from pipeline.files import write_json
 from pipeline.tracking import registry
@@ -278,3 +279,25 @@ def test_the_signature_follows_the_abilities_of_the_model():
     assert names({Ability.RECONSTRUCT}) == ["image", "anomaly"]
     assert names({Ability.RECONSTRUCT, Ability.ENCODE}) == ["image", "code", "anomaly"]
     assert registry._signature(frozenset(), spec) == (None, None)
+
+
+def test_a_segmentation_network_is_served_with_masks_as_png_or_numbers(tmp_path):
+    import mlflow.pyfunc
+
+    mask = Field("label_map", (16, 16), 3)
+    spec = DataSpec({"image": Field("image", (1, 16, 16)), "mask": mask})
+    task = model_files.build("unet", model_files.find("unet").Config(width=8, depth=1), spec, seed=0)
+    names = ["background", "one", "two"]
+    card = model_files.write(task, tmp_path / "models/unet", {"class_names": names})
+    registry._save(tmp_path / "saved", tmp_path / "models/unet", card, "0" * 32, "m-0")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "saved"))
+    image = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    rows = pd.DataFrame({"image": [image.tolist()]})
+    expected = task.segment(torch.from_numpy(image)[None]).argmax(1)[0].numpy()
+    answer = model.predict(rows, params={"form": "array"})
+    np.testing.assert_array_equal(answer["mask"][0], expected)
+    assert list(answer["classes"][0]) == names
+    png = base64.b64decode(model.predict(rows)["mask"][0])
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), expected)
+    with pytest.raises(MlflowException, match="does not generate"):
+        model.predict(pd.DataFrame({"count": [1]}))

@@ -11,8 +11,8 @@ from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Ratio, Task
 from pipeline.layers.augmentation import crop, flip
 from pipeline.layers.label_maps import IGNORED, overlap, paint
-from pipeline.layers.unet import UNet
 from pipeline.models.unet.losses import LOSSES, mean_of_known
+from pipeline.models.unet.networks import SegmentationNetwork
 from pipeline.models.unet.settings import UnetConfig
 
 CHUNK = 256  # label maps that are counted at a time
@@ -31,7 +31,7 @@ class Unet(Task):
         counts = [config.width * 2**level for level in range(config.depth + 1)]
         standardised = config.normalisation == "weight"
         self.num_classes = spec["mask"].num_values
-        self.network = UNet(spec.channels, self.num_classes, counts, standardised)
+        self.network = SegmentationNetwork(spec.channels, self.num_classes, counts, standardised)
 
     def phases(self) -> list[Phase]:
         return [Phase("segmenter", self.network, self.config.optimizer.build(self.network.parameters()))]
@@ -71,7 +71,7 @@ class Unet(Task):
         }
 
     def segment(self, images: Tensor) -> Tensor:
-        return self.network(images * 2 - 1)
+        return self.network(images)
 
     def preview(self, examples: Batch, noise: Noise) -> Preview:
         """Image, truth and answer, for two examples in a row."""

@@ -13,7 +13,7 @@ class UnetConfig(Section):
 
     width: int = Field(16, ge=8, le=256)
     depth: int = Field(3, ge=1, le=6)
-    normalisation: Literal["group", "weight"] = "group"  # of groups of channels; of filters
+    normalisation: Literal["weight", "group"] = "weight"  # of filters; of groups of channels
     loss: Literal["cross_entropy", "dice", "focal", "sum"] = "cross_entropy"  # sum: of the first two
     focal_gamma: float = Field(2.0, ge=1, le=10)  # the larger, the less do easy pixels count
     class_weights: Literal["none", "auto"] = "none"  # auto: 1 / frequency; all classes then count the same

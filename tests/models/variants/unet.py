@@ -1,7 +1,7 @@
 """Variants of the segmentation network."""
 
 VARIANTS = {
-    "weight_normalised": {"normalisation": "weight", "width": 8, "depth": 2},
+    "group_normalised": {"normalisation": "group", "width": 8, "depth": 2},
     "dice": {"loss": "dice", "width": 8, "depth": 2},
     "focal": {"loss": "focal", "focal_gamma": 1.5, "width": 8, "depth": 1},
     "sum": {"loss": "sum", "width": 8, "depth": 3, "class_weights": "auto"},

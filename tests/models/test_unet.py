@@ -1,0 +1,105 @@
+"""The segmentation network: losses by closed form, weights of the classes, augmentation of image and mask."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.abilities import Ability, abilities
+from pipeline.core.batch import Batch
+from pipeline.core.dataset import Split
+from pipeline.core.fields import DataSpec, Field
+from pipeline.core.noise import Noise
+from pipeline.errors import BadInput
+from pipeline.layers.label_maps import IGNORED, colors, overlap, paint
+from pipeline.models.unet import Unet
+from pipeline.models.unet.losses import LOSSES
+from pipeline.models.unet.settings import UnetConfig
+from pipeline.params import validate
+
+SIZE, CLASSES = 8, 3
+SPEC = DataSpec({"image": Field("image", (1, SIZE, SIZE)), "mask": Field("label_map", (SIZE, SIZE), CLASSES)})
+
+
+def config(**settings):
+    return validate({"width": 8, "depth": 1, **settings}, UnetConfig, where="unet.model")
+
+
+def examples(count=2):
+    """Each image is its own mask, so that it shows how the mask has moved."""
+    masks = torch.randint(CLASSES, (count, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    return Batch({"image": masks[:, None] / (CLASSES - 1), "mask": masks})
+
+
+def test_losses_of_two_pixels_agree_with_their_formulas():
+    logits = torch.tensor([[0.8, 0.2], [0.3, 0.7]]).log().T.reshape(1, 2, 1, 2)  # p of pixels 0 and 1
+    masks = torch.tensor([[[0, 0]]])
+    weights = torch.tensor([2.0, 5.0])
+    entropy = -(math.log(0.8) + math.log(0.3)) / 2
+    focal = -(0.2**2 * math.log(0.8) + 0.7**2 * math.log(0.3)) / 2
+    dice = ((1 - (2 * 1.1 + 1) / (1.1 + 2 + 1)) + (1 - 1 / (0.9 + 1))) / 2
+    expected = {"cross_entropy": 2 * entropy, "focal": 2 * focal, "dice": dice, "sum": 2 * entropy + dice}
+    for name, value in expected.items():
+        loss = LOSSES[name](logits, masks, config(), weights)
+        assert loss.tolist() == pytest.approx([value], rel=1e-5), name
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_pixels_do_not_count_in_a_loss(name):
+    logits = torch.randn(2, CLASSES, 4, 4, generator=torch.Generator().manual_seed(1))
+    masks = torch.ones(2, 4, 4, dtype=torch.int64)
+    masks[:, 2:] = IGNORED
+    other = logits.clone()
+    other[:, :, 2:] = 9.0
+    whole = LOSSES[name](logits[:, :, :2], masks[:, :2], config(), None)
+    for each in (logits, other):
+        assert torch.allclose(LOSSES[name](each, masks, config(), None), whole)
+    assert LOSSES[name](logits, torch.full_like(masks, IGNORED), config(), None).abs().max() < 1e-6
+
+
+def test_automatic_weights_are_inverse_to_the_frequencies_of_the_pixels():
+    masks = np.zeros((4, SIZE, SIZE), np.uint8)
+    masks[:, 0] = 1
+    masks[:, 1, :4] = IGNORED
+    task = Unet(config(class_weights="auto"), SPEC)
+    task.on_train_start(Split([{"image": np.zeros((4, 1, SIZE, SIZE), np.uint8), "mask": masks}], SPEC))
+    assert task.class_weights[:2].tolist() == pytest.approx([60 / (52 * 2), 60 / (8 * 2)])
+    assert Unet(config(), SPEC).class_weights is None
+
+
+def test_image_and_mask_are_mirrored_and_shifted_alike():
+    batch = examples(64)
+    task = Unet(config(flip=0.5, crop=2), SPEC)
+    images, masks = task._augmented(batch, Noise.whole(0, 64))
+    assert torch.equal((images[:, 0] * (CLASSES - 1)).round().long(), masks)
+    moved = (masks != batch["mask"]).flatten(1).any(1)
+    assert moved.sum() > 32 and torch.equal(masks.unique(), batch["mask"].unique())
+    again = task._augmented(batch.rows(32, 64), Noise.whole(0, 64).rows(32, 64))
+    assert torch.equal(again[1], masks[32:])
+
+
+def test_the_overlap_of_a_known_pair():
+    found, real = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 1, 2, IGNORED]]])
+    both, ours, theirs = overlap(found, real, 3)
+    assert (both.tolist(), ours.tolist(), theirs.tolist()) == ([[1, 1, 0]], [[1, 2, 0]], [[1, 1, 1]])
+
+
+def test_it_can_segment_and_nothing_else_and_evaluates_ratios():
+    task = Unet(config(), SPEC).eval()
+    assert abilities(task) == {Ability.SEGMENT}
+    values = task.evaluate(examples(), Noise.whole(0, 2))
+    assert values["mean_iou"].numerator.shape == (2, CLASSES)
+    assert values["foreground_iou"].numerator.shape == (2, CLASSES - 1)
+    assert values["pixel_accuracy"].denominator.tolist() == [SIZE**2, SIZE**2]
+
+
+def test_classes_have_different_colours_and_the_background_is_black():
+    assert colors(1) == [(0, 0, 0)] and len(set(colors(40))) == 40
+    painted = paint(torch.tensor([[[0, 2, IGNORED]]]), 3) * 255
+    assert painted[0, :, 0].T.round().long().tolist() == [[0, 0, 0], list(colors(3)[2]), [128] * 3]
+
+
+def test_settings_without_an_effect_are_refused():
+    with pytest.raises(BadInput, match=r"focal_gamma is for loss: focal.*class_weights is for loss"):
+        config(loss="dice", focal_gamma=3.0, class_weights="auto")
