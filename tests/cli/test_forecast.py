@@ -20,7 +20,7 @@ CLIPS = DataSpec({"clip": Field("clip", (6, 1, 8, 8))})  # 3 frames after 3
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A project with a forecaster and an autoencoder, as the current folder."""
-    config = RcnnConfig(width=4, filter_size=3)
+    config = RcnnConfig(width=4)
     model_files.write(
         model_files.build("rcnn", config, CLIPS, seed=1), tmp_path / "models/rcnn", {"class_names": []}
     )

@@ -22,7 +22,7 @@ def served(environment, client, description, tmp_path, monkeypatch):
     """The registered model as MLflow loads it, and its task."""
     import mlflow
 
-    task = model_files.build("rcnn", RcnnConfig(width=4, filter_size=3), CLIPS, seed=1)
+    task = model_files.build("rcnn", RcnnConfig(width=4), CLIPS, seed=1)
     model_files.write(task, tmp_path / "models/rcnn", {"fingerprint": "f" * 64, "class_names": []})
     with open_run(environment, description) as run:
         run.register(tmp_path / "models/rcnn", "rcnn")
