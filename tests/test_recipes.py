@@ -161,7 +161,9 @@ def test_a_write_keeps_the_mode_and_a_symbolic_link(project):
 
 
 def test_the_users_own_folder_stays(project):
-    mine = SHIPPED.replace("folder: ''", "folder: data/own/cats").replace("source: digits", "source: folder")
+    mine = SHIPPED.replace("folder: ''", "folder: data/own/cats", 1).replace(
+        "source: digits", "source: folder"
+    )
     (project / "params.yaml").write_text(mine)
     recipes.apply("own-photos-64")
     assert read_file()["data"]["folder"] == "data/own/cats" and read_file()["data"]["image_size"] == 64

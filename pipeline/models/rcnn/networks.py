@@ -39,7 +39,7 @@ class Network(nn.Module):
     def forward(
         self, frame: Tensor, states: list[State], noise: Noise | None = None, number: int = 0
     ) -> tuple[list[Tensor], list[State]]:
-        """The patches and the hidden maps of the layers (N, ..., h, w) after frame ``number``, and the states.
+        """The patches and all hidden maps (N, ..., h, w) after frame ``number``, and the states.
 
         ``noise`` is for dropout, that is for the training.
         """
