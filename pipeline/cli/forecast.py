@@ -46,7 +46,7 @@ def forecast(path: Path, model: str, count: int | None, out: Path, models: Path 
         for place, image in enumerate(to_bytes(following[0].numpy()), 1):
             write_picture(folder / f"{place:04d}.png", image)
         save_animation(torch.cat([frames, following], 1)[0][:, None, None], folder / ANIMATION)
-    click.echo(f"{len(clips)} clips, each with {count or num_frames - known} new frames -> {out}")
+    click.echo(f"{len(clips)} x {count or num_frames - known} new frames -> {out}")
 
 
 def _pixels(read: Any, task: Any, fit: Any) -> Any:

@@ -192,13 +192,13 @@ def draw_truncation(table: "pd.DataFrame", real: Mapping[str, float], path: Path
 
 
 def draw_lines(tables: Mapping[str, "pd.DataFrame"], path: Path) -> None:
-    """Draw a chart for each table, by title: a line for each column, by row number from 1 on."""
+    """Draw a chart for each table, by title: a line for each column."""
     with _figure(path, 2.75 * len(tables), 2.5) as figure:
         for place, (title, table) in enumerate(tables.items(), 1):
             axes = figure.add_subplot(1, len(tables), place)
             axes.set_title(title)
             for colour, name in zip(LINES, table.columns):
-                axes.plot(range(1, len(table) + 1), table[name], "-o", label=name, color=colour)
+                axes.plot(table.index, table[name], "-o", label=name, color=colour)
         axes.legend()
 
 

@@ -14,7 +14,7 @@ AN_HOUR_SECONDS = 3600
 
 
 def digits() -> None:
-    """photo.png, mask.png and pictures/, scans/ and small/: digits as a user's own files."""
+    """photo.png, mask.png, pictures/, scans/, small/ and the clip clip/: digits as a user's own files."""
     from sklearn.datasets import load_digits
 
     images = (load_digits().images * 15).astype(np.uint8)
@@ -22,6 +22,11 @@ def digits() -> None:
     for number, name in enumerate(["photo.png", "mask.png", *folders]):
         Path(name).parent.mkdir(exist_ok=True)
         Image.fromarray(images[number]).resize((40, 40)).save(name)
+    Path("clip").mkdir(exist_ok=True)
+    for number in range(8):  # a digit that moves to the right
+        frame = Image.new("L", (40, 40))
+        frame.paste(Image.fromarray(images[0]).resize((20, 20)), (2 * number, 10))
+        frame.save(f"clip/{number}.png")
 
 
 def flowers(accepted: str, incoming: str) -> None:

@@ -53,6 +53,14 @@ def test_a_champion_that_could_not_be_measured_is_not_comparable():
     assert verdicts(judge({"p": measured()}, {}, GUARDS, Facts())) == {"measured": True, "comparable": False}
 
 
+def test_by_default_forecasts_must_not_get_worse_and_better_ones_are_worth_it():
+    champion, better, worse = ({"frame_mse": Estimate(value, value - 2, value + 2)} for value in (50, 40, 60))
+    facts = Facts(new_pictures=0)
+    found = [verdicts(judge({"p": each}, {"p": champion}, GateSettings(), facts)) for each in (better, worse)]
+    assert all(found[0].values()) and found[0].keys() == {"measured", "comparable", "frame_mse", "worth it"}
+    assert not found[1]["frame_mse"] and not found[1]["worth it"]
+
+
 def test_the_best_of_several_targets_must_be_better_by_more():
     better = measured(fid=0.92)  # by 0.08: more than 0.0707, less than 0.0707 * 2.2414 / 1.96 = 0.0809
     assert failed(better, new_pictures=0) == {"worth it"}

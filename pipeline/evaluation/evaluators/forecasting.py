@@ -89,11 +89,11 @@ def _by_horizon(model: Context, means: dict[tuple[str, str], np.ndarray]) -> Non
     tables = {}
     for name in COMPARISONS:
         columns = {source: each for (own, source), each in means.items() if own == name}
-        tables[EVALUATOR.measures[name].title] = pd.DataFrame(columns)
-    table = pd.concat(tables, axis=1)
-    table.columns = [", ".join(column) for column in table.columns]
-    table.insert(0, "horizon", range(1, len(table) + 1))
-    write_text(model.table("horizons"), table.to_csv(index=False))
+        horizons = range(1, 1 + len(means[name, model.name]))
+        tables[EVALUATOR.measures[name].title] = pd.DataFrame(columns, index=horizons)
+    table = pd.concat(tables, axis=1, names=["measure", "forecast"]).T
+    table.insert(0, "mean", table.mean(axis=1))
+    write_text(model.table("horizons"), table.reset_index().to_csv(index=False))
     figures.draw_lines(tables, model.picture("horizons"))
 
 
@@ -132,5 +132,5 @@ EVALUATOR = Evaluator(Ability.FORECAST, evaluate, {
         "input frames.",
     "horizons": "Errors of {} by horizon, that is how many frames ahead, and of forecasts without a model.",
 }, tables={
-    "horizons": "By horizon: how many frames after the last input frame.",
+    "horizons": "By horizon, that is how many frames after the last input frame.",
 })

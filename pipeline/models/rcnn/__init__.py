@@ -17,12 +17,10 @@ from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Task
 from pipeline.errors import BadInput
 from pipeline.models.rcnn.networks import Network
-from pipeline.models.rcnn.outputs import PixelOutput
 from pipeline.models.rcnn.settings import RcnnConfig
 
 NUM_PREVIEWS = 4  # clips
 NUM_CLIPS_FOR_MEAN, SMALLEST_MEAN = 100, 0.01
-SMALLEST_SHARE = 1e-6  # of the cross-entropy, so that it is finite
 
 
 class Rcnn(Task):
@@ -46,11 +44,11 @@ class Rcnn(Task):
 
     def on_train_start(self, split: Split) -> None:
         """Start from the mean of the pixels: it takes many steps to find frames that are mostly black."""
-        if isinstance(self.network.output, PixelOutput):
+        if self.forecasts:
             clips = split.rows(np.arange(min(NUM_CLIPS_FOR_MEAN, len(split))))["clip"]
             mean = np.clip(clips.mean() / 255, SMALLEST_MEAN, 1 - SMALLEST_MEAN)
-            assert self.network.output.pixels.bias is not None
-            nn.init.constant_(self.network.output.pixels.bias, float(np.log(mean / (1 - mean))))
+            assert self.network.output.bias is not None
+            nn.init.constant_(self.network.output.bias, float(np.log(mean / (1 - mean))))
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         clips = batch["clip"]
@@ -58,9 +56,9 @@ class Rcnn(Task):
             logits = self._class_logits(clips, noise)
             hits = (logits.argmax(1) == batch.labels).float()
             return F.cross_entropy(logits, batch.labels), {"accuracy": hits.mean()}
-        predicted, true = self._next_frames(clips, clips.shape[1] - 1, noise), clips[:, 1:]
-        errors = pixel_losses[self.config.loss](predicted, true).flatten(1).sum(1) / true.shape[1]
-        forecast = predicted.detach()[:, self.input_frames - 1 :]
+        logits, true = self._next_logits(clips, clips.shape[1] - 1, noise), clips[:, 1:]
+        errors = pixel_losses[self.config.loss](logits, true).flatten(1).sum(1) / true.shape[1]
+        forecast = logits.detach()[:, self.input_frames - 1 :].sigmoid()
         return errors.mean(), {"frame_mse": self._errors(forecast, clips)["frame_mse"].mean()}
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor]:
@@ -69,15 +67,14 @@ class Rcnn(Task):
             logits = self._class_logits(clips)
             losses = F.cross_entropy(logits, batch.labels, reduction="none")
             return {"accuracy": (logits.argmax(1) == batch.labels).float(), "cross_entropy": losses}
-        return self._errors(
-            self._forecast(clips[:, : self.input_frames], clips.shape[1] - self.input_frames), clips
-        )
+        known, count = clips[:, : self.input_frames], clips.shape[1] - self.input_frames
+        return self._errors(self._forecast(known, count), clips)
 
     def forecast(self, frames: Tensor, count: int) -> Tensor | None:
         return self._forecast(frames, count) if self.forecasts else None
 
     def _forecast(self, frames: Tensor, count: int) -> Tensor:
-        return self._next_frames(frames, frames.shape[1] - 1 + count)[:, -count:]
+        return self._next_logits(frames, frames.shape[1] - 1 + count)[:, -count:].sigmoid()
 
     def preview(self, examples: Batch, noise: Noise) -> Preview | None:
         """Clips, and below each its first frames with those that the network predicts."""
@@ -95,43 +92,37 @@ class Rcnn(Task):
         sums = {"frame_mse": differences.square(), "frame_mae": differences.abs()}
         return {name: values.flatten(2).sum(2).mean(1) for name, values in sums.items()}
 
-    def _next_frames(self, frames: Tensor, count: int, noise: Noise | None = None) -> Tensor:
-        """The frames (N, count, C, H, W) that follow the first, the second, ... of ``frames``.
+    def _next_logits(self, frames: Tensor, count: int, noise: Noise | None = None) -> Tensor:
+        """Logits (N, count, C, H, W) of the frames that follow the first, the second, ... of ``frames``.
 
         After the last of them, and with ``noise`` (in the training) after the input frames, the network
         reads what it predicts.
         """
-        states, predicted, num_known = self.network.start(frames[:, 0]), list[Tensor](), frames.shape[1]
+        states, logits, num_known = self.network.start(frames[:, 0]), list[Tensor](), frames.shape[1]
         steps, forced = self.config.teacher_forcing_steps, None
         if noise:
             num_known = self.input_frames
             if steps:
                 forced = noise.uniform("teacher", count) >= noise.warm_up(steps)[:, None]
-        frame = frames[:, 0]
         for number in range(count):
-            previous, frame = frame, frames[:, number] if number < num_known else predicted[-1]
+            frame = frames[:, number] if number < num_known else logits[-1].sigmoid()
             if forced is not None and number >= num_known:
                 frame = torch.where(forced[:, number, None, None, None], frames[:, number], frame)
-            maps, states = self.network(frame, previous, states, noise, number)
-            predicted.append(self.network.next_frame(maps, frame))
-        return torch.stack(predicted, 1)
+            maps, states = self.network(frame, states, noise, number)
+            logits.append(self.network.next_frame(maps, frame))
+        return torch.stack(logits, 1)
 
     def _class_logits(self, clips: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits (N, classes) of the whole clips: the mean over the map after the last frame."""
         states = self.network.start(clips[:, 0])
         for number, frame in enumerate(clips.unbind(1)):
-            maps, states = self.network(frame, frame, states, noise, number)
+            maps, states = self.network(frame, states, noise, number)
         return self.network.output(torch.cat(maps[1:], 1).mean((2, 3))).float()
 
 
-def _cross_entropy(predicted: Tensor, true: Tensor) -> Tensor:
-    predicted = predicted.clamp(SMALLEST_SHARE, 1 - SMALLEST_SHARE)
-    return -(true * predicted.log() + (1 - true) * (1 - predicted).log())
-
-
-# Each: predicted and true frames in [0, 1] -> the loss of each pixel.
+# Each: logits of pixels and their true values in [0, 1] -> the loss of each pixel.
 pixel_losses = {
-    "mse": lambda predicted, true: (predicted - true).square(),
-    "l1": lambda predicted, true: (predicted - true).abs(),
-    "bce": _cross_entropy,
+    "mse": lambda logits, true: (logits.sigmoid() - true).square(),
+    "l1": lambda logits, true: (logits.sigmoid() - true).abs(),
+    "bce": lambda logits, true: F.binary_cross_entropy_with_logits(logits, true, reduction="none"),
 }

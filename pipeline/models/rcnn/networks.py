@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from pipeline.core.noise import Noise
 from pipeline.layers.dropout import dropout
 from pipeline.models.rcnn.cells import ConvGRUCell, ConvLSTMCell, State
-from pipeline.models.rcnn.outputs import FilterOutput, PixelOutput, motion
 from pipeline.models.rcnn.settings import RcnnConfig
 
 
@@ -23,16 +22,12 @@ class Network(nn.Module):
         self.config, width = config, config.width
         kind = ConvLSTMCell if config.cell == "lstm" else ConvGRUCell
         self.num_maps = kind.num_maps
-        self.sees_motion = config.output == "filters" and not classes
-        inputs = channels * config.patch_size**2 + self.sees_motion * config.filter_size**2
-        counts = [inputs, *[width] * (config.num_layers - 1)]
+        patch_values = channels * config.patch_size**2
+        counts = [patch_values, *[width] * (config.num_layers - 1)]
         self.cells = nn.ModuleList(kind(count, width, config.kernel_size) for count in counts)
-        outputs = FilterOutput if self.sees_motion else PixelOutput
-        total = width * config.num_layers + (0 if classes else inputs)
-        self.output = (
-            nn.Linear(total, classes)
-            if classes
-            else outputs(total, channels, config.patch_size, config.filter_size)
+        total = width * config.num_layers
+        self.output: nn.Linear | nn.Conv2d = (
+            nn.Linear(total, classes) if classes else nn.Conv2d(patch_values + total, patch_values, 1)
         )
 
     def start(self, frame: Tensor) -> list[State]:
@@ -42,23 +37,13 @@ class Network(nn.Module):
         return [(zeros,) * self.num_maps for _ in self.cells]
 
     def forward(
-        self,
-        frame: Tensor,
-        previous: Tensor,
-        states: list[State],
-        noise: Noise | None = None,
-        number: int = 0,
+        self, frame: Tensor, states: list[State], noise: Noise | None = None, number: int = 0
     ) -> tuple[list[Tensor], list[State]]:
-        """The maps of patches and all hidden maps (N, ..., h, w) after frame ``number``, and the states.
+        """The patches and all hidden maps (N, ..., h, w) after frame ``number``, and the states.
 
         ``noise`` is for dropout, that is for the training.
         """
-        size, padded = self.config.patch_size, self._padded(frame)
-        values, after = F.pixel_unshuffle(padded, size), list[State]()
-        if self.sees_motion:
-            with torch.no_grad():
-                found = motion(padded, self._padded(previous), size, self.config.filter_size)
-            values = torch.cat([values, found], 1)
+        values, after = F.pixel_unshuffle(self._padded(frame), self.config.patch_size), list[State]()
         maps = [values]
         for layer, (cell, state) in enumerate(zip(self.cells, states, strict=True)):
             hidden, *rest = cell(values, state)
@@ -68,9 +53,9 @@ class Network(nn.Module):
         return maps, after
 
     def next_frame(self, maps: list[Tensor], frame: Tensor) -> Tensor:
-        """The frame after ``frame``, (N, C, H, W) in [0, 1]."""
-        following = self.output(torch.cat(maps, 1), self._padded(frame))
-        return following[..., : frame.shape[-2], : frame.shape[-1]]
+        """The logits of the frame after ``frame``, (N, C, H, W)."""
+        logits = F.pixel_shuffle(self.output(torch.cat(maps, 1)).float(), self.config.patch_size)
+        return logits[..., : frame.shape[-2], : frame.shape[-1]]
 
     def _padded(self, frame: Tensor) -> Tensor:
         height, width = (-side % self.config.patch_size for side in frame.shape[-2:])

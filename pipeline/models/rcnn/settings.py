@@ -21,10 +21,7 @@ class RcnnConfig(Section):
     kernel_size: int = Field(3, ge=1, le=31)  # odd
     patch_size: int = Field(4, ge=1, le=64)  # pixels; their values become channels
     input_frames: int = Field(0, ge=0)  # 0: half of the clip
-    # pixels: the next frame is drawn anew; filters: it is the last one, moved, and new pixels.
-    output: Literal["pixels", "filters"] = "filters"
-    filter_size: int = Field(9, ge=3, le=31)  # odd: how far pixels can move in a frame, there and back
-    loss: Literal["mse", "bce", "l1"] = "mse"  # of the predicted frames
+    loss: Literal["mse", "bce", "l1"] = "bce"  # of the predicted frames
     # Scheduled sampling: the probability that the network continues from the true frame, and not from its own
     # prediction, falls from 1 to 0 in these steps. 0: it always continues from its prediction.
     teacher_forcing_steps: int = Field(0, ge=0)
@@ -33,8 +30,7 @@ class RcnnConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        even = [name for name in ("kernel_size", "filter_size") if getattr(self, name) % 2 == 0]
-        names = ("input_frames", "output", "filter_size", "loss", "teacher_forcing_steps")
-        needed = dict.fromkeys(names, "task: forecast") | {"filter_size": "output: filters"}
-        self.refuse({f"{' and '.join(even)} must be odd": even}, needed)
+        names = ("input_frames", "loss", "teacher_forcing_steps")
+        needed = dict.fromkeys(names, "task: forecast")
+        self.refuse({"kernel_size must be odd": self.kernel_size % 2 == 0}, needed)
         return self
