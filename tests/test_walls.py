@@ -39,8 +39,10 @@ from tests.arrays import ArrayDataset
 
 data, folder = ArrayDataset(), Path(sys.argv[1])
 settings = TrainingSettings(num_steps=2, batch_size=8, ema_decay=0.9)
-for name in ("ae", "cnn", "gan", "vae"):
-    task = model_files.build(name, model_files.find(name).Config(), data.spec, 0)
+for name in ("ae", "cnn", "gan", "vae", "vqvae", "transformer"):
+    kind = model_files.find(name)
+    needs = {need: model_files.load(folder / need / "model") for need in kind.needs}
+    task = model_files.build(name, kind.Config(), data.spec, 0, needs)
     trained = Loop(task, data, settings, folder / name).run()
     model_files.write(trained, folder / name / "model", {})
     assert abilities(model_files.load(folder / name / "model"))
@@ -135,6 +137,7 @@ def test_core_and_models_train_with_torch_numpy_pydantic_and_safetensors_alone(t
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert all(
-        (tmp_path / name / "model/model.safetensors").is_file() for name in ("ae", "cnn", "gan", "vae")
+        (tmp_path / name / "model/model.safetensors").is_file()
+        for name in ("ae", "cnn", "gan", "vae", "vqvae", "transformer")
     )
     assert not list(tmp_path.glob("*/samples/*.png"))  # Pillow draws them

@@ -11,7 +11,8 @@ _found: list[Evaluator] = [
     import_module(f"{evaluators.__name__}.{module.name}").EVALUATOR
     for module in pkgutil.iter_modules(evaluators.__path__)
 ]
-EVALUATORS = sorted(_found, key=lambda evaluator: evaluator.needs is None)  # those for every model last
+# Those for every model last, by the names of their files.
+EVALUATORS = sorted(_found, key=lambda evaluator: evaluator.needs is None)
 MEASURES: dict[str, Measure] = {
     quantity: measure for evaluator in EVALUATORS for quantity, measure in evaluator.measures.items()
 }

@@ -71,7 +71,11 @@ class TestGenerate:
 
     def test_a_model_that_cannot_is_refused_and_another_named(self):
         code, _, error = darkroom("generate", "cnn")
-        assert code == 2 and "cnn: this model does not generate" in error and "use gan, vae or ae" in error
+        assert (
+            code == 2
+            and "cnn: this model does not generate" in error
+            and "use gan, vae, ae or transformer" in error
+        )
         assert not Path("cnn.png").exists()
 
     @pytest.mark.parametrize(

@@ -92,6 +92,29 @@ class TestRestore:
         assert code == 2 and "cnn: this model does not reconstruct" in error and "use ae or vae" in error
         assert not Path("restored").exists()
 
+    def test_a_transformer_completes_pictures_in_different_ways(self, place):
+        settings = {"tokens": "pixels", "levels": 8, "width": 8, "depth": 1, "heads": 1}
+        task = model_files.build("transformer", settings, GREY, seed=1)
+        model_files.write(task, place / "own/transformer", {"class_names": NAMES})
+        for number in range(2):
+            picture(f"in/{number}.png", number)
+        given = ("restore", "--models", "own", "--task", "complete", "--count", "3", "--seed", "5")
+        assert done(*given, "in") == "2 pictures and pairs.png -> restored\n"
+        names = [f"{number}{answer}.png" for number in range(2) for answer in ("", "-1", "-2")]
+        assert set(os.listdir("restored")) == {*names, "pairs.png"}
+        answers = [np.array(Image.open(f"restored/{name}")) for name in names]
+        for number, answer in enumerate(answers):
+            assert (answer[:4] == pixels(number // 3)[:4]).all()  # the upper half is kept
+        assert len({answer.tobytes() for answer in answers}) == 6
+        done(*given, "--out", "again", "in")
+        assert Path("again/1-2.png").read_bytes() == Path("restored/1-2.png").read_bytes()
+
+    def test_only_a_completion_has_several_answers(self):
+        code, _, error = darkroom("restore", "--count", "2", picture("a.png"))
+        assert code == 2 and "use --task complete" in error
+        code, _, error = darkroom("restore", "--task", "complete", "--model", "ae", "a.png")
+        assert code == 2 and "ae: this model does not complete" in error and "use transformer" in error
+
     def test_a_file_is_no_folder_to_write_to(self):
         code, _, error = darkroom("restore", "--out", picture("a.png"), "a.png")
         assert code == 2 and "a.png" in error

@@ -182,6 +182,31 @@ def test_an_invalid_request_is_refused(saved, name, row):
     assert refused.value.get_http_status_code() == 400
 
 
+def test_a_transformer_generates_or_completes_the_images_of_a_request(tmp_path):
+    import mlflow.pyfunc
+
+    settings = {"tokens": "pixels", "levels": 8, "width": 8, "depth": 1, "heads": 1}
+    task = model_files.build("transformer", settings, SPEC, seed=0)
+    model_files.write(task, tmp_path / "weights", {"class_names": ["0", "1", "2", "3"]})
+    card = model_files.read_card(tmp_path / "weights")
+    registry._save(tmp_path / "model", tmp_path / "weights", card, "", "")
+    model, form = mlflow.pyfunc.load_model(str(tmp_path / "model")), {"form": "array"}
+    image = np.random.default_rng(0).random((1, 16, 16), np.float32)
+    rows = [
+        {"image": image.tolist(), "seed": seed, "label": label} for seed, label in ((5, 2), (5, 2), (6, 2))
+    ]
+    answers = [np.array(each) for each in model.predict(pd.DataFrame(rows), params=form)["image"]]
+    known = torch.zeros(1, 1, 16, 16)
+    known[:, :, :8] = 1
+    with torch.no_grad():
+        given = torch.from_numpy(image)[None]
+        expected = task.eval().complete(given, known, Noise.whole(5, 1), torch.tensor([2]))[0]
+    np.testing.assert_allclose(answers[0], expected, atol=1e-6)
+    np.testing.assert_allclose(answers[0][:, :8], image[:, :8], atol=1e-6)
+    assert (answers[0] == answers[1]).all() and (answers[0] != answers[2]).any()
+    assert len(model.predict(pd.DataFrame([{"count": 2, "seed": 0, "label": 1}]), params=form)) == 2
+
+
 ANIMALS = ["cat", "dog", "3", "0"]
 
 

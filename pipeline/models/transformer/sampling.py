@@ -10,12 +10,12 @@ def probabilities(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_
     ``top_k``: of the most likely tokens only; 0: of all. ``top_p``: of the fewest tokens, the most likely
     first, whose probabilities sum up to this much (Holtzman et al. 2020).
     """
-    shares, order = (logits.float() / temperature).softmax(1).sort(stable=True, dim=1, descending=True)
+    every = (logits.float() / temperature).softmax(1)
+    num_tokens = every.shape[1]
+    shares, tokens = every.topk(min(top_k or num_tokens, num_tokens))  # the most likely ones first
     before = shares.cumsum(1) - shares  # the probability of the more likely tokens
     shares = shares * (before < top_p)
-    if top_k:
-        shares = shares * (torch.arange(shares.shape[1], device=shares.device) < top_k)
-    return (shares / shares.sum(1, keepdim=True)).gather(1, order.argsort(1))
+    return torch.zeros_like(every).scatter(1, tokens, shares / shares.sum(1, keepdim=True))
 
 
 def draw(probabilities: Tensor, chance: Tensor) -> Tensor:

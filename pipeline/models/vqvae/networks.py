@@ -51,7 +51,7 @@ class Encoder(nn.Sequential):
 
 
 class Decoder(nn.Module):
-    """Codes (N, D, h, w) -> image logits (N, C, H, W)."""
+    """Codes (N, D, h, w) -> image logits (N, C, H, W). It has half the width at full resolution."""
 
     def __init__(self, config: VqvaeConfig, spec: DataSpec) -> None:
         super().__init__()
@@ -59,13 +59,13 @@ class Decoder(nn.Module):
         self.sides = sides(spec.size, config.halvings)[::-1]
         blocks = [ResidualBlock(width) for _ in range(config.num_blocks)]
         self.input = nn.Sequential(nn.Conv2d(config.code_size, width, 3, padding=1), *blocks)
+        widths = [*[width] * config.halvings, width // 2]
         self.stages = nn.ModuleList(
-            nn.Sequential(group_norm(width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
-            for _ in itertools.pairwise(self.sides)
+            nn.Sequential(group_norm(before), nn.ReLU(), nn.Conv2d(before, after, 3, padding=1))
+            for before, after in itertools.pairwise(widths)
         )
-        self.output = nn.Sequential(
-            group_norm(width), nn.ReLU(), nn.Conv2d(width, spec.channels, 3, padding=1)
-        )
+        last = nn.Conv2d(widths[-1], spec.channels, 3, padding=1)
+        self.output = nn.Sequential(group_norm(widths[-1]), nn.ReLU(), last)
 
     def forward(self, codes: Tensor) -> Tensor:
         maps = self.input(codes)
