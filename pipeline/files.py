@@ -43,10 +43,11 @@ def write_hashes(folder: Path) -> None:
     write_json(folder / HASHES, hashes(folder))
 
 
-def check_hashes(folder: Path) -> tuple[str, str, str] | None:
+def check_hashes(folder: Path, ignored: str = "") -> tuple[str, str, str] | None:
     """The first file that does not match ``sha256.json``: its name, recorded and found SHA-256; None if none.
 
-    A folder without ``sha256.json`` was written by an earlier version of Darkroom: it has nothing to compare.
+    ``ignored``: the name of a file that may be added later. A folder without ``sha256.json`` was written by
+    an earlier version of Darkroom: it has nothing to compare.
     """
     if not (folder / HASHES).is_file():
         return None
@@ -55,7 +56,7 @@ def check_hashes(folder: Path) -> tuple[str, str, str] | None:
     except (ValueError, TypeError):
         return HASHES, "", ""
     pairs = ((name, recorded.get(name, ""), found.get(name, "")) for name in sorted(recorded | found))
-    return next((pair for pair in pairs if pair[1] != pair[2]), None)
+    return next((pair for pair in pairs if pair[1] != pair[2] and pair[0] != ignored), None)
 
 
 @contextmanager

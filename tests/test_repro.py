@@ -234,10 +234,12 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
 def test_a_misspelt_setting_is_refused_before_dvc_could_remove_a_model(tmp_path, monkeypatch):
     text = (ROOT / "params.yaml").read_text()
     (tmp_path / "params.yaml").write_text(text.replace("\ncnn:\n", "\ncnn:\n  trainin: {}\n"))
+    (tmp_path / "dvc.yaml").touch()
+    (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
     started = []
     monkeypatch.setattr(repro, "repro", lambda *arguments: started.append(arguments))
-    with pytest.raises(BadInput, match=r"cnn\.trainin.*did you mean 'training'"):
+    with pytest.raises(BadInput, match=r"(?s)cnn\.trainin.*did you mean 'training'"):
         command.main(["train-cnn"], standalone_mode=False)
     assert not started
 

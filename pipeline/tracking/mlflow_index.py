@@ -13,6 +13,7 @@ from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
 from pipeline.tracking.registry import FILES
 
+ADDED = "registered_model_meta"  # MLflow writes it into a local version that it loads
 MAX_RESULTS = 1000  # of runs and of versions, the newest
 
 
@@ -75,7 +76,7 @@ class MlflowIndex:
         """The first file, such as code, that was changed: its name, recorded and found SHA-256."""
         recorded = version.tags.get(FILES, "")  # an earlier version of Darkroom recorded the weights only
         found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
-        return (HASHES, recorded, found) if recorded not in ("", found) else check_hashes(folder)
+        return (HASHES, recorded, found) if recorded not in ("", found) else check_hashes(folder, ADDED)
 
 
 def is_local(version: Any) -> bool:

@@ -46,6 +46,10 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
     return run.id
 
 
+def aliases(client) -> dict[str, str]:
+    return {alias: str(number) for alias, number in client.get_registered_model("vae").aliases.items()}
+
+
 @pytest.mark.parametrize(
     "measured",
     [
@@ -57,18 +61,18 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
 def test_a_first_version_that_misses_its_floor_is_not_the_champion(environment, tmp_path, capsys, measured):
     add(environment, tmp_path, 0, **measured)
     client, _ = connection.connect(environment)
-    assert dict(client.get_registered_model("vae").aliases) == {"challenger": "1"}
+    assert aliases(client) == {"challenger": "1"}
     assert "warning: vae/1 is not the champion: " in capsys.readouterr().err
     (tmp_path / "training-0").rename(tmp_path / "first")
     (tmp_path / "vae-0").rename(tmp_path / "first-model")
     add(environment, tmp_path, 0, **measured)  # the same weights again
-    assert dict(client.get_registered_model("vae").aliases) == {"challenger": "1"}
+    assert aliases(client) == {"challenger": "1"}
     numbers = registry.results(client.get_model_version("vae", "1"))
     gates = {gate.name: gate.passed for gate in judge(numbers, None, GateSettings(), Facts())}
     assert gates["above its floor"] is False
     promotion.promote(environment, promotion.find(client, "vae/1"), "all the same", [])
     add(environment, tmp_path, 1, psnr=Estimate(20.0, floor=12.6))
-    assert dict(client.get_registered_model("vae").aliases) == {"champion": "1", "challenger": "2"}
+    assert aliases(client) == {"champion": "1", "challenger": "2"}
 
 
 @pytest.fixture

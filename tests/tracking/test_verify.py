@@ -94,6 +94,17 @@ def test_a_change_of_any_file_of_a_registered_version_is_named(origin, name):
     assert trace(environment_of(origin), "cnn/1").first_failure is None
 
 
+def test_what_mlflow_adds_to_a_version_that_it_serves_is_no_change(origin):
+    (home,) = (path.parent for path in (origin / "mlartifacts").rglob("MLmodel"))
+    (home / "code/pipeline/__pycache__").mkdir(exist_ok=True)
+    added = [home / "registered_model_meta", home / "code/pipeline/__pycache__/files.cpython-311.pyc"]
+    for file in added:
+        file.write_text("model_name: cnn")
+    assert trace(environment_of(origin), "cnn/1").first_failure is None
+    for file in added:
+        file.unlink()
+
+
 def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):
     objects = sorted((clone / ".dvc/cache/files/md5").glob("*/*"))
     for file in (objects[0], next(path for path in objects if path.suffix == ".dir")):
