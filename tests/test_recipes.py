@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text()
 OTHERS = [name for name in recipes.names() if name != "digits"]
-KEPT = ("gates", "retrain")  # what no recipe sets
+KEPT = ("gates", "retrain", "search")  # what no recipe sets
 HEAD = """\
 description: the handwritten digits of scikit-learn, embedded; the settings of the shipped params.yaml
 command: darkroom recipe digits && dvc repro
