@@ -90,7 +90,7 @@ def test_the_shipped_stages_are_all_there():
 def test_every_model_has_a_file_a_section_and_a_stage():
     models = set(model_files.names())
     assert models == {name.removeprefix("train-") for name in STAGES if name.startswith("train-")}
-    assert models == set(PARAMS) - {"clips", "data", "scenes", "evaluate", "gates", "retrain"}
+    assert models == set(PARAMS) - {"clips", "data", "evaluate", "gates", "retrain", "scenes", "search"}
     for name in models:
         stage = STAGES[f"train-{name}"]
         assert stage["cmd"] == f"python -m stages.train {name}" and stage["params"] == [name]
