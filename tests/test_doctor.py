@@ -48,7 +48,10 @@ def project(tmp_path, monkeypatch):
 
 def test_without_faults_every_check_is_listed_and_with_brief_none(project):
     output = done("doctor")
-    assert "params.yaml: data, cnn, gan, vae, ae, evaluate, gates, retrain" in output and "FAIL" not in output
+    assert (
+        "params.yaml: data, cnn, gan, vae, ae, scenes, unet, evaluate, gates, retrain" in output
+        and "FAIL" not in output
+    )
     assert done("doctor", "--brief") == ""
 
 
@@ -141,8 +144,8 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
             "did you mean 'cnn'?",
         ),
         (
-            lambda params: params.update(resnet={}),
-            "params.yaml: resnet: no such section",
+            lambda params: params.update(mystery={}),
+            "params.yaml: mystery: no such section",
             f"known sections: data, evaluate, gates, retrain, scenes, {', '.join(model_files.names())}",
         ),
         (

@@ -324,5 +324,5 @@ def test_a_segmentation_network_is_served_with_masks_as_png_or_numbers(tmp_path)
     assert list(answer["classes"][0]) == names
     png = base64.b64decode(model.predict(rows)["mask"][0])
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png))), expected)
-    with pytest.raises(MlflowException, match="does not generate"):
+    with pytest.raises(MlflowException, match="missing inputs"):
         model.predict(pd.DataFrame({"count": [1]}))
