@@ -143,7 +143,7 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         (
             lambda params: params.update(resnet={}),
             "params.yaml: resnet: no such section",
-            f"known sections: data, evaluate, gates, retrain, {', '.join(model_files.names())}",
+            f"known sections: data, evaluate, clips, gates, retrain, {', '.join(model_files.names())}",
         ),
         (
             lambda params: params.update(layers={}),

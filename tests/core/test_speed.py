@@ -164,7 +164,7 @@ def test_a_fused_optimizer_skips_a_step_of_float16_without_reading_whether_it_ov
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", model_files.names())
 def test_no_step_on_a_gpu_waits_for_it(name, precision, tmp_path):
-    data, settings = ArrayDataset(), SETTINGS.model_copy(update={"precision": precision})
+    data, settings = toys.array_dataset(name), SETTINGS.model_copy(update={"precision": precision})
     task = model_files.build(name, {}, data.spec, 0)
     loop = Loop(task, data, settings, tmp_path, DistributedContext(device=torch.device("cuda", 0)))
     for number in range(1, 6):
