@@ -12,6 +12,8 @@ def main() -> None:
 
     require_valid_params()
     manifest = compose(read_section("clips", ClipSettings), environment.read().root)
+    for reason, names in manifest.get("reading", {}).get("skipped", {}).items():
+        print(f"left out: {names['count']:,} {reason}, such as {names['examples'][0]}")
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())
     frames, *frame = manifest["fields"]["clip"]["shape"]
     shape = " x ".join(map(str, frame))

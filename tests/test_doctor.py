@@ -146,7 +146,8 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         (
             lambda params: params.update(mystery={}),
             "params.yaml: mystery: no such section",
-            f"known sections: data, evaluate, gates, retrain, scenes, {', '.join(model_files.names())}",
+            f"known sections: data, evaluate, search, clips, gates, retrain, scenes, "
+            f"{', '.join(model_files.names())}",
         ),
         (
             lambda params: params.update(layers={}),

@@ -266,9 +266,10 @@ def test_all_faults_are_named_at_once(tmp_path):
     for clip, spoil in (("clip1", gap), ("clip2", sizes), ("clip4", broken), ("clip5", unnumbered)):
         spoil(tmp_path / "own", clip)
     (tmp_path / "own/film.avi").write_bytes(b"video")
+    (tmp_path / "own/broken.npy").write_bytes(b"")
     with pytest.raises(BadInput) as raised:
         made(tmp_path)
-    for name in ("clip1 (10)", "clip2 (", "clip4/frame10.png", "clip5/first.png", "film.avi"):
+    for name in ("clip1 (10)", "clip2 (", "clip4/frame10.png", "clip5/first.png", "film.avi", "broken.npy"):
         assert name in str(raised.value), raised.value
 
 
@@ -278,6 +279,15 @@ def test_a_long_list_of_faults_is_written_to_a_file(tmp_path):
     with pytest.raises(BadInput, match="all names are in"):
         made(tmp_path)
     assert len((tmp_path / FULL_LIST).read_text().splitlines()) == 31
+
+
+def test_other_files_are_left_out_and_named(tmp_path):
+    frames(tmp_path / "own")
+    (tmp_path / "own/notes.txt").write_text("text")
+    (tmp_path / "own/clip1/.hidden.png").write_bytes(b"")
+    skipped = made(tmp_path).manifest["reading"]["skipped"]
+    examples = [entry["examples"] for entry in skipped.values()]
+    assert sorted(examples) == [["clip1/.hidden.png"], ["notes.txt"]]
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -26,6 +26,8 @@ ANIMATIONS = (".gif", ".apng")  # other files are animations if they have more t
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 REMEDY = "make each clip a folder of numbered frames, a GIF, WebP or APNG, or save (N, T, H, W[, C]) as .npy"
 
+BROKEN, SIZES = "contains clips that cannot be read", "contains clips whose frames differ in size"
+SHORT = "contains clips with too few frames"
 ReadFrames = Callable[[], Iterator[Image.Image]]  # raises ``BrokenImage``
 
 
@@ -35,6 +37,7 @@ def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
     if path.is_dir():
         listing, root = list_files(path), path
         names = listing.files
+        findings.skipped |= listing.skipped
         findings.faults |= listing.faults
         findings.remedies |= listing.remedies
     clips, stills, refused = dict[str, ReadFrames](), defaultdict[str, list[str]](list), list[str]()
@@ -49,12 +52,14 @@ def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
                 stills[name.rpartition("/")[0]].append(name)
         elif suffix in REFUSED_SUFFIXES or suffix in VIDEOS:
             refused.append(name)
+        else:
+            findings.skip(f"not clips: {suffix or 'without a suffix'}", [name])
     findings.fault("contains files in formats that are not supported", refused, REMEDY)
     for folder, files in stills.items():
         above = f"{folder}/" if folder else ""
         inside = any(other != folder and other.startswith(above) for other in (*clips, *stills))
         what = "contains pictures next to clips or folders of clips"
-        findings.fault(what, findings.faults.pop(what, []) + files * inside, REMEDY)
+        _add(findings, what, files * inside, REMEDY)
         clips[folder or "."] = partial(_read, root, _in_order(folder, files, findings))
     findings.fault("contains no clips", [] if clips or findings.faults else [str(path)], REMEDY)
     return dict(sorted(clips.items()))
@@ -71,11 +76,7 @@ def check(clips: Mapping[str, ReadFrames], num_frames: int, findings: Findings) 
     }
     for what, remedy in remedies.items():
         names = [f"{name} ({detail})" for name, (fault, detail) in found if fault == what]
-        findings.fault(what, names, remedy)
-
-
-BROKEN, SIZES = "contains clips that cannot be read", "contains clips whose frames differ in size"
-SHORT = "contains clips with too few frames"
+        _add(findings, what, names, remedy)
 
 
 def _examine(read: ReadFrames, num_frames: int) -> tuple[str, str]:
