@@ -165,7 +165,8 @@ def test_a_fused_optimizer_skips_a_step_of_float16_without_reading_whether_it_ov
 @pytest.mark.parametrize("name", model_files.names())
 def test_no_step_on_a_gpu_waits_for_it(name, precision, tmp_path):
     data, settings = ArrayDataset(), SETTINGS.model_copy(update={"precision": precision})
-    task = model_files.build(name, {}, data.spec, 0)
+    needs = {need: model_files.build(need, {}, data.spec, 0) for need in model_files.find(name).needs}
+    task = model_files.build(name, {}, data.spec, 0, needs)
     loop = Loop(task, data, settings, tmp_path, DistributedContext(device=torch.device("cuda", 0)))
     for number in range(1, 6):
         if number == 3:
