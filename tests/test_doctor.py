@@ -146,7 +146,7 @@ def test_the_device_is_found_or_refused(project, monkeypatch, variables, gpus, m
         (
             lambda params: params.update(mystery={}),
             "params.yaml: mystery: no such section",
-            f"known sections: data, evaluate, search, clips, gates, retrain, scenes, "
+            "known sections: data, evaluate, search, clips, gates, retrain, scenes, "
             f"{', '.join(model_files.names())}",
         ),
         (

@@ -128,6 +128,14 @@ def test_a_completion_keeps_the_known_pixels_and_depends_on_them_alone(settings)
     assert not torch.equal(found[:, :, 4:], pictures[:, :, 4:])
 
 
+def test_a_completion_without_a_class_is_of_a_random_one_if_the_model_knows_no_image_without():
+    pictures, known, noise = images(), torch.zeros(1, 1, 8, 8), Noise.whole(0, 4)
+    for label_dropout in (0.0, 0.1):
+        task = build(**PIXELS, label_dropout=label_dropout)
+        drawn = task.complete(pictures, known, noise, noise.integers("label", 3))
+        assert torch.equal(drawn, task.complete(pictures, known, noise)) == (label_dropout == 0)
+
+
 def test_known_pixels_are_given_to_the_network_as_tokens():
     """With all but the last one known, it is drawn from p(token | all others)."""
     task, pictures = build(**PIXELS, top_k=1), images()

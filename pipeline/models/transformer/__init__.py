@@ -29,11 +29,11 @@ class Transformer(Task):
 
     def __init__(self, config: TransformerConfig, spec: DataSpec, vqvae: Any = None) -> None:
         super().__init__(config, spec)
-        self.vqvae = vqvae if config.tokens == "codes" else None
-        if self.vqvae is None:
-            self.needs = ()  # type: ignore[misc]
+        if config.tokens == "pixels":
+            self.vqvae, self.needs = None, ()  # type: ignore[misc]
             self.grid, self.num_tokens = (spec.size, spec.size, spec.channels), config.levels
         else:
+            self.vqvae = vqvae
             self.grid, self.num_tokens = (vqvae.side, vqvae.side, 1), vqvae.num_tokens
         self.network = Network(config, self.num_tokens, self.grid, spec.classes)
 
@@ -85,6 +85,8 @@ class Transformer(Task):
         if all of its pixels are. Codes also depend on pixels around their own; so a second pass reads them
         from the completed image.
         """
+        if labels is None and self.config.conditional and not self.config.label_dropout:
+            labels = noise.integers("label", self.spec.classes)  # it knows no image without a class
         none = torch.full((len(images),), self.spec.classes, device=images.device)
         classes = none if labels is None else self._classes(labels)
         known = known.expand(len(images), 1, *images.shape[2:])

@@ -1,5 +1,7 @@
 """A codebook that follows the encodings by exponential moving averages (van den Oord et al. 2017)."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ class Codebook(nn.Module):
 
     def nearest(self, encodings: Tensor) -> Tensor:
         """The numbers (..., ) of the codes that are nearest to ``encodings`` (..., D)."""
-        with torch.no_grad(), torch.autocast(encodings.device.type, enabled=False):
+        with torch.no_grad(), _float32(encodings.device):
             codes, encodings = self.codes, encodings.float()
             return (codes.square().sum(1) - 2 * encodings @ codes.T).argmin(-1)
 
@@ -55,7 +57,7 @@ class Codebook(nn.Module):
         """
         count, num_codes = len(encodings), len(self.usage)
         encodings = encodings.detach().float()
-        with torch.autocast(encodings.device.type, enabled=False):
+        with _float32(encodings.device):
             chosen = F.one_hot(self.nearest(encodings), num_codes).float()  # (N, P, K)
             usage, sums = chosen.mean(1), torch.einsum("npk,npd->nkd", chosen, encodings).mean(0)
             place = F.one_hot(noise.integers("place", encodings.shape[1]), encodings.shape[1])
@@ -67,3 +69,9 @@ class Codebook(nn.Module):
             pairs = ((self.usage, usage), (self.sums, sums.flatten()))
             losses = [average.square().sum() / 2 - (average * value).sum() for average, value in pairs]
         return SCALE * (losses[0] + losses[1])
+
+
+def _float32(device: torch.device) -> AbstractContextManager[object]:
+    """Within it matrix products are not rounded to 16 bits."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
