@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -233,7 +234,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
 
 def test_a_misspelt_setting_is_refused_before_dvc_could_remove_a_model(tmp_path, monkeypatch):
     text = (ROOT / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(text.replace("\ncnn:\n", "\ncnn:\n  trainin: {}\n"))
+    (tmp_path / "params.yaml").write_text(re.sub("(?m)^cnn:.*$", "cnn:\\n  trainin: {}", text))
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / ".dvc").mkdir()
     monkeypatch.chdir(tmp_path)
