@@ -19,7 +19,6 @@ from pipeline.errors import BadInput
 from pipeline.files import digest_of, read_json, sha256
 from pipeline.limits import cpu_count
 
-REMEDY = "create it again: dvc repro --force preprocess"
 SPLITS = ("train", "validation", "test")
 
 
@@ -116,10 +115,19 @@ class Dataset:
             splits = {name: Split(_open(folder, split, spec), spec) for name, split in shards.items()}
             return cls(folder, manifest, splits, spec)
         except FileNotFoundError:
-            raise BadInput("is missing", where=str(path), remedy="create it: dvc repro preprocess") from None
+            remedy = f"create it: dvc repro {_stage(folder)}"
+            raise BadInput("is missing", where=str(path), remedy=remedy) from None
         except (OSError, ValueError, TypeError, LookupError) as error:
             what = f"is not a manifest of processed data ({error!r})"
-            raise BadInput(what, where=str(path), remedy=REMEDY) from None
+            raise BadInput(what, where=str(path), remedy=_again(folder)) from None
+
+
+def _stage(folder: Path) -> str:
+    return "preprocess" if folder.name == "images" else f"compose-{folder.name}"
+
+
+def _again(folder: Path) -> str:
+    return f"create it again: dvc repro --force {_stage(folder)}"
 
 
 def _verify(folder: Path, files: list[dict[str, str]]) -> None:
@@ -130,7 +138,7 @@ def _verify(folder: Path, files: list[dict[str, str]]) -> None:
         for path, file, digest in zip(paths, files, digests):
             if digest != file["sha256"]:
                 what = "is missing or differs from what preprocessing wrote"
-                raise BadInput(what, where=str(path), remedy=REMEDY)
+                raise BadInput(what, where=str(path), remedy=_again(folder))
 
 
 def _digest(path: Path) -> str:
@@ -154,7 +162,7 @@ def _open(folder: Path, shards: list[dict[str, Any]], spec: DataSpec) -> list[di
         array = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
         if array.dtype != field.dtype or array.shape != expected:
             what = f"is {array.dtype} {array.shape}, not {field.dtype} {expected}"
-            raise BadInput(what, where=str(path), remedy=REMEDY)
+            raise BadInput(what, where=str(path), remedy=_again(folder))
         return array
 
     return [{name: open_file(shard, name, field) for name, field in spec.fields.items()} for shard in shards]
