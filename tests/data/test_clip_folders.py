@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -146,6 +147,35 @@ def test_frames_are_made_square_and_get_the_colours_of_the_settings(tmp_path):
     assert clips_of(made(tmp_path, "cropped", fit="crop")).min() == 7
 
 
+def test_frames_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    for number in range(NUM_CLIPS):
+        (tmp_path / f"own/{number}").mkdir(parents=True)
+        for place, frame in enumerate(pixels(number)):
+            Image.fromarray(np.rot90(frame)).save(tmp_path / f"own/{number}/{place}.png", exif=exif)
+    expected = np.stack([pixels(number)[:, None] for number in range(NUM_CLIPS)])
+    assert sorted_clips(clips_of(made(tmp_path))) == sorted_clips(expected)
+
+
+def test_a_photo_with_a_second_picture_is_one_frame(tmp_path):
+    for number in range(NUM_CLIPS):
+        (tmp_path / f"own/{number}").mkdir(parents=True)
+        for place, value in enumerate((10, 90, 170, 250)):
+            photo, other = (Image.new("L", (SIDE, SIDE), grey) for grey in (value, 0))
+            path = tmp_path / f"own/{number}/{place}.jpg"
+            photo.save(path, "MPO", save_all=True, append_images=[other])
+    clips = clips_of(made(tmp_path))
+    assert len(clips) == NUM_CLIPS and clips.mean((0, 2, 3, 4)).round().tolist() == [10, 90, 170, 250]
+
+
+def test_numbers_that_are_far_apart_take_no_memory(tmp_path):
+    frames(tmp_path / "own")
+    (tmp_path / "own/clip3/frame12.png").rename(tmp_path / "own/clip3/frame1764220549000000000.png")
+    with pytest.raises(BadInput, match=r"clip3 \(12, 13, 14, 15, 16, \.\.\.\)"):
+        made(tmp_path)
+
+
 # Each: what is done to a folder of good clips, and what the message names.
 def gap(root, clip="clip3"):
     (root / clip / "frame10.png").unlink()
@@ -196,6 +226,53 @@ def infinite(root):
     np.save(root / "clip3.npy", np.full((2, LENGTH, SIDE, SIDE), np.nan))
 
 
+def negative(root):
+    np.save(root / "clip3.npy", np.full((2, LENGTH, SIDE, SIDE), -0.5))
+
+
+def other_scales(root):
+    np.save(root / "train.npy", np.full((2, LENGTH, SIDE, SIDE), 0.5))
+    np.save(root / "test.npy", np.full((2, LENGTH, SIDE, SIDE), 1.05))
+
+
+def other_types(root):
+    np.savez(
+        root / "both.npz",
+        **{
+            name: np.full((2, LENGTH, SIDE, SIDE), value, np.uint16)
+            for name, value in (("dark", 200), ("light", 300))
+        },
+    )
+
+
+def cut_npz(root):
+    in_npz(root / "npz")
+    path = root / "npz/clips.npz"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def damaged_npz(root):
+    stream = io.BytesIO()
+    np.savez_compressed(stream, all=np.stack([pixels(number) for number in range(NUM_CLIPS)]))
+    data = bytearray(stream.getvalue())
+    data[100:140] = bytes(40)
+    (root / "clip3.npz").write_bytes(data)
+
+
+def encrypted_npz(root):
+    in_npz(root / "npz")
+    path = root / "npz/clips.npz"
+    data = bytearray(path.read_bytes())
+    data[6] |= 1
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+
+
+def no_array_in_npz(root):
+    with zipfile.ZipFile(root / "clip3.npz", "w") as file:
+        file.writestr("notes.txt", "text")
+
+
 def single_array(root):
     np.save(root / "clip3.npy", np.zeros((2, LENGTH - 1, SIDE, SIDE), np.uint8))
 
@@ -239,6 +316,13 @@ FAULTS = {
     objects: ("cannot be read", "clip3.npy"),
     wrong_array: ("(N, T, H, W[, C])", "clip3.npy: uint8 (3, 8, 8)"),
     infinite: ("finite", "clip3.npy: float64"),
+    negative: ("negative values", "clip3.npy (from -0.5)"),
+    other_scales: ("scaled differently", "test.npy (float64, up to 1.05)", "train.npy (float64, up to 0.5)"),
+    other_types: ("scaled differently", "both.npz[dark] (uint16, up to 200)", "both.npz[light] (uint16, up"),
+    cut_npz: ("cannot be read", "npz/clips.npz"),
+    damaged_npz: ("cannot be read", "clip3.npz"),
+    encrypted_npz: ("cannot be read", "npz/clips.npz"),
+    no_array_in_npz: ("finite", "clip3.npz[notes.txt]"),
     single_array: ("too few frames", "clip3.npy[0] (3, 4 are needed)"),
     video: ("formats that are not supported", "clip3.mp4"),
     next_to_clips: ("next to clips", "frame1.png"),
