@@ -64,7 +64,8 @@ class Exported(nn.Module):
             result = self.task.reconstruct(values[0])
         else:
             given, count = dict(zip(self.inputs, values)), values[0].shape[0]
-            labels = given.pop("labels", None)
+            # A model that does not use labels gets some, so that it does not draw them.
+            labels = given.pop("labels", torch.zeros(count, dtype=torch.int64))
             result = self.task.generate(labels, count, GivenNoise(0, 0, "", 0, count, count, drawn=given))
         assert result is not None
         return result.softmax(1) if self.ability is Ability.CLASSIFY else result

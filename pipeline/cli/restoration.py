@@ -51,7 +51,8 @@ def restore(
     With --task the model must have been trained to repair such damage. To upscale, pictures are read at half
     the model's resolution. In-painting changes no pixel where the mask is darker than half (128 of
     255). The mask must have the proportions of the pictures. A Transformer completes the lower half of a
-    picture, or what the mask says, in --count different ways.
+    picture, or what the mask says, in --count different ways. Without a mask the first is the answer of the
+    served model to the same seed.
 
     PATHS: files, folders, or - for a list of them on standard input. The folder OUT also gets pairs.png,
     which shows the pictures before and after. A picture that cannot be read is reported on standard error;
@@ -89,8 +90,9 @@ def restore(
         images = enlarge(images, size) if known is None else hide(images, known)
         with torch.inference_mode():
             if completes:
-                noises = [Noise.whole(seed, len(images), "complete", number) for number in range(count)]
-                answers = [task.complete(images, known, noise) for noise in noises]
+                ones = images.split(1)  # so that an answer does not depend on the other pictures
+                noises = [Noise.whole(seed, 1, step=number) for number in range(count)]
+                answers = [torch.cat([task.complete(one, known, noise) for one in ones]) for noise in noises]
             else:
                 answers = [task.restore(images, known) if damage else task.reconstruct(images)]
         for answer in answers:

@@ -67,6 +67,8 @@ def _of_labelled_images(task: Task) -> dict[Ability, bool]:
         return task.complete(image, torch.zeros_like(image[:, :1]), noise)
 
     def uses_labels() -> bool:
+        if not getattr(task.config, "conditional", True):
+            return False  # without drawing an image of each class
         first = draw(0)  # the same noise and another label give another image
         others = (draw(label) for label in range(1, classes))
         return first is not None and not all(other is None or torch.equal(first, other) for other in others)

@@ -1,6 +1,7 @@
 """Decode an image file into a uint8 array. The file is not trusted."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -32,6 +33,7 @@ REFUSED_SUFFIXES = {
         ".dcm",
     ),
 }
+SINGLE = ("MPO",)  # JPEG files with more pictures after their own, such as a preview or a depth map
 MAX_PIXELS: int = Image.MAX_IMAGE_PIXELS or 0  # Pillow's own limit, 89 million
 # Larger JPEG files are decoded at a reduced scale. Smaller ones are not: their pixels would change slightly.
 MAX_FULL_PIXELS = 4096 * 4096
@@ -79,12 +81,16 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def frames(data: bytes) -> Iterator[Image.Image]:
-    """The frames of an animation, or an image, grey or RGB. Raises ``BrokenImage``."""
+    """The frames of an animation, or an image, upright, grey or RGB. Raises ``BrokenImage``."""
     try:
         with open_image(data) as image:
-            for frame in ImageSequence.Iterator(image):
+            limit = 1 if image.format in SINGLE else None
+            for frame in itertools.islice(ImageSequence.Iterator(image), limit):
                 frame.load()
-                yield flatten(frame).copy()  # it would change with the next frame
+                upright = frame.copy()  # it would change with the next frame
+                with suppress(Exception):  # see `_turn_upright`
+                    upright = ImageOps.exif_transpose(frame)
+                yield flatten(upright)
     except (BrokenImage, MemoryError):
         raise
     except Exception as error:  # see `decode`

@@ -9,7 +9,8 @@ Each row of the input is one request:
         transformer     -> image, whose upper half is kept and whose lower half is drawn (seed, label: below)
     count, seed, label  count: images to generate; label: a class name or number, -1 or missing: any class
         generator       -> image, label (class number), class (class name); one row for each image
-    clip                numbers (T, C, H, W) in [0, 1]: the frames of a clip, at least one
+    clip                numbers (T, C, H, W) in [0, 1]: the frames of a clip, at least one. The model
+                        reads the last of them, as many as in its training
         forecaster      -> image; one row for each of the next frames, as many as in the training
 
 The same request gives the same images. A model without classes takes no label. Images are returned as base64
@@ -185,13 +186,13 @@ class PyfuncModel(PythonModel):
         if "FORECAST" not in self.abilities:
             raise bad_request("this model takes no clips")
         num_frames, *shape = self.task.spec["clip"].shape
+        known = getattr(self.task, "input_frames", num_frames // 2)
         found: dict[str, list[Any]] = {"image": []}
         for clip in rows["clip"]:
             frames = numbers(clip)
             if frames.ndim != 4 or list(frames.shape[1:]) != shape or not in_range(frames):
                 raise bad_request(f"a clip is numbers in [0, 1] of shape (T, {', '.join(map(str, shape))})")
-            count = num_frames - getattr(self.task, "input_frames", num_frames // 2)
-            following = self.task.forecast(torch.from_numpy(frames)[None], count)
+            following = self.task.forecast(torch.from_numpy(frames[-known:])[None], num_frames - known)
             found["image"] += list(following[0].clamp(0, 1).numpy())
         return found
 

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.cli import onnx_export
 from pipeline.core import model_files
+from pipeline.core.fields import DataSpec
 from pipeline.core.noise import Noise
 from tests.arrays import batch_of
 from tests.cli.pictures import GREY, NAMES
@@ -57,6 +58,30 @@ def test_a_generator_is_a_function_of_labels_and_random_numbers(name, drawn, siz
     output, inputs, _ = run("g.onnx", labels=labels, **{drawn: noise.normal(drawn, size)})
     assert inputs == {"labels": ("tensor(int64)", []), drawn: ("tensor(float)", [size])}
     assert same(output, task.generate(labels, 7, noise))
+
+
+@pytest.mark.parametrize(("conditional", "num_classes"), [(False, 10), (True, 1)])
+def test_a_transformer_that_does_not_use_labels_is_a_function_of_random_numbers(
+    place, conditional, num_classes
+):
+    settings = {
+        "tokens": "pixels",
+        "levels": 3,
+        "width": 8,
+        "depth": 1,
+        "heads": 1,
+        "conditional": conditional,
+    }
+    task = model_files.build(
+        "transformer", settings, DataSpec.labelled_images(1, 3, num_classes), seed=1
+    ).eval()
+    model_files.write(task, place / "own/transformer", {"class_names": NAMES[:num_classes]})
+    done("export", "transformer", "--models", "own", "--onnx", "t.onnx")
+    chances = Noise.whole(5, 7, "generate")
+    output, inputs, _ = run("t.onnx", token=chances.uniform("token", 9))
+    with torch.no_grad():
+        expected = task.generate(torch.zeros(7, dtype=torch.int64), 7, chances)
+    assert list(inputs) == ["token"] and same(output, expected)
 
 
 @pytest.mark.parametrize("name", ["ae", "vae"])

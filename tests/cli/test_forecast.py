@@ -82,6 +82,12 @@ def test_a_clip_with_a_fault_is_refused_and_nothing_is_written():
     assert code == 2 and "clip3 (10)" in message and not Path("forecast").exists()
 
 
+def test_a_broken_npz_is_refused_by_name():
+    Path("clip.npz").write_bytes(b"PK\x03\x04")
+    code, _, message = darkroom("forecast", "clip.npz")
+    assert code == 2 and "cannot be read: 'clip.npz" in message and not Path("forecast").exists()
+
+
 def test_a_model_that_does_not_forecast_is_refused():
     images = DataSpec.labelled_images(1, 8, 2)
     kind = model_files.find("ae")

@@ -12,7 +12,9 @@ from PIL import Image
 from pipeline.cli.inference import BATCH
 from pipeline.core import model_files
 from pipeline.core.image_grid import to_bytes
+from pipeline.core.noise import Noise
 from pipeline.core.task import Batch
+from pipeline.layers.damage import upper_half
 from tests.cli.pictures import GREY, NAMES, broken, hidden, mixed, picture, pixels
 from tests.command import darkroom, done
 
@@ -108,6 +110,21 @@ class TestRestore:
         assert len({answer.tobytes() for answer in answers}) == 6
         done(*given, "--out", "again", "in")
         assert Path("again/1-2.png").read_bytes() == Path("restored/1-2.png").read_bytes()
+
+    def test_a_completion_depends_on_no_other_picture(self, place):
+        settings = {"tokens": "pixels", "levels": 8, "width": 8, "depth": 1, "heads": 1}
+        task = model_files.build("transformer", settings, GREY, seed=1).eval()
+        model_files.write(task, place / "own/transformer", {"class_names": NAMES})
+        for number in range(2):
+            picture(f"in/{number}.png", number)
+        given = ("restore", "--models", "own", "--task", "complete", "--seed", "5")
+        done(*given, "in")
+        done(*given, "--out", "alone", "in/1.png")
+        assert Path("alone/1.png").read_bytes() == Path("restored/1.png").read_bytes()
+        image = torch.from_numpy(pixels(1)[None, None] / np.float32(255))
+        with torch.inference_mode():
+            served = task.complete(image, upper_half(image), Noise.whole(5, 1))
+        assert (np.array(Image.open("restored/1.png")) == to_bytes(served.numpy())[0, 0]).all()
 
     def test_only_a_completion_has_several_answers(self):
         code, _, error = darkroom("restore", "--count", "2", picture("a.png"))

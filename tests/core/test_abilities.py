@@ -1,5 +1,7 @@
 """What a model can do is found by trying it on an example of its data."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -44,6 +46,19 @@ def test_without_regard_to_labels_a_generator_does_not_use_them():
             return noise.uniform("image", 1, 8, 8)
 
     assert abilities(Unconditional()) == {Ability.GENERATE}
+
+
+def test_an_unconditional_model_does_not_draw_each_class():
+    class Unconditional(TwoScalars):
+        drawn = 0
+
+        def generate(self, labels, count, noise):
+            self.drawn += 1
+            return noise.uniform("image", 1, 8, 8)
+
+    task = Unconditional()
+    task.config = SimpleNamespace(conditional=False)
+    assert abilities(task) == {Ability.GENERATE} and task.drawn == 1
 
 
 def test_what_a_model_makes_of_other_data_is_no_ability_with_images():

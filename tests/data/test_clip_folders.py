@@ -146,6 +146,35 @@ def test_frames_are_made_square_and_get_the_colours_of_the_settings(tmp_path):
     assert clips_of(made(tmp_path, "cropped", fit="crop")).min() == 7
 
 
+def test_frames_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    for number in range(NUM_CLIPS):
+        (tmp_path / f"own/{number}").mkdir(parents=True)
+        for place, frame in enumerate(pixels(number)):
+            Image.fromarray(np.rot90(frame)).save(tmp_path / f"own/{number}/{place}.png", exif=exif)
+    expected = np.stack([pixels(number)[:, None] for number in range(NUM_CLIPS)])
+    assert sorted_clips(clips_of(made(tmp_path))) == sorted_clips(expected)
+
+
+def test_a_photo_with_a_second_picture_is_one_frame(tmp_path):
+    for number in range(NUM_CLIPS):
+        (tmp_path / f"own/{number}").mkdir(parents=True)
+        for place, value in enumerate((10, 90, 170, 250)):
+            photo, other = (Image.new("L", (SIDE, SIDE), grey) for grey in (value, 0))
+            path = tmp_path / f"own/{number}/{place}.jpg"
+            photo.save(path, "MPO", save_all=True, append_images=[other])
+    clips = clips_of(made(tmp_path))
+    assert len(clips) == NUM_CLIPS and clips.mean((0, 2, 3, 4)).round().tolist() == [10, 90, 170, 250]
+
+
+def test_numbers_that_are_far_apart_take_no_memory(tmp_path):
+    frames(tmp_path / "own")
+    (tmp_path / "own/clip3/frame12.png").rename(tmp_path / "own/clip3/frame1764220549000000000.png")
+    with pytest.raises(BadInput, match=r"clip3 \(12, 13, 14, 15, 16, \.\.\.\)"):
+        made(tmp_path)
+
+
 # Each: what is done to a folder of good clips, and what the message names.
 def gap(root, clip="clip3"):
     (root / clip / "frame10.png").unlink()

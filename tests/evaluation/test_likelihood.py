@@ -1,13 +1,15 @@
 """The measures of models of tokens and of completions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.core import model_files
-from pipeline.evaluation.evaluators.likelihood import histogram_nats, perplexity, token_counts
+from pipeline.evaluation.evaluators.likelihood import _use, histogram_nats, perplexity, token_counts
+from pipeline.evaluation.settings import EvaluationSettings
 from tests.evaluation.conftest import Classifier, run
 
 
@@ -22,6 +24,13 @@ def test_the_floor_is_the_likelihood_of_independent_places():
 def test_perplexity_is_the_number_of_equally_frequent_codes():
     assert perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
     assert perplexity(np.array([0, 7])) == 1
+
+
+def test_a_codebook_of_any_size_is_measured():
+    tokens, model = np.array([[3, 10**12], [3, 3]]), SimpleNamespace(settings=EvaluationSettings())
+    found = _use(model, tokens, 10**13)
+    assert found["perplexity"].value == pytest.approx(perplexity(np.array([3, 1])))
+    assert found["perplexity"].floor == 10**13 and found["used_codes"].value == 2 / 10**13
 
 
 @pytest.fixture

@@ -59,12 +59,13 @@ def test_an_unused_code_becomes_the_mean_of_the_encodings_that_are_offered_to_it
     )  # 40 images of 2 equal ones
     usage = torch.tensor([0.5, 0.5, 1e-9, 1e-9])
     codes = torch.tensor([[0.0] * 3, [39.0] * 3, [-500.0] * 3, [500.0] * 3])
-    codebook, noise = book(usage, codes, revive_below=0.03), Noise.whole(0, 40)
+    codebook, noise = book(usage, codes, revive_below=0.03), Noise.whole(15, 40)
     step(codebook, encodings, noise)
-    offered = noise.integers("code", 4)
+    offered = noise.integers("code", 40)  # to the two unused codes one and two
+    assert sorted((offered == code).sum().item() for code in (2, 3)) == [1, 2]
     for code in (2, 3):
         images = encodings[offered == code, 0]
-        assert len(images) > 1 and torch.allclose(codebook.codes[code], images.mean(0), atol=1e-3)
+        assert torch.allclose(codebook.codes[code], images.mean(0), atol=1e-3)
         share = len(images) * REVIVED / 4
         assert codebook.usage[code].item() == pytest.approx(share, rel=1e-4)
 

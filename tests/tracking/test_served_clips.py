@@ -36,7 +36,8 @@ def test_the_next_frames_of_a_clip_come_as_numbers_or_as_png_files(served):
     clip = np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
     rows = pd.DataFrame({"clip": [clip.tolist(), clip[::-1].tolist()]})
     with torch.no_grad():
-        expected = [task.forecast(torch.from_numpy(each.copy())[None], 3)[0] for each in (clip, clip[::-1])]
+        last = [torch.from_numpy(each[-3:].copy())[None] for each in (clip, clip[::-1])]  # of 4 frames
+        expected = [task.forecast(frames, 3)[0] for frames in last]
     found = model.predict(rows, params={"form": "array"})["image"]
     np.testing.assert_allclose(np.stack([np.array(image) for image in found]), torch.cat(expected), atol=1e-5)
     files = model.predict(rows)["image"]

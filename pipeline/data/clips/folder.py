@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -18,13 +18,14 @@ from PIL import Image
 from pipeline.data.arrays import CHANNELS, Pictures
 from pipeline.data.findings import Findings
 from pipeline.data.folders import list_files, read_file
-from pipeline.data.images import REFUSED_SUFFIXES, SUFFIXES, BrokenImage, flatten, frames, open_image
+from pipeline.data.images import REFUSED_SUFFIXES, SINGLE, SUFFIXES, BrokenImage, flatten, frames, open_image
 from pipeline.limits import cpu_count
 
 ARRAYS = (".npy", ".npz")
 ANIMATIONS = (".gif", ".apng")  # other files are animations if they have more than one frame
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 REMEDY = "make each clip a folder of numbered frames, a GIF, WebP or APNG, or save (N, T, H, W[, C]) as .npy"
+SCALES = "save all of them as uint8, or all with values in [0, 1]"
 
 BROKEN, SIZES = "contains clips that cannot be read", "contains clips whose frames differ in size"
 SHORT = "contains clips with too few frames"
@@ -41,10 +42,11 @@ def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
         findings.faults |= listing.faults
         findings.remedies |= listing.remedies
     clips, stills, refused = dict[str, ReadFrames](), defaultdict[str, list[str]](list), list[str]()
+    arrays = dict[str, Pictures]()
     for name in names:
         suffix = Path(name).suffix.lower()
         if suffix in ARRAYS:
-            clips |= _of_array(root, name, findings)
+            clips |= _of_array(root, name, arrays, findings)
         elif suffix in SUFFIXES:
             if suffix in ANIMATIONS or _num_frames(root, name) > 1:
                 clips[name] = partial(_read, root, [name])
@@ -55,9 +57,12 @@ def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
         else:
             findings.skip(f"not clips: {suffix or 'without a suffix'}", [name])
     findings.fault("contains files in formats that are not supported", refused, REMEDY)
+    if len({(array.factor, array.type) for array in arrays.values()}) > 1:
+        names = [f"{key} ({array.array.dtype}, up to {array.array.max()})" for key, array in arrays.items()]
+        findings.fault("contains arrays whose values would be scaled differently", names, SCALES)
+    parents = {parent for name in (*clips, *stills) for parent in PurePosixPath(name).parents}
     for folder, files in stills.items():
-        above = f"{folder}/" if folder else ""
-        inside = any(other != folder and other.startswith(above) for other in (*clips, *stills))
+        inside = PurePosixPath(folder) in parents
         what = "contains pictures next to clips or folders of clips"
         _add(findings, what, files * inside, REMEDY)
         clips[folder or "."] = partial(_read, root, _in_order(folder, files, findings))
@@ -104,7 +109,7 @@ def _read(root: Path, names: Iterable[str]) -> Iterator[Image.Image]:
 
 def _num_frames(root: Path, name: str) -> int:
     with suppress(Exception), open_image(read_file(root, name)) as image:
-        return getattr(image, "n_frames", 1)
+        return 1 if image.format in SINGLE else getattr(image, "n_frames", 1)
     return 1  # `check` finds out what is wrong
 
 
@@ -117,7 +122,8 @@ def _in_order(folder: str, names: list[str], findings: Findings) -> list[str]:
     counts = Counter(numbers.values())
     twice = [name for name, number in numbers.items() if counts[number] > 1]
     _add(findings, "contains several frames of one number", twice, "keep one of them")
-    missing = sorted(set(range(min(counts, default=0), max(counts, default=0))) - counts.keys())
+    gaps = (range(before + 1, after) for before, after in itertools.pairwise(sorted(counts)))
+    missing = list(itertools.islice(itertools.chain.from_iterable(gaps), 6))  # there may be billions
     what = f"{folder or '.'} ({', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''})"
     _add(
         findings,
@@ -133,26 +139,32 @@ def _add(findings: Findings, what: str, names: list[str], remedy: str) -> None:
     findings.fault(what, findings.faults.get(what, []) + names, remedy)
 
 
-def _of_array(root: Path, name: str, findings: Findings) -> dict[str, ReadFrames]:
-    """The clips of an .npy or .npz file."""
+def _of_array(
+    root: Path, name: str, arrays: dict[str, Pictures], findings: Findings
+) -> dict[str, ReadFrames]:
+    """The clips of an .npy or .npz file. Its arrays are added to ``arrays``."""
     try:
         loaded = np.load(root / name, mmap_mode="r", allow_pickle=False)
-        arrays = (
+        found = (
             {name: loaded}
             if isinstance(loaded, np.ndarray)
-            else {f"{name}[{key}]": loaded[key] for key in sorted(loaded.files)}
+            else {f"{name}[{key}]": np.asarray(loaded[key]) for key in sorted(loaded.files)}
         )
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # also BadZipFile, zlib.error, RuntimeError (encrypted), ...
         _add(findings, BROKEN, [f"{name} ({error})"], "replace or remove them")
         return {}
     clips = dict[str, ReadFrames]()
-    for key, array in arrays.items():
+    for key, array in found.items():
         channels_fit = array.ndim == 4 or (array.ndim == 5 and array.shape[-1] in CHANNELS)
         if not (channels_fit and array.size and array.dtype.kind in "buif" and np.isfinite(array).all()):
             what = f"{key}: {array.dtype} {array.shape}"
             _add(findings, "contains arrays that are not finite numbers (N, T, H, W[, C])", [what], REMEDY)
             continue
+        if array.min() < 0:
+            _add(findings, "contains arrays with negative values", [f"{key} (from {array.min()})"], SCALES)
+            continue
         pictures, length = Pictures(array.reshape(-1, *array.shape[2:])), array.shape[1]
+        arrays[key] = pictures
         for number in range(len(array)):
             rows = range(number * length, (number + 1) * length)
             clips[f"{key}[{number}]"] = partial(_pictures, pictures, rows)

@@ -69,14 +69,16 @@ def perplexity(counts: np.ndarray) -> float:
 
 
 def _use(model: Context, tokens: np.ndarray, num_tokens: int) -> dict[str, Estimate]:
-    of_images = np.stack([np.bincount(image, minlength=num_tokens) for image in tokens])  # (N, V)
+    used, places = np.unique(tokens, return_inverse=True)
+    places = places.reshape(tokens.shape)
+    of_images = np.stack([np.bincount(image, minlength=len(used)) for image in places])  # (N, used codes)
     total, random = of_images.sum(axis=0), generator(model.settings.seed, "bootstrap")
     count, rounds = len(tokens), model.settings.num_bootstrap
     drawn = [perplexity(averages.resampled(count, random) @ of_images) for _ in range(rounds)]
     estimate = averages.normal(perplexity(total), float(np.std(drawn, ddof=1)), least=1.0)
     return {
         "perplexity": estimate.with_floor(num_tokens),
-        "used_codes": Estimate(float((total > 0).mean())),
+        "used_codes": Estimate(len(used) / num_tokens),
     }
 
 

@@ -53,7 +53,8 @@ class Codebook(nn.Module):
     def loss(self, encodings: Tensor, noise: Noise) -> Tensor:
         """Its gradient is that of the averages less the values of a batch; ``encodings`` are (N, P, D).
 
-        For the revival each image offers one of its encodings to one code; both are drawn.
+        For the revival each image offers one of its encodings to one code, or to none if there are more
+        images than codes; both are drawn. A code that gets several offers becomes their mean.
         """
         count, num_codes = len(encodings), len(self.usage)
         encodings = encodings.detach().float()
@@ -62,7 +63,8 @@ class Codebook(nn.Module):
             usage, sums = chosen.mean(1), torch.einsum("npk,npd->nkd", chosen, encodings).mean(0)
             place = F.one_hot(noise.integers("place", encodings.shape[1]), encodings.shape[1])
             offered = (encodings * place[..., None]).sum(1)  # (N, D)
-            taken = F.one_hot(noise.integers("code", num_codes), num_codes)
+            code = noise.integers("code", max(num_codes, noise.total))  # one image for each code, on average
+            taken = (code[:, None] == torch.arange(num_codes, device=code.device)).float()
             taken = taken * (self.usage < self.revive_below) * noise.total * REVIVED / num_codes / self.rate
             usage = (usage + taken).mean(0)
             sums = sums / encodings.shape[1] + taken.T @ offered / count
