@@ -54,7 +54,7 @@ class Search:
         self.study = studies.open_study(self.storage, f"{name}-{self.id[:12]}", search, num_steps, every)
         for key, value in self._chosen(base).items():
             self.study.set_user_attr(key, value)
-        self.known = studies.known_curves(self.storage)
+        self.known = studies.known_curves(self.storage, search.metric)
         self.kinds = studies.distributions(search, self.params)
         self.lock = threading.RLock()
 
@@ -82,7 +82,9 @@ class Search:
         """What Optuna's study keeps of the search."""
         whole = json.loads(self.search.model_dump_json())
         how = {key: whole.pop(key) for key in ("sampler", "pruner", "seed")}
-        return {"base": base.fingerprint, "space": digest_of(whole), "num_seeds": self.num_seeds, **how}
+        space, metric = digest_of(whole), self.search.metric
+        kept = {"base": base.fingerprint, "space": space, "metric": metric, "num_seeds": self.num_seeds}
+        return kept | how
 
     def trainings(self, settings: Mapping[str, Any]) -> list[Training]:
         """The trainings of a trial, one for each seed. Raises ``BadInput`` if the model refuses them."""

@@ -52,6 +52,15 @@ def test_the_same_settings_are_never_trained_twice(project, trained):
     assert len(trained.runs) == 3
 
 
+def test_another_metric_does_not_take_the_values_of_the_first(project, trained):
+    first = searched(2, sampler="random")
+    other = searched(2, sampler="random", metric="validation/cross_entropy", mode="min")
+    assert {tuple(trial.fingerprints) for trial in first.trials} == {
+        tuple(trial.fingerprints) for trial in other.trials
+    }
+    assert [trial.values for trial in other.trials] == [[14.0], [14.0]]
+
+
 def test_a_change_of_what_is_not_searched_begins_a_new_search(project, trained):
     first = searched(2)
     project.params["cnn"]["model"]["channels"] = [4, 4]
