@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
-Curve = list[tuple[int, float]]  # the metric by step
+Curve = list[tuple[int, float]]  # the metric by step; the last is that of the model handed on
 SETTINGS, CURVES, FINGERPRINTS, FAILURE = "settings", "curves", "fingerprints", "failure"
 REPEATS, OWN, SECONDS, VALUES = "repeats", "own folders", "seconds", "values"
 

@@ -73,6 +73,16 @@ def curve_of(folder: Path, metric: str) -> Curve:
     return [(line["step"], line["metrics"][metric]) for line in lines if metric in line["metrics"]]
 
 
+def _whole_curve(training: Training, folder: Path, metric: str) -> Curve:
+    """The curve of a finished training. With ``keep: best`` the value of that step is also the last one."""
+    curve, settings = curve_of(folder, metric), training.settings
+    if settings.keep == "best":
+        choose = min if settings.monitor_mode == "min" else max
+        best, _ = choose(curve_of(folder, settings.monitor), key=lambda pair: pair[1])
+        curve += [pair for pair in curve if pair[0] == best]
+    return curve
+
+
 class _Judge:
     """A listener that ends a training which is worse than earlier trials, or when the time is over.
 
@@ -186,7 +196,7 @@ class _Work:
                 if judge.metric == generation.METRIC:
                     measured = generation.distance(outcome.folder / "model", search.data.validation)
                     return [(training.settings.num_steps, measured)]
-                return curve_of(outcome.folder, judge.metric)
+                return _whole_curve(training, outcome.folder, judge.metric)
         except TrainingStopped:
             if not judge.pruned:
                 raise

@@ -5,6 +5,7 @@ import pytest
 from pipeline.errors import DarkroomError
 from pipeline.search import study as studies
 from pipeline.search.ranking import noise_of
+from pipeline.search.search import Search
 from tests.search.conftest import DROPOUT, RATE, SHIFT, by_number, opened, searched
 
 
@@ -59,6 +60,35 @@ def test_another_metric_does_not_take_the_values_of_the_first(project, trained):
         tuple(trial.fingerprints) for trial in other.trials
     }
     assert [trial.values for trial in other.trials] == [[14.0], [14.0]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "monitor_mode", "step"),
+    [
+        ("validation/accuracy", "max", "min", 8),
+        ("validation/accuracy", "max", "max", 4),
+        ("validation/cross_entropy", "max", "min", 8),
+    ],
+)
+def test_a_trial_has_the_value_of_the_model_handed_on(project, trained, metric, mode, monitor_mode, step):
+    """Of the step that the training keeps, whether it is the best one for the search or not."""
+    monitor = {"keep": "best", "monitor": "validation/cross_entropy", "monitor_mode": monitor_mode}
+    project.params["cnn"]["training"] |= monitor
+    project.write()
+    for sampler in ("random", "bayesian"):  # trained, then known
+        ranking = searched(1, sampler=sampler, metric=metric, mode=mode)
+        [training] = ranking.search.trainings(ranking.trials[0].settings)
+        value = trained.loss(step) if metric == monitor["monitor"] else trained.value(training, step)
+        assert ranking.trials[0].values == [value]
+
+
+def test_a_metric_that_a_training_does_not_measure_fails_the_trial(project, trained, monkeypatch):
+    """Such as one that the model has with the first settings only."""
+    monkeypatch.setattr(Search, "_require_metric", lambda *arguments: None)
+    for _ in range(2):
+        with pytest.raises(DarkroomError, match="'validation/brier' is not measured"):
+            searched(2, metric="validation/brier")
+    assert len(trained.runs) == 2
 
 
 def test_a_change_of_what_is_not_searched_begins_a_new_search(project, trained):
