@@ -67,6 +67,8 @@ class Trained:
         self.runs.append((training.fingerprint, training.settings.seed))
         folder = training.folder(environment.storage)
         log = MetricsLog(folder / "metrics.jsonl")
+        if log.last_step == STEPS[-1]:
+            listeners = ()  # a finished training calls none
         for step in STEPS:
             value = self.value(training, step)
             log.add(step, {"validation/accuracy": value, "validation/cross_entropy": self.loss(step)})

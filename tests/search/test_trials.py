@@ -1,9 +1,15 @@
 """The trials of a search: none is lost, none is run twice, and hopeless ones end early."""
 
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
-from pipeline.errors import DarkroomError
+from pipeline.errors import DarkroomError, TrainingStopped
 from pipeline.search import study as studies
+from pipeline.search import trials
 from pipeline.search.ranking import noise_of
 from pipeline.search.search import Search
 from tests.search.conftest import DROPOUT, RATE, SHIFT, by_number, opened, searched
@@ -31,6 +37,60 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(project, trained, p
             searched(16, num_seeds=2, pruner=pruner)
     assert by_number(searched(16, num_seeds=2, pruner=pruner)) == whole
     assert "pruned" in {state for state, *_ in whole} and len(whole) == 16
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_training_that_finished_before_the_kill_is_pruned_all_the_same(
+    project, trained, monkeypatch, pruner
+):
+    """It ended before the listener could stop it, and the search was killed before it was recorded."""
+    how = {"sampler": "random", "pruner": pruner}
+    whole = by_number(searched(20, **how))
+    number = [state for state, *_ in whole].index("pruned")
+    studies.path_of(opened().environment, "cnn").unlink()
+    searched(number, **how)
+    tracked = trained.tracked
+
+    @contextmanager
+    def killed(training, environment, listeners=(), described=None):
+        with tracked(training, environment):
+            raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(trials, "tracked", killed)
+    with pytest.raises(KeyboardInterrupt):
+        searched(number + 1, **how)
+    monkeypatch.setattr(trials, "tracked", tracked)
+    assert by_number(searched(20, **how)) == whole
+
+
+def test_an_error_ends_the_trials_of_the_other_threads(project, trained, monkeypatch):
+    """They are waited for, and continued by the next search."""
+    ended, tracked, began = list[bool](), trained.tracked, threading.Event()
+
+    @contextmanager
+    def failing(training, environment, listeners=(), described=None):
+        if threading.current_thread() is threading.main_thread():
+            assert began.wait(60)
+            raise KeyboardInterrupt
+        began.set()
+        while not any([listener(training.folder(environment.storage)) for listener in listeners]):
+            time.sleep(0.01)
+        ended.append(True)
+        raise TrainingStopped("the training was stopped")
+        yield
+
+    @contextmanager
+    def no_plan(environment):
+        yield SimpleNamespace(threads=1)
+
+    monkeypatch.setattr(trials, "plan_resources", no_plan)
+    monkeypatch.setattr(trials, "tracked", failing)
+    with pytest.raises(KeyboardInterrupt):
+        searched(2, parallel=2, sampler="random")
+    assert ended == [True]
+    monkeypatch.setattr(trials, "tracked", tracked)
+    assert {state for state, *_ in by_number(searched(2, sampler="random"))} == {"complete"}
 
 
 def test_what_a_killed_process_left_does_not_stop_the_next(project, trained):
