@@ -151,6 +151,13 @@ def test_a_metric_that_a_training_does_not_measure_fails_the_trial(project, trai
     assert len(trained.runs) == 2
 
 
+def test_a_metric_that_is_nan_fails_the_trial(project, trained, monkeypatch):
+    monkeypatch.setattr(trained, "value", lambda training, step: float("nan"))
+    for _ in range(2):
+        with pytest.raises(DarkroomError, match="'validation/accuracy' is NaN"):
+            searched(1)
+
+
 def test_a_change_of_what_is_not_searched_begins_a_new_search(project, trained):
     first = searched(2)
     project.params["cnn"]["model"]["channels"] = [4, 4]
