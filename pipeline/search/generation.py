@@ -8,6 +8,7 @@ import torch
 from pipeline.core import model_files
 from pipeline.core.abilities import Ability, abilities
 from pipeline.core.dataset import Split
+from pipeline.core.fields import chunks
 from pipeline.core.noise import Noise
 from pipeline.core.task import Task
 from pipeline.evaluation.features import PIXELS, FeatureSpace
@@ -15,6 +16,7 @@ from pipeline.evaluation.kernel import kernel_distance, kernel_sums
 
 METRIC = "validation/kernel_distance"
 NUM_IMAGES, BATCH = 2000, 256  # generated images; real images at most
+LEAST_IMAGES = 3  # real images that the distance needs
 
 
 def can_generate(task: Task) -> bool:
@@ -31,11 +33,10 @@ def distance(model: Path, split: Split) -> float:
     task = model_files.load(model)
     space = FeatureSpace.of_network(PIXELS, task.spec["image"].shape, torch.device("cpu"))
     rows = np.linspace(0, len(split) - 1, min(len(split), NUM_IMAGES)).astype(np.int64)
-    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    real = space.vectors(split.batch(part).images for part in parts)
-    made = []
-    for number in range(-(-NUM_IMAGES // BATCH)):
-        part = parts[number % len(parts)]
+    real = space.vectors(split.batch(rows[part]).images for part in chunks(len(rows), BATCH))
+    rows, made = np.resize(rows, NUM_IMAGES), []  # repeats them
+    for number, indices in enumerate(chunks(NUM_IMAGES, BATCH)):
+        part = rows[indices]
         labels = split.batch(part).labels if Ability.USES_LABELS in abilities(task) else None
         images = task.generate(labels, len(part), Noise.whole(0, len(part), "search", number))
         assert images is not None

@@ -1,6 +1,7 @@
 """One search: its settings, data and recorded trials."""
 
 import json
+import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,8 +44,7 @@ class Search:
         self.needs = {need: Path("models", need) for need in kind.needs}
         first = settings_of(search, next(points(search, lambda key: ends(search.settings[key]))))
         base = self.trainings(first)[0]
-        if not self.needs:
-            self._require_metric(base)
+        self._require_metric(base)
         # What is not searched, the data and the code are part of the search.
         self.id = digest_of([json.loads(search.model_dump_json()), num_seeds, base.fingerprint])
         self.storage = studies.storage_of(studies.path_of(environment, name))
@@ -54,7 +54,7 @@ class Search:
         self.study = studies.open_study(self.storage, f"{name}-{self.id[:12]}", search, num_steps, every)
         for key, value in self._chosen(base).items():
             self.study.set_user_attr(key, value)
-        self.known = studies.known_curves(self.storage)
+        self.known = studies.known_curves(self.storage, search.metric)
         self.kinds = studies.distributions(search, self.params)
         self.lock = threading.RLock()
 
@@ -82,7 +82,9 @@ class Search:
         """What Optuna's study keeps of the search."""
         whole = json.loads(self.search.model_dump_json())
         how = {key: whole.pop(key) for key in ("sampler", "pruner", "seed")}
-        return {"base": base.fingerprint, "space": digest_of(whole), "num_seeds": self.num_seeds, **how}
+        space, metric = digest_of(whole), self.search.metric
+        kept = {"base": base.fingerprint, "space": space, "metric": metric, "num_seeds": self.num_seeds}
+        return kept | how
 
     def trainings(self, settings: Mapping[str, Any]) -> list[Training]:
         """The trainings of a trial, one for each seed. Raises ``BadInput`` if the model refuses them."""
@@ -93,13 +95,17 @@ class Search:
         return [Training(self.name, one, config, self.data, self.needs) for one in each]
 
     def _require_metric(self, base: Training) -> None:
-        task = model_files.build(self.name, base.config, self.data.spec, 0).eval()
+        needs = {name: model_files.load(folder) for name, folder in self.needs.items()}
+        task = model_files.build(self.name, base.config, self.data.spec, 0, needs).eval()
         measured = task.evaluate(self.data.train.batch(np.arange(1)), Noise.whole(0, 1, "validation"))
         known = [f"validation/{metric}" for metric in measured]
         known += [generation.METRIC] * generation.can_generate(task)
+        where, remedy = f"params.yaml: search.{self.name}.metric", f"choose one of: {', '.join(known)}"
         if self.search.metric not in known:
-            what, remedy = f"the model has no '{self.search.metric}'", f"choose one of: {', '.join(known)}"
-            raise BadInput(what, where=f"params.yaml: search.{self.name}.metric", remedy=remedy)
+            raise BadInput(f"the model has no '{self.search.metric}'", where=where, remedy=remedy)
+        if self.search.metric == generation.METRIC and len(self.data.validation) < generation.LEAST_IMAGES:
+            what = f"the validation split has fewer than {generation.LEAST_IMAGES} images"
+            raise BadInput(what, where=where, remedy=remedy)
 
     def description(self) -> runs.Description:
         """Its own MLflow run, the parent of its trainings."""
@@ -114,10 +120,14 @@ class Search:
         )
 
     def value(self, training: Training, curve: Curve) -> float:
-        """The metric of the model that the training hands on: of its last step, or the best."""
-        settings = training.settings
-        if settings.keep == "best" and settings.monitor == self.search.metric:
-            return (max if self.search.mode == "max" else min)(value for _, value in curve)
+        """The metric of the model that the training hands on, the last of ``curve``.
+
+        Raises ``BadInput`` if the training did not measure it, or if it is NaN.
+        """
+        if not curve or math.isnan(curve[-1][1]):
+            what = f"'{self.search.metric}' is {'NaN' if curve else 'not measured'}"
+            where, remedy = f"train-{training.name}", "choose another metric, or other settings"
+            raise BadInput(what, where=where, remedy=remedy)
         return curve[-1][1]
 
     def next_trial(self) -> FrozenTrial | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
     from optuna.trial import FrozenTrial
 
-Curve = list[tuple[int, float]]  # the metric by step
+Curve = list[tuple[int, float]]  # the metric by step; the last is that of the model handed on
 SETTINGS, CURVES, FINGERPRINTS, FAILURE = "settings", "curves", "fingerprints", "failure"
 REPEATS, OWN, SECONDS, VALUES = "repeats", "own folders", "seconds", "values"
 
@@ -154,10 +154,12 @@ def record(
     return study.get_trials(deepcopy=False)[-1]
 
 
-def known_curves(storage: "JournalStorage") -> dict[str, Curve]:
-    """The curves of all finished trainings in the file, by fingerprint."""
+def known_curves(storage: "JournalStorage", metric: str) -> dict[str, Curve]:
+    """The curves of ``metric`` of all finished trainings in the file, by fingerprint."""
     found: dict[str, Curve] = {}
     for study in storage.get_all_studies():
+        if study.user_attrs.get("metric") != metric:
+            continue
         for trial in storage.get_all_trials(study._study_id, deepcopy=False):
             for fingerprint, curve in trial.user_attrs.get(CURVES, {}).items():
                 found[fingerprint] = [(step, value) for step, value in curve]

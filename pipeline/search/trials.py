@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -57,8 +57,10 @@ def run(search: Search, budget: Budget, page: Path, parallel: int = 1) -> Rankin
         begun = [trial for trial in search.study.get_trials() if trial.state == TrialState.RUNNING]
         work = _Work(search, environment, budget.trials, deadline, begun, parent)
         threads = [in_thread(work.run) for _ in range(parallel - 1)]
-        work.run()
-        wait(threads)
+        try:
+            work.run()
+        finally:
+            wait(threads)  # after an error they end at their next checkpoint
         for thread in threads:
             thread.result()
         ranking = Ranking.of(search)
@@ -73,22 +75,32 @@ def curve_of(folder: Path, metric: str) -> Curve:
     return [(line["step"], line["metrics"][metric]) for line in lines if metric in line["metrics"]]
 
 
+def _whole_curve(training: Training, folder: Path, metric: str) -> Curve:
+    """The curve of a finished training. With ``keep: best`` the value of that step is also the last one."""
+    curve, settings = curve_of(folder, metric), training.settings
+    if settings.keep == "best":
+        choose = min if settings.monitor_mode == "min" else max
+        best, _ = choose(curve_of(folder, settings.monitor), key=lambda pair: pair[1])
+        curve += [pair for pair in curve if pair[0] == best]
+    return curve
+
+
 class _Judge:
-    """A listener that ends a training which is worse than earlier trials, or when the time is over.
+    """A listener that ends a training which is worse than earlier trials, or when the search is over.
 
     What is pruned depends on the values by step alone, not on the speed of the machine: a training that ended
     before it could be stopped still counts as pruned.
     """
 
-    def __init__(self, trial: Trial | None, metric: str, num_steps: int, deadline: float) -> None:
-        self.trial, self.metric, self.num_steps, self.deadline = trial, metric, num_steps, deadline
+    def __init__(self, trial: Trial | None, metric: str, num_steps: int, is_over: Callable[[], bool]) -> None:
+        self.trial, self.metric, self.num_steps, self.is_over = trial, metric, num_steps, is_over
         steps = [] if trial is None else trial.study.get_trials()[trial.number].intermediate_values
         self.reported = max(steps, default=0)
         self.pruned = bool(trial and 0 < self.reported < num_steps and trial.should_prune())
 
     def __call__(self, folder: Path) -> bool:
         self.follow(curve_of(folder, self.metric))
-        return self.pruned or time.monotonic() > self.deadline
+        return self.pruned or self.is_over()
 
     def follow(self, curve: Curve) -> None:
         """Report new values until the trial is pruned."""
@@ -119,20 +131,23 @@ class _Work:
 
     def run(self) -> None:
         """Run trials until there is nothing to do."""
-        while (trial := self._next()) is not None:
-            if trial.state == TrialState.RUNNING:
-                try:
+        try:
+            while (trial := self._next()) is not None:
+                if trial.state == TrialState.RUNNING:
                     self._run(trial)
-                except TrainingStopped:  # the time is over; the next command continues it
-                    return
-                except BaseException:
-                    self.failed = True  # the other threads end after their trials
-                    raise
-            self._report(trial.number)
+                self._report(trial.number)
+        except TrainingStopped:  # the search is over; the next command continues it
+            return
+        except BaseException:
+            self.failed = True  # it ends the other threads
+            raise
+
+    def _is_over(self) -> bool:
+        return self.failed or time.monotonic() > self.deadline
 
     def _next(self) -> FrozenTrial | None:
         with self.search.lock:
-            if self.failed or time.monotonic() > self.deadline:
+            if self._is_over():
                 return None
             if self.begun:
                 return self.begun.pop(0)
@@ -149,7 +164,7 @@ class _Work:
         try:
             for number, training in enumerate(search.trainings(settings)):
                 judged = trial if number == 0 else None  # the first seed decides
-                judge = _Judge(judged, search.search.metric, training.settings.num_steps, self.deadline)
+                judge = _Judge(judged, search.search.metric, training.settings.num_steps, self._is_over)
                 curve = self._curve(training, judge, trial, project)
                 if judge.pruned:
                     ended = TrialState.PRUNED
@@ -185,12 +200,15 @@ class _Work:
             with tracked(training, self.environment, listeners=(judge,), described=described) as (outcome, _):
                 if judge.metric == generation.METRIC:
                     measured = generation.distance(outcome.folder / "model", search.data.validation)
-                    return [(training.settings.num_steps, measured)]
-                return curve_of(outcome.folder, judge.metric)
+                    curve = [(training.settings.num_steps, measured)]
+                else:
+                    curve = _whole_curve(training, outcome.folder, judge.metric)
         except TrainingStopped:
             if not judge.pruned:
                 raise
             return curve_of(folder, judge.metric)
+        judge.follow(curve)  # a training that was already finished has not called it
+        return curve
 
     def _report(self, number: int) -> None:
         """Print the result of a trial, log it to MLflow, and remove what is no longer needed."""

@@ -9,10 +9,13 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from pipeline import environment
-from pipeline.core.dataset import Dataset
+from pipeline.core import model_files
+from pipeline.core.dataset import Dataset, Split
 from pipeline.errors import BadInput
+from pipeline.evaluation.kernel import kernel_distance
 from pipeline.leaderboard import trainings
 from pipeline.params import read_file
+from pipeline.search import generation
 from pipeline.search.search import Search
 from pipeline.search.space import read_search
 from pipeline.search.trials import Budget, run
@@ -144,13 +147,50 @@ def test_a_metric_that_the_model_lacks_is_refused_before_a_training(commanded):
     assert not (commanded / ".darkroom/trainings").exists()
 
 
-def test_a_generator_is_searched_by_the_distance_of_its_images(project):
+def test_the_metric_of_a_model_that_needs_another_is_checked(project, monkeypatch):
+    data = Dataset.open(project.folder / "data/processed/images")
+    model_files.write(model_files.build("vqvae", {}, data.spec, 0), project.folder / "models/vqvae", {})
+    project.params["transformer"] = {"training": {"num_steps": 4}, "model": {}}
+    settings = {"transformer.training.batch_size": {"choices": [8, 16]}}
+    project.params["search"] = {"transformer": {"settings": settings}}
+    project.write()
+    with pytest.raises(BadInput, match="no 'validation/loss'") as caught:
+        Search(environment.read(), "transformer", read_search("transformer"), 1)
+    assert "validation/nats_per_token" in caught.value.remedy
+
+
+def generator_search(project):
     settings = {"gan.model.latent_size": {"choices": [4, 8]}}
     metric = {"metric": "validation/kernel_distance", "mode": "min", "pruner": "none"}
     project.params["search"] = {"gan": {**metric, "sampler": "grid", "settings": settings}}
     project.params["gan"]["training"] = {"num_steps": 4, "batch_size": 16}
     project.write()
-    search = Search(environment.read(), "gan", read_search("gan"), 1)
-    ranking = run(search, Budget(), Path("reports/search-gan.html"))
+    return lambda: Search(environment.read(), "gan", read_search("gan"), 1)
+
+
+def test_a_distance_from_two_images_is_refused(project, monkeypatch):
+    monkeypatch.setattr(Split, "__len__", lambda split: 2)
+    with pytest.raises(BadInput, match="fewer than 3 images"):
+        generator_search(project)()
+
+
+def test_the_distance_is_that_of_2000_generated_images(project, monkeypatch):
+    """The digits have fewer images for validation than a batch has."""
+    search, counts = generator_search(project)(), list[tuple[int, int]]()
+    assert len(search.data.validation) < 256
+    task = model_files.build("gan", {}, search.data.spec, 0)
+    model_files.write(task, Path("models/gan"), {})
+
+    def count(samples, reference, within):
+        counts.append((len(samples), len(reference)))
+        return kernel_distance(samples, reference, within)
+
+    monkeypatch.setattr(generation, "kernel_distance", count)
+    assert generation.distance(Path("models/gan"), search.data.validation) > 0
+    assert counts == [(2000, len(search.data.validation))]
+
+
+def test_a_generator_is_searched_by_the_distance_of_its_images(project):
+    ranking = run(generator_search(project)(), Budget(), Path("reports/search-gan.html"))
     assert [len(trial.values) for trial in ranking.trials] == [1, 1]
     assert 0 < ranking.trials[0].mean < ranking.trials[1].mean

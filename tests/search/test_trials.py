@@ -1,10 +1,17 @@
 """The trials of a search: none is lost, none is run twice, and hopeless ones end early."""
 
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
-from pipeline.errors import DarkroomError
+from pipeline.errors import DarkroomError, TrainingStopped
 from pipeline.search import study as studies
+from pipeline.search import trials
 from pipeline.search.ranking import noise_of
+from pipeline.search.search import Search
 from tests.search.conftest import DROPOUT, RATE, SHIFT, by_number, opened, searched
 
 
@@ -32,6 +39,60 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(project, trained, p
     assert "pruned" in {state for state, *_ in whole} and len(whole) == 16
 
 
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_training_that_finished_before_the_kill_is_pruned_all_the_same(
+    project, trained, monkeypatch, pruner
+):
+    """It ended before the listener could stop it, and the search was killed before it was recorded."""
+    how = {"sampler": "random", "pruner": pruner}
+    whole = by_number(searched(20, **how))
+    number = [state for state, *_ in whole].index("pruned")
+    studies.path_of(opened().environment, "cnn").unlink()
+    searched(number, **how)
+    tracked = trained.tracked
+
+    @contextmanager
+    def killed(training, environment, listeners=(), described=None):
+        with tracked(training, environment):
+            raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(trials, "tracked", killed)
+    with pytest.raises(KeyboardInterrupt):
+        searched(number + 1, **how)
+    monkeypatch.setattr(trials, "tracked", tracked)
+    assert by_number(searched(20, **how)) == whole
+
+
+def test_an_error_ends_the_trials_of_the_other_threads(project, trained, monkeypatch):
+    """They are waited for, and continued by the next search."""
+    ended, tracked, began = list[bool](), trained.tracked, threading.Event()
+
+    @contextmanager
+    def failing(training, environment, listeners=(), described=None):
+        if threading.current_thread() is threading.main_thread():
+            assert began.wait(60)
+            raise KeyboardInterrupt
+        began.set()
+        while not any([listener(training.folder(environment.storage)) for listener in listeners]):
+            time.sleep(0.01)
+        ended.append(True)
+        raise TrainingStopped("the training was stopped")
+        yield
+
+    @contextmanager
+    def no_plan(environment):
+        yield SimpleNamespace(threads=1)
+
+    monkeypatch.setattr(trials, "plan_resources", no_plan)
+    monkeypatch.setattr(trials, "tracked", failing)
+    with pytest.raises(KeyboardInterrupt):
+        searched(2, parallel=2, sampler="random")
+    assert ended == [True]
+    monkeypatch.setattr(trials, "tracked", tracked)
+    assert {state for state, *_ in by_number(searched(2, sampler="random"))} == {"complete"}
+
+
 def test_what_a_killed_process_left_does_not_stop_the_next(project, trained):
     first = by_number(searched(2))
     path = studies.path_of(opened().environment, "cnn")
@@ -50,6 +111,51 @@ def test_the_same_settings_are_never_trained_twice(project, trained):
     assert repeated and all(trial.value in {each.mean for each in ranking.trials} for trial in repeated)
     searched(3, sampler="bayesian")  # another study: its trainings are known, too
     assert len(trained.runs) == 3
+
+
+def test_another_metric_does_not_take_the_values_of_the_first(project, trained):
+    first = searched(2, sampler="random")
+    other = searched(2, sampler="random", metric="validation/cross_entropy", mode="min")
+    assert {tuple(trial.fingerprints) for trial in first.trials} == {
+        tuple(trial.fingerprints) for trial in other.trials
+    }
+    assert [trial.values for trial in other.trials] == [[14.0], [14.0]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "monitor_mode", "step"),
+    [
+        ("validation/accuracy", "max", "min", 8),
+        ("validation/accuracy", "max", "max", 4),
+        ("validation/cross_entropy", "max", "min", 8),
+    ],
+)
+def test_a_trial_has_the_value_of_the_model_handed_on(project, trained, metric, mode, monitor_mode, step):
+    """Of the step that the training keeps, whether it is the best one for the search or not."""
+    monitor = {"keep": "best", "monitor": "validation/cross_entropy", "monitor_mode": monitor_mode}
+    project.params["cnn"]["training"] |= monitor
+    project.write()
+    for sampler in ("random", "bayesian"):  # trained, then known
+        ranking = searched(1, sampler=sampler, metric=metric, mode=mode)
+        [training] = ranking.search.trainings(ranking.trials[0].settings)
+        value = trained.loss(step) if metric == monitor["monitor"] else trained.value(training, step)
+        assert ranking.trials[0].values == [value]
+
+
+def test_a_metric_that_a_training_does_not_measure_fails_the_trial(project, trained, monkeypatch):
+    """Such as one that the model has with the first settings only."""
+    monkeypatch.setattr(Search, "_require_metric", lambda *arguments: None)
+    for _ in range(2):
+        with pytest.raises(DarkroomError, match="'validation/brier' is not measured"):
+            searched(2, metric="validation/brier")
+    assert len(trained.runs) == 2
+
+
+def test_a_metric_that_is_nan_fails_the_trial(project, trained, monkeypatch):
+    monkeypatch.setattr(trained, "value", lambda training, step: float("nan"))
+    for _ in range(2):
+        with pytest.raises(DarkroomError, match="'validation/accuracy' is NaN"):
+            searched(1)
 
 
 def test_a_change_of_what_is_not_searched_begins_a_new_search(project, trained):
