@@ -9,6 +9,7 @@ import torch
 
 from pipeline.core.fields import DataSpec, Field
 from pipeline.core.task import Task
+from pipeline.errors import BadInput
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.evaluators.segmentation import boundary_scores
 from pipeline.evaluation.settings import EvaluationSettings
@@ -66,19 +67,36 @@ class Threshold(Task):
         return torch.cat([1 - bright, bright, 0 * bright], 1)
 
 
-def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_path):
-    images, masks = np.zeros((5, 1, SIZE, SIZE), np.uint8), np.zeros((5, SIZE, SIZE), np.uint8)
-    masks[:, 4:8, 4:12] = 1
-    images[:, :, 4:8, 4:8] = 255  # half of it
+def evaluated(images, masks, folder):
+    """The parts of the measures of `Threshold` on these images and masks."""
     mask = Field("label_map", (SIZE, SIZE), 3)
     spec = DataSpec({"image": Field("image", (1, SIZE, SIZE)), "mask": mask})
     data = ArrayDataset()
     data.spec, data.class_names = spec, ("background", "square", "absent")
     data.train = data.validation = data.test = mask_split(images, masks, spec)
     settings = EvaluationSettings(num_bootstrap=10)
-    folders = {"metrics": tmp_path / "metrics", "plots": tmp_path / "plots", "history": tmp_path}
+    folders = {"metrics": folder / "metrics", "plots": folder / "plots", "history": folder}
     task = Threshold(spec).eval()
-    found = evaluate(settings, {"scenes": data}, {"net": task}, {"net": "0" * 64}, **folders)["net"]
+    return evaluate(settings, {"scenes": data}, {"net": task}, {"net": "0" * 64}, **folders)["net"]
+
+
+def test_few_or_no_objects_give_finite_measures_and_no_labelled_pixel_is_refused(tmp_path):
+    images, masks = np.zeros((4, 1, SIZE, SIZE), np.uint8), np.zeros((4, SIZE, SIZE), np.uint8)
+    assert evaluated(images, masks, tmp_path / "none").keys() == {"mean_iou", "pixel_accuracy"}
+    masks[0, 4:8, 4:12] = 1
+    images[0, :, 4:8, 4:8] = 255
+    found = evaluated(images, masks, tmp_path / "one")
+    assert found["foreground_iou"]["value"] == 0.5 and len(found) == 4
+    assert all(0 <= parts["low"] <= parts["high"] <= 1 for parts in found.values())
+    with pytest.raises(BadInput, match="no pixel of a class"):
+        evaluated(images, np.full_like(masks, IGNORED), tmp_path / "ignored")
+
+
+def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_path):
+    images, masks = np.zeros((5, 1, SIZE, SIZE), np.uint8), np.zeros((5, SIZE, SIZE), np.uint8)
+    masks[:, 4:8, 4:12] = 1
+    images[:, :, 4:8, 4:8] = 255  # half of it
+    found = evaluated(images, masks, tmp_path)
     background, floor = 224 / 240, 224 / 256
     values = {name: (parts["value"], parts["floor"]) for name, parts in found.items()}
     assert values["mean_iou"] == pytest.approx(((background + 0.5) / 2, floor / 2))

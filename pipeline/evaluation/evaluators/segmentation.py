@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.core.abilities import Ability
+from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages, figures
 from pipeline.evaluation.context import Context, made
@@ -25,7 +26,11 @@ MOST_NAMED = 20  # classes in the legend of the picture
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
-    """The measures of a segmentation. Also writes a table of its classes and a sheet of examples."""
+    """The measures of a segmentation. Also writes a table of its classes and a sheet of examples.
+
+    A measure that is not defined is left out: without objects, those without the background. Raises
+    ``BadInput`` if all pixels of the test split are ignored.
+    """
     count, settings = model.task.spec["mask"].num_values, model.settings
     parts, edges = list[Tensor](), list[np.ndarray]()
     for batch in model.batches("segmented images"):
@@ -33,19 +38,28 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         parts.append(torch.stack(overlap(found, real, count), 1))  # (n, 3, K)
         edges.append(boundary_scores(found.numpy(), real.numpy(), count))
     both, ours, theirs = torch.cat(parts).double().numpy().transpose(1, 0, 2)  # each (N, K)
+    if not theirs.any():
+        what = f"the masks of the test split have no pixel of a class: all are {IGNORED}"
+        raise BadInput(what, where=model.task.dataset, remedy="label some of their pixels")
     _write_table(model, both.sum(0), ours.sum(0), theirs.sum(0))
     _draw(model, count)
-    ratio = lambda above, below: averages.ratio(above, below, settings.num_bootstrap, settings.seed)
     union = ours + theirs - both
     share = float(theirs[:, 0].sum() / theirs.sum())  # of the background
     present = int((theirs.sum(0) > 0).sum())
     scores = np.concatenate(edges)
-    return {
-        "mean_iou": ratio(both, union).with_floor(share / present),
-        "foreground_iou": ratio(both[:, 1:], union[:, 1:]).with_floor(0.0),
-        "pixel_accuracy": ratio(both.sum(1), theirs.sum(1)).with_floor(share),
-        "boundary_f1": ratio(scores[:, 0], scores[:, 1]).with_floor(0.0),
+    parts_and_floors = {
+        "mean_iou": (both, union, share / present),
+        "foreground_iou": (both[:, 1:], union[:, 1:], 0.0),
+        "pixel_accuracy": (both.sum(1), theirs.sum(1), share),
+        "boundary_f1": (scores[:, 0], scores[:, 1], 0.0),
     }
+    measured = {}
+    for name, (above, below, floor) in parts_and_floors.items():
+        if below.any():
+            ratio = averages.ratio(above, below, settings.num_bootstrap, settings.seed)
+            low, high = np.clip([ratio.low, ratio.high], 0, 1).tolist()
+            measured[name] = Estimate(ratio.value, low, high, floor)
+    return measured
 
 
 def boundary_scores(found: np.ndarray, real: np.ndarray, count: int) -> np.ndarray:
