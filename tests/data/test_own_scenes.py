@@ -79,6 +79,15 @@ ACCEPTED = {  # files, settings, names of the classes, examples of each split
         "background road car",
         None,
     ),
+    "a palette, by its colours": (
+        {
+            **files(encode=lambda mask: png(2 - mask, "P", [0, 255, 0, 255, 0, 0, 0, 0, 0])),
+            "classes.csv": TABLE,
+        },
+        {"colors": "classes.csv"},
+        "background road car",
+        None,
+    ),
     "colours, with some that are ignored": (
         {**files(encode=colored), "label_colors.txt": CAMVID},
         {"colors": "label_colors.txt"},
@@ -170,6 +179,14 @@ def test_masks_are_resized_without_new_classes(place):
     assert masks.shape == (3, 17, 17) and set(np.unique(masks)) == {0, 2}
 
 
+def test_the_bars_of_padded_masks_are_ignored(place):
+    contents = {name: photo(0, 4, 6) if "images" in name else png(labels(0, 4, 6)) for name in files()}
+    write_scenes(settings_of(write(place / "own", contents), fit="pad"), target=place / "scenes")
+    data = Dataset.open(place / "scenes").train.rows(np.arange(2))
+    assert (data["mask"][:, [0, 5]] == IGNORED).all() and (data["mask"][:, 1:5] == labels(0, 4, 6)).all()
+    assert not data["image"][:, :, [0, 5]].any()
+
+
 def test_a_picture_keeps_its_split_when_others_are_added(place):
     counts = {}
     for count in (12, 30):
@@ -210,7 +227,7 @@ REFUSED = {  # files, settings, what the message says
     "colour not in the table": (
         {**files(encode=colored), "classes.csv": TABLE.replace(b"car,0,255,0", b"car,0,254,0")},
         {"colors": "classes.csv"},
-        "has the colour 0 255 0, which is not in the table",
+        "has colours that are not in the table: 'masks/1.png (0 255 0)'",
     ),
     "colours without a table": (files(encode=colored), {}, "has RGB colours: set scenes.colors"),
     "table missing": (files(encode=colored), {"colors": "none.csv"}, "scenes.colors: cannot be read"),

@@ -43,6 +43,12 @@ def test_boundary_f1_counts_each_class_that_is_in_either():
     assert boundary_scores(0 * found, 0 * real, 4).tolist() == [[0, 0]]
 
 
+def test_boundary_f1_counts_a_class_that_fills_the_image():
+    filled = np.ones((1, SIZE, SIZE), np.int64)
+    assert boundary_scores(filled, filled, 3).tolist() == [[pytest.approx(1), 1]]
+    assert boundary_scores(2 * filled, filled, 3).tolist() == [[0, 2]]
+
+
 class Threshold(Task):
     """Class 1 where the image is bright, so that half of the object is found."""
 
@@ -111,4 +117,5 @@ def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_pa
         rows = {row["class"]: row for row in csv.DictReader(file)}
     assert float(rows["square"]["iou"]) == 0.5 and float(rows["square"]["dice"]) == pytest.approx(2 / 3)
     assert float(rows["absent"]["share"]) == 0
+    assert rows["absent"]["iou"] == rows["absent"]["dice"] == ""
     assert (tmp_path / "plots/pictures/net-segmentation.png").is_file()

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.images import WIDE_MODES, BrokenImage, open_image
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, listed
 from pipeline.layers.label_maps import IGNORED
 
 INDEX_MODES = ("1", "L", "P", *WIDE_MODES)
@@ -20,12 +20,14 @@ LINE = re.compile(rf"(?P<name>\D.*?)[\s,;]+{NUMBERS}"), re.compile(rf"{NUMBERS}[
 def read_mask(data: bytes, colors: Mapping[int, int]) -> np.ndarray:
     """The label map (H, W), uint8, of a mask: class indices, also with a palette, or colours.
 
-    ``colors`` has the class of each colour, 65536 R + 256 G + B. Raises ``BrokenImage`` with the reason.
+    ``colors`` has the class of each colour, 65536 R + 256 G + B; with it, a palette is read by its colours.
+    Raises ``BrokenImage`` with the reason.
     """
     try:
         with open_image(data) as image:
             image.load()
-            mode, values = image.mode, np.asarray(image)
+            read = image.convert("RGB") if colors and image.mode == "P" else image
+            mode, values = read.mode, np.asarray(read)
     except BrokenImage:
         raise
     except Image.UnidentifiedImageError:
@@ -46,10 +48,11 @@ def read_mask(data: bytes, colors: Mapping[int, int]) -> np.ndarray:
 def _classes_of(values: np.ndarray, colors: Mapping[int, int]) -> np.ndarray:
     codes = values.astype(np.int64) @ np.array([65536, 256, 1])
     found, places = np.unique(codes, return_inverse=True)
-    for code in found.tolist():
-        if code not in colors:
-            red, green, blue = code >> 16, code >> 8 & 255, code & 255
-            raise BrokenImage(f"has the colour {red} {green} {blue}, which is not in the table")
+    unknown = [
+        f"{code >> 16} {code >> 8 & 255} {code & 255}" for code in found.tolist() if code not in colors
+    ]
+    if unknown:
+        raise BrokenImage(f"has colours that are not in the table ({listed(unknown)})")
     classes = np.array([colors[code] for code in found.tolist()], np.uint8)
     return classes[places].reshape(codes.shape)
 

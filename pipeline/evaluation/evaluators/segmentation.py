@@ -80,10 +80,10 @@ def boundary_scores(found: np.ndarray, real: np.ndarray, count: int) -> np.ndarr
 
 
 def _boundary(masks: np.ndarray) -> np.ndarray:
-    """The pixels of each mask (N, H, W) with a neighbour outside of it; the edge of the image is none."""
+    """The pixels of each mask (N, H, W) with a neighbour outside of it or of the image."""
     from scipy.ndimage import binary_erosion  # imported here because it takes a while
 
-    return masks & ~binary_erosion(masks, np.ones((1, 3, 3)), border_value=1)
+    return masks & ~binary_erosion(masks, np.ones((1, 3, 3)))
 
 
 def _near(boundaries: np.ndarray) -> np.ndarray:
@@ -102,10 +102,11 @@ def _share(boundaries: np.ndarray, near: np.ndarray) -> np.ndarray:
 def _write_table(model: Context, both: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
     import pandas as pd
 
+    present = ours + theirs > 0
     columns = {
         "class": names_of(model.dataset.class_names, len(both)),
-        "iou": both / np.maximum(ours + theirs - both, 1),
-        "dice": 2 * both / np.maximum(ours + theirs, 1),
+        "iou": both / np.where(present, ours + theirs - both, np.nan),
+        "dice": 2 * both / np.where(present, ours + theirs, np.nan),
         "share": theirs / theirs.sum(),
     }
     write_text(model.table("pixel-classes"), pd.DataFrame(columns).to_csv(index=False))
@@ -154,5 +155,5 @@ EVALUATOR = Evaluator(Ability.SEGMENT, evaluate, {
 }, tables={
     "pixel-classes": "By class, on the pixels of all test images. IoU: pixels of this class in truth and "
         "answer, divided by those in either. Dice: twice the first, divided by the sum of the pixels in "
-        "truth and in answer. Share: of all pixels.",
+        "truth and in answer. Both are blank for a class in neither. Share: of all pixels.",
 })
