@@ -93,5 +93,7 @@ def test_known_scenes_have_known_bytes():
 def test_pictures_that_do_not_fit_are_refused(processed_digits, tmp_path):
     with pytest.raises(BadInput, match="is 8, less than the 16"):
         spec_of(DataSpec.labelled_images(1, 16, 3), SceneSettings(size=8))
+    with pytest.raises(BadInput, match="set it to 1024, or"):
+        spec_of(DataSpec.labelled_images(1, 600, 3), SceneSettings(size=8))
     with pytest.raises(BadInput, match="classes of pictures are too many"):
         spec_of(DataSpec.labelled_images(1, 4, 300), SceneSettings())

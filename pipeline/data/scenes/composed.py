@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field, chunks
-from pipeline.data.scenes.settings import SceneSettings
+from pipeline.data.scenes.settings import MAX_SIZE, SceneSettings
 from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED
 
@@ -19,9 +19,8 @@ def spec_of(pictures: DataSpec, settings: SceneSettings) -> DataSpec:
     size = settings.size or 2 * pictures.size
     if size < pictures.size:
         what = f"is {size}, less than the {pictures.size} pixels of the pictures"
-        raise BadInput(
-            what, where="params.yaml: scenes.size", remedy=f"set it to {2 * pictures.size}, or to 0"
-        )
+        remedy = f"set it to {min(MAX_SIZE, 2 * pictures.size)}, or to 0"
+        raise BadInput(what, where="params.yaml: scenes.size", remedy=remedy)
     if pictures.classes >= IGNORED:
         what = f"{pictures.classes} classes of pictures are too many: {IGNORED - 1} fit into a mask"
         raise BadInput(what, where="data", remedy="use data with fewer classes")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.images import WIDE_MODES, BrokenImage, open_image
-from pipeline.errors import BadInput, listed
+from pipeline.errors import listed
 from pipeline.layers.label_maps import IGNORED
 
 INDEX_MODES = ("1", "L", "P", *WIDE_MODES)
@@ -57,13 +57,13 @@ def _classes_of(values: np.ndarray, colors: Mapping[int, int]) -> np.ndarray:
     return classes[places].reshape(codes.shape)
 
 
-def read_colors(text: str, where: str) -> tuple[tuple[str, ...], dict[int, int]]:
+def read_colors(text: str) -> tuple[tuple[str, ...], dict[int, int]]:
     """The classes of a table of colours, and the class of each colour as in :func:`read_mask`.
 
     A line has a name and red, green and blue, in either order. The first is the background; colours named
-    void or ignore are ignored. Raises ``BadInput`` for other lines.
+    void or ignore are ignored. Raises ``ValueError`` that names all other lines.
     """
-    names, colors = list[str](), dict[int, int]()
+    names, colors, wrong = list[str](), dict[int, int](), list[int]()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#") or (number == 1 and not re.search(r"\d", line)):
@@ -72,14 +72,16 @@ def read_colors(text: str, where: str) -> tuple[tuple[str, ...], dict[int, int]]
         values = [int(found[part]) for part in ("red", "green", "blue")] if found else []
         code = sum(value << shift for value, shift in zip(values, (16, 8, 0)))
         if not found or max(values) > 255 or code in colors:
-            what = f"line {number} is not a name and a new colour, such as: road 128 64 128"
-            raise BadInput(what, where=where, remedy="correct the line")
-        if found["name"].lower() in NOT_LABELLED:
+            wrong.append(number)
+        elif found["name"].lower() in NOT_LABELLED:
             colors[code] = IGNORED
         else:
             colors[code] = len(names)
             names.append(found["name"])
+    if wrong:
+        raise ValueError(f"line {listed(wrong)} is not a name and a new colour, such as: road 128 64 128")
     if not 1 < len(names) < IGNORED:
-        what = f"has {len(names)} classes: 2 to {IGNORED - 1} are possible, the background first"
-        raise BadInput(what, where=where, remedy="correct the table")
+        raise ValueError(
+            f"it has {len(names)} classes: 2 to {IGNORED - 1} are possible, the background first"
+        )
     return tuple(names), colors
