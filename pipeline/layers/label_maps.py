@@ -1,12 +1,24 @@
 """Label maps: the class of each pixel, int64 (N, H, W)."""
 
 import colorsys
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from pipeline.core.batch import Batch
+
 IGNORED = 255  # the label of pixels that count neither in losses nor in measures
 GOLDEN = 0.618034  # turns of the hue from one class to the next, so that near classes differ most
+
+PIXELS = 2**21  # of the images that are segmented at a time
+
+
+def parts(batch: Batch) -> Iterator[Batch]:
+    """Consecutive examples with at most ``PIXELS`` pixels, or one: their logits fit into memory."""
+    size = max(1, PIXELS // batch.images[0, 0].numel())
+    for start in range(0, len(batch), size):
+        yield batch.rows(start, start + size)
 
 
 def colors(count: int) -> list[tuple[int, int, int]]:

@@ -109,6 +109,18 @@ def test_without_an_object_in_truth_and_answer_nothing_is_missed(label, monkeypa
     assert math.isnan(mean_ratio(torch.ones(1), torch.full((1,), torch.nan)))  # not hidden
 
 
+def test_images_are_evaluated_in_parts_of_bounded_size(monkeypatch):
+    task, batch = Unet(config(), SPEC).eval(), examples(5)
+    whole = task.evaluate(batch, Noise.whole(0, 5))
+    seen, segment = [], task.segment
+    monkeypatch.setattr("pipeline.layers.label_maps.PIXELS", 2 * SIZE**2 + 1)
+    monkeypatch.setattr(task, "segment", lambda images: seen.append(len(images)) or segment(images))
+    found = task.evaluate(batch, Noise.whole(0, 5))
+    assert seen == [2, 2, 1]
+    assert torch.equal(found["mean_iou"].numerator, whole["mean_iou"].numerator)
+    assert torch.allclose(found["cross_entropy"], whole["cross_entropy"])
+
+
 def test_classes_have_different_colours_and_the_background_is_black():
     assert colors(1) == [(0, 0, 0)] and len(set(colors(40))) == 40
     painted = paint(torch.tensor([[[0, 2, IGNORED]]]), 3) * 255

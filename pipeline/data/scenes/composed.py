@@ -11,7 +11,7 @@ from pipeline.data.scenes.settings import MAX_SIZE, SceneSettings
 from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED
 
-CHUNK = 500  # scenes that are composed at a time
+CHUNK_BYTES = 64_000_000  # of the scenes and their pictures in memory
 
 
 def spec_of(pictures: DataSpec, settings: SceneSettings) -> DataSpec:
@@ -36,7 +36,8 @@ def compose(
     A scene is a pure function of the seed, the split's name and pictures, and the number of the scene.
     """
     most = settings.num_objects[1]
-    for numbers in chunks(count, CHUNK):
+    size = spec.size**2 * (spec.channels + 1) + most * int(np.prod(split.spec["image"].shape))
+    for numbers in chunks(count, max(1, CHUNK_BYTES // size)):
         random = np.stack([_random((settings.seed, name, int(one)), 1 + 3 * most) for one in numbers])
         rows = split.rows(random[:, 1 : 1 + most].flatten() % len(split))
         pictures = rows["image"].reshape(len(numbers), most, *rows["image"].shape[1:])

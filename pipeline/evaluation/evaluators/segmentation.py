@@ -4,6 +4,7 @@
 that ``real`` ignores are not counted. Boundary F1: Csurka et al. 2013.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.evaluation.context import Context, made
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 from pipeline.files import write_text
-from pipeline.layers.label_maps import IGNORED, colors, overlap, paint
+from pipeline.layers.label_maps import IGNORED, colors, overlap, paint, parts
 
 TOLERANCE = 1  # pixels that a boundary may be off, in each direction
 NUM_SHOWN = 8
@@ -32,12 +33,13 @@ def evaluate(model: Context) -> dict[str, Estimate]:
     ``BadInput`` if all pixels of the test split are ignored.
     """
     count, settings = model.task.spec["mask"].num_values, model.settings
-    parts, edges = list[Tensor](), list[np.ndarray]()
-    for batch in model.batches("segmented images"):
+    counts, edges = list[Tensor](), list[np.ndarray]()
+    batches = model.batches("segmented images")
+    for batch in itertools.chain.from_iterable(map(parts, batches)):
         found, real = made(model.task.segment(batch.images)).argmax(1).cpu(), batch["mask"].cpu()
-        parts.append(torch.stack(overlap(found, real, count), 1))  # (n, 3, K)
+        counts.append(torch.stack(overlap(found, real, count), 1))  # (n, 3, K)
         edges.append(boundary_scores(found.numpy(), real.numpy(), count))
-    both, ours, theirs = torch.cat(parts).double().numpy().transpose(1, 0, 2)  # each (N, K)
+    both, ours, theirs = torch.cat(counts).double().numpy().transpose(1, 0, 2)  # each (N, K)
     if not theirs.any():
         what = f"the masks of the test split have no pixel of a class: all are {IGNORED}"
         raise BadInput(what, where=model.task.dataset, remedy="label some of their pixels")
@@ -120,7 +122,8 @@ def names_of(names: Sequence[str], count: int) -> list[str]:
 def _draw(model: Context, count: int) -> None:
     test = model.dataset.test
     batch = test.batch(np.arange(min(NUM_SHOWN, len(test))), model.task.device)
-    found, real = made(model.task.segment(batch.images)).argmax(1), batch["mask"]
+    found = torch.cat([made(model.task.segment(part.images)).argmax(1) for part in parts(batch)])
+    real = batch["mask"]
     image = batch.images[:, :3].expand(-1, 3, -1, -1)
     wrong = ((found != real) & (real != IGNORED))[:, None]
     red = torch.tensor([1.0, 0.2, 0.2], device=image.device)[:, None, None]
