@@ -81,7 +81,7 @@ class Unet(Task):
     def preview(self, examples: Batch, noise: Noise) -> Preview:
         """Image, truth and answer, for two examples in a row."""
         shown = examples.rows(0, min(NUM_SHOWN, len(examples) // 2 * 2))
-        labels = (shown["mask"], self.segment(shown.images).argmax(1))
-        maps = [paint(each, self.num_classes) for each in labels]
+        found = torch.cat([self.segment(part.images).argmax(1) for part in parts(shown)])
+        maps = [paint(labels, self.num_classes) for labels in (shown["mask"], found)]
         image = shown.images[:, :3].expand(-1, 3, -1, -1)
         return Preview(torch.stack([image, *maps], 1).flatten(0, 1), 6)
