@@ -1,7 +1,7 @@
 """Label maps: the class of each pixel, int64 (N, H, W)."""
 
 import colorsys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,6 +19,12 @@ def parts(batch: Batch) -> Iterator[Batch]:
     size = max(1, PIXELS // batch.images[0, 0].numel())
     for start in range(0, len(batch), size):
         yield batch.rows(start, start + size)
+
+
+def answers(segment: Callable[[Tensor], Tensor | None], images: Tensor) -> Tensor:
+    """The likeliest class of each pixel, (N, H, W), by ``Task.segment`` of a task that has it."""
+    logits = (segment(part.images) for part in parts(Batch({"image": images})))
+    return torch.cat([each.argmax(1) for each in logits if each is not None])
 
 
 def colors(count: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
 from pipeline.core.task import mean_ratio
 from pipeline.errors import BadInput
-from pipeline.layers.label_maps import IGNORED, colors, overlap, paint
+from pipeline.layers.label_maps import IGNORED, answers, colors, overlap, paint
 from pipeline.models.unet import Unet
 from pipeline.models.unet.losses import LOSSES
 from pipeline.models.unet.settings import UnetConfig
@@ -117,6 +117,8 @@ def test_images_are_evaluated_in_parts_of_bounded_size(monkeypatch):
     monkeypatch.setattr(task, "segment", lambda images: seen.append(len(images)) or segment(images))
     found = task.evaluate(batch, Noise.whole(0, 5))
     assert seen == [2, 2, 1]
+    assert torch.equal(answers(task.segment, batch.images), segment(batch.images).argmax(1))
+    assert seen[3:] == [2, 2, 1]
     assert torch.equal(found["mean_iou"].numerator, whole["mean_iou"].numerator)
     assert torch.allclose(found["cross_entropy"], whole["cross_entropy"])
 

@@ -19,7 +19,7 @@ from pipeline.evaluation.context import Context, made
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 from pipeline.files import write_text
-from pipeline.layers.label_maps import IGNORED, colors, overlap, paint, parts
+from pipeline.layers.label_maps import IGNORED, answers, colors, overlap, paint, parts
 
 TOLERANCE = 1  # pixels that a boundary may be off, in each direction
 NUM_SHOWN = 8
@@ -122,8 +122,7 @@ def names_of(names: Sequence[str], count: int) -> list[str]:
 def _draw(model: Context, count: int) -> None:
     test = model.dataset.test
     batch = test.batch(np.arange(min(NUM_SHOWN, len(test))), model.task.device)
-    found = torch.cat([made(model.task.segment(part.images)).argmax(1) for part in parts(batch)])
-    real = batch["mask"]
+    found, real = answers(model.task.segment, batch.images), batch["mask"]
     image = batch.images[:, :3].expand(-1, 3, -1, -1)
     wrong = ((found != real) & (real != IGNORED))[:, None]
     red = torch.tensor([1.0, 0.2, 0.2], device=image.device)[:, None, None]

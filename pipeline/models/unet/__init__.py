@@ -10,7 +10,7 @@ from pipeline.core.dataset import Split
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Ratio, Task
 from pipeline.layers.augmentation import crop, flip
-from pipeline.layers.label_maps import IGNORED, overlap, paint, parts
+from pipeline.layers.label_maps import IGNORED, answers, overlap, paint, parts
 from pipeline.models.unet.losses import LOSSES, mean_of_known
 from pipeline.models.unet.networks import SegmentationNetwork
 from pipeline.models.unet.settings import UnetConfig
@@ -81,7 +81,7 @@ class Unet(Task):
     def preview(self, examples: Batch, noise: Noise) -> Preview:
         """Image, truth and answer, for two examples in a row."""
         shown = examples.rows(0, min(NUM_SHOWN, len(examples) // 2 * 2))
-        found = torch.cat([self.segment(part.images).argmax(1) for part in parts(shown)])
-        maps = [paint(labels, self.num_classes) for labels in (shown["mask"], found)]
+        labels = (shown["mask"], answers(self.segment, shown.images))
+        maps = [paint(each, self.num_classes) for each in labels]
         image = shown.images[:, :3].expand(-1, 3, -1, -1)
         return Preview(torch.stack([image, *maps], 1).flatten(0, 1), 6)
