@@ -39,7 +39,7 @@ def segment(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
     from PIL import Image
 
     from pipeline.core.image_grid import to_bytes
-    from pipeline.layers.label_maps import colors, paint
+    from pipeline.layers.label_maps import answers, colors, paint
 
     task, card, _ = load_model(model, models, "segment", "use unet")
     count = task.spec["mask"].num_values
@@ -49,7 +49,7 @@ def segment(paths: tuple[str, ...], model: str, out: Path, models: Path | None) 
     written = 0
     for files, images in read_pictures(paths, task, card, unread):
         with torch.inference_mode():
-            masks = task.segment(images).argmax(1)
+            masks = answers(task.segment, images)
         drawn = torch.where(masks[:, None] > 0, paint(masks, count), images)
         overlays = to_bytes((images + STRENGTH * (drawn - images)).numpy())
         pixels += np.bincount(masks.flatten().numpy(), minlength=count)

@@ -28,7 +28,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Batch, Ratio, Task, mean_ratio
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH, EVALUATION_VALUES = 512, 2**27  # most examples, and most values, in a batch
 NUM_SAMPLES = 64
 
 
@@ -58,6 +58,8 @@ class Loop:
         else:
             use_channels_last(self.task)
         self.data, self.settings, self.folder, self.report = data, settings, folder, report
+        values = sum(int(np.prod(field.shape)) for field in data.spec.fields.values())  # of an example
+        self.evaluation_batch = max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // values))
         self.task.on_train_start(data.train)
         self.average = ExponentialMovingAverage(self.task, settings.ema_decay)
         self.phases = self.task.phases()
@@ -116,8 +118,8 @@ class Loop:
                     self.report(metrics)
         self.num_steps_taken = number - first
         self.best.restore(self.average.task)
-        self.average.task.on_train_end(self.data.train.batches(EVALUATION_BATCH, self.context.device))
-        self.average.task.calibrate(self.data.validation.batches(EVALUATION_BATCH, self.context.device))
+        self.average.task.on_train_end(self.data.train.batches(self.evaluation_batch, self.context.device))
+        self.average.task.calibrate(self.data.validation.batches(self.evaluation_batch, self.context.device))
         return self.average.task
 
     def _state_dict(self) -> dict[str, Tensor]:
@@ -167,7 +169,7 @@ class Loop:
         with self._timed("validation"):
             rank, size, device = self.context.rank, self.context.size, self.context.device
             sums: dict[str, Tensor] = {}  # by metric: numerators and denominators, (2, ...)
-            batches = self.data.validation.batches(EVALUATION_BATCH, device, first=rank, every=size)
+            batches = self.data.validation.batches(self.evaluation_batch, device, first=rank, every=size)
             for index, batch in enumerate(batches):
                 chunk = index * size + rank
                 noise = Noise.whole(self.settings.seed, len(batch), "validation", chunk, device)

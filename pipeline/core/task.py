@@ -33,7 +33,9 @@ class Ratio(NamedTuple):
 
 
 def mean_ratio(numerators: Tensor, denominators: Tensor) -> float:
-    """The mean of the ratios of sums whose denominator is positive; NaN if there is none."""
+    """The mean of the ratios of sums whose denominator is positive; 1 if all are 0: nothing was missed."""
+    if not denominators.any():
+        return 1.0
     positive = denominators > 0
     return float((numerators[positive] / denominators[positive]).mean())
 

@@ -137,7 +137,7 @@ def resize(image: Image.Image, size: int, fit: Fit = "crop", kind: str = "image"
     ``fit`` says what is done with an image that is not square: ``crop`` takes the largest central square,
     ``pad`` adds bars of value 0 (black) to the shorter sides, ``stretch`` changes the proportions. Images are
     made smaller by Lanczos and larger by bicubic interpolation. A "label_map" has the value of the nearest
-    pixel, so that labels are not mixed.
+    pixel, so that labels are not mixed, and bars of value 255 (ignored).
     """
     width, height = image.size
     side = min(width, height)
@@ -155,7 +155,7 @@ def resize(image: Image.Image, size: int, fit: Fit = "crop", kind: str = "image"
         image = image.resize(shape, Image.Resampling.NEAREST if kind == "label_map" else method, box=box)
     if shape == (size, size):
         return image
-    square = Image.new(image.mode, (size, size))
+    square = Image.new(image.mode, (size, size), 255 if kind == "label_map" else 0)
     square.paste(image, ((size - shape[0]) // 2, (size - shape[1]) // 2))
     return square
 

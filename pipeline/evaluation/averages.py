@@ -55,8 +55,8 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, rounds: int, seed: i
     """A ratio of sums over N examples; both arrays are (N, ...).
 
     Ratios of further dimensions, such as classes, are averaged where the denominator is positive. The
-    interval is the estimate plus and minus 1.96 bootstrap standard errors, with the examples resampled. NaN
-    if no denominator is positive.
+    interval is the estimate plus and minus 1.96 bootstrap standard errors, with the examples resampled.
+    Rounds without a positive denominator are left out. NaN if no denominator is positive.
     """
     count, random = len(numerators), generator(seed, "bootstrap")
     parts = np.stack([numerators.reshape(count, -1), denominators.reshape(count, -1)])  # (2, N, K)
@@ -66,7 +66,9 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, rounds: int, seed: i
         known = below > 0
         return float(np.mean(above[known] / below[known])) if known.any() else math.nan
 
-    error = np.std([value(resampled(count, random)) for _ in range(rounds)], ddof=1)
+    values = np.array([value(resampled(count, random)) for _ in range(rounds)])
+    values = values[~np.isnan(values)]
+    error = np.std(values, ddof=1) if len(values) > 1 else 0.0
     return normal(value(np.ones(count)), float(error))
 
 

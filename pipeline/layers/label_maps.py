@@ -1,12 +1,30 @@
 """Label maps: the class of each pixel, int64 (N, H, W)."""
 
 import colorsys
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from pipeline.core.batch import Batch
+
 IGNORED = 255  # the label of pixels that count neither in losses nor in measures
 GOLDEN = 0.618034  # turns of the hue from one class to the next, so that near classes differ most
+
+PIXELS = 2**21  # of the images that are segmented at a time
+
+
+def parts(batch: Batch) -> Iterator[Batch]:
+    """Consecutive examples with at most ``PIXELS`` pixels, or one: their logits fit into memory."""
+    size = max(1, PIXELS // batch.images[0, 0].numel())
+    for start in range(0, len(batch), size):
+        yield batch.rows(start, start + size)
+
+
+def answers(segment: Callable[[Tensor], Tensor | None], images: Tensor) -> Tensor:
+    """The likeliest class of each pixel, (N, H, W), by ``Task.segment`` of a task that has it."""
+    logits = (segment(part.images) for part in parts(Batch({"image": images})))
+    return torch.cat([each.argmax(1) for each in logits if each is not None])
 
 
 def colors(count: int) -> list[tuple[int, int, int]]:

@@ -167,7 +167,9 @@ class PyfuncModel(PythonModel):
                     "probabilities": probabilities.tolist(),
                 }
             elif "SEGMENT" in self.abilities:
-                masks = self.task.segment(images).argmax(1).byte().numpy()
+                from pipeline.layers.label_maps import answers
+
+                masks = answers(self.task.segment, images).byte().numpy()
                 found = {"mask": list(masks), "classes": [self.names] * len(images)}
             else:
                 reconstructed = self.task.reconstruct(images)

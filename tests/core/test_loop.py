@@ -39,6 +39,19 @@ def test_the_loop_takes_each_step_once_and_logs_at_the_set_intervals(tmp_path):
     assert lines[12]["validation/label"] == 0.5  # a mean over the split, not of batch means
 
 
+@pytest.mark.parametrize("values", [5 * 65, 1])  # an image of 8 x 8 pixels and a label have 65
+def test_batches_of_a_validation_have_a_bounded_number_of_values(tmp_path, monkeypatch, values):
+    monkeypatch.setattr("pipeline.core.loop.EVALUATION_VALUES", values)
+    task, data, seen = TwoScalars(), ArrayDataset(), []
+    loop = Loop(task, data, SETTINGS, tmp_path)
+    evaluate = loop.average.task.evaluate
+    monkeypatch.setattr(
+        loop.average.task, "evaluate", lambda batch, noise: seen.append(len(batch)) or evaluate(batch, noise)
+    )
+    assert loop._validate() == {"validation/label": 0.5}
+    assert max(seen) == max(1, values // 65) and sum(seen) == len(data.validation)
+
+
 def test_the_logged_means_cover_the_steps_since_the_last_entry(tmp_path):
     task, data = TwoScalars(), ArrayDataset()
     loop = Loop(task, data, SETTINGS, tmp_path)

@@ -52,8 +52,10 @@ def test_a_background_is_random_and_at_most_as_bright_as_its_level(background):
     assert len({values[0] for values in outside}) > 5
 
 
-def test_a_scene_depends_on_seed_split_and_number_alone():
-    first, more = composed(count=20), composed(count=600)  # 600: in two chunks
+def test_a_scene_depends_on_seed_split_and_number_alone(monkeypatch):
+    first = composed(count=20)
+    monkeypatch.setattr("pipeline.data.scenes.composed.CHUNK_BYTES", 8 * (128 + 3 * 16))  # eight scenes
+    more = composed(count=60)
     assert all((first[name] == more[name][:20]).all() for name in first)
     assert not (composed(count=20, seed=1)["image"] == first["image"]).all()
     assert not (composed(count=20, name="test")["image"] == first["image"]).all()
@@ -85,7 +87,7 @@ def test_composed_scenes_have_the_same_bytes_again_and_pictures_of_their_own_spl
 
 def test_known_scenes_have_known_bytes():
     """So that another version of NumPy or of this code does not change data that was written before."""
-    scenes = composed(count=50, background="noise", size=12)
+    scenes = composed(count=50, background="noise", size=12, num_objects=(2, 4))
     digest = hashlib.sha256(scenes["image"].tobytes() + scenes["mask"].tobytes()).hexdigest()
     assert digest[:16] == "91614b87c3259e09"
 
@@ -93,5 +95,7 @@ def test_known_scenes_have_known_bytes():
 def test_pictures_that_do_not_fit_are_refused(processed_digits, tmp_path):
     with pytest.raises(BadInput, match="is 8, less than the 16"):
         spec_of(DataSpec.labelled_images(1, 16, 3), SceneSettings(size=8))
+    with pytest.raises(BadInput, match="set it to 1024, or"):
+        spec_of(DataSpec.labelled_images(1, 600, 3), SceneSettings(size=8))
     with pytest.raises(BadInput, match="classes of pictures are too many"):
         spec_of(DataSpec.labelled_images(1, 4, 300), SceneSettings())

@@ -79,8 +79,23 @@ ACCEPTED = {  # files, settings, names of the classes, examples of each split
         "background road car",
         None,
     ),
+    "a palette, by its colours": (
+        {
+            **files(encode=lambda mask: png(2 - mask, "P", [0, 255, 0, 255, 0, 0, 0, 0, 0])),
+            "classes.csv": TABLE,
+        },
+        {"colors": "classes.csv"},
+        "background road car",
+        None,
+    ),
     "colours, with some that are ignored": (
         {**files(encode=colored), "label_colors.txt": CAMVID},
+        {"colors": "label_colors.txt"},
+        "background road car",
+        None,
+    ),
+    "colours, as a table with a byte order mark": (
+        {**files(encode=colored), "label_colors.txt": b"\xef\xbb\xbf" + CAMVID},
         {"colors": "label_colors.txt"},
         "background road car",
         None,
@@ -170,6 +185,14 @@ def test_masks_are_resized_without_new_classes(place):
     assert masks.shape == (3, 17, 17) and set(np.unique(masks)) == {0, 2}
 
 
+def test_the_bars_of_padded_masks_are_ignored(place):
+    contents = {name: photo(0, 4, 6) if "images" in name else png(labels(0, 4, 6)) for name in files()}
+    write_scenes(settings_of(write(place / "own", contents), fit="pad"), target=place / "scenes")
+    data = Dataset.open(place / "scenes").train.rows(np.arange(2))
+    assert (data["mask"][:, [0, 5]] == IGNORED).all() and (data["mask"][:, 1:5] == labels(0, 4, 6)).all()
+    assert not data["image"][:, :, [0, 5]].any()
+
+
 def test_a_picture_keeps_its_split_when_others_are_added(place):
     counts = {}
     for count in (12, 30):
@@ -210,10 +233,10 @@ REFUSED = {  # files, settings, what the message says
     "colour not in the table": (
         {**files(encode=colored), "classes.csv": TABLE.replace(b"car,0,255,0", b"car,0,254,0")},
         {"colors": "classes.csv"},
-        "has the colour 0 255 0, which is not in the table",
+        "has colours that are not in the table: 'masks/1.png (0 255 0)'",
     ),
     "colours without a table": (files(encode=colored), {}, "has RGB colours: set scenes.colors"),
-    "table missing": (files(encode=colored), {"colors": "none.csv"}, "scenes.colors: cannot be read"),
+    "table missing": (files(encode=colored), {"colors": "none.csv"}, "no table of colours that can be read"),
     "table of nonsense": (
         {**files(encode=colored), "t": b"a,0,0,0\nb,0,0,900\n"},
         {"colors": "t"},
@@ -268,6 +291,27 @@ def test_all_faults_are_named_at_once(place):
         write_scenes(settings_of(write(place / "own", contents)), target=place / "scenes")
     for part in ("images/0.png", "masks/1.png", "masks/2.png", "masks/3.png (6 x 6, the picture 6 x 5)"):
         assert part in str(caught.value)
+
+
+def test_both_files_of_a_pair_and_all_colours_and_lines_are_named(place):
+    both = {"images/1.png": b"no", "masks/1.png": b"no"}
+    colors = {"masks/2.png": png(np.arange(108, dtype=np.uint8).reshape(6, 6, 3) // 54)}
+    cases = {
+        "table": (TABLE, ("'images/1.png', 'masks/1.png'", "'masks/2.png (1 1 1)'")),
+        "wrong": (b"a 1\nb 0 0 0\nc 2\n", ("line 1, 3 is not", "'wrong'", "'images/1.png'")),
+    }
+    for name, (table, parts) in cases.items():
+        own = write(place / name / "own", {**files(encode=colored), **both, **colors, name: table})
+        with pytest.raises(BadInput) as caught:
+            write_scenes(settings_of(own, colors=name), target=place / "scenes")
+        assert all(part in str(caught.value) for part in parts), caught.value
+
+
+@pytest.mark.parametrize("count", [1, 255])
+def test_the_number_of_classes_is_bounded(count):
+    with pytest.raises(BadInput, match="classes are 2 to 254 names"):
+        settings_of("own", classes=tuple(map(str, range(count))))
+    settings_of("own", classes=tuple(map(str, range(254))))
 
 
 def test_settings_that_do_not_fit_are_refused_at_once():

@@ -54,6 +54,12 @@ def test_a_ratio_of_sums_is_not_the_mean_of_ratios_and_leaves_out_empty_denomina
     assert np.isnan(averages.ratio(numerators[:, 1], denominators[:, 1], 2, 0).value)
 
 
+def test_rounds_of_a_ratio_without_a_denominator_are_left_out_of_its_interval():
+    found = averages.ratio(np.array([0.5, 0, 0, 0]), np.array([1.0, 0, 0, 0]), 50, 0)
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert averages.ratio(np.ones(1), np.ones(1), 1, 0).high == 1  # one round has no deviation
+
+
 def test_the_interval_of_a_ratio_has_the_spread_of_new_samples():
     rng = np.random.default_rng(0)
 

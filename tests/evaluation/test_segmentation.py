@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline.core.fields import DataSpec, Field
-from pipeline.core.task import Task
+from pipeline.core.task import Ratio, Task
+from pipeline.errors import BadInput
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.evaluators.segmentation import boundary_scores
 from pipeline.evaluation.settings import EvaluationSettings
@@ -42,6 +43,12 @@ def test_boundary_f1_counts_each_class_that_is_in_either():
     assert boundary_scores(0 * found, 0 * real, 4).tolist() == [[0, 0]]
 
 
+def test_boundary_f1_counts_a_class_that_fills_the_image():
+    filled = np.ones((1, SIZE, SIZE), np.int64)
+    assert boundary_scores(filled, filled, 3).tolist() == [[pytest.approx(1), 1]]
+    assert boundary_scores(2 * filled, filled, 3).tolist() == [[0, 2]]
+
+
 class Threshold(Task):
     """Class 1 where the image is bright, so that half of the object is found."""
 
@@ -59,26 +66,44 @@ class Threshold(Task):
         return self.bias, {}
 
     def evaluate(self, batch, noise):
-        return {}
+        objects = (batch["mask"] == 1).sum((1, 2))
+        return {"foreground_iou": Ratio(objects, objects)}
 
     def segment(self, images):
         bright = (images[:, :1] > 0.5).float()
         return torch.cat([1 - bright, bright, 0 * bright], 1)
 
 
-def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_path):
-    images, masks = np.zeros((5, 1, SIZE, SIZE), np.uint8), np.zeros((5, SIZE, SIZE), np.uint8)
-    masks[:, 4:8, 4:12] = 1
-    images[:, :, 4:8, 4:8] = 255  # half of it
+def evaluated(images, masks, folder):
+    """The parts of the measures of `Threshold` on these images and masks."""
     mask = Field("label_map", (SIZE, SIZE), 3)
     spec = DataSpec({"image": Field("image", (1, SIZE, SIZE)), "mask": mask})
     data = ArrayDataset()
     data.spec, data.class_names = spec, ("background", "square", "absent")
     data.train = data.validation = data.test = mask_split(images, masks, spec)
     settings = EvaluationSettings(num_bootstrap=10)
-    folders = {"metrics": tmp_path / "metrics", "plots": tmp_path / "plots", "history": tmp_path}
+    folders = {"metrics": folder / "metrics", "plots": folder / "plots", "history": folder}
     task = Threshold(spec).eval()
-    found = evaluate(settings, {"scenes": data}, {"net": task}, {"net": "0" * 64}, **folders)["net"]
+    return evaluate(settings, {"scenes": data}, {"net": task}, {"net": "0" * 64}, **folders)["net"]
+
+
+def test_few_or_no_objects_give_finite_measures_and_no_labelled_pixel_is_refused(tmp_path):
+    images, masks = np.zeros((4, 1, SIZE, SIZE), np.uint8), np.zeros((4, SIZE, SIZE), np.uint8)
+    assert evaluated(images, masks, tmp_path / "none").keys() == {"mean_iou", "pixel_accuracy"}
+    masks[0, 4:8, 4:12] = 1
+    images[0, :, 4:8, 4:8] = 255
+    found = evaluated(images, masks, tmp_path / "one")
+    assert found["foreground_iou"]["value"] == 0.5 and len(found) == 4
+    assert all(0 <= parts["low"] <= parts["high"] <= 1 for parts in found.values())
+    with pytest.raises(BadInput, match="no pixel of a class"):
+        evaluated(images, np.full_like(masks, IGNORED), tmp_path / "ignored")
+
+
+def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_path):
+    images, masks = np.zeros((5, 1, SIZE, SIZE), np.uint8), np.zeros((5, SIZE, SIZE), np.uint8)
+    masks[:, 4:8, 4:12] = 1
+    images[:, :, 4:8, 4:8] = 255  # half of it
+    found = evaluated(images, masks, tmp_path)
     background, floor = 224 / 240, 224 / 256
     values = {name: (parts["value"], parts["floor"]) for name, parts in found.items()}
     assert values["mean_iou"] == pytest.approx(((background + 0.5) / 2, floor / 2))
@@ -93,4 +118,5 @@ def test_a_whole_evaluation_has_known_measures_floors_a_table_and_a_sheet(tmp_pa
         rows = {row["class"]: row for row in csv.DictReader(file)}
     assert float(rows["square"]["iou"]) == 0.5 and float(rows["square"]["dice"]) == pytest.approx(2 / 3)
     assert float(rows["absent"]["share"]) == 0
+    assert rows["absent"]["iou"] == rows["absent"]["dice"] == ""
     assert (tmp_path / "plots/pictures/net-segmentation.png").is_file()

@@ -11,8 +11,9 @@ from pipeline.core.batch import Batch
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
+from pipeline.core.task import mean_ratio
 from pipeline.errors import BadInput
-from pipeline.layers.label_maps import IGNORED, colors, overlap, paint
+from pipeline.layers.label_maps import IGNORED, answers, colors, overlap, paint
 from pipeline.models.unet import Unet
 from pipeline.models.unet.losses import LOSSES
 from pipeline.models.unet.settings import UnetConfig
@@ -92,6 +93,34 @@ def test_it_can_segment_and_nothing_else_and_evaluates_ratios():
     assert values["mean_iou"].numerator.shape == (2, CLASSES)
     assert values["foreground_iou"].numerator.shape == (2, CLASSES - 1)
     assert values["pixel_accuracy"].denominator.tolist() == [SIZE**2, SIZE**2]
+
+
+@pytest.mark.parametrize("label", [0, IGNORED])
+def test_without_an_object_in_truth_and_answer_nothing_is_missed(label, monkeypatch):
+    task = Unet(config(), SPEC).eval()
+    background = torch.zeros(2, CLASSES, SIZE, SIZE)
+    background[:, 0] = 1
+    monkeypatch.setattr(task, "segment", lambda images: background)
+    masks = torch.full((2, SIZE, SIZE), label)
+    values = task.evaluate(Batch({"image": torch.zeros(2, 1, SIZE, SIZE), "mask": masks}), Noise.whole(0, 2))
+    for name in ("mean_iou", "foreground_iou", "pixel_accuracy"):
+        assert mean_ratio(*(part.double().sum(0) for part in values[name])) == 1, name
+    assert values["cross_entropy"].isfinite().all()
+    assert math.isnan(mean_ratio(torch.ones(1), torch.full((1,), torch.nan)))  # not hidden
+
+
+def test_images_are_evaluated_in_parts_of_bounded_size(monkeypatch):
+    task, batch = Unet(config(), SPEC).eval(), examples(5)
+    whole = task.evaluate(batch, Noise.whole(0, 5))
+    seen, segment = [], task.segment
+    monkeypatch.setattr("pipeline.layers.label_maps.PIXELS", 2 * SIZE**2 + 1)
+    monkeypatch.setattr(task, "segment", lambda images: seen.append(len(images)) or segment(images))
+    found = task.evaluate(batch, Noise.whole(0, 5))
+    assert seen == [2, 2, 1]
+    assert torch.equal(answers(task.segment, batch.images), segment(batch.images).argmax(1))
+    assert seen[3:] == [2, 2, 1]
+    assert torch.equal(found["mean_iou"].numerator, whole["mean_iou"].numerator)
+    assert torch.allclose(found["cross_entropy"], whole["cross_entropy"])
 
 
 def test_classes_have_different_colours_and_the_background_is_black():

@@ -7,11 +7,11 @@ import numpy as np
 
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field, chunks
-from pipeline.data.scenes.settings import SceneSettings
+from pipeline.data.scenes.settings import MAX_SIZE, SceneSettings
 from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED
 
-CHUNK = 500  # scenes that are composed at a time
+CHUNK_BYTES = 64_000_000  # of the scenes and their pictures in memory
 
 
 def spec_of(pictures: DataSpec, settings: SceneSettings) -> DataSpec:
@@ -19,9 +19,8 @@ def spec_of(pictures: DataSpec, settings: SceneSettings) -> DataSpec:
     size = settings.size or 2 * pictures.size
     if size < pictures.size:
         what = f"is {size}, less than the {pictures.size} pixels of the pictures"
-        raise BadInput(
-            what, where="params.yaml: scenes.size", remedy=f"set it to {2 * pictures.size}, or to 0"
-        )
+        remedy = f"set it to {min(MAX_SIZE, 2 * pictures.size)}, or to 0"
+        raise BadInput(what, where="params.yaml: scenes.size", remedy=remedy)
     if pictures.classes >= IGNORED:
         what = f"{pictures.classes} classes of pictures are too many: {IGNORED - 1} fit into a mask"
         raise BadInput(what, where="data", remedy="use data with fewer classes")
@@ -37,7 +36,8 @@ def compose(
     A scene is a pure function of the seed, the split's name and pictures, and the number of the scene.
     """
     most = settings.num_objects[1]
-    for numbers in chunks(count, CHUNK):
+    size = spec.size**2 * (spec.channels + 1) + most * int(np.prod(split.spec["image"].shape))
+    for numbers in chunks(count, max(1, CHUNK_BYTES // size)):
         random = np.stack([_random((settings.seed, name, int(one)), 1 + 3 * most) for one in numbers])
         rows = split.rows(random[:, 1 : 1 + most].flatten() % len(split))
         pictures = rows["image"].reshape(len(numbers), most, *rows["image"].shape[1:])

@@ -1,9 +1,9 @@
 """The user's scenes: pictures below ``images/`` and their masks, with equal names, below ``masks/``."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +20,7 @@ from pipeline.data.splits import MIN_IMAGES, divide
 from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED
 
+T = TypeVar("T")
 CHUNK = 64  # scenes that are decoded at a time
 ROLES = ("images", "masks")
 MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}  # formats without loss
@@ -115,6 +116,11 @@ class FolderReader:
         """The label map (H, W), uint8, as the file has it. Raises ``BrokenImage``."""
         return read_mask(read_file(self.path, pair.mask), self.colors)
 
+    def picture_size(self, pair: Pair) -> tuple[int, int]:
+        """Width and height of the picture, which is decoded. Raises ``BrokenImage``."""
+        self.image(pair)
+        return upright_size(read_file(self.path, pair.image))
+
     def image(self, pair: Pair) -> np.ndarray:
         """The picture (C, size, size), uint8. Raises ``BrokenImage``."""
         channels = 1 if self.settings.color == "grey" else 3
@@ -143,15 +149,8 @@ def open_folder(
         raise BadInput(
             "no such folder or archive", where=f"params.yaml: scenes.folder: {path}", remedy=remedy
         )
-    names, colors = settings.classes, dict[int, int]()
-    if settings.colors:
-        try:
-            text = read_file(path, settings.colors).decode()
-        except (OSError, ValueError, KeyError) as error:
-            where, remedy = "params.yaml: scenes.colors", f"name a text file in {path}"
-            raise BadInput(f"cannot be read ({error})", where=where, remedy=remedy) from None
-        names, colors = read_colors(text, f"{path}/{settings.colors}")
     scenes = find_pairs(path)
+    names, colors = _read_table(path, settings.colors, scenes) if settings.colors else (settings.classes, {})
     reader = FolderReader(path, settings, colors)
     largest = _check_pixels(scenes, reader, len(names))
     scenes.refuse(str(path), FULL_LIST)
@@ -165,24 +164,42 @@ def open_folder(
     return spec, names, {split: reader.chunks(pairs) for split, pairs in parts.items()}
 
 
+def _read_table(path: Path, name: str, scenes: Scenes) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The classes and their colours; both empty, and a fault of ``scenes``, if the file cannot be used."""
+    try:
+        return read_colors(read_file(path, name).decode("utf-8-sig"))
+    except (OSError, ValueError, KeyError) as error:
+        remedy = f"name a table of colours in {path} in scenes.colors, or correct it"
+        scenes.fault(f"has no table of colours that can be read ({error})", [name], remedy)
+        return (), {}
+
+
 def _check_pixels(scenes: Scenes, reader: FolderReader, num_classes: int) -> int:
-    """Decode all files and add their faults. Returns the largest class, at least 1."""
+    """Decode all files and add their faults. Returns the largest class, at least 1.
+
+    Masks are left out if their table of colours cannot be used.
+    """
     largest, values = 1, set[int]()
     broken: dict[str, list[str]] = {}
     sizes, unknown = list[str](), list[str]()
-    for pair in (pair for pairs in scenes.pairs.values() for pair in pairs):
+
+    def attempt(read: Callable[[Pair], T], pair: Pair, name: str) -> T | None:
         try:
-            name = pair.image
-            reader.image(pair)
-            width, height = upright_size(read_file(reader.path, pair.image))
-            name = pair.mask
-            mask = reader.mask(pair)
+            return read(pair)
         except (BrokenImage, OSError, ValueError) as error:
             reason, bracket, detail = str(error).partition(" (")
             broken.setdefault(reason, []).append(name + bracket + detail)
+            return None
+
+    has_table = bool(reader.colors) or not reader.settings.colors
+    for pair in (pair for pairs in scenes.pairs.values() for pair in pairs):
+        size = attempt(reader.picture_size, pair, pair.image)
+        mask = attempt(reader.mask, pair, pair.mask) if has_table else None
+        if mask is None:
             continue
-        if mask.shape != (height, width):
-            sizes.append(f"{pair.mask} ({mask.shape[1]} x {mask.shape[0]}, the picture {width} x {height})")
+        if size and mask.shape != size[::-1]:
+            shapes = f"{mask.shape[1]} x {mask.shape[0]}, the picture {size[0]} x {size[1]}"
+            sizes.append(f"{pair.mask} ({shapes})")
         found = set(np.unique(mask).tolist())
         values |= found
         wrong = {value for value in found - {IGNORED} if value >= num_classes} if num_classes else set()

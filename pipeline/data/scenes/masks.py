@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.data.images import WIDE_MODES, BrokenImage, open_image
-from pipeline.errors import BadInput
+from pipeline.errors import listed
 from pipeline.layers.label_maps import IGNORED
 
 INDEX_MODES = ("1", "L", "P", *WIDE_MODES)
@@ -20,12 +20,14 @@ LINE = re.compile(rf"(?P<name>\D.*?)[\s,;]+{NUMBERS}"), re.compile(rf"{NUMBERS}[
 def read_mask(data: bytes, colors: Mapping[int, int]) -> np.ndarray:
     """The label map (H, W), uint8, of a mask: class indices, also with a palette, or colours.
 
-    ``colors`` has the class of each colour, 65536 R + 256 G + B. Raises ``BrokenImage`` with the reason.
+    ``colors`` has the class of each colour, 65536 R + 256 G + B; with it, a palette is read by its colours.
+    Raises ``BrokenImage`` with the reason.
     """
     try:
         with open_image(data) as image:
             image.load()
-            mode, values = image.mode, np.asarray(image)
+            read = image.convert("RGB") if colors and image.mode == "P" else image
+            mode, values = read.mode, np.asarray(read)
     except BrokenImage:
         raise
     except Image.UnidentifiedImageError:
@@ -46,21 +48,22 @@ def read_mask(data: bytes, colors: Mapping[int, int]) -> np.ndarray:
 def _classes_of(values: np.ndarray, colors: Mapping[int, int]) -> np.ndarray:
     codes = values.astype(np.int64) @ np.array([65536, 256, 1])
     found, places = np.unique(codes, return_inverse=True)
-    for code in found.tolist():
-        if code not in colors:
-            red, green, blue = code >> 16, code >> 8 & 255, code & 255
-            raise BrokenImage(f"has the colour {red} {green} {blue}, which is not in the table")
+    unknown = [
+        f"{code >> 16} {code >> 8 & 255} {code & 255}" for code in found.tolist() if code not in colors
+    ]
+    if unknown:
+        raise BrokenImage(f"has colours that are not in the table ({listed(unknown)})")
     classes = np.array([colors[code] for code in found.tolist()], np.uint8)
     return classes[places].reshape(codes.shape)
 
 
-def read_colors(text: str, where: str) -> tuple[tuple[str, ...], dict[int, int]]:
+def read_colors(text: str) -> tuple[tuple[str, ...], dict[int, int]]:
     """The classes of a table of colours, and the class of each colour as in :func:`read_mask`.
 
     A line has a name and red, green and blue, in either order. The first is the background; colours named
-    void or ignore are ignored. Raises ``BadInput`` for other lines.
+    void or ignore are ignored. Raises ``ValueError`` that names all other lines.
     """
-    names, colors = list[str](), dict[int, int]()
+    names, colors, wrong = list[str](), dict[int, int](), list[int]()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#") or (number == 1 and not re.search(r"\d", line)):
@@ -69,14 +72,16 @@ def read_colors(text: str, where: str) -> tuple[tuple[str, ...], dict[int, int]]
         values = [int(found[part]) for part in ("red", "green", "blue")] if found else []
         code = sum(value << shift for value, shift in zip(values, (16, 8, 0)))
         if not found or max(values) > 255 or code in colors:
-            what = f"line {number} is not a name and a new colour, such as: road 128 64 128"
-            raise BadInput(what, where=where, remedy="correct the line")
-        if found["name"].lower() in NOT_LABELLED:
+            wrong.append(number)
+        elif found["name"].lower() in NOT_LABELLED:
             colors[code] = IGNORED
         else:
             colors[code] = len(names)
             names.append(found["name"])
+    if wrong:
+        raise ValueError(f"line {listed(wrong)} is not a name and a new colour, such as: road 128 64 128")
     if not 1 < len(names) < IGNORED:
-        what = f"has {len(names)} classes: 2 to {IGNORED - 1} are possible, the background first"
-        raise BadInput(what, where=where, remedy="correct the table")
+        raise ValueError(
+            f"it has {len(names)} classes: 2 to {IGNORED - 1} are possible, the background first"
+        )
     return tuple(names), colors

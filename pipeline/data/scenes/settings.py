@@ -7,12 +7,14 @@ from pydantic import Field, model_validator
 from pipeline.data.settings import Fit
 from pipeline.params import Section
 
+MAX_SIZE = 1024
+
 
 class SceneSettings(Section):
     """``composed``: pictures of data/processed/images on a background. ``folder``: the user's own masks."""
 
     source: Literal["composed", "folder"] = "composed"
-    size: int = Field(0, ge=0, le=1024)  # side of a scene, in pixels; 0: twice that of the pictures
+    size: int = Field(0, ge=0, le=MAX_SIZE)  # side of a scene, in pixels; 0: twice that of the pictures
     seed: int = Field(0, ge=0, lt=2**31)
     # Composed scenes.
     num_train: int = Field(2000, ge=1)
@@ -41,6 +43,7 @@ class SceneSettings(Section):
             "num_objects are the least and the most, from 1 to 100": not 1 <= least <= most <= 100,
             "source: folder needs folder: a path with images/ and masks/": is_folder and not self.folder,
             "source: folder needs size: the side of the scenes, in pixels": is_folder and not self.size,
+            "classes are 2 to 254 names, the background first": len(self.classes) not in (0, *range(2, 255)),
             "colors and classes both name the classes": bool(self.colors and self.classes),
         }
         own = ("folder", "colors", "classes", "color", "fit", "validation_fraction", "test_fraction")

@@ -18,7 +18,7 @@ NUM_BOUND_IMAGES, NUM_BOUND_SAMPLES = 64, 500  # of the importance-weighted boun
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
-    """Averages over the test split of what ``Task.evaluate`` returns."""
+    """Averages over the test split of what ``Task.evaluate`` returns; without ratios of 0 to 0."""
     found: dict[str, list[list[np.ndarray]]] = {}  # by quantity, by batch: values or the parts of a ratio
     for index, batch in enumerate(model.batches("the model's own measures")):
         evaluated = model.task.evaluate(batch, model.noise(len(batch), "test", index))
@@ -32,7 +32,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         arrays = [np.concatenate(part) for part in zip(*batches, strict=True)]
         if len(arrays) == 1:
             measured[quantity] = averages.mean(arrays)
-        else:
+        elif arrays[1].any():
             rounds, seed = model.settings.num_bootstrap, model.settings.seed
             measured[quantity] = averages.ratio(arrays[0], arrays[1], rounds, seed)
     if log_weights := getattr(model.task, "log_weights", None):

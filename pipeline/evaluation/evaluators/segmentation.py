@@ -4,6 +4,7 @@
 that ``real`` ignores are not counted. Boundary F1: Csurka et al. 2013.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pipeline.core.abilities import Ability
+from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages, figures
 from pipeline.evaluation.context import Context, made
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 from pipeline.files import write_text
-from pipeline.layers.label_maps import IGNORED, colors, overlap, paint
+from pipeline.layers.label_maps import IGNORED, answers, colors, overlap, paint, parts
 
 TOLERANCE = 1  # pixels that a boundary may be off, in each direction
 NUM_SHOWN = 8
@@ -25,27 +27,41 @@ MOST_NAMED = 20  # classes in the legend of the picture
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
-    """The measures of a segmentation. Also writes a table of its classes and a sheet of examples."""
+    """The measures of a segmentation. Also writes a table of its classes and a sheet of examples.
+
+    A measure that is not defined is left out: without objects, those without the background. Raises
+    ``BadInput`` if all pixels of the test split are ignored.
+    """
     count, settings = model.task.spec["mask"].num_values, model.settings
-    parts, edges = list[Tensor](), list[np.ndarray]()
-    for batch in model.batches("segmented images"):
+    counts, edges = list[Tensor](), list[np.ndarray]()
+    batches = model.batches("segmented images")
+    for batch in itertools.chain.from_iterable(map(parts, batches)):
         found, real = made(model.task.segment(batch.images)).argmax(1).cpu(), batch["mask"].cpu()
-        parts.append(torch.stack(overlap(found, real, count), 1))  # (n, 3, K)
+        counts.append(torch.stack(overlap(found, real, count), 1))  # (n, 3, K)
         edges.append(boundary_scores(found.numpy(), real.numpy(), count))
-    both, ours, theirs = torch.cat(parts).double().numpy().transpose(1, 0, 2)  # each (N, K)
+    both, ours, theirs = torch.cat(counts).double().numpy().transpose(1, 0, 2)  # each (N, K)
+    if not theirs.any():
+        what = f"the masks of the test split have no pixel of a class: all are {IGNORED}"
+        raise BadInput(what, where=model.task.dataset, remedy="label some of their pixels")
     _write_table(model, both.sum(0), ours.sum(0), theirs.sum(0))
     _draw(model, count)
-    ratio = lambda above, below: averages.ratio(above, below, settings.num_bootstrap, settings.seed)
     union = ours + theirs - both
     share = float(theirs[:, 0].sum() / theirs.sum())  # of the background
     present = int((theirs.sum(0) > 0).sum())
     scores = np.concatenate(edges)
-    return {
-        "mean_iou": ratio(both, union).with_floor(share / present),
-        "foreground_iou": ratio(both[:, 1:], union[:, 1:]).with_floor(0.0),
-        "pixel_accuracy": ratio(both.sum(1), theirs.sum(1)).with_floor(share),
-        "boundary_f1": ratio(scores[:, 0], scores[:, 1]).with_floor(0.0),
+    parts_and_floors = {
+        "mean_iou": (both, union, share / present),
+        "foreground_iou": (both[:, 1:], union[:, 1:], 0.0),
+        "pixel_accuracy": (both.sum(1), theirs.sum(1), share),
+        "boundary_f1": (scores[:, 0], scores[:, 1], 0.0),
     }
+    measured = {}
+    for name, (above, below, floor) in parts_and_floors.items():
+        if below.any():
+            ratio = averages.ratio(above, below, settings.num_bootstrap, settings.seed)
+            low, high = np.clip([ratio.low, ratio.high], 0, 1).tolist()
+            measured[name] = Estimate(ratio.value, low, high, floor)
+    return measured
 
 
 def boundary_scores(found: np.ndarray, real: np.ndarray, count: int) -> np.ndarray:
@@ -66,10 +82,10 @@ def boundary_scores(found: np.ndarray, real: np.ndarray, count: int) -> np.ndarr
 
 
 def _boundary(masks: np.ndarray) -> np.ndarray:
-    """The pixels of each mask (N, H, W) with a neighbour outside of it; the edge of the image is none."""
+    """The pixels of each mask (N, H, W) with a neighbour outside of it or of the image."""
     from scipy.ndimage import binary_erosion  # imported here because it takes a while
 
-    return masks & ~binary_erosion(masks, np.ones((1, 3, 3)), border_value=1)
+    return masks & ~binary_erosion(masks, np.ones((1, 3, 3)))
 
 
 def _near(boundaries: np.ndarray) -> np.ndarray:
@@ -88,10 +104,11 @@ def _share(boundaries: np.ndarray, near: np.ndarray) -> np.ndarray:
 def _write_table(model: Context, both: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
     import pandas as pd
 
+    present = ours + theirs > 0
     columns = {
         "class": names_of(model.dataset.class_names, len(both)),
-        "iou": both / np.maximum(ours + theirs - both, 1),
-        "dice": 2 * both / np.maximum(ours + theirs, 1),
+        "iou": both / np.where(present, ours + theirs - both, np.nan),
+        "dice": 2 * both / np.where(present, ours + theirs, np.nan),
         "share": theirs / theirs.sum(),
     }
     write_text(model.table("pixel-classes"), pd.DataFrame(columns).to_csv(index=False))
@@ -105,7 +122,7 @@ def names_of(names: Sequence[str], count: int) -> list[str]:
 def _draw(model: Context, count: int) -> None:
     test = model.dataset.test
     batch = test.batch(np.arange(min(NUM_SHOWN, len(test))), model.task.device)
-    found, real = made(model.task.segment(batch.images)).argmax(1), batch["mask"]
+    found, real = answers(model.task.segment, batch.images), batch["mask"]
     image = batch.images[:, :3].expand(-1, 3, -1, -1)
     wrong = ((found != real) & (real != IGNORED))[:, None]
     red = torch.tensor([1.0, 0.2, 0.2], device=image.device)[:, None, None]
@@ -140,5 +157,5 @@ EVALUATOR = Evaluator(Ability.SEGMENT, evaluate, {
 }, tables={
     "pixel-classes": "By class, on the pixels of all test images. IoU: pixels of this class in truth and "
         "answer, divided by those in either. Dice: twice the first, divided by the sum of the pixels in "
-        "truth and in answer. Share: of all pixels.",
+        "truth and in answer. Both are blank for a class in neither. Share: of all pixels.",
 })

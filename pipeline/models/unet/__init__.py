@@ -10,7 +10,7 @@ from pipeline.core.dataset import Split
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Ratio, Task
 from pipeline.layers.augmentation import crop, flip
-from pipeline.layers.label_maps import IGNORED, overlap, paint
+from pipeline.layers.label_maps import IGNORED, answers, overlap, paint, parts
 from pipeline.models.unet.losses import LOSSES, mean_of_known
 from pipeline.models.unet.networks import SegmentationNetwork
 from pipeline.models.unet.settings import UnetConfig
@@ -59,16 +59,21 @@ class Unet(Task):
         return both[:, :-1], both[:, -1].round().long()
 
     def evaluate(self, batch: Batch, noise: Noise) -> Mapping[str, Tensor | Ratio]:
-        logits, masks = self.segment(batch.images), batch["mask"]
-        both, found, real = overlap(logits.argmax(1), masks, self.num_classes)
+        measured = zip(*map(self._measure, parts(batch)), strict=True)
+        both, found, real, cross_entropy = (torch.cat(each) for each in measured)
         union = found + real - both
-        cross_entropy = F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="none")
         return {
             "mean_iou": Ratio(both, union),
             "foreground_iou": Ratio(both[:, 1:], union[:, 1:]),
             "pixel_accuracy": Ratio(both.sum(1), real.sum(1)),
-            "cross_entropy": mean_of_known(cross_entropy, masks),
+            "cross_entropy": cross_entropy,
         }
+
+    def _measure(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Pixels of each class in both label maps, the answer and the truth; and the cross-entropy."""
+        logits, masks = self.segment(batch.images), batch["mask"]
+        losses = F.cross_entropy(logits, masks, ignore_index=IGNORED, reduction="none")
+        return *overlap(logits.argmax(1), masks, self.num_classes), mean_of_known(losses, masks)
 
     def segment(self, images: Tensor) -> Tensor:
         return self.network(images)
@@ -76,7 +81,7 @@ class Unet(Task):
     def preview(self, examples: Batch, noise: Noise) -> Preview:
         """Image, truth and answer, for two examples in a row."""
         shown = examples.rows(0, min(NUM_SHOWN, len(examples) // 2 * 2))
-        labels = (shown["mask"], self.segment(shown.images).argmax(1))
+        labels = (shown["mask"], answers(self.segment, shown.images))
         maps = [paint(each, self.num_classes) for each in labels]
         image = shown.images[:, :3].expand(-1, 3, -1, -1)
         return Preview(torch.stack([image, *maps], 1).flatten(0, 1), 6)
