@@ -112,10 +112,13 @@ def expected_data(
 
 
 def champions(client: "MlflowClient", names: Iterable[str], downloads: Path) -> dict[str, Champion]:
-    """The champions of the models ``names``. Weights on another machine are copied into ``downloads``."""
+    """The champions of the models ``names`` that learn from the data set that is retrained.
+
+    Weights on another machine are copied into ``downloads``.
+    """
     known = {model.name for model in client.search_registered_models(max_results=1000)}
     found = {}
-    for name in names:
+    for name in (name for name in names if model_files.find(name).dataset == IMAGES):
         if version := promotion.champion(client, name) if name in known else None:
             folder = registry.weights(client, version, downloads / f"{name}-{version.version}")
             found[name] = Champion(name, str(version.version), folder)

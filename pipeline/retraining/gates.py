@@ -91,7 +91,7 @@ def judge(
     gates = [Gate("measured", bool(measured), measured or nothing), *_limits(numbers, settings, facts)]
     if champion is None:
         missed = missed_floor(numbers)
-        gates.append(Gate("above its floor", not missed, missed or "better than what needs no training"))
+        gates.append(Gate("above its floor", not missed, missed or "above what needs no training"))
         return [*gates, Gate("better than the champion", True, "there is no champion yet")]
     if not protocol or protocol not in champion:
         why = (
