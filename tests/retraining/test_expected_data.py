@@ -1,10 +1,12 @@
 """The data of the next training, as far as it is known before the start."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.data.settings import DataSettings
+from pipeline.retraining import champion_challenger
 from pipeline.retraining.champion_challenger import Expected, expected_data
 from pipeline.retraining.incoming import look
 from tests.data.conftest import fill
@@ -56,3 +58,10 @@ def test_expected_data_is_described_without_a_long_list():
     assert str(Expected(1, 8, ("a", "b"))) == "2 classes (a, b) of 1 x 8 x 8 pixels"
     assert str(Expected(3, 32, tuple("abcdefg"))) == "7 classes (a, b, c, d, e, ...) of 3 x 32 x 32 pixels"
     assert str(Expected(3, 32, None)) == "images of 3 x 32 x 32 pixels"
+
+
+def test_models_of_other_data_are_not_compared(tmp_path, monkeypatch):
+    client = SimpleNamespace(search_registered_models=lambda **_: [SimpleNamespace(name="rcnn")])
+    unused = lambda *_: pytest.fail("the model rcnn learns from clips")
+    monkeypatch.setattr(champion_challenger.promotion, "champion", unused)
+    assert champion_challenger.champions(client, ["rcnn"], tmp_path) == {}
