@@ -281,11 +281,21 @@ class DvcLock:
 
     def _lost(self, path: str, md5: str) -> list[Problem]:
         """The objects that DVC's cache lacks of an output which is as it was recorded in the workspace."""
-        objects = [] if self._in_git(path) else [md5, *self.listing(path, md5).values()]
+        objects = [] if path in self._uncached else [md5, *self.listing(path, md5).values()]
         lost = [digest for digest in dict.fromkeys(objects) if not self.object_path(digest).is_file()]
         remedy = f"dvc commit --force {shlex.quote(path)}"
         where = [os.path.relpath(self.object_path(digest), self.root) for digest in lost]
         return [Problem(name, "absent", digest, remedy=remedy) for name, digest in zip(where, lost)]
+
+    @cached_property
+    def _uncached(self) -> set[str]:
+        """The outputs that DVC does not keep in its cache: those with ``cache: false`` in dvc.yaml."""
+        file = self.root / "dvc.yaml"
+        stages = YAML(typ="safe", pure=True).load(file).get("stages", {}) if file.is_file() else {}
+        kinds = ("outs", "metrics", "plots")
+        entries = [entry for stage in stages.values() for kind in kinds for entry in stage.get(kind, [])]
+        options = [pair for entry in entries if isinstance(entry, dict) for pair in entry.items()]
+        return {path for path, flags in options if flags and flags.get("cache") is False}
 
     def _in_git(self, path: str) -> bool:
         return bool(git("ls-files", path, cwd=self.root, check=False))
