@@ -22,13 +22,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
-
-import psutil
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pipeline import environment
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
 from pipeline.limits import LESS_MEMORY, address_space, memory_limit
+
+if TYPE_CHECKING:
+    import psutil
 
 T = TypeVar("T")
 
@@ -226,6 +227,7 @@ def _watch_ray() -> None:
 
     By itself, Ray waits for up to a minute, and ends this process with messages of its own.
     """
+    import psutil
     import ray
 
     parts = [part for part in psutil.Process().children() if part.name() in RAY_PROCESSES]
@@ -249,8 +251,10 @@ def _watch_ray() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def is_running(process: psutil.Process) -> bool:
+def is_running(process: "psutil.Process") -> bool:
     """Whether the process has not ended; one that nobody has waited for yet has."""
+    import psutil
+
     with suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
@@ -262,6 +266,8 @@ def _ray_folder() -> str:
     Folders that killed processes of this user left are removed, too. Raises ``BadInput`` if Ray would wait in
     vain for its processes.
     """
+    import psutil
+
     if 0 < (allowed := address_space()) < RAY_BYTES:
         what = (
             f"a process may use {allowed / 2**30:.1f} GiB of virtual memory, Ray needs {RAY_BYTES / 2**30:g}"
