@@ -80,7 +80,7 @@ def _stand_in() -> Any:
         else:
             raise AssertionError(f"no {kind.__name__}")
 
-    marks = SimpleNamespace(parametrize=parametrize, usefixtures=lambda *names: None, gpu=None)
+    marks = SimpleNamespace(parametrize=parametrize, usefixtures=lambda *names: None, gpu=None, nightly=None)
     module: Any = ModuleType("pytest")
     module.mark, module.raises = marks, raises
     module.param = lambda value, marks=None: value
