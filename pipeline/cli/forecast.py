@@ -17,7 +17,9 @@ ANIMATION = "forecast.gif"
 @click.option("--out", type=new_folder, default="forecast", help="The folder to write.")
 @models
 def forecast(path: Path, model: str, count: int | None, out: Path, models: Path | None) -> None:
-    """Predict the frames that follow those of a clip; write a PNG for each, and an animation.
+    """Predict the frames that follow those of a clip.
+
+    Writes a PNG for each, and an animation.
 
     PATH: a folder of numbered frames, an animated GIF, WebP or APNG, an .npy or .npz file of clips
     (N, T, H, W[, C]), or a folder of such clips. The model reads the last frames of a clip, as many as in its

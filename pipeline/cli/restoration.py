@@ -46,8 +46,9 @@ def restore(
     out: Path,
     models: Path | None,
 ) -> None:
-    """Pass pictures through an autoencoder, or complete them; write a PNG for each.
+    """Restore, reconstruct or complete pictures.
 
+    A PNG is written for each. Without --task pictures are passed through an autoencoder.
     With --task the model must have been trained to repair such damage. To upscale, pictures are read at half
     the model's resolution. In-painting changes no pixel where the mask is darker than half (128 of
     255). The mask must have the proportions of the pictures. A Transformer completes the lower half of a

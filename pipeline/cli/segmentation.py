@@ -26,7 +26,7 @@ STRENGTH = 0.5  # of the colours in an overlay
 @click.option("--out", type=new_folder, default="segmented", help="The folder to write.")
 @models
 def segment(paths: tuple[str, ...], model: str, out: Path, models: Path | None) -> None:
-    """Label the pixels of pictures; write a mask and an overlay for each.
+    """Label the pixels of pictures; write masks and overlays.
 
     A mask is a PNG file with a palette, whose values are the numbers of the classes. It has the model's
     resolution. The folder OUT/overlays has the pictures with the colours of the classes on them.
