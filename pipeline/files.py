@@ -84,7 +84,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder. It replaces the folder ``path`` if the block succeeds, else it is removed.
 
-    Its name has the id of this process, so that what a killed process left is distinguished from what is in use.
+    Its name has the id of this process, so that one in use is known from what a killed process left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
