@@ -67,7 +67,7 @@ def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
         assert parts[f"gan-{name}"]["distance"] >= 0 and parts[f"gan-{name}"]["steps"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_parts_use_ray_and_pytest_where_they_are_installed(tmp_path, gpu, monkeypatch):
     monkeypatch.setattr(
         sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out"), "--only", "ray", "contract"]

@@ -108,10 +108,8 @@ def recorded(project, name):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "transformer" else pytest.param(name, marks=pytest.mark.nightly) for name in MEASURES],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", MEASURES)
 def test_two_ray_workers_train_the_same_model(project, tmp_path, name):
     expected = load_file(project / "models" / name / "model.safetensors")
     copy = tmp_path / "copy"
