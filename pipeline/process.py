@@ -252,7 +252,7 @@ def _watch_ray() -> None:
 
 
 def is_running(process: "psutil.Process") -> bool:
-    """Whether the process has not ended; one that nobody has waited for yet has."""
+    """Whether the process is still running. A zombie is not."""
     import psutil
 
     with suppress(psutil.NoSuchProcess):

@@ -1,6 +1,6 @@
 """The stage ``compose-scenes``: write images with label maps to data/processed/scenes."""
 
-from pipeline import process
+from pipeline import environment, process
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
     from pipeline.settings_check import require_valid_params
 
     require_valid_params()
-    manifest = write_scenes(read_section("scenes", SceneSettings))
+    manifest = write_scenes(read_section("scenes", SceneSettings), root=environment.read().root)
     counts = ", ".join(f"{entry['count']:,} {name}" for name, entry in manifest["splits"].items())
     shape = " x ".join(str(number) for number in manifest["fields"]["image"]["shape"])
     classes = len(manifest["class_names"])

@@ -14,12 +14,11 @@ from pipeline.data.decoding import Decode, Decoded, Decoder, chunk_size
 from pipeline.data.folders import ARCHIVES, PICTURES, list_files, read_file
 from pipeline.data.images import WIDE_MODES, from_array, open_image, resize_array
 from pipeline.data.reading import read_layout
-from pipeline.data.settings import DataSettings
+from pipeline.data.settings import COLORS, DataSettings
 from pipeline.errors import BadInput, listed
 from pipeline.files import read_json, sha256
 
 SAMPLE = 100  # images in which the bit depth is looked for
-COLORS = {"grey": 1, "rgb": 3}
 REMEDY = "run the stage 'download' again: dvc repro --force download"
 
 

@@ -8,16 +8,13 @@ from typing import Any
 from pipeline.data import sources
 from pipeline.data.archives import write_plain_tar
 from pipeline.data.findings import FULL_LIST
-from pipeline.data.folders import ARCHIVES, PICTURES
+from pipeline.data.folders import ARCHIVES, PICTURES, seen_by_dvc
 from pipeline.data.reading import Layout, read_layout
 from pipeline.data.settings import DataSettings
 from pipeline.data.transfer import DEFAULT, RetryPolicy, fetch, line_printer
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.files import atomic_folder, sha256, write_json
-
-OWN = Path("data/own")  # the dependency of the DVC stage
-EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` run
 
 
 def download(
@@ -91,26 +88,6 @@ def _copy_folder(settings: DataSettings, root: Path, target: Path) -> tuple[dict
             shutil.copyfile(path, target / copy)
         show(f"copied {number:,} of {len(copies):,} files")
     return dict.fromkeys(copies.values(), settings.folder), layout
-
-
-def seen_by_dvc(origin: Path, root: Path) -> Path:
-    """``origin``, or in the temporary copy of an experiment the same folder there, if it is in data/own.
-
-    Raises ``BadInput`` if the copy lacks it. Else DVC would not notice that its pictures change, and
-    would take the result of an earlier experiment for this one.
-    """
-    here = Path.cwd()
-    if not (here.is_relative_to(root / EXPERIMENTS) and origin.absolute().is_relative_to(root / OWN)):
-        return origin
-    name = origin.absolute().relative_to(root)
-    if not (here / name).exists():
-        what = (
-            "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
-        )
-        add = f"dvc add {name} && git add {name}.dvc"
-        remedy = f"run: {add}   (or run the experiment in the workspace: dvc exp run without --temp)"
-        raise BadInput(what, where=str(name), remedy=remedy)
-    return here / name
 
 
 def _join(base: str, name: str, root: Path) -> str:

@@ -14,6 +14,8 @@ from pipeline.data.archives import MAX_FILE_BYTES, Archive, Listing, Tar, Zip
 from pipeline.data.arrays import Arrays
 from pipeline.errors import BadInput
 
+OWN = Path("data/own")  # what a user adds; a dependency of DVC stages
+EXPERIMENTS = Path(".dvc/tmp/exps")  # where `dvc exp run --temp` and `--queue` run
 PICTURES = "pictures"  # in data/raw: the copy of the user's folder; with one of these suffixes, of an archive
 ARCHIVES = (".zip", ".tar", ".npz", ".npy")
 SYSTEM = "hidden, or made by the operating system"
@@ -137,3 +139,23 @@ def _open(path: Path, version: tuple[int, int]) -> Archive:
     Threads share one, as its index takes 0.6 GB for a million files.
     """
     return Arrays(path) if path.is_dir() else open_archive(path)
+
+
+def seen_by_dvc(origin: Path, root: Path) -> Path:
+    """``origin``, or in the temporary copy of an experiment the same folder there, if it is in data/own.
+
+    Raises ``BadInput`` if the copy lacks it. Else DVC would not notice that its pictures change, and
+    would take the result of an earlier experiment for this one.
+    """
+    here = Path.cwd()
+    if not (here.is_relative_to(root / EXPERIMENTS) and origin.absolute().is_relative_to(root / OWN)):
+        return origin
+    name = origin.absolute().relative_to(root)
+    if not (here / name).exists():
+        what = (
+            "is tracked neither by git nor by DVC, so an experiment outside the workspace cannot depend on it"
+        )
+        add = f"dvc add {name} && git add {name}.dvc"
+        remedy = f"run: {add}   (or run the experiment in the workspace: dvc exp run without --temp)"
+        raise BadInput(what, where=str(name), remedy=remedy)
+    return here / name

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pipeline.params import Section
 
 Fit = Literal["crop", "pad", "stretch"]
+COLORS = {"grey": 1, "rgb": 3}  # channels by the setting color
 
 
 class DataSettings(Section):

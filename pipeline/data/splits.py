@@ -7,19 +7,30 @@ is tested on images that an earlier model was trained on.
 import hashlib
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 
-from pipeline.data.settings import DataSettings
 from pipeline.errors import BadInput, listed
 
 MIN_IMAGES = 5  # of a class, if it has to be divided
 
 
+class Drawing(Protocol):
+    """How splits are drawn: a seed, and fractions of the images of 'train' and of all images."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def validation_fraction(self) -> float: ...
+    @property
+    def test_fraction(self) -> float: ...
+
+
 def divide(
     labels: dict[str, np.ndarray],
     class_names: tuple[str, ...],
-    settings: DataSettings,
+    settings: Drawing,
     names: Sequence[str] = (),
     groups: Sequence[str] = (),
 ) -> dict[str, tuple[str, np.ndarray]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core import model_files
 from pipeline.core.fields import PROCESSED
-from pipeline.data.download import OWN
+from pipeline.data.folders import OWN
 from pipeline.data.settings import DataSettings
 from pipeline.environment import Environment
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError

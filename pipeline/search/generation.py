@@ -35,9 +35,10 @@ def distance(model: Path, split: Split) -> float:
     rows = np.linspace(0, len(split) - 1, min(len(split), NUM_IMAGES)).astype(np.int64)
     real = space.vectors(split.batch(rows[part]).images for part in chunks(len(rows), BATCH))
     rows, made = np.resize(rows, NUM_IMAGES), []  # repeats them
+    uses_labels = Ability.USES_LABELS in abilities(task)
     for number, indices in enumerate(chunks(NUM_IMAGES, BATCH)):
         part = rows[indices]
-        labels = split.batch(part).labels if Ability.USES_LABELS in abilities(task) else None
+        labels = split.batch(part).labels if uses_labels else None
         images = task.generate(labels, len(part), Noise.whole(0, len(part), "search", number))
         assert images is not None
         made.append(images)

@@ -74,8 +74,8 @@ def add_results(
 ) -> None:
     """Store the results of a version by ``protocol`` (a digest) and show them on its card.
 
-    ``keep_card``: do not change a card that shows results already. A champion that nobody has promoted loses
-    this alias if its first results miss their floor.
+    ``keep_card``: do not change a card that shows results already. A champion that became one as the
+    first version loses this alias if its first results miss their floor.
     """
     known = {key: value for key, value in results(version).items() if key != protocol}
     newest = [*known.items(), (protocol, numbers)][-MAX_PROTOCOLS:]

@@ -277,17 +277,22 @@ FAULTS = {
 }
 
 
+def require_refused(folder, spoil, texts):
+    """The clips in ``folder``, after ``spoil``, are refused with ``texts``, and nothing is written."""
+    frames(folder / "own")
+    made(folder)
+    before = tree(folder / "processed")
+    spoil(folder / "own")
+    with pytest.raises(BadInput) as raised:
+        made(folder)
+    for text in texts:
+        assert text in str(raised.value), raised.value
+    assert tree(folder / "processed") == before
+
+
 @pytest.mark.parametrize("spoil", FAULTS, ids=[spoil.__name__ for spoil in FAULTS])
 def test_a_wrong_folder_is_refused_by_name_and_nothing_is_written(tmp_path, spoil):
-    frames(tmp_path / "own")
-    made(tmp_path)
-    before = tree(tmp_path / "processed")
-    spoil(tmp_path / "own")
-    with pytest.raises(BadInput) as raised:
-        made(tmp_path)
-    for text in FAULTS[spoil]:
-        assert text in str(raised.value), raised.value
-    assert tree(tmp_path / "processed") == before
+    require_refused(tmp_path, spoil, FAULTS[spoil])
 
 
 def test_all_faults_are_named_at_once(tmp_path):

@@ -319,3 +319,14 @@ def test_settings_that_do_not_fit_are_refused_at_once():
         validate({"source": "folder", "num_objects": [3, 2]}, SceneSettings, where="scenes")
     with pytest.raises(BadInput, match="folder is for source: folder"):
         validate({"folder": "x"}, SceneSettings, where="scenes")
+
+
+def test_an_experiment_whose_masks_nothing_tracks_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "data/own/street").mkdir(parents=True)
+    copy = tmp_path / ".dvc/tmp/exps/one"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    settings = SceneSettings(source="folder", folder="data/own/street", size=16)
+    with pytest.raises(BadInput, match="is tracked neither by git nor by DVC") as raised:
+        write_scenes(settings, target=copy / "scenes", root=tmp_path)
+    assert "dvc add data/own/street" in raised.value.remedy

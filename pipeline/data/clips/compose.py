@@ -15,11 +15,10 @@ from pipeline.data.class_folders import ONE_CLASS, Entry, find_classes
 from pipeline.data.clips.folder import ReadFrames, check, find_clips, pieces
 from pipeline.data.clips.moving import moving_clips
 from pipeline.data.clips.settings import DIRECTIONS, ClipSettings
-from pipeline.data.collection import COLORS
-from pipeline.data.download import seen_by_dvc
 from pipeline.data.findings import FULL_LIST, Findings
+from pipeline.data.folders import seen_by_dvc
 from pipeline.data.images import resize_array
-from pipeline.data.settings import DataSettings
+from pipeline.data.settings import COLORS
 from pipeline.data.shards import write_dataset
 from pipeline.data.split_names import split_of
 from pipeline.data.splits import MIN_IMAGES, divide
@@ -121,12 +120,7 @@ def _divide(
     labels = {
         split: np.array([classes.index(entry.label) for entry in some]) for split, some in found.items()
     }
-    drawing = DataSettings(
-        seed=settings.seed,
-        validation_fraction=settings.validation_fraction,
-        test_fraction=settings.test_fraction,
-    )
-    parts = divide(labels, tuple(classes), drawing, [entry.path for entry in found["train"]])
+    parts = divide(labels, tuple(classes), settings, [entry.path for entry in found["train"]])
     return {split: [found[source][index] for index in rows] for split, (source, rows) in parts.items()}
 
 

@@ -12,16 +12,19 @@ from pipeline.data.shards import write_dataset
 
 
 def write_scenes(
-    settings: SceneSettings, pictures: Path = PROCESSED / "images", target: Path = PROCESSED / "scenes"
+    settings: SceneSettings,
+    pictures: Path = PROCESSED / "images",
+    target: Path = PROCESSED / "scenes",
+    root: Path = Path(),
 ) -> dict[str, Any]:
     """Write the data set ``target`` with the fields ``image`` and ``mask``; return its manifest.
 
     Composed scenes of a split have ``pictures`` of the same split only. The same settings and files give the
-    same bytes. Raises ``BadInput`` before anything is written.
+    same bytes. A folder is relative to ``root``. Raises ``BadInput`` before anything is written.
     """
     about: dict[str, Any] = {"settings": settings.model_dump(mode="json")}
     if settings.source == "folder":
-        spec, names, splits = open_folder(settings)
+        spec, names, splits = open_folder(settings, root)
         return write_dataset(target, spec, splits, about | {"source": "own scenes", "class_names": names})
     data = Dataset.open(pictures)
     spec = spec_of(data.spec, settings)

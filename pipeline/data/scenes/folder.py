@@ -10,11 +10,11 @@ from PIL import Image
 
 from pipeline.core.fields import DataSpec, Field
 from pipeline.data.findings import FULL_LIST, Findings
-from pipeline.data.folders import list_files, read_file
+from pipeline.data.folders import list_files, read_file, seen_by_dvc
 from pipeline.data.images import SUFFIXES, BrokenImage, decode, resize, upright_size
 from pipeline.data.scenes.masks import read_colors, read_mask
 from pipeline.data.scenes.settings import SceneSettings
-from pipeline.data.settings import DataSettings
+from pipeline.data.settings import COLORS
 from pipeline.data.split_names import is_split, split_of
 from pipeline.data.splits import MIN_IMAGES, divide
 from pipeline.errors import BadInput
@@ -123,8 +123,8 @@ class FolderReader:
 
     def image(self, pair: Pair) -> np.ndarray:
         """The picture (C, size, size), uint8. Raises ``BrokenImage``."""
-        channels = 1 if self.settings.color == "grey" else 3
-        return decode(read_file(self.path, pair.image), channels, self.settings.size, self.settings.fit)
+        channels, size, fit = COLORS[self.settings.color], self.settings.size, self.settings.fit
+        return decode(read_file(self.path, pair.image), channels, size, fit)
 
     def chunks(self, pairs: Sequence[Pair]) -> Iterator[dict[str, np.ndarray]]:
         """The scenes, resized to the settings' size."""
@@ -137,13 +137,14 @@ class FolderReader:
 
 
 def open_folder(
-    settings: SceneSettings,
+    settings: SceneSettings, root: Path
 ) -> tuple[DataSpec, tuple[str, ...], dict[str, Iterator[dict[str, np.ndarray]]]]:
     """The fields, the names of the classes, and the chunks of each split.
 
-    Every file is decoded once before. Raises ``BadInput`` with all faults at once.
+    Every file is decoded once before. The folder is relative to ``root``. Raises ``BadInput`` with
+    all faults at once.
     """
-    path = Path(settings.folder)
+    path = seen_by_dvc(root / settings.folder, root)
     if not path.exists():
         remedy = "correct the setting; DVC watches data/own"
         raise BadInput(
@@ -153,10 +154,10 @@ def open_folder(
     names, colors = _read_table(path, settings.colors, scenes) if settings.colors else (settings.classes, {})
     reader = FolderReader(path, settings, colors)
     largest = _check_pixels(scenes, reader, len(names))
-    scenes.refuse(str(path), FULL_LIST)
+    scenes.refuse(str(path), root / FULL_LIST)
     names = names or ("background", *map(str, range(1, largest + 1)))
     mask = Field("label_map", (settings.size, settings.size), len(names))
-    channels = 1 if settings.color == "grey" else 3
+    channels = COLORS[settings.color]
     spec = DataSpec({"image": Field("image", (channels, settings.size, settings.size)), "mask": mask})
     parts = {
         split: [pairs[index] for index in indices] for split, pairs, indices in _divided(scenes, settings)
@@ -218,12 +219,7 @@ def _check_pixels(scenes: Scenes, reader: FolderReader, num_classes: int) -> int
 
 def _divided(scenes: Scenes, settings: SceneSettings) -> Iterator[tuple[str, list[Pair], np.ndarray]]:
     """Train, validation and test: the pairs of the source's split, and indices in it."""
-    drawn = DataSettings(
-        seed=settings.seed,
-        test_fraction=settings.test_fraction,
-        validation_fraction=settings.validation_fraction,
-    )
     labels = {split: np.zeros(len(pairs), np.int64) for split, pairs in scenes.pairs.items()}
     names = [pair.key for pair in scenes.pairs["train"]]
-    for split, (origin, indices) in divide(labels, ("scene",), drawn, names).items():
+    for split, (origin, indices) in divide(labels, ("scene",), settings, names).items():
         yield split, scenes.pairs[origin], indices

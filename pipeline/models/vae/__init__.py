@@ -1,10 +1,10 @@
 """A variational autoencoder.
 
-Kingma & Welling 2014; Higgins et al. 2017 (beta); Sønderby et al. 2016 (warm-up of the KL divergence); Kingma
-et al. 2016 (free bits, here of each image, not of the mean over a batch, which would depend on the number of
-workers); Rybkin et al. 2021 (learned deviation). The prior of class y is a normal distribution with a learned
-mean, like the conditional prior of Sohn et al. 2015. So images of a given class can be generated, and images
-can be encoded without their labels. Losses are in nats per image.
+Kingma & Welling 2014; Higgins et al. 2017 (beta); Sønderby et al. 2016 (warm-up of the KL divergence);
+Kingma et al. 2016 (free bits, here of each image, not of the mean over a batch, which would depend on the
+number of workers); Rybkin et al. 2021 (learned deviation). The prior of class y is a normal distribution
+with a learned mean, like the conditional prior of Sohn et al. 2015. So images of a given class can be
+generated, and images can be encoded without their labels. Losses are in nats per image.
 """
 
 import math
