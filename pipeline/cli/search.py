@@ -59,7 +59,7 @@ def run(
     """Train MODEL with different settings; rank them by a metric of the validation split.
 
     The same command continues a search that was interrupted, or one with more trials. No settings are trained
-    twice. The result is a table, and reports/search-MODEL.html.
+    twice. The result is a table, and searches/MODEL.html.
     """
     from rich.console import Console
 
@@ -80,7 +80,7 @@ def run(
     environment = read_environment()
     prepare_data(environment, model)
     with _locked(environment, model):
-        page = Path("reports", f"search-{model}.html")
+        page = Path("searches", f"{model}.html")
         found = Search(environment, model, space, seeds)
         ranking = run_trials(found, Budget(trials, hours and hours * 3600), page, parallel)
     Console().print(_table(ranking.table(MOST_ROWS)))

@@ -96,7 +96,7 @@ def opened(num_seeds=1, **how):
 def searched(number, num_seeds=1, seconds=None, parallel=1, **how):
     """Run ``number`` trials in all; the ranking."""
     search = opened(num_seeds, **how)
-    return trials.run(search, trials.Budget(number, seconds), Path("reports/search-cnn.html"), parallel)
+    return trials.run(search, trials.Budget(number, seconds), Path("searches/cnn.html"), parallel)
 
 
 def by_number(ranking):

@@ -22,6 +22,7 @@ from pipeline.search.trials import Budget, run
 from tests.command import darkroom
 from tests.search.conftest import DROPOUT, RATE, by_number, searched
 
+ROOT = Path(__file__).parents[2]
 PARAMS = """\
 cnn:
   training: {num_steps: 12, batch_size: 32, validate_every: 4, checkpoint_every: 4}
@@ -82,10 +83,12 @@ def test_a_search_is_one_run_with_its_trainings_and_a_page(commanded):
     assert "mlflow.parentRunId" not in parent.data.tags
     values = [run.data.metrics["validation/cross_entropy"] for run in children]
     assert parent.data.metrics["search/best"] == pytest.approx(min(sum(values[:2]), sum(values[2:])) / 2)
-    page = (commanded / "reports/search-cnn.html").read_text()
+    page = (commanded / "searches/cnn.html").read_text()
+    outputs = read_file(ROOT / "dvc.yaml")["stages"]["evaluate"]["outs"]
+    assert "reports" in outputs and "searches" not in outputs  # else the page would be a change of an output
     assert page.count("data:image/png;base64,") >= 2 and not re.search(r"(src|href)=\"http", page)
     client = MlflowClient(f"sqlite:///{commanded}/mlflow.db")
-    assert "search-cnn.html" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
+    assert "cnn.html" in {entry.path for entry in client.list_artifacts(parent.info.run_id)}
 
     code, output, _ = darkroom("search", "cnn", "--trials", "2", "--seeds", "2")  # nothing is left to do
     assert code == 0 and len(runs_of(commanded, "")) == 5
@@ -191,6 +194,6 @@ def test_the_distance_is_that_of_2000_generated_images(project, monkeypatch):
 
 
 def test_a_generator_is_searched_by_the_distance_of_its_images(project):
-    ranking = run(generator_search(project)(), Budget(), Path("reports/search-gan.html"))
+    ranking = run(generator_search(project)(), Budget(), Path("searches/gan.html"))
     assert [len(trial.values) for trial in ranking.trials] == [1, 1]
     assert 0 < ranking.trials[0].mean < ranking.trials[1].mean
