@@ -65,6 +65,11 @@ CHANGED = [
         "a few steps and one seed",
     ),
     (r"^darkroom seeds vae 0 1 2$", "darkroom seeds vae 0 1", "one new training"),
+    (
+        r"^dvc exp run train-(ae|transformer) evaluate",
+        r"dvc exp run train-\1 evaluate -S '+evaluate.models=[\1]'",
+        "the other models were measured before",
+    ),
     (r"^curl -s ", "curl -sS --fail ", "an HTTP error is an error"),
 ]
 if "DARKROOM_MIRROR" not in os.environ:
