@@ -161,9 +161,9 @@ class Similarity:
     def reading(self) -> str:
         """What the similarity to maps of networks with random weights means."""
         if self.rank_correlation >= SIMILAR:
-            return "hardly differs from a map of random weights: it says little about what was learned"
+            return "says little: it hardly differs from a map of random weights"
         if self.of_absolute_values >= SIMILAR:
-            return "its signs depend on what was learned; where it is strong depends mostly on the image"
+            return "mostly its signs depend on what was learned"
         return "depends on what was learned"
 
 

@@ -68,10 +68,10 @@ def check(explainer: Explainer, images: Tensor, labels: Tensor, seed: int) -> "p
     rows = [
         {
             "map": explanation.METHODS[method],
-            "computed from": explainer.source(method),
             "rank correlation": each.rank_correlation,
             "of absolute values": each.of_absolute_values,
             "SSIM": each.ssim,
+            "computed from": explainer.source(method),
             "reading": each.reading,
         }
         for method, each in found.items()
@@ -85,7 +85,8 @@ EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {}, pictures={
         "probability. On them, what speaks for the answer and against it.",
     "unsure": "Of the other test images, those with the least sure answers.",
 }, tables={
-    "maps": "Do these maps say anything? The same maps of networks whose weights are shuffled should differ "
-        f"(Adebayo et al. 2018): averages over {explanation.NUM_CHECKED} test images and "
-        f"{explanation.NUM_RANDOM} such networks, 1 for the same maps, about 0 for unrelated ones.",
+    "maps": "Whether the maps depend on what was learned: how similar they are to those of "
+        f"{explanation.NUM_RANDOM} networks with shuffled weights (Adebayo et al. 2018), averaged over up to "
+        f"{explanation.NUM_CHECKED} test images. 1: the same maps; about 0: unrelated ones. Spearman's "
+        "rank correlation, also of the absolute values, and SSIM.",
 })
