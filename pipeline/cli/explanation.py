@@ -57,8 +57,9 @@ def explain(
     names = card["class_names"]
     explainer = explanation.Explainer(task)
     if unable := [method for method in chosen if method not in explainer.methods]:
-        what = f"no layer of {model} has maps of more than one value"
-        raise BadInput(what, where=f"--method {unable[0]}", remedy="use gradients or occlusion")
+        what = f"{model} has no gradients, or no layer with maps of more than one value"
+        remedy = f"use {' or '.join(explainer.methods)}"
+        raise BadInput(what, where=f"--method {unable[0]}", remedy=remedy)
     methods = list(dict.fromkeys(chosen)) or explainer.methods
     wanted = choose_classes(names, (label,))[0] if label is not None else None
     unread: list[BadInput] = []

@@ -50,10 +50,14 @@ class Explainer:
             parts = zip(images.clone().split(size), labels.clone().split(size))
             return torch.cat([compute[method](*part).sum(1, keepdim=True).detach() for part in parts])
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
-        """The methods that can be used: all, but Grad-CAM only with a :attr:`layer`."""
-        return [method for method in METHODS if method != "grad-cam" or self.layer]
+        """The methods that can be used: only occlusion without gradients; Grad-CAM with a :attr:`layer`."""
+        with torch.inference_mode(False), torch.enable_grad():
+            logits = self.task.classify(self._black().requires_grad_())
+        differentiable = logits is not None and logits.requires_grad
+        able = {"gradients": differentiable, "grad-cam": differentiable and self.layer is not None}
+        return [method for method in METHODS if able.get(method, True)]
 
     @cached_property
     def layer(self) -> tuple[str, nn.Module, tuple[int, int]] | None:
@@ -72,10 +76,13 @@ class Explainer:
 
         hooks = [watch(*named) for named in self.task.named_modules()]
         with torch.no_grad():
-            self.task.classify(torch.zeros(1, *self.task.spec["image"].shape, device=self.task.device))
+            self.task.classify(self._black())
         for hook in hooks:
             hook.remove()
         return found[-1] if found else None
+
+    def _black(self) -> Tensor:
+        return torch.zeros(1, *self.task.spec["image"].shape, device=self.task.device)
 
     def source(self, method: str) -> str:
         """What the map is computed from, in words."""
@@ -117,7 +124,7 @@ def _window(side: int) -> int:
 def blank(images: Tensor) -> Tensor:
     """Images (N, C, H, W) of one colour: in each channel, the median of the border of the image."""
     border = (images[..., 0, :], images[..., -1, :], images[..., 0], images[..., -1])
-    return torch.cat(border, 2).median(2).values[..., None, None].expand_as(images)
+    return torch.cat(border, 2).quantile(0.5, 2)[..., None, None].expand_as(images)
 
 
 def sheet(explainer: Explainer, images: Tensor, labels: Tensor, methods: Sequence[str]) -> Tensor:

@@ -86,7 +86,7 @@ def test_a_broken_picture_is_reported_and_the_others_are_explained():
     [
         (("--model", "gan"), "does not classify"),
         (("--label", "ten"), "no such class"),
-        (("--method", "grad-cam", "--model", "flat"), "no layer of flat has maps"),
+        (("--method", "grad-cam", "--model", "flat"), "flat has no gradients, or no layer"),
     ],
 )
 def test_what_cannot_be_explained_is_refused(arguments, message, monkeypatch):

@@ -43,7 +43,7 @@ def images_of(spec, count=3):
 def test_a_blank_image_has_the_median_colour_of_the_border():
     images = torch.zeros(1, 2, 4, 4)
     images[:, :, 1:3, 1:3] = 1
-    images[0, 1, 0], images[0, 1, :, 0], images[0, 1, :, 3] = 0.5, 0.5, 0.7
+    images[0, 1, 0], images[0, 1, :, 0], images[0, 1, :, 3] = 0.5, 0.5, 0.75
     assert blank(images)[0, 0].unique().tolist() == [0] and blank(images).shape == images.shape
     assert blank(images)[0, 1].unique().tolist() == [0.5]
 
@@ -60,6 +60,15 @@ def test_maps_of_a_linear_classifier_agree_with_closed_forms(channels):
     square = Explainer(task).map("occlusion", images, labels)  # squares of one pixel
     assert torch.allclose(square, change, atol=1e-4)
     assert Explainer(task).layer is None and Explainer(task).methods == ["gradients", "occlusion"]
+
+
+def test_a_classifier_without_gradients_has_occlusion_only():
+    task = Classifier(1)
+    task.classify = torch.no_grad()(task.classify)
+    assert Explainer(task).methods == ["occlusion"]
+    assert check(Explainer(task), images_of(task.spec), torch.tensor([0, 1, 2]), 0)["map"].tolist() == [
+        "Occlusion"
+    ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
