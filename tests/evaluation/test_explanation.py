@@ -72,14 +72,15 @@ def test_a_classifier_without_gradients_has_occlusion_only():
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_integrated_gradients_add_up_to_the_change_of_the_logit(architecture):
+def test_integrated_gradients_add_up_to_the_change_of_the_logit(architecture, monkeypatch):
+    monkeypatch.setattr(explanation, "STEPS", 128)  # with 32 they are up to 5 % off
     task = cnn(**ARCHITECTURES[architecture])
     images, labels = images_of(SPEC, 10), torch.arange(10) % 4
     with torch.inference_mode():  # as in an evaluation
         maps = Explainer(task).map("gradients", images, labels)
         change = (task.classify(images) - task.classify(blank(images))).gather(1, labels[:, None])[:, 0]
     assert maps.shape == (10, 1, 16, 16)
-    assert torch.allclose(maps.sum((1, 2, 3)), change, rtol=0.05, atol=0.03 * change.abs().max().item())
+    assert torch.allclose(maps.sum((1, 2, 3)), change, rtol=0, atol=0.03 * change.abs().max().item())
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
