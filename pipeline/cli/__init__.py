@@ -9,6 +9,7 @@ import click
 
 from pipeline import doctor, environment, process
 from pipeline.cli import (
+    explanation,
     exploration,
     export,
     forecast,
@@ -95,6 +96,7 @@ for command in (
     restoration.restore,
     segmentation.segment,
     exploration.explore,
+    explanation.explain,
     forecast.forecast,
     export.export,
     inspect.inspect,

@@ -150,11 +150,12 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     run(dataset, tasks, tmp_path)
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
-    drawn |= {"gan-nearest", "free-nearest"}
+    drawn |= {"gan-nearest", "free-nearest", "cnn-mistakes", "cnn-unsure"}
     curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
     assert found == {
         "confusion.csv",
         "tables/cnn-classes.csv",
+        "tables/cnn-maps.csv",
         *curves,
         *(f"pictures/{name}.png" for name in drawn),
     }
@@ -309,9 +310,9 @@ def test_fewer_images_than_the_test_split_has_are_generated_of_all_classes(tmp_p
 def test_reconstructions_show_each_class_in_turn_of_a_sorted_test_split(tmp_path, monkeypatch):
     drawn, save = {}, figures.save_grid
 
-    def recorded(images, path, columns=(), rows=()):
+    def recorded(images, path, columns=(), rows=(), legend=()):
         drawn[path.name] = (images, list(columns), list(rows))
-        save(images, path, columns, rows)
+        save(images, path, columns, rows, legend)
 
     monkeypatch.setattr(figures, "save_grid", recorded)
     monkeypatch.setattr(context, "BATCH", 5)
