@@ -57,8 +57,8 @@ def read(name: str) -> Recipe:
 def sections(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """All sections that the recipe ``name`` sets. ``params``: the project's, for settings about own data."""
     recipe, mine = read(name), leaves(params)
-    merged = read_file(FOLDER / f"{DIGITS}.yaml")["settings"]
-    _merge(merged, read_file(FOLDER / f"{name}.yaml")["settings"])
+    merged = _load(FOLDER / f"{DIGITS}.yaml")["settings"]
+    _merge(merged, _load(FOLDER / f"{name}.yaml")["settings"])
     for key in recipe.own:
         if mine.get(key):
             put(merged, key, mine[key])
@@ -109,7 +109,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 def _require_nothing_is_lost(path: Path, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
     """Raise ``BadInput`` if a value of ``before`` goes that is in no commit and in no recipe."""
     known = [rerun.committed(path.parent)]
-    known += [leaves(read_file(FOLDER / f"{name}.yaml")["settings"]) for name in names()]
+    known += [leaves(_load(FOLDER / f"{name}.yaml")["settings"]) for name in names()]
     lost = [
         key for key, value in before.items() if all(each.get(key, ...) != value for each in (after, *known))
     ]
@@ -139,6 +139,11 @@ def _yaml() -> YAML:
     round_trip = YAML()  # keeps comments, and builds no objects
     round_trip.preserve_quotes, round_trip.width = True, WIDTH
     return round_trip
+
+
+def _load(path: Path) -> Any:
+    with path.open(encoding="utf-8") as file:
+        return _yaml().load(file)
 
 
 def _merge(target: dict[str, Any], values: Mapping[str, Any]) -> None:

@@ -138,6 +138,11 @@ def test_what_no_variant_measures_is_named_before_anything_is_trained(project):
     assert boards.entries(read(measures=measures, curve="kl"), Path("board.yaml"))
 
 
+def test_an_autoencoder_is_known_to_generate_once_it_is_trained(project):
+    board = read(model="ae", variants={"base": {}}, measures=["fid", "label_agreement", "psnr"])
+    assert boards.entries(board, Path("board.yaml"))
+
+
 def test_a_recipe_as_base_replaces_the_projects_settings(project):
     Path("params.yaml").write_text(json.dumps(PARAMS | {"data": recipes.read("digits").settings["data"]}))
     board = read(base="digits")
