@@ -238,6 +238,11 @@ def test_the_time_of_a_training_that_patience_ended_is_not_extrapolated(project)
     assert rows[1].seconds.mean == 10.0  # all of its 20 steps were in this process
 
 
+def test_a_table_of_one_seed_says_that_its_intervals_are_over_the_test_images(project):
+    assert "over the test images" in Summary(read(seeds=[0]), [], True).protocol()
+    assert "Student" in Summary(read(seeds=[0, 1]), [], True).protocol()
+
+
 def test_the_files_hold_the_same_numbers(summary, tmp_path):
     paths = summary.write(tmp_path / "out", "beta")
     assert [path.name for path in paths] == ["beta.md", "beta.csv", "beta.json", "beta.html"]
