@@ -24,7 +24,10 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True
     "--into", type=FILE, help="A Markdown file: the tables replace those between its <!-- NAME --> marks."
 )
 @click.option("--dry-run", is_flag=True, help="Check the files and show what would be trained.")
-def leaderboard(files: tuple[Path, ...], out: Path, into: Path | None, dry_run: bool) -> None:
+@click.option("--in-process", is_flag=True, help="Train in this process, without DVC experiments: faster.")
+def leaderboard(
+    files: tuple[Path, ...], out: Path, into: Path | None, dry_run: bool, in_process: bool
+) -> None:
     """Train variants with several seeds; compare them in a table.
 
     FILES: YAML files with model, base, num_steps, seeds, measures and variants. Each training is a DVC
@@ -55,7 +58,7 @@ def leaderboard(files: tuple[Path, ...], out: Path, into: Path | None, dry_run: 
         return
     results = []
     for path, board in read.items():
-        found = trainings.run(environment, board, entries[path])
+        found = trainings.run(environment, board, entries[path], in_process=in_process)
         summary = Summary.of(board, found)
         click.echo(f"{path.stem} -> {', '.join(str(each) for each in summary.write(out, path.stem))}")
         if into:

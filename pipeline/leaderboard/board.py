@@ -1,5 +1,6 @@
 """The file of a leaderboard, and its trainings. All faults are found before anything is trained."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,10 +14,12 @@ from pydantic import Field
 
 from pipeline import recipes
 from pipeline.core import model_files
+from pipeline.core.abilities import Ability
 from pipeline.core.dataset import Dataset
 from pipeline.core.fields import PROCESSED
 from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings, read_training
+from pipeline.core.task import Task
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import glossary
 from pipeline.evaluation.context import Context
@@ -27,6 +30,7 @@ from pipeline.params import Section, as_file, read_file, suggestion, validate
 from pipeline.settings_check import find_faults, require_valid_params
 from pipeline.tracking.rerun import Change, difference, leaves
 
+GENERATES = {Ability.GENERATE, Ability.USES_LABELS, Ability.DECODE}  # abilities of a model that generates
 PROJECT = "params"  # the base: params.yaml as it is
 
 
@@ -121,16 +125,20 @@ def entries(board: Board, path: Path) -> list[Entry]:
 
 def params_of(board: Board, variant: str, seed: int | None = None) -> dict[str, Any]:
     """The whole params.yaml of one training."""
-    params = read_file()
-    if board.base != PROJECT:
-        params |= recipes.sections(board.base, params)
-    params = json.loads(json.dumps(params))
+    params = json.loads(_with_base(board.base, json.dumps(read_file())))
     own: dict[str, Any] = {"evaluate.models": [board.model]}
     own |= {} if board.num_steps is None else {f"{board.model}.training.num_steps": board.num_steps}
     own |= {} if seed is None else {f"{board.model}.training.seed": seed}
     for key, value in (leaves(board.settings) | leaves(board.variants[variant]) | own).items():
         recipes.put(params, key, value)
     return params
+
+
+@functools.lru_cache  # to read a recipe takes half a second
+def _with_base(base: str, text: str) -> str:
+    """The params in the JSON ``text`` with the sections of the recipe ``base``, as JSON."""
+    params = json.loads(text)
+    return text if base == PROJECT else json.dumps(params | recipes.sections(base, params))
 
 
 def _general_faults(board: Board) -> Iterator[str]:
@@ -199,7 +207,9 @@ def _build(name: str, config: Any, data: Dataset) -> _Untrained:
         raise BadInput(str(error), where=f"{name}.model", remedy="correct its settings") from None
     context = Context(EvaluationSettings(), {task.dataset: data}, {name: task}, {}, Path(), name)
     own = curves | ({"importance_weighted_bound"} if hasattr(task, "log_weights") else set())
-    applied = [own if each.needs is None else set(each.measures) for each in applying(context)]
+    later = GENERATES if type(task).generate is not Task.generate else set()  # an autoencoder, once trained
+    measuring = [*applying(context), *(each for each in glossary.EVALUATORS if each.needs in later)]
+    applied = [own if each.needs is None else set(each.measures) for each in measuring]
     count = sum(parameter.numel() for parameter in task.parameters())
     return _Untrained(count, set[str]().union(*applied), curves)
 

@@ -20,6 +20,8 @@ from pipeline.tracking.rerun import as_text, leaves
 from pipeline.tracking.run_comparison import numbers, spread
 
 LEVEL = 0.95  # of the intervals
+SEVERAL = "mean ± standard deviation over the seeds, 95 % interval of the mean (Student's t), best seed"
+SINGLE = "the value, its 95 % interval over the test images; how much seeds differ is not known"
 NOTES = {
     True: "All were measured by the same protocol.",
     False: "They were measured by different protocols: no value is marked as the best.",
@@ -117,10 +119,8 @@ class Summary:
         """One sentence on what was done."""
         steps = f"{self.board.num_steps:,} steps each, " if self.board.num_steps else ""
         seeds = ", ".join(map(str, self.board.seeds))
-        return (
-            f"{steps}seeds {seeds}, base: {self.board.base}. Each cell: mean ± standard deviation over the "
-            f"seeds, 95 % interval of the mean (Student's t), best seed. {self.note}"
-        )
+        shown = SEVERAL if len(self.board.seeds) > 1 else SINGLE
+        return f"{steps}seeds {seeds}, base: {self.board.base}. Each cell: {shown}. {self.note}"
 
     def markdown(self) -> str:
         """The table in Markdown."""

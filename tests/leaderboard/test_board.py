@@ -138,6 +138,11 @@ def test_what_no_variant_measures_is_named_before_anything_is_trained(project):
     assert boards.entries(read(measures=measures, curve="kl"), Path("board.yaml"))
 
 
+def test_an_autoencoder_is_known_to_generate_once_it_is_trained(project):
+    board = read(model="ae", variants={"base": {}}, measures=["fid", "label_agreement", "psnr"])
+    assert boards.entries(board, Path("board.yaml"))
+
+
 def test_a_recipe_as_base_replaces_the_projects_settings(project):
     Path("params.yaml").write_text(json.dumps(PARAMS | {"data": recipes.read("digits").settings["data"]}))
     board = read(base="digits")
@@ -231,6 +236,11 @@ def test_numbers_of_different_protocols_have_no_best_and_no_mean(project):
 def test_the_time_of_a_training_that_patience_ended_is_not_extrapolated(project):
     rows = summary_of(last_step="20").rows
     assert rows[1].seconds.mean == 10.0  # all of its 20 steps were in this process
+
+
+def test_a_table_of_one_seed_says_that_its_intervals_are_over_the_test_images(project):
+    assert "over the test images" in Summary(read(seeds=[0]), [], True).protocol()
+    assert "Student" in Summary(read(seeds=[0, 1]), [], True).protocol()
 
 
 def test_the_files_hold_the_same_numbers(summary, tmp_path):
