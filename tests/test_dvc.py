@@ -17,7 +17,8 @@ from pipeline.launch.training import Training
 from tests.project import MODELS
 from tests.test_walls import ROOT, imports
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PLAN = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = PLAN["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # Modules that cannot change a result: they parse settings, write files, report errors, start processes.
 NEUTRAL = {
@@ -106,6 +107,12 @@ def test_every_model_has_a_file_a_section_and_a_stage():
             "stages/train.py",
         ]
     assert {"models", "history"} <= set(STAGES["evaluate"]["deps"])
+
+
+def test_each_model_has_a_chart_of_its_curves():
+    charts = [str(plot) for plot in PLAN["plots"]]
+    for name in model_files.names():
+        assert any(f"plots/curves/{name}/" in chart for chart in charts), name
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if not name.startswith("train-")])
