@@ -31,6 +31,7 @@ NEUTRAL = {
     "openmp.py",
     "params.py",
     "process.py",
+    "progress.py",
     "settings_check.py",
 }
 # Every stage first checks all sections of params.yaml. This can stop a stage but not change its result, so
