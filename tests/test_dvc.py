@@ -17,7 +17,8 @@ from pipeline.launch.training import Training
 from tests.project import MODELS
 from tests.test_walls import ROOT, imports
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PLAN = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = PLAN["stages"]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # Modules that cannot change a result: they parse settings, write files, report errors, start processes.
 NEUTRAL = {
@@ -30,6 +31,7 @@ NEUTRAL = {
     "openmp.py",
     "params.py",
     "process.py",
+    "progress.py",
     "settings_check.py",
 }
 # Every stage first checks all sections of params.yaml. This can stop a stage but not change its result, so
@@ -106,6 +108,12 @@ def test_every_model_has_a_file_a_section_and_a_stage():
             "stages/train.py",
         ]
     assert {"models", "history"} <= set(STAGES["evaluate"]["deps"])
+
+
+def test_each_model_has_a_chart_of_its_curves():
+    charts = [str(plot) for plot in PLAN["plots"]]
+    for name in model_files.names():
+        assert any(f"plots/curves/{name}/" in chart for chart in charts), name
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if not name.startswith("train-")])

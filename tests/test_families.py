@@ -17,6 +17,7 @@ from tests.project import ROOT
 from tests.repository import commit, create, read_yaml, shell, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+SHIPPED = read_yaml(ROOT / "dvc.yaml")
 MEASURES = {"rcnn": "frame_mse", "unet": "mean_iou", "vqvae": "psnr", "transformer": "fid"}
 TRAINING = {
     "num_steps": 24,
@@ -42,7 +43,7 @@ MORE = {
 def project(tmp_path_factory):
     """A project of the classifier and these models, after ``dvc repro``."""
     folder = create(tmp_path_factory.mktemp("families") / "project", **MORE)
-    plan, shipped = read_yaml(folder / "dvc.yaml"), read_yaml(ROOT / "dvc.yaml")["stages"]
+    plan, shipped = read_yaml(folder / "dvc.yaml"), SHIPPED["stages"]
     for name in MEASURES:
         code = model_files.code_path(name, ROOT / "pipeline")
         shutil.copytree(code, folder / code.relative_to(ROOT))
@@ -62,6 +63,14 @@ def test_they_are_measured_and_reported_with_their_own_measures(project):
     page = (project / "reports/index.html").read_text()
     for name in MEASURES:
         assert name in page and list((project / f"history/{name}/samples").glob("*.png"))
+
+
+def test_dvcs_charts_find_their_curves(project):
+    charts = [chart for plot in SHIPPED["plots"] if isinstance(plot, dict) for chart in plot.values()]
+    paths = [path for chart in charts for path in chart["y"]]
+    for name in MEASURES:
+        own = [project / path for path in paths if path.startswith(f"plots/curves/{name}/")]
+        assert own and all(path.is_file() for path in own), name
 
 
 def test_they_are_tracked_registered_and_traced(project):

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import doctor, environment, limits, repro
 from pipeline.core import dataset
-from pipeline.data import decoding
+from pipeline.data import decoding, threads
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.launch import plan
@@ -141,13 +141,14 @@ def test_every_part_uses_as_many_cores_as_the_quota_allows(container, monkeypatc
     with plan.plan_resources(Environment(Path(), 1, device="cpu")) as planned:
         assert starts == [(cores, 0)] and planned.threads == cores
 
-    for module in (dataset, decoding):
+    for module in (dataset, threads):
         monkeypatch.setattr(module, "ThreadPoolExecutor", Threads)
     dataset._verify(Path(), [])
     assert Threads.count == cores
     Threads.count = 0
-    with decoding.workers(here, num_files=1):
-        assert Threads.count == cores
+    with decoding.workers(here, num_files=1) as decode:
+        list(decode(decoding.Decoder(Path(), 1, 8), []))
+    assert Threads.count == cores
 
     repro._max_trainings(here, ["train-a", "train-b"], jobs=2, cores=0)
     assert f"each uses {cores} threads of {cores} cores" in capsys.readouterr().out

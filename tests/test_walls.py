@@ -12,7 +12,7 @@ from tests import core_only
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "files", "estimate", "limits"},
-    {"params", "environment", "openmp", "process", "git"},
+    {"params", "environment", "openmp", "process", "progress", "git"},
     {"core"},
     {"data", "layers"},
     {"models"},

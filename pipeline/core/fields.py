@@ -29,7 +29,7 @@ class Field:
     tokens      (L,)         uint8, int32 if it needs int64
     =========== ============ ======================== ========================
 
-    Labels, label maps and tokens have integer values in [0, ``num_values``).
+    Labels, label maps and tokens have integer values in [0, ``num_values``); label maps also 255 (ignored).
     """
 
     kind: Literal["image", "clip", "label", "label_map", "tokens"]

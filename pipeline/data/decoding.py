@@ -3,11 +3,8 @@
 Both give the same result.
 """
 
-import functools
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 from pipeline.data.folders import reader
 from pipeline.data.images import decode
 from pipeline.data.settings import Fit
+from pipeline.data.threads import in_order
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.limits import cpu_count
@@ -82,9 +80,7 @@ def workers(environment: Environment, num_files: int) -> Iterator[Decode]:
     Ray is only used for at least ``MIN_FILES_FOR_RAY`` files, and if the environment asks for workers.
     """
     if num_files < MIN_FILES_FOR_RAY or (environment.workers == "auto" and not environment.ray_address):
-        num_threads = cpu_count()
-        with ThreadPoolExecutor(num_threads) as pool:
-            yield functools.partial(_decode_with_threads, pool, 2 * num_threads)
+        yield _decode_with_threads
         return
     num_cpus = cpu_count() if environment.workers == "auto" else environment.workers
     started = start_ray(environment.ray_address, num_cpus)
@@ -97,17 +93,10 @@ def workers(environment: Environment, num_files: int) -> Iterator[Decode]:
             ray.shutdown()
 
 
-def _decode_with_threads(
-    pool: ThreadPoolExecutor, max_pending: int, decoder: Decoder, names: list[str]
-) -> Iterator[Decoded]:
-    pending: deque[Future[Decoded]] = deque()
+def _decode_with_threads(decoder: Decoder, names: list[str]) -> Iterator[Decoded]:
     size = chunk_size(decoder.channels, decoder.size)
-    for start in range(0, len(names), size):
-        pending.append(pool.submit(decoder, names[start : start + size]))
-        if len(pending) > max_pending:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    parts = [names[start : start + size] for start in range(0, len(names), size)]
+    yield from in_order(decoder, parts, "images", f"decoding: chunks of {size}")
 
 
 def _decode_with_ray(decoder: Decoder, names: list[str]) -> Iterator[Decoded]:

@@ -16,8 +16,8 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.estimate import Estimate
 from pipeline.evaluation.distances import BATCH, ReferenceSet
 from pipeline.evaluation.features import FeatureSpace
-from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.progress import PROGRESS
 
 T = TypeVar("T")
 

@@ -18,8 +18,8 @@ from pipeline.evaluation.frechet import frechet
 from pipeline.evaluation.kernel import kernel_distance, kernel_sums
 from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.pixels import PixelRecord
-from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
+from pipeline.progress import PROGRESS
 
 BATCH = 100  # for larger batches, allocating the activations takes longer than computing them
 

@@ -20,10 +20,10 @@ from pipeline.evaluation import figures, glossary, warnings
 from pipeline.evaluation.context import Context, diverged
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.history import curves
-from pipeline.evaluation.progress import PROGRESS
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import atomic_folder, write_json, write_text
 from pipeline.params import suggestion
+from pipeline.progress import PROGRESS
 
 ONE_CLASS = (
     "the data has one class: nothing is classified, and images are compared by the features of a classifier "

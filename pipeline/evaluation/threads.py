@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.evaluation.progress import PROGRESS
+from pipeline.progress import PROGRESS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

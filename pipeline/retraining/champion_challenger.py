@@ -26,28 +26,32 @@ from pipeline.tracking import promotion, registry
 if TYPE_CHECKING:
     from pipeline.tracking.registry import MlflowClient
 
-IMAGES = "images"  # the data set that is retrained
+IMAGES = "images"  # the data set of the pictures that are retrained on
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The data of a training: images of ``channels`` x ``size`` x ``size`` pixels in these classes."""
+    """The data of a training: images (C, H, W) or clips (T, C, H, W) of this shape in these classes."""
 
-    channels: int
-    size: int
+    shape: tuple[int, ...]
     class_names: tuple[str, ...] | None  # None: not known
 
     @classmethod
     def of(cls, folder: Path) -> "Expected":
         """The data of the trained model in ``folder``."""
         card = read_card(folder)
-        spec = DataSpec.from_json(card["spec"])
-        return cls(spec.channels, spec.size, tuple(card.get("class_names", ())) or None)
+        return cls.of_spec(DataSpec.from_json(card["spec"]), card.get("class_names", ()))
+
+    @classmethod
+    def of_spec(cls, spec: DataSpec, class_names: Iterable[str]) -> "Expected":
+        """The data with these fields, of which one is an image or a clip."""
+        shapes = [field.shape for field in spec.fields.values() if field.kind in ("image", "clip")]
+        return cls(shapes[0], tuple(class_names) or None)
 
     def __str__(self) -> str:
-        names, shape = self.class_names, f"{self.channels} x {self.size} x {self.size} pixels"
+        names, shape = self.class_names, f"{' x '.join(map(str, self.shape))} pixels"
         if names is None:
-            return f"images of {shape}"
+            return f"{'clips' if len(self.shape) == 4 else 'images'} of {shape}"
         return f"{len(names)} classes ({', '.join(names[:5])}{', ...' * (len(names) > 5)}) of {shape}"
 
 
@@ -71,7 +75,7 @@ class Champion:
         """Why a model trained on ``expected`` cannot be compared with this one; '' if it can."""
         known = Expected.of(self.folder)
         names = {expected.class_names, known.class_names} - {None}
-        if len(names) > 1 or (known.channels, known.size) != (expected.channels, expected.size):
+        if len(names) > 1 or known.shape != expected.shape:
             what = f"knows {known}, the new data has {expected}"
         elif self.load("cpu") is None:
             what = "does not fit the present code"
@@ -99,7 +103,7 @@ def expected_data(
         manifest = tree / PROCESSED / IMAGES / "manifest.json"
         known = read_json(manifest) if manifest.is_file() else {}
         names = tuple(known["class_names"]) if known.get("source") == data.source else None
-        return Expected(channels, size, names), None
+        return Expected((channels, size, size), names), None
     place = tree / data.folder
     try:
         layout = read_layout(place, data) if files is None else arrange(files, [], data)
@@ -108,17 +112,14 @@ def expected_data(
         return None, None
     num_test = sum(entry.split == "test" for entry in layout.entries)
     num_test = num_test or round(len(layout.entries) * data.test_fraction)
-    return Expected(channels, size, layout.class_names), num_test
+    return Expected((channels, size, size), layout.class_names), num_test
 
 
 def champions(client: "MlflowClient", names: Iterable[str], downloads: Path) -> dict[str, Champion]:
-    """The champions of the models ``names`` that learn from the data set that is retrained.
-
-    Weights on another machine are copied into ``downloads``.
-    """
+    """The champions of the models ``names``. Weights on another machine are copied into ``downloads``."""
     known = {model.name for model in client.search_registered_models(max_results=1000)}
     found = {}
-    for name in (name for name in names if model_files.find(name).dataset == IMAGES):
+    for name in names:
         if version := promotion.champion(client, name) if name in known else None:
             folder = registry.weights(client, version, downloads / f"{name}-{version.version}")
             found[name] = Champion(name, str(version.version), folder)
@@ -145,8 +146,11 @@ def compare(
     candidates: Mapping[str, Any],
     serving: Mapping[str, Champion],
 ) -> list[Verdict]:
-    """A verdict for each of ``candidates``: the registered versions of the models trained in ``tree``."""
-    data, folders, verdicts = Dataset.open(tree / PROCESSED / IMAGES), _models(tree), list[Verdict]()
+    """A verdict for each of ``candidates``: the registered versions of the models trained in ``tree``.
+
+    A model of composed clips or scenes is measured on those of the test pictures.
+    """
+    folders, verdicts = _models(tree), list[Verdict]()
     for name, version in candidates.items():
         before = serving[name].version if name in serving else ""
         verdict = Verdict(model=name, version=str(version.version), before=before)
@@ -159,21 +163,25 @@ def compare(
     print(f"comparing with the champions: {', '.join(sorted(contested)) or 'none'}")
     if not contested:
         return verdicts
+    data = {name: _dataset_of(folders[name], tree) for name in contested}
+    datasets = {one.folder.name: one for one in (Dataset.open(tree / PROCESSED / IMAGES), *data.values())}
     why = {name: one.incomparable(Expected.of(folders[name])) for name, one in serving.items()}
     fitting = {name: one.folder for name, one in serving.items() if not why[name]}
     # One space for all: that of the champion classifier, or of the challenger if there is none.
     space = fitting.get(settings.classifier, folders.get(settings.classifier))
     ours, theirs = (
-        _measure(settings, data, {name: models[name] for name in contested if name in models}, space, device)
+        _measure(
+            settings, datasets, {name: models[name] for name in contested if name in models}, space, device
+        )
         for models in (folders, fitting)
     )
     for name, verdict in contested.items():
         seconds = read_json(tree / "history" / name / "times.json").get("total")
         facts = Facts(
-            len(data.test),
+            len(data[name].test),
             (folders[name] / model_files.WEIGHTS).stat().st_size / 1e6,
             seconds and seconds / 3600,
-            new_pictures,
+            new_pictures if _has_new(data[name]) else 0,
             why.get(name, ""),
         )
         known = {"now": theirs[name]} if name in theirs else {}
@@ -227,7 +235,11 @@ def decide(verdicts: list[Verdict], classifier: str) -> tuple[str, str]:
 
 
 def _measure(
-    settings: EvaluationSettings, data: Dataset, models: dict[str, Path], space: Path | None, device: str
+    settings: EvaluationSettings,
+    datasets: Mapping[str, Dataset],
+    models: dict[str, Path],
+    space: Path | None,
+    device: str,
 ) -> dict[str, Numbers]:
     """The measures of ``models`` on the test split: the classifier's own, others in the feature ``space``."""
     settings = settings.model_copy(update={"models": ()})  # all that are given
@@ -241,7 +253,7 @@ def _measure(
             with tempfile.TemporaryDirectory() as temporary:
                 here = Path(temporary)
                 outputs = {"history": here, "metrics": here / "metrics", "plots": here / "plots"}
-                results = evaluate(settings, {IMAGES: data}, tasks, digests, **outputs)
+                results = evaluate(settings, datasets, tasks, digests, **outputs)
             found |= {name: Estimate.read(results[name]) for name in wanted}
     return found
 
@@ -251,7 +263,16 @@ def _to_json(numbers: Numbers) -> dict[str, Any]:
 
 
 def _models(tree: Path) -> dict[str, Path]:
-    """The models that learn from the data set that is retrained."""
+    """The trained models in ``tree``."""
     folders = [card.parent for card in sorted((tree / "models").glob(f"[!.]*/{model_files.CARD}"))]
-    kinds = {folder: model_files.find(read_card(folder)["name"]) for folder in folders}
-    return {folder.name: folder for folder, kind in kinds.items() if kind.dataset == IMAGES}
+    return {folder.name: folder for folder in folders}
+
+
+def _has_new(data: Dataset) -> bool:
+    """Whether new pictures get into ``data``. A user's own clips and masks stay as they are."""
+    return data.folder.name == IMAGES or "pictures" in data.manifest  # composed of them
+
+
+def _dataset_of(folder: Path, tree: Path) -> Dataset:
+    """The data set in ``tree`` that the model in ``folder`` learns from."""
+    return Dataset.open(tree / PROCESSED / model_files.find(read_card(folder)["name"]).dataset)

@@ -92,7 +92,7 @@ def measure_drift(
     task = None
     if champion and (processed / "manifest.json").is_file():
         known = Dataset.open(processed)
-        expected = Expected(known.spec.channels, known.spec.size, known.class_names)
+        expected = Expected.of_spec(known.spec, known.class_names)
         task = load(champion, expected, device)
     if champion is None or task is None:
         why = "there is no champion that knows these classes and sizes"

@@ -87,9 +87,8 @@ def check(
     if not arrival.fresh:
         return Quality()
     known = arrange([picture.name for picture in arrival.accepted], [], data).class_names
-    expected = Expected(1 if data.color == "grey" else 3, data.image_size, known)
-    spec = DataSpec.labelled_images(expected.channels, expected.size, len(known))
-    task = load(champion, expected, device)
+    spec = DataSpec.labelled_images(1 if data.color == "grey" else 3, data.image_size, len(known))
+    task = load(champion, Expected.of_spec(spec, known), device)
     quality = examine(arrival, settings, spec, known, task and partial(_probabilities, task), data)
     attention = [finding for finding in quality.findings if finding.level != "fine"]
     for finding in attention:

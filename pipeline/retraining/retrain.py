@@ -199,7 +199,8 @@ class _Retraining:
         if expected is None:
             return
         sections = set(read_file(self.tree / PARAMS))
-        serving = self._champions(sections.intersection(model_files.names()))
+        of_images = lambda name: model_files.find(name).dataset == champion_challenger.IMAGES
+        serving = self._champions(filter(of_images, sections.intersection(model_files.names())))
         if why := list(filter(None, (champion.incomparable(expected) for champion in serving.values()))):
             lines = [
                 *(f"note: {reason}" for reason in why),

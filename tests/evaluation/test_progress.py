@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.evaluation import history, progress
+from pipeline import progress
+from pipeline.evaluation import history
 from tests.evaluation.conftest import (
     run,
     write_history,

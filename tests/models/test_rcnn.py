@@ -10,6 +10,7 @@ from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field
 from pipeline.core.noise import Noise
 from pipeline.errors import BadInput
+from pipeline.layers.similarity import ssim
 from pipeline.models.rcnn import Rcnn
 from pipeline.models.rcnn.cells import ConvGRUCell, ConvLSTMCell
 from pipeline.models.rcnn.settings import RcnnConfig
@@ -118,6 +119,10 @@ def test_the_loss_is_summed_over_pixels_and_averaged_over_frames_and_clips(loss)
         "bce": -true * predicted.log() - (1 - true) * (1 - predicted).log(),
     }[loss]
     assert torch.isclose(value, errors.sum() / (4 * 5), rtol=1e-5)
+    task.config = task.config.model_copy(update={"ssim_weight": 7.0})
+    similarities = torch.stack([ssim(*pair) for pair in zip(predicted.unbind(1), true.unbind(1))])  # (5, 4)
+    expected = value + 7 * (1 - similarities.mean())
+    assert torch.isclose(task.loss("rcnn", batch, noise)[0], expected, rtol=1e-5)
     squares = ((predicted - true)[:, 2:] ** 2).sum() / (4 * 3)
     assert torch.isclose(logged["frame_mse"], squares, rtol=1e-5)
     assert torch.isclose(task.eval().evaluate(batch, noise)["frame_mse"].mean(), squares, rtol=1e-5)

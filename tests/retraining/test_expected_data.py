@@ -1,12 +1,10 @@
 """The data of the next training, as far as it is known before the start."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.data.settings import DataSettings
-from pipeline.retraining import champion_challenger
 from pipeline.retraining.champion_challenger import Expected, expected_data
 from pipeline.retraining.incoming import look
 from tests.data.conftest import fill
@@ -20,15 +18,15 @@ def test_accepted_and_new_pictures_together_give_classes_and_test_pictures(tmp_p
     arrival = look(tmp_path / "watched", tmp_path / "data/own/pets", {})
     accepted, new = ([picture.name for picture in found] for found in (arrival.accepted, arrival.fresh))
     expected = expected_data(OWN, tmp_path, accepted + new)
-    assert expected == (Expected(3, 8, ("cat", "dog", "owl")), 8)
-    assert expected_data(OWN, tmp_path, accepted) == (Expected(3, 8, ("cat", "dog")), 4)
+    assert expected == (Expected((3, 8, 8), ("cat", "dog", "owl")), 8)
+    assert expected_data(OWN, tmp_path, accepted) == (Expected((3, 8, 8), ("cat", "dog")), 4)
 
 
 def test_a_folder_that_is_not_watched_is_read_and_its_own_test_split_counts(tmp_path):
     for split, count in (("train", 6), ("test", 3)):
         fill(tmp_path / f"data/own/pets/{split}", {"cat": count, "dog": count})
     grey = OWN.model_copy(update={"color": "grey"})
-    assert expected_data(grey, tmp_path) == (Expected(1, 8, ("cat", "dog")), 6)
+    assert expected_data(grey, tmp_path) == (Expected((1, 8, 8), ("cat", "dog")), 6)
 
 
 @pytest.mark.parametrize("classes", [{}, {"cat": 3, "Cat": 3}])
@@ -40,7 +38,7 @@ def test_a_folder_that_cannot_be_trained_on_has_no_expected_data(tmp_path, class
 def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_path):
     digits = DataSettings(source="digits", color="rgb")
     assert expected_data(digits, tmp_path) == (
-        Expected(3, 8, None),
+        Expected((3, 8, 8), None),
         None,
     )
     (tmp_path / "data/processed/images").mkdir(parents=True)
@@ -49,19 +47,15 @@ def test_the_classes_of_a_published_source_are_known_once_it_is_prepared(tmp_pat
             json.dumps({"source": source, "class_names": ["a", "b"]})
         )
         assert expected_data(digits, tmp_path) == (
-            Expected(3, 8, names),
+            Expected((3, 8, 8), names),
             None,
         )
 
 
 def test_expected_data_is_described_without_a_long_list():
-    assert str(Expected(1, 8, ("a", "b"))) == "2 classes (a, b) of 1 x 8 x 8 pixels"
-    assert str(Expected(3, 32, tuple("abcdefg"))) == "7 classes (a, b, c, d, e, ...) of 3 x 32 x 32 pixels"
-    assert str(Expected(3, 32, None)) == "images of 3 x 32 x 32 pixels"
-
-
-def test_models_of_other_data_are_not_compared(tmp_path, monkeypatch):
-    client = SimpleNamespace(search_registered_models=lambda **_: [SimpleNamespace(name="rcnn")])
-    unused = lambda *_: pytest.fail("the model rcnn learns from clips")
-    monkeypatch.setattr(champion_challenger.promotion, "champion", unused)
-    assert champion_challenger.champions(client, ["rcnn"], tmp_path) == {}
+    assert str(Expected((1, 8, 8), ("a", "b"))) == "2 classes (a, b) of 1 x 8 x 8 pixels"
+    assert (
+        str(Expected((3, 32, 32), tuple("abcdefg"))) == "7 classes (a, b, c, d, e, ...) of 3 x 32 x 32 pixels"
+    )
+    assert str(Expected((3, 32, 32), None)) == "images of 3 x 32 x 32 pixels"
+    assert str(Expected((6, 1, 8, 8), None)) == "clips of 6 x 1 x 8 x 8 pixels"

@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.core.dataset import SPLITS, Dataset
-from pipeline.core.fields import PROCESSED, DataSpec, Field, chunks
+from pipeline.core.fields import PROCESSED, DataSpec, Field
 from pipeline.data.class_folders import ONE_CLASS, Entry, find_classes
-from pipeline.data.clips.folder import ReadFrames, check, find_clips, pieces
+from pipeline.data.clips.folder import ReadFrames, check, find_clips
 from pipeline.data.clips.moving import moving_clips
 from pipeline.data.clips.settings import DIRECTIONS, ClipSettings
 from pipeline.data.findings import FULL_LIST, Findings
@@ -22,10 +21,10 @@ from pipeline.data.settings import COLORS
 from pipeline.data.shards import write_dataset
 from pipeline.data.split_names import split_of
 from pipeline.data.splits import MIN_IMAGES, divide
+from pipeline.data.threads import in_order
 from pipeline.errors import BadInput
-from pipeline.limits import cpu_count
 
-NUM_AT_A_TIME = 16  # clips of a folder in memory
+NUM_AT_A_TIME = 512  # frames of a clip that are decoded at a time
 Rows = Iterable[Mapping[str, np.ndarray]]
 
 
@@ -72,7 +71,7 @@ def _of_folder(settings: ClipSettings, root: Path) -> tuple[DataSpec, dict[str, 
         remedy = "correct clips.folder in params.yaml"
         raise BadInput("no such folder", where=str(path), remedy=remedy)
     clips = find_clips(path, findings)
-    check(clips, settings.num_frames, findings)
+    lengths = check(clips, settings.num_frames, findings)
     entries = find_classes(list(clips), [], {}, findings) if clips else []
     entries = [entry._replace(split=entry.split or _split_of_array(entry.path)) for entry in entries]
     counts = defaultdict[str | None, set[str]](set)
@@ -90,7 +89,9 @@ def _of_folder(settings: ClipSettings, root: Path) -> tuple[DataSpec, dict[str, 
     channels = COLORS[settings.color]
     rows: dict[str, Rows] = {
         split: _decode(
-            [(clips[entry.path], classes.index(entry.label)) for entry in some], settings, bool(names)
+            [_Clip(clips[entry.path], lengths[entry.path], classes.index(entry.label)) for entry in some],
+            settings,
+            bool(names),
         )
         for split, some in splits.items()
     }
@@ -124,19 +125,35 @@ def _divide(
     return {split: [found[source][index] for index in rows] for split, (source, rows) in parts.items()}
 
 
-def _decode(clips: list[tuple[ReadFrames, int]], settings: ClipSettings, labelled: bool) -> Iterator[Any]:
-    """The pieces of the clips, by clip, with their labels."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for indices in chunks(len(clips), NUM_AT_A_TIME):
-            some = [clips[index] for index in indices]
-            for rows, (_, label) in zip(
-                pool.map(partial(_pixels, settings), (read for read, _ in some)), some
-            ):
-                labels = np.full(len(rows), label)
-                yield {"clip": rows} | ({"label": labels} if labelled else {})
+class _Clip(NamedTuple):
+    """A clip of a folder, its number of frames, and its class."""
+
+    read: ReadFrames
+    length: int
+    label: int
 
 
-def _pixels(settings: ClipSettings, read: ReadFrames) -> np.ndarray:
-    """The pieces (n, T, C, canvas, canvas) of a clip, uint8."""
+def _decode(clips: list[_Clip], settings: ClipSettings, labelled: bool) -> Iterator[Any]:
+    """The pieces of the clips, by clip, with their labels; what is left at the end of a clip is not used.
+
+    Long clips are decoded in parts, so that they fit into memory.
+    """
+    whole = settings.num_frames
+    span = whole * max(1, NUM_AT_A_TIME // whole)
+    parts = [
+        (clip, start, min(start + span, clip.length // whole * whole))
+        for clip in clips
+        for start in range(0, clip.length // whole * whole, span)
+    ]
+    decoded = in_order(partial(_pixels, settings), parts, "clips", "decoding: parts of clips")
+    for rows, (clip, _, _) in zip(decoded, parts):
+        labels = np.full(len(rows), clip.label)
+        yield {"clip": rows} | ({"label": labels} if labelled else {})
+
+
+def _pixels(settings: ClipSettings, part: tuple[_Clip, int, int]) -> np.ndarray:
+    """The pieces (n, T, C, canvas, canvas) of a part of a clip, uint8."""
+    clip, start, stop = part
     resize = partial(resize_array, channels=COLORS[settings.color], size=settings.canvas, fit=settings.fit)
-    return np.stack([[resize(image) for image in piece] for piece in pieces(read, settings.num_frames)])
+    images = np.stack([resize(image) for image in clip.read(start, stop)])
+    return images.reshape(-1, settings.num_frames, *images.shape[1:])

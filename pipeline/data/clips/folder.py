@@ -6,8 +6,7 @@ The folders above the clips are their classes, and above these the splits, as fo
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -19,7 +18,7 @@ from pipeline.data.arrays import CHANNELS, Pictures
 from pipeline.data.findings import Findings
 from pipeline.data.folders import list_files, read_file
 from pipeline.data.images import REFUSED_SUFFIXES, SINGLE, SUFFIXES, BrokenImage, flatten, frames, open_image
-from pipeline.limits import cpu_count
+from pipeline.data.threads import in_order
 
 ARRAYS = (".npy", ".npz")
 ANIMATIONS = (".gif", ".apng")  # other files are animations if they have more than one frame
@@ -29,7 +28,7 @@ SCALES = "save all of them as uint8, or all with values in [0, 1]"
 
 BROKEN, SIZES = "contains clips that cannot be read", "contains clips whose frames differ in size"
 SHORT = "contains clips with too few frames"
-ReadFrames = Callable[[], Iterator[Image.Image]]  # raises ``BrokenImage``
+ReadFrames = Callable[..., Iterator[Image.Image]]  # the frames [start, stop) or all; raises ``BrokenImage``
 
 
 def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
@@ -70,39 +69,51 @@ def find_clips(path: Path, findings: Findings) -> dict[str, ReadFrames]:
     return dict(sorted(clips.items()))
 
 
-def check(clips: Mapping[str, ReadFrames], num_frames: int, findings: Findings) -> None:
-    """Decode all clips, and add to ``findings`` which cannot be used for clips of ``num_frames``."""
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        found = list(zip(clips, pool.map(partial(_examine, num_frames=num_frames), clips.values())))
+def check(clips: Mapping[str, ReadFrames], num_frames: int, findings: Findings) -> dict[str, int]:
+    """Decode all clips, and return how many frames each has.
+
+    Which cannot be used for clips of ``num_frames`` is added to ``findings``.
+    """
+    examine = partial(_examine, num_frames=num_frames)
+    results = in_order(examine, [*clips.values()], "clips", "checking: clips")
+    lengths, found = dict[str, int](), list[tuple[str, str, str]]()
+    for (fault, detail, length), name in zip(results, clips):
+        lengths[name] = length
+        if fault:
+            found.append((name, fault, detail))
     remedies = {
         BROKEN: "replace or remove them",
         SIZES: "give all frames of a clip one size",
         SHORT: "leave these clips out, or set clips.num_frames lower",
     }
     for what, remedy in remedies.items():
-        names = [f"{name} ({detail})" for name, (fault, detail) in found if fault == what]
+        names = [f"{name} ({detail})" for name, fault, detail in found if fault == what]
         _add(findings, what, names, remedy)
+    return lengths
 
 
-def _examine(read: ReadFrames, num_frames: int) -> tuple[str, str]:
-    """The fault of a clip and its details; empty if it has none."""
+def _examine(read: ReadFrames, num_frames: int) -> tuple[str, str, int]:
+    """The fault of a clip and its details, which are empty if it has none; and its number of frames."""
     sizes = Counter[tuple[int, int]]()
     try:
         for frame in read():
             sizes[frame.size] += 1
     except (BrokenImage, OSError) as error:
-        return BROKEN, str(error)
+        return BROKEN, str(error), 0
+    length = sizes.total()
     if len(sizes) > 1:
-        return SIZES, ", ".join(f"{width} x {height}" for width, height in sizes)
-    if sizes.total() < num_frames:
-        return SHORT, f"{sizes.total()}, {num_frames} are needed"
-    return "", ""
+        return SIZES, ", ".join(f"{width} x {height}" for width, height in sizes), length
+    if length < num_frames:
+        return SHORT, f"{length}, {num_frames} are needed", length
+    return "", "", length
 
 
-def _read(root: Path, names: Iterable[str]) -> Iterator[Image.Image]:
+def _read(root: Path, names: list[str], start: int = 0, stop: int | None = None) -> Iterator[Image.Image]:
+    if len(names) > 1:  # a frame each
+        names, start, stop = names[start:stop], 0, None
     for name in names:
         try:
-            yield from frames(read_file(root, name))
+            yield from itertools.islice(frames(read_file(root, name)), start, stop)
         except ValueError as error:  # also a BrokenImage
             raise BrokenImage(f"{name} {error}") from None
 
@@ -156,7 +167,7 @@ def _of_array(
     clips = dict[str, ReadFrames]()
     for key, array in found.items():
         channels_fit = array.ndim == 4 or (array.ndim == 5 and array.shape[-1] in CHANNELS)
-        if not (channels_fit and array.size and array.dtype.kind in "buif" and np.isfinite(array).all()):
+        if not (channels_fit and array.size and array.dtype.kind in "buif" and _is_finite(array)):
             what = f"{key}: {array.dtype} {array.shape}"
             _add(findings, "contains arrays that are not finite numbers (N, T, H, W[, C])", [what], REMEDY)
             continue
@@ -171,13 +182,12 @@ def _of_array(
     return clips
 
 
-def _pictures(pictures: Pictures, rows: range) -> Iterator[Image.Image]:
-    for row in rows:
+def _is_finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or all(np.isfinite(clip).all() for clip in array)  # not all in memory
+
+
+def _pictures(
+    pictures: Pictures, rows: range, start: int = 0, stop: int | None = None
+) -> Iterator[Image.Image]:
+    for row in rows[start:stop]:
         yield flatten(Image.fromarray(pictures[row]))
-
-
-def pieces(read: ReadFrames, num_frames: int) -> Iterator[list[Image.Image]]:
-    """A clip cut into pieces of ``num_frames``; what is left at its end is not used."""
-    images = read()
-    while len(piece := list(itertools.islice(images, num_frames))) == num_frames:
-        yield piece

@@ -1,9 +1,11 @@
 """The user's scenes: pictures below ``images/`` and their masks, with equal names, below ``masks/``."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,11 +19,11 @@ from pipeline.data.scenes.settings import SceneSettings
 from pipeline.data.settings import COLORS
 from pipeline.data.split_names import is_split, split_of
 from pipeline.data.splits import MIN_IMAGES, divide
+from pipeline.data.threads import in_order
 from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED
 
-T = TypeVar("T")
-CHUNK = 64  # scenes that are decoded at a time
+CHUNK = 16  # scenes that a thread decodes at a time
 ROLES = ("images", "masks")
 MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff"}  # formats without loss
 REMEDY = "put pictures into images/ and a mask with the same name for each into masks/"
@@ -118,22 +120,24 @@ class FolderReader:
 
     def picture_size(self, pair: Pair) -> tuple[int, int]:
         """Width and height of the picture, which is decoded. Raises ``BrokenImage``."""
-        self.image(pair)
-        return upright_size(read_file(self.path, pair.image))
+        data = read_file(self.path, pair.image)
+        self._decode(data)
+        return upright_size(data)
 
-    def image(self, pair: Pair) -> np.ndarray:
-        """The picture (C, size, size), uint8. Raises ``BrokenImage``."""
+    def _decode(self, data: bytes) -> np.ndarray:
         channels, size, fit = COLORS[self.settings.color], self.settings.size, self.settings.fit
-        return decode(read_file(self.path, pair.image), channels, size, fit)
+        return decode(data, channels, size, fit)
 
     def chunks(self, pairs: Sequence[Pair]) -> Iterator[dict[str, np.ndarray]]:
-        """The scenes, resized to the settings' size."""
+        """The scenes, resized to the settings' size: images (n, C, size, size) and masks, uint8."""
+        parts = [pairs[start : start + CHUNK] for start in range(0, len(pairs), CHUNK)]
+        yield from in_order(self._chunk, parts, "scenes", f"decoding: chunks of {CHUNK}")
+
+    def _chunk(self, pairs: Sequence[Pair]) -> dict[str, np.ndarray]:
         size, fit = self.settings.size, self.settings.fit
-        for start in range(0, len(pairs), CHUNK):
-            some = pairs[start : start + CHUNK]
-            masks = [resize(Image.fromarray(self.mask(pair)), size, fit, "label_map") for pair in some]
-            images = np.stack([self.image(pair) for pair in some])
-            yield {"image": images, "mask": np.stack([np.asarray(mask) for mask in masks])}
+        masks = [resize(Image.fromarray(self.mask(pair)), size, fit, "label_map") for pair in pairs]
+        images = np.stack([self._decode(read_file(self.path, pair.image)) for pair in pairs])
+        return {"image": images, "mask": np.stack([np.asarray(mask) for mask in masks])}
 
 
 def open_folder(
@@ -175,33 +179,51 @@ def _read_table(path: Path, name: str, scenes: Scenes) -> tuple[tuple[str, ...],
         return (), {}
 
 
-def _check_pixels(scenes: Scenes, reader: FolderReader, num_classes: int) -> int:
-    """Decode all files and add their faults. Returns the largest class, at least 1.
+class _Examined(NamedTuple):
+    """What is wrong with a pair: reasons and names of files, and different sizes; and the mask's values."""
 
-    Masks are left out if their table of colours cannot be used.
-    """
+    broken: list[tuple[str, str]]
+    sizes: str
+    values: list[int]
+
+
+def _examine(reader: FolderReader, pair: Pair) -> _Examined:
+    """Decode a pair; its mask is left out if the table of colours cannot be used."""
+    broken, size, mask = list[tuple[str, str]](), None, None
+
+    @contextmanager
+    def attempt(name: str) -> Iterator[None]:
+        try:
+            yield
+        except (BrokenImage, OSError, ValueError) as error:
+            reason, bracket, detail = str(error).partition(" (")
+            broken.append((reason, name + bracket + detail))
+
+    with attempt(pair.image):
+        size = reader.picture_size(pair)
+    with attempt(pair.mask):
+        mask = reader.mask(pair) if reader.colors or not reader.settings.colors else None
+    if mask is None:
+        return _Examined(broken, "", [])
+    shapes = ""
+    if size and mask.shape != size[::-1]:
+        shapes = f"{mask.shape[1]} x {mask.shape[0]}, the picture {size[0]} x {size[1]}"
+    return _Examined(broken, shapes, np.unique(mask).tolist())
+
+
+def _check_pixels(scenes: Scenes, reader: FolderReader, num_classes: int) -> int:
+    """Decode all files and add their faults. Returns the largest class, at least 1."""
     largest, values = 1, set[int]()
     broken: dict[str, list[str]] = {}
     sizes, unknown = list[str](), list[str]()
 
-    def attempt(read: Callable[[Pair], T], pair: Pair, name: str) -> T | None:
-        try:
-            return read(pair)
-        except (BrokenImage, OSError, ValueError) as error:
-            reason, bracket, detail = str(error).partition(" (")
-            broken.setdefault(reason, []).append(name + bracket + detail)
-            return None
-
-    has_table = bool(reader.colors) or not reader.settings.colors
-    for pair in (pair for pairs in scenes.pairs.values() for pair in pairs):
-        size = attempt(reader.picture_size, pair, pair.image)
-        mask = attempt(reader.mask, pair, pair.mask) if has_table else None
-        if mask is None:
-            continue
-        if size and mask.shape != size[::-1]:
-            shapes = f"{mask.shape[1]} x {mask.shape[0]}, the picture {size[0]} x {size[1]}"
-            sizes.append(f"{pair.mask} ({shapes})")
-        found = set(np.unique(mask).tolist())
+    pairs = [pair for some in scenes.pairs.values() for pair in some]
+    for one, pair in zip(in_order(partial(_examine, reader), pairs, "scenes", "checking: scenes"), pairs):
+        for reason, name in one.broken:
+            broken.setdefault(reason, []).append(name)
+        if one.sizes:
+            sizes.append(f"{pair.mask} ({one.sizes})")
+        found = set(one.values)
         values |= found
         wrong = {value for value in found - {IGNORED} if value >= num_classes} if num_classes else set()
         unknown += [f"{pair.mask} ({', '.join(map(str, sorted(wrong)))})"] if wrong else []

@@ -15,7 +15,7 @@ from pipeline.evaluation.distances import BATCH
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.evaluators.classification import balanced_accuracy, logits_of, uneven
 from pipeline.evaluation.measure import Measure
-from pipeline.evaluation.progress import PROGRESS
+from pipeline.progress import PROGRESS
 
 NUM_ROWS = 8  # of the sample grid
 NUM_NEAREST = 4  # training images shown with a generated one

@@ -16,6 +16,7 @@ from pipeline.core.dataset import Split
 from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Preview, Task
 from pipeline.errors import BadInput
+from pipeline.layers.similarity import ssim
 from pipeline.models.rcnn.networks import Network
 from pipeline.models.rcnn.settings import RcnnConfig
 
@@ -58,6 +59,9 @@ class Rcnn(Task):
             return F.cross_entropy(logits, batch.labels), {"accuracy": hits.mean()}
         logits, true = self._next_logits(clips, clips.shape[1] - 1, noise), clips[:, 1:]
         errors = pixel_losses[self.config.loss](logits, true).flatten(1).sum(1) / true.shape[1]
+        if weight := self.config.ssim_weight:
+            similarities = ssim(logits.sigmoid().flatten(0, 1), true.flatten(0, 1))
+            errors = errors + weight * (1 - similarities.unflatten(0, true.shape[:2]).mean(1))
         forecast = logits.detach()[:, self.input_frames - 1 :].sigmoid()
         return errors.mean(), {"frame_mse": self._errors(forecast, clips)["frame_mse"].mean()}
 

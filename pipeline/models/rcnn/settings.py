@@ -22,6 +22,9 @@ class RcnnConfig(Section):
     patch_size: int = Field(4, ge=1, le=64)  # pixels; their values become channels
     input_frames: int = Field(0, ge=0)  # 0: half of the clip
     loss: Literal["mse", "bce", "l1"] = "bce"  # of the predicted frames
+    # Of forecasts: adds so many times 1 - SSIM (structural similarity) of each frame to the loss. This makes
+    # them sharper, and black where nothing is.
+    ssim_weight: float = Field(0.0, ge=0)
     # Scheduled sampling: the probability that the network continues from the true frame, and not from its own
     # prediction, falls from 1 to 0 in these steps. 0: it always continues from its prediction.
     teacher_forcing_steps: int = Field(0, ge=0)

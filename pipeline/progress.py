@@ -1,4 +1,4 @@
-"""Progress of an evaluation, as lines for a terminal or a log file."""
+"""Progress, as lines for a terminal or a log file."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,14 +10,14 @@ SHORT_SECONDS = 1.0
 
 
 class Progress:
-    """Prints lines that start with ``name``, the model that is evaluated.
+    """Prints lines that start with ``name``, such as the model that is evaluated.
 
     Each part that takes ``SHORT_SECONDS`` or more is printed with its time when it ends, and a longer one
     every ``SECONDS`` before.
     """
 
-    def __init__(self) -> None:
-        self.start("")
+    def __init__(self, name: str = "") -> None:
+        self.start(name)
 
     def start(self, name: str) -> None:
         """Begin with a model."""
@@ -41,4 +41,4 @@ class Progress:
         self._last = time.monotonic()
 
 
-PROGRESS = Progress()  # of this process
+PROGRESS = Progress()  # of the evaluation
