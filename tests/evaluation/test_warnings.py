@@ -218,6 +218,21 @@ def precision(floor):
             evidence({"pixel_memorisation": Estimate(0.99, 0.95)}),
         ),
         (
+            warnings.memorised,
+            evidence({"copies": Estimate(0.03, 0.015, floor=0.0)}),
+            evidence({"copies": Estimate(0.05, 0.03, floor=0.0), "sharpness": Estimate(0.4, floor=1.0)}),
+        ),
+        (
+            warnings.memorised,
+            evidence({"copies": Estimate(0.05, 0.03, floor=0.02)}),
+            evidence({"copies": Estimate(0.06, 0.05, floor=0.02)}),
+        ),
+        (
+            warnings.exposed,
+            evidence({"loss_attack": Estimate(0.65, 0.59), "loss_attack_found": Estimate(0.1)}),
+            evidence({"loss_attack": Estimate(0.65, 0.61), "loss_attack_found": Estimate(0.1)}),
+        ),
+        (
             warnings.prior_gap,
             evidence(
                 {
