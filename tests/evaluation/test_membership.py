@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import averages, pixels
@@ -109,6 +110,14 @@ def test_a_model_of_tokens_is_attacked_by_its_loss(tmp_path):
     assert not membership.evaluate(model)  # it is none
     model.measured[NATS] = Estimate(1.0)
     assert membership.evaluate(model)["loss_attack"].value == 1
+
+
+def test_the_score_by_loss_is_that_of_the_loss_and_keeps_the_order_of_very_sure_answers():
+    logits, labels = torch.randn(30, 5), torch.randint(5, (30,))
+    loss = cross_entropy(logits.double(), labels, reduction="none")
+    assert torch.allclose(membership.log_odds(logits, labels), -torch.expm1(loss).log())  # p = exp(-loss)
+    sure = torch.tensor([[200.0, 0.0], [300.0, 0.0]])  # the losses are both 0
+    assert membership.log_odds(sure, torch.zeros(2, dtype=torch.int64)).tolist() == [200, 300]
 
 
 def test_the_true_positive_rate_counts_what_is_above_all_but_one_percent_of_the_others():

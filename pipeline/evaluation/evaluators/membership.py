@@ -19,7 +19,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from pipeline.core.abilities import Ability
 from pipeline.core.batch import Batch
@@ -48,10 +47,15 @@ Rows = list[tuple[Split, np.ndarray]]  # indices of examples in some splits
 
 
 class Attack(NamedTuple):
-    """``score`` gives the scores (N,) of examples; ``closest`` what it compares images (N, C, H, W) with."""
+    """``score`` gives the scores (N,) of examples.
+
+    ``compared`` gives the model's images (N, C, H, W) that such images are compared with; ``name`` says what
+    they are.
+    """
 
     score: Callable[[Batch], Tensor]
-    closest: Callable[[Tensor], Tensor] | None = None
+    compared: Callable[[Tensor], Tensor] | None = None
+    name: str = ""
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:
@@ -67,11 +71,13 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         measured[name + FOUND] = averages.true_positive_rate(
             known, others, FALSE_POSITIVES, settings.num_bootstrap, settings.seed
         )
-        if attack.closest:
+        if attack.compared:
             first = rows[np.argsort(-known, kind="stable")[:NUM_SHOWN]]
             images = train.batch(first, model.task.device).images
-            shown = torch.stack([images, attack.closest(images)])
-            figures.save_grid(shown, model.picture(name.replace("_", "-")), rows=["learned from", "made"])
+            shown = torch.stack([images, attack.compared(images)])
+            figures.save_grid(
+                shown, model.picture(name.replace("_", "-")), rows=["training image", attack.name]
+            )
     if measured:
         write_text(model.table("membership"), _table(measured))
     return measured
@@ -105,7 +111,7 @@ def scores(model: Context, attack: Attack, rows: Rows) -> np.ndarray:
     ]
     tracked = PROGRESS.track(parts, "attacked images: batches", len(parts))
     batches = (split.batch(indices, model.task.device) for split, indices in tracked)
-    return torch.cat([attack.score(batch) for batch in batches]).double().cpu().numpy()
+    return torch.cat([attack.score(batch) for batch in batches]).cpu().double().numpy()
 
 
 def attacks(model: Context) -> dict[str, Attack]:
@@ -114,7 +120,7 @@ def attacks(model: Context) -> dict[str, Attack]:
     if Ability.RECONSTRUCT in model.abilities:
         rebuild = lambda images: made(task.reconstruct(images))
         found["reconstruction_attack"] = Attack(
-            lambda batch: -squared_error(batch.images, rebuild(batch.images)), rebuild
+            lambda batch: -squared_error(batch.images, rebuild(batch.images)), rebuild, "reconstruction"
         )
     if Ability.GENERATE in model.abilities:
         generated = _generated(model)
@@ -122,16 +128,24 @@ def attacks(model: Context) -> dict[str, Attack]:
         found["distance_attack"] = Attack(
             lambda batch: -distances(batch.images).amin(1),
             lambda images: generated[distances(images).argmin(1)],
+            "nearest generated",
         )
     if Ability.CLASSIFY in model.abilities:
         found["loss_attack"] = Attack(
-            lambda batch: -cross_entropy(made(task.classify(batch.images)), batch.labels, reduction="none")
+            lambda batch: log_odds(made(task.classify(batch.images)).cpu(), batch.labels.cpu())
         )
     elif NATS in model.measured:
         found["loss_attack"] = Attack(
             lambda batch: -torch.as_tensor(task.evaluate(batch, model.noise(len(batch), "loss attack"))[NATS])
         )
     return found
+
+
+def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+    """log p / (1 - p), (N,), of ``labels`` (N,): in the order of minus the loss, also where p rounds to 1."""
+    labels = labels[:, None]
+    others = logits.double().scatter(1, labels, -torch.inf).logsumexp(1)
+    return logits.double().gather(1, labels)[:, 0] - others
 
 
 def _generated(model: Context) -> Tensor:
