@@ -13,6 +13,7 @@ True positives at a low rate of false ones: Carlini et al. 2022, "Membership Inf
 Principles".
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ from pipeline.evaluation.progress import PROGRESS
 from pipeline.files import write_text
 
 NUM_IMAGES = 1_000  # at most, of training images and of unseen ones
-NUM_GENERATED = 2_000
+NUM_GENERATED, MOST_VALUES = 2_000, 2**26  # of generated images at most, and of their values together
 NUM_SHOWN = 10
 FALSE_POSITIVES = 0.01
 EXPOSED = 0.6  # lower end of the area under the ROC curve from which on training images are given away
@@ -64,8 +65,10 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         return {}
     members, unseen = chosen(model)
     [(train, rows)] = members
+    if len(rows) < 2:
+        return {}
     measured, settings = dict[str, Estimate](), model.settings
-    for name, attack in attacks(model).items() if len(rows) > 1 else ():
+    for name, attack in attacks(model).items():
         known, others = (scores(model, attack, each) for each in (members, unseen))
         measured[name] = averages.auroc(others, known)
         measured[name + FOUND] = averages.true_positive_rate(
@@ -150,7 +153,8 @@ def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _generated(model: Context) -> Tensor:
     """Generated images (M, C, H, W) with the training split's mix of classes."""
-    labels = torch.from_numpy(same_mix(np.asarray(model.dataset.train.labels), NUM_GENERATED))
+    count = min(NUM_GENERATED, MOST_VALUES // math.prod(model.task.spec["image"].shape))
+    labels = torch.from_numpy(same_mix(np.asarray(model.dataset.train.labels), count))
     parts = labels.to(model.task.device).split(BATCH)
     return torch.cat(
         [
@@ -174,14 +178,15 @@ def meaning(attack: Estimate) -> str:
 def _table(measured: dict[str, Estimate]) -> str:
     import pandas as pd
 
-    rows = []
-    for name in (each for each in measured if each in ATTACKS):
-        shown = {
-            MEASURES[key].title: f"{MEASURES[key].show(each.value)} ({MEASURES[key].interval(each)})"
-            for key, each in ((name, measured[name]), (name + FOUND, measured[name + FOUND]))
-        }
-        area, found = shown.values()
-        rows.append((ATTACKS[name], area, found, meaning(measured[name])))
+    def shown(quantity: str) -> str:
+        measure, estimate = MEASURES[quantity], measured[quantity]
+        return f"{measure.show(estimate.value)} ({measure.interval(estimate)})"
+
+    rows = [
+        (title, shown(name), shown(name + FOUND), meaning(measured[name]))
+        for name, title in ATTACKS.items()
+        if name in measured
+    ]
     columns = ["attack", "area under the ROC curve", "found with 1 % false alarms", "meaning"]
     return pd.DataFrame(rows, columns=columns).to_csv(index=False)
 
