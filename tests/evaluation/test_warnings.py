@@ -152,26 +152,32 @@ def test_the_default_models_on_digits_are_sound(tmp_path):
     assert results["gan"]["distance_attack"]["high"] < 0.6
 
 
+BARE = {"architecture": "mlp", "width": 8, "shift": 0, "spectral_normalisation": False}
+BARE |= {"latent_size": 16, "r1": 0.1, "penalty_every": 4}
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
-def test_a_gan_that_knows_100_images_by_heart_gives_them_away_one_of_many_does_not(
+def test_a_gan_that_knows_100_images_by_heart_repeats_them_and_gives_them_away(
     data, classifier, train, tmp_path
 ):
     ten_of_each = [np.flatnonzero(data.train.labels == label)[:10] for label in range(10)]
     few = Split([data.train.rows(np.concatenate(ten_of_each))], data.spec)
     small = SimpleNamespace(**{**vars(data), "train": few})
-    bare = {"architecture": "mlp", "width": 8, "shift": 0, "spectral_normalisation": False}
-    bare |= {"latent_size": 16, "r1": 0.1, "penalty_every": 4}
-    gan = train("gan", 2500, small, **bare)
-    results = run(small, {"cnn": classifier, "gan": gan}, tmp_path, SETTINGS)
+    results = run(small, {"cnn": classifier, "gan": train("gan", 2500, small, **BARE)}, tmp_path, SETTINGS)
     assert "memorised" in rules(results, "gan"), results["gan"]["pixel_memorisation"]
     assert results["gan"]["distance_attack"]["low"] > 0.9
     found = [finding.what for finding in doctor._results(tmp_path)]
     for text in ("gan repeats training images", "gan gives its training images away"):
         assert any(text in what for what in found), found
-    sound = run(data, {"cnn": classifier, "gan": train("gan", 2500, **bare)}, tmp_path, SETTINGS)
-    assert not {"memorised", "exposed"} & {*rules(sound, "gan")}
-    assert sound["gan"]["distance_attack"]["high"] < 0.6
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_the_same_gan_does_not_give_many_images_away(data, classifier, train, tmp_path):
+    results = run(data, {"cnn": classifier, "gan": train("gan", 2500, **BARE)}, tmp_path, SETTINGS)
+    assert not {"memorised", "exposed"} & {*rules(results, "gan")}
+    assert results["gan"]["distance_attack"]["high"] < 0.6
 
 
 def evidence(measured=None, **known):
