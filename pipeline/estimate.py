@@ -45,6 +45,11 @@ class Estimate:
         return replace(self, floor=float(floor))
 
     @property
+    def least(self) -> float:
+        """The lower end of the interval; the value if it is not known."""
+        return self.value if self.low is None else self.low
+
+    @property
     def half_width(self) -> float:
         """Half the width of the interval; 0 if it is not known."""
         return 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2

@@ -45,6 +45,29 @@ def auroc(lower: np.ndarray, higher: np.ndarray) -> Estimate:
     return Estimate(value, max(0.0, value - reach), min(1.0, value + reach), floor=0.5)
 
 
+def true_positive_rate(
+    positives: np.ndarray, negatives: np.ndarray, false_positives: float, rounds: int, seed: int
+) -> Estimate:
+    """The share of ``positives`` (N,) above the threshold that a share ``false_positives`` of others exceeds.
+
+    The others are ``negatives`` (M,); where the share is not of a whole number, fewer exceed it. The interval
+    goes from the 2.5 % to the 97.5 % quantile of a bootstrap in which both are drawn again.
+    """
+    random = generator(seed, "bootstrap")
+
+    def rate(found: np.ndarray, others: np.ndarray) -> float:
+        threshold = np.sort(others)[-1 - int(false_positives * len(others))]
+        return float(np.mean(found > threshold))
+
+    def drawn(values: np.ndarray) -> np.ndarray:
+        return values[torch.randint(len(values), (len(values),), generator=random).numpy()]
+
+    rates = [rate(drawn(positives), drawn(negatives)) for _ in range(rounds)]
+    value = rate(positives, negatives)
+    low, high = np.quantile([*rates, value], [0.025, 0.975])
+    return Estimate(value, float(min(low, value)), float(max(high, value)), floor=false_positives)
+
+
 def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:
     ordered = np.sort(values)
     ranks = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")

@@ -22,6 +22,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.progress import PROGRESS
 
 BATCH = 100  # for larger batches, allocating the activations takes longer than computing them
+COPY = 1 / 3  # of the distance to the second nearest image; as near as this is a copy of the nearest
 
 REAL = "real against real scores {}"
 # fmt: off
@@ -51,6 +52,9 @@ MEASURES = {
     "pixel_memorisation": Measure("Pixel nearness to training images", "", "unseen real images score {}",
         "The same with the distance between pixels instead of features, of at most 1,000 images. Blurred "
         "images are near to all others, so read it together with the sharpness.", percent=True),
+    "copies": Measure("Copies of training images", "lower", "of unseen real images {} are copies",
+        "The share of at most 1,000 generated images that are at most a third as far, in pixels, from the "
+        "nearest training image as from the second nearest (Yoon et al. 2023).", percent=True),
     "diversity": Measure("Diversity within a class", "higher", REAL,
         "The mean squared distance of images from the mean of their class, in features, divided by that of "
         "the reference. Near 0, a generator makes the same image of a class again and again."),
@@ -124,8 +128,10 @@ class ReferenceSet:
         measured = {name: each.with_floor(floors[name].value) for name, each in distances.items()}
         if self.settings.reference_split == "train":  # only training images can have been memorised
             measured["memorisation"] = averages.auroc(nearest, nearest_of_real)
-            nearest = pixels.nearest(found.pixels, self.images.pixels)
-            measured["pixel_memorisation"] = averages.auroc(nearest, self._pixels_of_real)
+            near, near_of_real = pixels.nearest(found.pixels, self.images.pixels), self._pixels_of_real
+            measured["pixel_memorisation"] = averages.auroc(near[:, 0], near_of_real[:, 0])
+            share = np.mean(is_copy(near_of_real))
+            measured["copies"] = averages.proportion(is_copy(near)).with_floor(share)
         real = self.real if labels is not None else replace(self.real, labels=None)
         for name, compute in (("diversity", self._diversity), ("sharpness", self._sharpness)):
             measured[name] = compute(found).with_floor(compute(real).value)
@@ -211,6 +217,11 @@ class ReferenceSet:
     def _check(self, vectors: np.ndarray, what: str, key: str) -> None:
         count, dimensions = vectors.shape
         self.settings.check_samples(count, dimensions, f"params.yaml: {key}", what)
+
+
+def is_copy(distances: np.ndarray) -> np.ndarray:
+    """Whether images are copies (N,), by their distances (N, 2) to the nearest two training images."""
+    return distances[:, 0] <= COPY * distances[:, 1]
 
 
 def subset(total: int, limit: int, seed: int, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.estimate import Estimate
 from pipeline.evaluation import glossary
+from pipeline.evaluation.evaluators import membership
 from pipeline.files import read_json
 
 WARNINGS = "warnings"  # the key of the results that is not a model
@@ -23,6 +24,7 @@ LEAST_FEATURES = 16
 LEAST_IMAGES = 1000  # from which a classifier learned its features
 COLLAPSED = 0.15  # precision, recall, coverage or diversity, as a share of real images'
 MEMORISED = 0.9  # lower end of the probability to be nearer to a training image than unseen images are
+COPIES = 0.02  # lower end of the share of copies among generated images, less that among unseen ones
 BLURRED = 0.5  # sharpness, as a share of real images'
 GAP = 8.0  # FID of samples above its floor, in units of that of reconstructions
 AGREEMENT = 0.85  # label agreement below which such a gap matters, as a share of real images'
@@ -150,12 +152,11 @@ def collapsed(evidence: Evidence) -> Warned | None:
 
 def memorised(evidence: Evidence) -> Warned | None:
     """Generated images are nearer to training images than unseen real images are."""
-    sharp = evidence.share("sharpness")
-    if sharp is not None and sharp < BLURRED:  # blurred images are near to all others
-        return None
-    names = ("memorisation", "pixel_memorisation")
-    found = [estimate for name in names if (estimate := evidence.measured.get(name))]
-    if not any((each.value if each.low is None else each.low) > MEMORISED for each in found):
+    sharp, copies = evidence.share("sharpness"), evidence.measured.get("copies", Estimate(0.0))
+    names = ("memorisation", "pixel_memorisation", "copies")
+    is_blurred = sharp is not None and sharp < BLURRED  # blurred images are near to all others
+    found = [] if is_blurred else [evidence.measured[name] for name in names[:2] if name in evidence.measured]
+    if copies.least - (copies.floor or 0) <= COPIES and not any(each.least > MEMORISED for each in found):
         return None
     what = (
         f"{evidence.name} repeats training images: {evidence.show(*names).replace('real', 'unseen')}; "
@@ -165,6 +166,26 @@ def memorised(evidence: Evidence) -> Warned | None:
         f"look at plots/pictures/{evidence.name}-nearest.png; use more images, augmentation or fewer steps"
     )
     return Warned("memorised", what, remedy)
+
+
+def exposed(evidence: Evidence) -> Warned | None:
+    """An attack tells the training images from unseen ones."""
+    found = {
+        name: evidence.measured[name].value
+        for name in membership.ATTACKS
+        if name in evidence.measured and evidence.measured[name].least > membership.EXPOSED
+    }
+    if not found:
+        return None
+    name = max(found, key=lambda name: found[name])
+    share = evidence.measured[name + membership.FOUND].value
+    what = (
+        f"{evidence.name} gives its training images away: an attack by {membership.ATTACKS[name]} tells a "
+        f"training image from an unseen one in {found[name]:.1%} of all pairs (chance: 50.0%), and finds "
+        f"{share:.1%} of the training images with 1% false alarms"
+    )
+    remedy = "do not publish it if the training images are private; use more images, or fewer steps"
+    return Warned("exposed", what, remedy)
 
 
 def blurred(evidence: Evidence) -> Warned | None:
@@ -207,6 +228,7 @@ RULES = (
     ignored_labels,
     collapsed,
     memorised,
+    exposed,
     blurred,
     prior_gap,
 )

@@ -119,7 +119,7 @@ def _limits(numbers: Numbers, settings: GateSettings, facts: Facts) -> list[Gate
         finding = f"{images:,}, at least {least:,} are needed"
         gates.append(Gate("enough test images", images >= least, finding))
     if copied:
-        most, least_share = settings.max_memorisation, copied.value if copied.low is None else copied.low
+        most, least_share = settings.max_memorisation, copied.least
         share = f"at least {least_share:.1%} of the images are nearer to a training image"
         gates.append(Gate("memorisation", least_share <= most, f"{share}, at most {most:.0%} allowed"))
     for name in ("megabytes", "hours"):

@@ -36,8 +36,8 @@ def text(card: Mapping[str, Any]) -> str:
         LIMITS,
         "The model is meant for data like its training data; for other data its results mean nothing. Every "
         "image is made square and scaled to the size above. Distances (FID, KID) compare models of one "
-        "project only. Fairness, robustness against attacks, and privacy beyond the measure "
-        "`memorisation` were not examined.",
+        "project only. Fairness and robustness against attacks were not examined, nor privacy beyond the "
+        "measures `memorisation`, `copies` and the attacks on membership, if they are listed above.",
     ]
     return "\n\n".join(parts) + "\n"
 

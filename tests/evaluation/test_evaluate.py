@@ -34,7 +34,7 @@ from tests.evaluation.conftest import (
 
 COMPARED = {
     *("fid", "kid", "precision", "recall", "density", "coverage"),
-    *("memorisation", "pixel_memorisation", "diversity", "sharpness"),
+    *("memorisation", "pixel_memorisation", "copies", "diversity", "sharpness"),
 }
 
 
@@ -151,11 +151,13 @@ def test_plots_replace_those_of_earlier_models(dataset, tasks, tmp_path):
     found = {file.relative_to(tmp_path / "plots").as_posix() for file in (tmp_path / "plots").rglob("*.*")}
     drawn = {"cnn-confusion", "gan-samples", "gan-curves", "free-samples", "ae-reconstructions"}
     drawn |= {"gan-nearest", "free-nearest", "cnn-mistakes", "cnn-unsure"}
+    drawn |= {f"{name}-distance-attack" for name in ("gan", "free")} | {"ae-reconstruction-attack"}
     curves = {"curves/gan/train/net/loss.csv", "curves/gan/validation/loss.csv"}
     assert found == {
         "confusion.csv",
         "tables/cnn-classes.csv",
         "tables/cnn-maps.csv",
+        *(f"tables/{name}-membership.csv" for name in tasks),
         *curves,
         *(f"pictures/{name}.png" for name in drawn),
     }
@@ -284,7 +286,7 @@ def test_the_reference_may_be_the_test_split_and_then_nothing_counts_as_memorise
         tmp_path,
         SETTINGS.model_copy(update={"reference_split": "test", "num_samples": 40, "max_reference": 20}),
     )
-    assert "memorisation" not in results["gan"]
+    assert not {"memorisation", "copies"} & results["gan"].keys()
     used = results["protocol"]["gan"]["features"]
     assert [used[f"{name}_images"] for name in ("reference", "floor", "generated")] == [20, 40, 40]
 

@@ -153,8 +153,8 @@ def test_a_missing_network_is_refused_before_anything_is_measured(dataset, tasks
 def test_nearest_distances_in_pixels_agree_with_brute_force():
     images, reference = (torch.randint(0, 256, (count, 48), dtype=torch.uint8) for count in (20, 70))
     images[3] = reference[5]
-    expected = cdist(images.double() / 255, reference.double() / 255).min(axis=1)
-    assert pixels.nearest(images, reference) == pytest.approx(expected, abs=1e-2)
+    expected = cdist(images.double() / 255, reference.double() / 255)
+    assert pixels.nearest(images, reference) == pytest.approx(np.sort(expected)[:, :2], abs=1e-2)
 
 
 def test_only_a_block_of_the_reference_is_made_floats_at_a_time(monkeypatch):
@@ -164,7 +164,8 @@ def test_only_a_block_of_the_reference_is_made_floats_at_a_time(monkeypatch):
     images, reference = (torch.randint(0, 256, (count, 48), dtype=torch.uint8) for count in (20, 170))
     found = pixels.nearest(images, reference)
     assert max(sizes) <= 1000 and sum(sizes) == 190 * 48
-    assert found == pytest.approx(cdist(images.double(), reference.double()).min(axis=1) / 255, abs=1e-2)
+    expected = np.sort(cdist(images.double(), reference.double()) / 255)[:, :2]
+    assert found == pytest.approx(expected, abs=1e-2)
 
 
 def test_sharpness_is_the_mean_squared_laplacian():

@@ -147,20 +147,37 @@ def test_the_default_models_on_digits_are_sound(tmp_path):
         training, config = read_training(name, model_files.find(name).Config, ROOT / "params.yaml")
         task = model_files.build(name, config, data.spec, training.seed)
         models[name] = Loop(task, data, training, tmp_path / name).run().eval()
-    assert run(data, models, tmp_path, SETTINGS)["warnings"] == {}
+    results = run(data, models, tmp_path, SETTINGS)
+    assert results["warnings"] == {}
+    assert results["gan"]["distance_attack"]["high"] < 0.6
+
+
+BARE = {"architecture": "mlp", "width": 8, "shift": 0, "spectral_normalisation": False}
+BARE |= {"latent_size": 16, "r1": 0.1, "penalty_every": 4}
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
-def test_a_gan_that_knows_100_images_by_heart_repeats_training_images(data, classifier, train, tmp_path):
+def test_a_gan_that_knows_100_images_by_heart_repeats_them_and_gives_them_away(
+    data, classifier, train, tmp_path
+):
     ten_of_each = [np.flatnonzero(data.train.labels == label)[:10] for label in range(10)]
     few = Split([data.train.rows(np.concatenate(ten_of_each))], data.spec)
     small = SimpleNamespace(**{**vars(data), "train": few})
-    bare = {"architecture": "mlp", "width": 8, "shift": 0, "spectral_normalisation": False}
-    gan = train("gan", 2500, small, **bare, latent_size=16, r1=0.1, penalty_every=4)
-    results = run(small, {"cnn": classifier, "gan": gan}, tmp_path, SETTINGS)
+    results = run(small, {"cnn": classifier, "gan": train("gan", 2500, small, **BARE)}, tmp_path, SETTINGS)
     assert "memorised" in rules(results, "gan"), results["gan"]["pixel_memorisation"]
-    assert any("gan repeats training images" in finding.what for finding in doctor._results(tmp_path))
+    assert results["gan"]["distance_attack"]["low"] > 0.9
+    found = [finding.what for finding in doctor._results(tmp_path)]
+    for text in ("gan repeats training images", "gan gives its training images away"):
+        assert any(text in what for what in found), found
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+def test_the_same_gan_does_not_give_many_images_away(data, classifier, train, tmp_path):
+    results = run(data, {"cnn": classifier, "gan": train("gan", 2500, **BARE)}, tmp_path, SETTINGS)
+    assert not {"memorised", "exposed"} & {*rules(results, "gan")}
+    assert results["gan"]["distance_attack"]["high"] < 0.6
 
 
 def evidence(measured=None, **known):
@@ -216,6 +233,21 @@ def precision(floor):
             warnings.memorised,
             evidence({"memorisation": Estimate(0.99, 0.95), "sharpness": Estimate(0.4, floor=1.0)}),
             evidence({"pixel_memorisation": Estimate(0.99, 0.95)}),
+        ),
+        (
+            warnings.memorised,
+            evidence({"copies": Estimate(0.03, 0.015, floor=0.0)}),
+            evidence({"copies": Estimate(0.05, 0.03, floor=0.0), "sharpness": Estimate(0.4, floor=1.0)}),
+        ),
+        (
+            warnings.memorised,
+            evidence({"copies": Estimate(0.05, 0.03, floor=0.02)}),
+            evidence({"copies": Estimate(0.06, 0.05, floor=0.02)}),
+        ),
+        (
+            warnings.exposed,
+            evidence({"loss_attack": Estimate(0.65, 0.59), "loss_attack_found": Estimate(0.1)}),
+            evidence({"loss_attack": Estimate(0.65, 0.61), "loss_attack_found": Estimate(0.1)}),
         ),
         (
             warnings.prior_gap,
