@@ -9,6 +9,7 @@ import click
 
 from pipeline import doctor, environment, process
 from pipeline.cli import (
+    describe,
     exploration,
     export,
     forecast,
@@ -107,6 +108,7 @@ for command in (
     tracking.sync,
     tracking.trace,
     tracking.verify,
+    tracking.sign,
     tracking.reproduce,
     tracking.promote,
     tracking.rollback,
@@ -114,6 +116,7 @@ for command in (
     leaderboard.leaderboard,
     leaderboard.seeds,
     recipe.recipe,
+    describe.describe,
     report.report,
     repro.repro,
     retraining.retrain,
