@@ -88,9 +88,9 @@ def of_revision(root: Path, revision: str) -> Baseline:
     notes = []
     if behind not in ("", "0"):
         notes.append(
-            f"`{revision}` has {behind} commits that are not here; what they changed is also listed below"
+            f"`{revision}` has {behind} commit(s) that are not here; what they changed is also listed below"
         )
-    title, now = f"{revision} ({commit[:8]})", rerun.read_params(root)
+    title, now = f"`{revision}` ({commit[:8]})", rerun.read_params(root)
     return Baseline(title, results, rerun.committed(root, commit), now, outs, notes)
 
 

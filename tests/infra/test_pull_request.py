@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_the_code_of_a_pull_request_has_no_right_to_write(workflow):
     assert "head.repo.full_name == github.repository" in comment["if"]
     scripts = [step["run"] for job in (report, comment) for step in job["steps"] if "run" in step]
     assert not [script for script in scripts if "${{" in script]  # no text from outside in a script
-    assert not any("darkroom " in step.get("run", "") for step in comment["steps"])
+    assert not re.search(r"^\s*(darkroom|dvc|make|python) ", "\n".join(scripts[-2:]), re.MULTILINE)
     for step in report["steps"]:  # installed packages have no access to secrets
         assert "secrets." not in json.dumps(step) or "dvc fetch" in step["run"]
 

@@ -136,14 +136,14 @@ def test_commits_that_are_missing_here_are_counted(project):
     git(project.root, "switch", "-q", "main")
     git(project.root, "commit", "-qm", "later", "--allow-empty")
     git(project.root, "switch", "-q", "change")
-    assert "`main` has 1 commits that are not here" in write(project.environment, "main")
+    assert "`main` has 1 commit(s) that are not here" in write(project.environment, "main")
 
 
 def test_nothing_is_checked_out_or_changed(project):
     project.measures["gan"]["fid"] = interval(3.0, 0.3)
     project.write()
     before = git(project.root, "status", "--porcelain"), git(project.root, "rev-parse", "HEAD")
-    times = {path: path.stat().st_mtime_ns for path in project.root.rglob("*") if ".git/" not in str(path)}
+    times = {path: path.stat().st_mtime_ns for path in project.root.rglob("*") if ".git" not in path.parts}
     write(project.environment, "main")
     assert before == (git(project.root, "status", "--porcelain"), git(project.root, "rev-parse", "HEAD"))
     assert times == {path: path.stat().st_mtime_ns for path in times}
@@ -212,7 +212,7 @@ def test_the_command_prints_markdown_and_reports_a_missing_branch(project, monke
 
     monkeypatch.chdir(project.root / "metrics")
     printed = CliRunner().invoke(commands, ["report", "--markdown"]).output
-    assert printed.startswith("<!-- darkroom report -->\n## Models here against main (")
+    assert printed.startswith("<!-- darkroom report -->\n## Models here against `main` (")
     error = CliRunner().invoke(commands, ["report", "--against", "nowhere"]).exception
     assert isinstance(error, BadInput) and error.exit_code == 2
     assert Path.cwd() == project.root / "metrics"
