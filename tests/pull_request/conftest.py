@@ -1,6 +1,7 @@
 """A project with results in two commits, written by hand: no stage is run."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pipeline.environment import Environment
 from pipeline.tracking.lineage import folder_md5, md5_of
 from tests.tracking.conftest import empty_database
 
-__all__ = ["empty_database", "project"]
+__all__ = ["committed", "empty_database", "project"]
 
 PROTOCOL = {"dataset": "images", "data_digest": "d" * 64, "test_examples": 400, "model_digest": "m"}
 
@@ -83,18 +84,21 @@ class Project:
         return folder
 
 
-@pytest.fixture
-def project(tmp_path) -> Project:
-    """Its results are committed on the branch main; another branch is checked out."""
-    root = tmp_path / "project"
-    (root / ".dvc").mkdir(parents=True)
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory) -> Path:
+    """A project whose results are committed on the branch main; another branch is checked out."""
+    root = tmp_path_factory.mktemp("committed")
+    (root / ".dvc").mkdir()
     (root / ".dvc/config").touch()
     (root / "dvc.yaml").write_text("stages: {}")
     (root / ".gitignore").write_text("/.dvc/cache\n/data\n/plots\n/.darkroom\n/mlflow.db*\n")
-    made = Project(root)
-    made.write()
-    git(root, "init", "-q", "-b", "main")
-    git(root, "add", ".")
-    git(root, "commit", "-qm", "results")
-    git(root, "switch", "-qc", "change")
-    return made
+    Project(root).write()
+    for command in ("init -q -b main", "add .", "commit -qm results", "switch -qc change"):
+        git(root, *command.split())
+    return root
+
+
+@pytest.fixture
+def project(committed, tmp_path) -> Project:
+    """A copy of it."""
+    return Project(Path(shutil.copytree(committed, tmp_path / "project")))

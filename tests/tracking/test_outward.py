@@ -1,9 +1,11 @@
 """Lineage for other tools: OpenLineage events, and signatures of registered versions."""
 
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.data.croissant import describe
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import sha256
 from pipeline.tracking import openlineage, promotion, signatures
@@ -24,6 +27,20 @@ def client_of(root: Path):
     from mlflow import MlflowClient
 
     return MlflowClient(environment_of(root).tracking_uri)
+
+
+@pytest.mark.parametrize(
+    ("package", "use"),
+    [
+        ("mlcroissant", lambda folder: describe(folder, "images")),
+        ("openlineage.client", lambda folder: openlineage.send(None, "toy", str(folder / "events"))),
+        ("model_signing.signing", lambda folder: signatures.sign(None, None, folder / "key")),
+    ],
+)
+def test_without_the_extra_the_error_names_it(package, use, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BadInput, match=re.escape("pip install 'darkroom[outward]'")):
+        use(tmp_path)
 
 
 class TestOpenLineage:
