@@ -14,6 +14,7 @@
     recipes/       settings for data sets, with what they reach: one YAML file for each
     search/        hyperparameter search on the validation split, with Optuna
     leaderboard/   variants of a model, trained with several seeds, in one table
+    pull_request/  what a working tree changes in the models, as Markdown
     cli/           the `darkroom` command
     doctor, repro, settings_check
                    checks of an installation, `darkroom repro`, validation of params.yaml
@@ -23,7 +24,8 @@
 
 A training stage depends on core/, layers/, its model's code, its data and its section of params.yaml.
 
-No folder imports one above it: stages, cli, leaderboard, doctor, repro -> retraining, inspection, recipes,
-search, settings_check -> launch, evaluation -> tracking -> models -> data, layers -> core -> params,
-environment, openmp, process, git -> files, errors, estimate, limits. A test reads the imports.
+No folder imports one above it: stages, cli, leaderboard, pull_request, doctor, repro -> retraining,
+inspection, recipes, search, settings_check -> launch, evaluation -> tracking -> models -> data, layers ->
+core -> params, environment, openmp, process, git -> files, errors, estimate, limits. A test reads the
+imports.
 """

@@ -180,6 +180,11 @@ def notification() -> tuple[str, str]:
     return _get("DARKROOM_NOTIFY_URL"), _get("DARKROOM_NOTIFY_COMMAND")
 
 
+def openlineage_key() -> str:
+    """The key of the OpenLineage server: OPENLINEAGE_API_KEY."""
+    return _get("OPENLINEAGE_API_KEY")
+
+
 def for_child(changes: dict[str, str]) -> dict[str, str]:
     """The variables for a child process outside the current DVC stage, with ``changes``."""
     return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)} | changes

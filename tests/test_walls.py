@@ -19,7 +19,7 @@ FLOORS = [
     {"tracking"},
     {"launch", "evaluation"},
     {"retraining", "settings_check", "inspection", "recipes", "search"},
-    {"cli", "leaderboard", "doctor", "repro", "stages"},
+    {"cli", "leaderboard", "doctor", "repro", "pull_request", "stages"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 RAY = {

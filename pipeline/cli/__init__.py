@@ -9,6 +9,7 @@ import click
 
 from pipeline import doctor, environment, process
 from pipeline.cli import (
+    describe,
     explanation,
     exploration,
     export,
@@ -17,6 +18,7 @@ from pipeline.cli import (
     inspect,
     leaderboard,
     recipe,
+    report,
     repro,
     restoration,
     retraining,
@@ -108,6 +110,7 @@ for command in (
     tracking.sync,
     tracking.trace,
     tracking.verify,
+    tracking.sign,
     tracking.reproduce,
     tracking.promote,
     tracking.rollback,
@@ -115,6 +118,8 @@ for command in (
     leaderboard.leaderboard,
     leaderboard.seeds,
     recipe.recipe,
+    describe.describe,
+    report.report,
     repro.repro,
     retraining.retrain,
     retraining.history,

@@ -1,4 +1,4 @@
-"""Runs and registered models: sync, trace, verify, reproduce, promote, rollback, compare."""
+"""Runs and registered models: sync, trace, verify, sign, reproduce, promote, rollback, compare."""
 
 import dataclasses
 import os
@@ -10,6 +10,9 @@ import click
 from pipeline.environment import find_project
 from pipeline.environment import read as read_environment
 from pipeline.errors import DarkroomError
+from pipeline.tracking.lineage import redact
+
+key_file = click.Path(path_type=Path, dir_okay=False, exists=True, resolve_path=True)
 
 
 def _from_root(context: click.Context, parameter: click.Parameter, thing: str) -> str:
@@ -35,37 +38,99 @@ def sync() -> None:
 @click.argument("thing", callback=_from_root)
 @click.option("--json", "form", flag_value="json", help="As JSON.")
 @click.option("--mermaid", "form", flag_value="mermaid", help="As a Mermaid flowchart.")
-def trace(thing: str, form: str | None) -> None:
+@click.option(
+    "--openlineage",
+    metavar="FILE|URL",
+    callback=lambda context, parameter, value: (
+        value if not value or "://" in value else str(Path(value).resolve())
+    ),
+    help="Also write its stages and runs as OpenLineage events, or send them to a server.",
+)
+def trace(thing: str, form: str | None, openlineage: str | None) -> None:
     """Show what THING was made from and what was made from it.
 
-    THING: NAME@ALIAS, NAME/VERSION, a run id, a path or a hash. Each hash is verified.
+    THING: NAME@ALIAS, NAME/VERSION, a run id, a path or a hash. Each hash is verified. OpenLineage needs the
+    packages of an extra: pip install 'darkroom[outward]'.
     """
     from pipeline.tracking.trace import trace as find_lineage
 
-    found = find_lineage(read_environment(), thing)
+    environment = read_environment()
+    found = find_lineage(environment, thing)
+    if openlineage:
+        from pipeline.tracking import openlineage as events
+
+        number = events.send(found, environment.root.name, openlineage)
+        click.echo(f"{number} events -> {redact(openlineage)}", err=True)
     click.echo({"json": found.as_json, "mermaid": found.as_mermaid}.get(form or "", found.as_text)())
     if found.first_failure:
         sys.exit(DarkroomError.exit_code)
 
 
 @click.command()
-def verify() -> None:
+@click.option(
+    "--signatures", "key", type=key_file, metavar="KEY", help="Check signatures by this public key."
+)
+def verify(key: Path | None) -> None:
     """Check every recorded file against its hash.
 
     These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
-    registry.
+    registry. With --signatures the signatures of all registered versions are checked, too; each champion must
+    have one.
     """
     from pipeline.tracking import trace as lineage
     from pipeline.tracking.trace_tree import FAILED
 
+    unsigned = _check_signatures(key) if key else []
     problems, counts = lineage.verify(read_environment())
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]
     checked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
     click.echo(f"{checked}: {f'{len(failed)} damaged or lost' if failed else 'as they were recorded'}")
-    if failed:
+    if failed or unsigned:
         sys.exit(DarkroomError.exit_code)
+
+
+def _check_signatures(key: Path) -> list[str]:
+    """Print what is found for each registered version; the versions that fail."""
+    from pipeline.tracking import connection, promotion, signatures
+
+    client, _ = connection.connect(read_environment())
+    failed = []
+    for model in client.search_registered_models(max_results=1000):
+        champion = promotion.champion(client, model.name)
+        for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):
+            name, wrong = f"{model.name}/{version.version}", signatures.check(client, version, key)
+            serves = champion is not None and champion.version == version.version
+            if wrong is None:
+                wrong = "the champion is not signed" if serves else ""
+                click.echo(f"{name}: not signed")
+            elif not wrong:
+                click.echo(f"{name}: signed")
+            if wrong:
+                failed.append(name)
+                click.echo(f"{name}: FAILED: {wrong}")
+    return failed
+
+
+@click.command()
+@click.argument("model")
+@click.option("--key", type=key_file, required=True, help="The private key: PEM; P-256, P-384 or P-521.")
+def sign(model: str, key: Path) -> None:
+    """Sign a registered version.
+
+    MODEL: NAME@ALIAS or NAME/VERSION. The signature covers each file of the version. It is kept with the run
+    that trained it; the key is not. If the key is encrypted, its password is asked for. This needs the
+    packages of an extra: pip install 'darkroom[outward]'.
+    """
+    from pipeline.tracking import connection, promotion, signatures
+
+    encrypted = b"ENCRYPTED" in key.read_bytes()
+    password = click.prompt("Password of the key", hide_input=True, err=True) if encrypted else ""
+    client, _ = connection.connect(read_environment())
+    version = promotion.find(client, model)
+    place = signatures.sign(client, version, key, password)
+    click.echo(f"{version.name}/{version.version} signed -> {place}")
 
 
 @click.command()

@@ -135,14 +135,14 @@ def _worth_it(numbers: Numbers, before: Numbers, settings: GateSettings, new_pic
         return Gate("worth it", True, f"trained on {new_pictures:,} new pictures")
     pairs = {name: (numbers.get(name), before.get(name)) for name in settings.targets}
     known = {name: (ours, theirs) for name, (ours, theirs) in pairs.items() if ours and theirs}
-    compared = {name: _compare(name, *pair, settings, len(known)) for name, pair in known.items()}
+    compared = {name: compare(name, *pair, settings, len(known)) for name, pair in known.items()}
     better = ", ".join(name for name, (gain, noise) in compared.items() if gain > noise)
     nothing = "no new pictures, and no target is better by more than noise"
     return Gate("worth it", bool(better), f"better in {better}" if better else nothing)
 
 
 def _not_worse(name: str, ours: Estimate, theirs: Estimate, settings: GateSettings) -> Gate:
-    gain, noise = _compare(name, ours, theirs, settings)
+    gain, noise = compare(name, ours, theirs, settings)
     verdict = "better" if gain > noise else "within noise" if gain >= -noise else "worse by more than noise"
     allowed = settings.max_loss.get(name, math.inf)  # type: ignore[call-overload]
     if gain < -allowed:
@@ -152,10 +152,10 @@ def _not_worse(name: str, ours: Estimate, theirs: Estimate, settings: GateSettin
     return Gate(name, not verdict.startswith("worse"), f"{verdict}: {numbers}")
 
 
-def _compare(
+def compare(
     name: str, ours: Estimate, theirs: Estimate, settings: GateSettings, claims: int = 1
 ) -> tuple[float, float]:
-    """The gain and the noise.
+    """The gain of ``ours`` over ``theirs`` and the noise, in the measure's unit.
 
     The noise is the root of the sum of squares of half the 95 % intervals of both and of the deviation
     between seeds. If one of several ``claims`` is enough, it is widened by Bonferroni's correction.

@@ -208,7 +208,7 @@ class DvcLock:
         from rich.console import Console
         from rich.progress import track
 
-        problems, digests, used = list[Problem](), dict[str, str](), dict[str, Any]()
+        problems, digests = list[Problem](), dict[str, str]()
         if read_rwlock(self.root / RWLOCK) is None:
             problems.append(
                 Problem(RWLOCK, "differs", remedy="darkroom repro removes it; every DVC command fails")
@@ -219,23 +219,42 @@ class DvcLock:
         for path in sorted(digests.keys() - {problem.path for problem in problems}):
             if (self.root / path).is_file() and (found := sha256(self.root / path)) != digests[path]:
                 problems.append(Problem(path, "differs", digests[path], found, MISMATCH))
-        deps = dict.fromkeys(dep for stage in self._lock for dep in stage.deps.items())
-        for path, md5 in deps:
-            if (found := self.current.get(path) or self.md5(path)) != md5:
-                problems.append(Problem(path, "stale", md5, found, STALE))
-        for stage in self._lock:
-            used |= stage.params.get("params.yaml", {})
-        step = lambda section, part: section.get(part) if isinstance(section, dict) else None
-        for key, value in used.items():
-            if (present := reduce(step, key.split("."), params)) != value:
-                shown = json.dumps(value), json.dumps(present)
-                problems.append(Problem(f"params.yaml: {key}", "stale", *shown, STALE))
+        problems += self.stale(params)
         objects = [file for file in sorted((self.cache / "files/md5").glob("??/*")) if len(file.stem) == 30]
         console = Console(stderr=True)
         for file in track(objects, "DVC's cache", console=console, disable=not console.is_terminal):
             problems += self._check_object(file.parent.name + file.name)
-        counts = {"outputs": len(self.current), "SHA-256 records": len(digests), "dependencies": len(deps)}
-        return problems, {**counts, "params": len(used), "cache objects": len(objects)}
+        counts = {"outputs": len(self.current), "SHA-256 records": len(digests)}
+        counts |= {"dependencies": len(self._deps), "params": len(self._params)}
+        return problems, {**counts, "cache objects": len(objects)}
+
+    def stale(self, params: Any) -> list[Problem]:
+        """The dependencies and params that were changed since dvc.lock recorded them.
+
+        ``params``: the content of params.yaml.
+        """
+        problems = []
+        for path, md5 in self._deps:
+            if (found := self.current.get(path) or self.md5(path)) != md5:
+                problems.append(Problem(path, "stale", md5, found, STALE))
+        step = lambda section, part: section.get(part) if isinstance(section, dict) else None
+        for key, value in self._params.items():
+            if (present := reduce(step, key.split("."), params)) != value:
+                shown = json.dumps(value), json.dumps(present)
+                problems.append(Problem(f"params.yaml: {key}", "stale", *shown, STALE))
+        return problems
+
+    @cached_property
+    def _deps(self) -> list[Content]:
+        return list(dict.fromkeys(dep for stage in self._lock for dep in stage.deps.items()))
+
+    @cached_property
+    def _params(self) -> dict[str, Any]:
+        """The params that the stages used, by dotted key."""
+        used = dict[str, Any]()
+        for stage in self._lock:
+            used |= stage.params.get("params.yaml", {})
+        return used
 
     def _read(self) -> None:
         texts, load = {}, YAML(typ="safe", pure=True).load

@@ -66,9 +66,9 @@ def read_params(root: Path) -> dict[str, Any]:
         return {}
 
 
-def committed(root: Path) -> dict[str, Any]:
-    """The committed params by dotted key; empty without a repository, or if the commit has none."""
-    text = git("show", f"HEAD:./{PARAMS}", cwd=root, check=False)
+def committed(root: Path, commit: str = "HEAD") -> dict[str, Any]:
+    """The params in a commit by dotted key; empty without a repository, or if the commit has none."""
+    text = git("show", f"{commit}:./{PARAMS}", cwd=root, check=False)
     try:
         return leaves(YAML(typ="safe", pure=True).load(text)) if text else {}
     except (YAMLError, AttributeError):

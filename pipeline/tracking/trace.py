@@ -100,7 +100,8 @@ class _Lineage:
             commit = tags.get("mlflow.source.git.commit", "unknown")[:12]
             edits = " and edits" * (tags.get("darkroom.git.dirty") == "true")
             title = f"run {target.info.run_name}, {target.info.status}, commit {commit}{edits}"
-            return Node("run", title, target.info.run_id, details=tags)
+            info = {key: getattr(target.info, key) for key in ("run_id", "status", "start_time", "end_time")}
+            return Node("run", title, target.info.run_id, details=tags | info)
         name = f"{target.name}/{target.version}"
         aliases = [alias.partition("@")[2] for alias, number in self.index.aliases.items() if number == name]
         title = f"model {name}" + f" ({', '.join(aliases)})" * bool(aliases)

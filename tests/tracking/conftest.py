@@ -130,13 +130,13 @@ def all_runs(client) -> list:
     return [run for run in found if run.data.tags["darkroom.stage"] != "repro"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def origin(tmp_path_factory) -> Path:
     """A project after a repro, committed and pushed, with its training in MLflow."""
     return make_project(tmp_path_factory.mktemp("traced"), write_model)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pulled(origin) -> Path:
     """A fresh clone after ``dvc pull``: no MLflow, no run cache."""
     shell(origin.parent, "git clone -q origin clone")

@@ -1,0 +1,93 @@
+"""Signatures of registered versions with an elliptic-curve key, by OpenSSF's model-signing.
+
+A signature covers each file of a version's folder. It is an artifact of the run that trained the version.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import BadInput
+from pipeline.tracking.mlflow_index import ADDED
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FOLDER = "signatures"  # of a run's artifacts
+
+
+def sign(client: "MlflowClient", version: Any, key: Path, password: str = "") -> str:
+    """Sign a version with the private ``key`` (PEM: P-256, P-384 or P-521); where the signature is.
+
+    Raises ``BadInput`` if the key cannot be used.
+    """
+    signing = _library().signing.Config()
+    try:
+        signing.use_elliptic_key_signer(private_key=key, password=password.encode() or None)  # type: ignore[arg-type]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        remedy = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
+        raise BadInput(f"cannot be used as a private key: {error}", where=str(key), remedy=remedy) from None
+    with tempfile.TemporaryDirectory() as temporary, _files(client, version) as folder:
+        signature = Path(temporary, _name(version))
+        signing.set_hashing_config(_hashing(folder)).sign(folder, signature)
+        client.log_artifact(version.run_id, str(signature), FOLDER)
+    return f"run {version.run_id}, {FOLDER}/{_name(version)}"
+
+
+def check(client: "MlflowClient", version: Any, key: Path) -> str | None:
+    """What is wrong with the signature of a version, by the public ``key`` (PEM); '' if it is right.
+
+    None if the version has no signature. Raises ``BadInput`` if the key cannot be used.
+    """
+    verifying = _library().verifying.Config()
+    try:
+        verifying.use_elliptic_key_verifier(public_key=key)
+    except (OSError, ValueError, AttributeError) as error:
+        remedy = "name the public key, in PEM: openssl ec -in key.pem -pubout -out key.pub"
+        raise BadInput(f"cannot be used as a public key: {error}", where=str(key), remedy=remedy) from None
+    known = [entry.path for entry in client.list_artifacts(version.run_id, FOLDER)]
+    if f"{FOLDER}/{_name(version)}" not in known:
+        return None
+    with tempfile.TemporaryDirectory() as temporary, _files(client, version) as folder:
+        path = f"{FOLDER}/{_name(version)}"
+        signature = client.download_artifacts(version.run_id, path, temporary)
+        try:
+            verifying.set_hashing_config(_hashing(folder)).verify(folder, signature)
+        except Exception as error:  # a damaged signature raises errors of several libraries
+            return str(error) or f"not signed with this key ({type(error).__name__})"
+    return ""
+
+
+def _library() -> ModuleType:
+    try:
+        import model_signing.signing
+        import model_signing.verifying
+    except ImportError as error:
+        what, remedy = f"the package {error.name} is not installed", "pip install 'darkroom[outward]'"
+        raise BadInput(what, where="signatures", remedy=remedy) from None
+    return model_signing
+
+
+def _name(version: Any) -> str:
+    return f"{version.name}-{version.version}.json"
+
+
+@contextmanager
+def _files(client: "MlflowClient", version: Any) -> Iterator[Path]:
+    """The folder of a version. A remote one is downloaded for the time of the block."""
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as temporary:
+        uri = client.tracking_uri
+        yield Path(download_artifacts(version.source, dst_path=temporary, tracking_uri=uri))
+
+
+def _hashing(folder: Path) -> Any:
+    """Which files count: all but those that Python and MLflow add when they load the version."""
+    from model_signing.hashing import Config
+
+    added = [Path(ADDED), *(path.relative_to(folder) for path in folder.rglob("__pycache__"))]
+    return Config().set_ignored_paths(paths=added, ignore_git_paths=False)
