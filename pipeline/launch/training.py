@@ -24,6 +24,7 @@ from pipeline.files import (
     digest_of,
     digest_of_tree,
     read_json,
+    remove,
     sha256,
     write_hashes,
     write_json,
@@ -157,10 +158,15 @@ def _is_finished(folder: Path) -> bool:
 
 @contextmanager
 def training_lock(training: Training, environment: Environment) -> Iterator[None]:
-    """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it."""
+    """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it.
+
+    Temporary files that a killed process left in its folder are removed.
+    """
     folder = training.folder(environment.storage)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), "another process runs this training"):
+        for temporary in list(folder.rglob(".*")):
+            remove(temporary)
         yield
 
 
