@@ -56,7 +56,17 @@ def check_hashes(folder: Path, ignored: str = "") -> tuple[str, str, str] | None
     except (ValueError, TypeError):
         return HASHES, "", ""
     pairs = ((name, recorded.get(name, ""), found.get(name, "")) for name in sorted(recorded | found))
-    return next((pair for pair in pairs if pair[1] != pair[2] and pair[0] != ignored), None)
+    first = next((pair for pair in pairs if pair[1] != pair[2] and pair[0] != ignored), None)
+    lost, added = recorded.keys() - found.keys(), found.keys() - recorded.keys()
+    is_renamed = {recorded[name] for name in lost} & {found[name] for name in added}
+    if first and (differ_in_one(*first[1:]) or is_renamed & {*first[1:]}):
+        return HASHES, *first[1:]  # a hash or a name in it is damaged, not the file
+    return first
+
+
+def differ_in_one(one: str, other: str) -> bool:
+    """Whether two hashes differ in one character: then a record is damaged, not the file."""
+    return len(one) == len(other) and sum(a != b for a, b in zip(one, other)) == 1
 
 
 @contextmanager

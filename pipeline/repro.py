@@ -41,6 +41,8 @@ TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
 MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
 # Where a kill -9 leaves temporary files and folders; their names have the process id and 8 characters.
 TEMPORARY = ("", "models", "history", "data", "data/processed", "metrics", "reports", ".darkroom/tracking")
+# Of DVC, in the cache of this project: it writes there while it holds its lock.
+DVC_TEMPORARY = ("files/md5/*/.*.tmp", "runs/*/*/*.tmp")
 OWNER = re.compile(r"\..+\.(\d+)\.\w{8}(\.\w+)?")
 
 
@@ -204,6 +206,9 @@ def _repair(root: Path, dvc_lock: Path) -> list[str]:
             dvc_lock.unlink()
             result = "removed"
         print(f"dvc.lock was broken: kept as dvc.lock.broken, {result}", flush=True)
+    for pattern in DVC_TEMPORARY:
+        for path in (root / ".dvc/cache").glob(pattern):
+            remove(path)
     for place in TEMPORARY:
         for path in (root / place).glob(".*"):
             owner = OWNER.fullmatch(path.name)

@@ -230,11 +230,14 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     record = tmp_path / f".darkroom/tracking/.a.json.{dead.pid}.abcdefgh.json"
     record.parent.mkdir(parents=True)
     record.touch()
+    of_dvc = tmp_path / ".dvc/cache/files/md5/ab/.MgFeqRdWmDJKYKQZ.tmp"
+    of_dvc.parent.mkdir(parents=True)
+    of_dvc.touch()
     (tmp_path / "dvc.lock").touch()
     assert repro._repair(tmp_path, tmp_path / "dvc.lock") == []
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
-    assert left == {*kept, "data/processed", ".darkroom/tracking"}
-    assert not record.exists() and not list(tmp_path.glob(".plots*"))
+    assert left == {*kept, "data/processed", ".darkroom/tracking", ".dvc/cache"}
+    assert not record.exists() and not of_dvc.exists() and not list(tmp_path.glob(".plots*"))
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
 

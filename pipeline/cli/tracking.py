@@ -49,16 +49,25 @@ def trace(thing: str, form: str | None) -> None:
 
 
 @click.command()
-def verify() -> None:
+@click.option("--repair", is_flag=True, help="Run the printed commands, then check again.")
+def verify(repair: bool) -> None:
     """Check every recorded file against its hash.
 
     These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
-    registry.
+    registry; the checkpoints and results of trainings; MLflow's database and the files of its runs; dvc.lock
+    and DVC's run cache. What has no recorded hash is counted at the end. With --repair, damaged files are
+    restored from DVC's cache or remote, git, the registry or a training that has a good copy.
     """
     from pipeline.tracking import trace as lineage
+    from pipeline.tracking.integrity import run_remedies
     from pipeline.tracking.trace_tree import FAILED
 
-    problems, counts = lineage.verify(read_environment())
+    environment = read_environment()
+    problems, counts = lineage.verify(environment)
+    for _ in range(2 * repair):  # a damaged object is removed first, and then written or fetched again
+        for line in run_remedies(environment.root, [each for each in problems if each.state in FAILED]):
+            click.echo(line)
+        problems, counts = lineage.verify(environment)
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]

@@ -20,6 +20,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import (
+    HASHES,
     atomic_folder,
     digest_of,
     digest_of_tree,
@@ -134,6 +135,8 @@ def train(
             cost = times["total"] / 3600 * times["workers"] * environment.price_per_hour
             times |= {"price_per_hour": environment.price_per_hour, "cost": cost}
         write_json(folder / FINISHED, {**finished, "times": times})
+    if not (folder / HASHES).is_file():
+        write_hashes(folder)
     # If the driver was killed before it added its times, only the worker's are there.
     times = {
         "mode": "already finished",
@@ -152,7 +155,8 @@ def _is_finished(folder: Path) -> bool:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    (folder / FINISHED).unlink(missing_ok=True)
+    for name in (FINISHED, HASHES):
+        (folder / name).unlink(missing_ok=True)
     return False
 
 

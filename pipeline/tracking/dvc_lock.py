@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
-from pipeline.files import sha256
+from pipeline.files import differ_in_one, sha256
 from pipeline.git import git
 from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
@@ -162,6 +162,9 @@ class DvcLock:
         recorded, present = {path: md5}, {path: self.md5(path)}
         if recorded == present:
             return []
+        if differ_in_one(md5, present[path]):
+            remedy = f"dvc commit --force {shlex.quote(path)}"
+            return [Problem(f"{CURRENT}: {path}", "differs", md5, present[path], remedy)]
         lacks = self.check_cache(path, md5)
         restore = f"{'dvc pull' if lacks else 'dvc checkout'} --force {shlex.quote(path)}"
         if self._in_git(path):
@@ -222,7 +225,8 @@ class DvcLock:
         deps = dict.fromkeys(dep for stage in self._lock for dep in stage.deps.items())
         for path, md5 in deps:
             if (found := self.current.get(path) or self.md5(path)) != md5:
-                problems.append(Problem(path, "stale", md5, found, STALE))
+                where = f"{CURRENT}: {path}" if differ_in_one(md5, found) else path
+                problems.append(Problem(where, "stale", md5, found, STALE))
         for stage in self._lock:
             used |= stage.params.get("params.yaml", {})
         step = lambda section, part: section.get(part) if isinstance(section, dict) else None
@@ -311,7 +315,7 @@ class DvcLock:
         found, path = md5_of(file), os.path.relpath(file, self.root)
         if found and found == md5.removesuffix(".dir"):
             return []
-        remedy = f"rm -f {path}, then dvc pull"
+        remedy = f"rm -f {shlex.quote(path)} && dvc fetch"
         return [Problem(path, "differs" if found else "absent", md5, found, remedy)]
 
 

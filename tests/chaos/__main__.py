@@ -21,9 +21,18 @@ FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 @click.option("--seed", default=1)
 @click.option("--stage", "stages", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--case", "only", default="", help="Only this case: STAGE:NUMBER.")
+@click.option("--flips", "num_flips", default=0, help="Flip so many bits instead.")
 @click.option("--minutes", default=600.0, help="Start no case after this time.")
 @click.option("--plain", is_flag=True, help="Kill `dvc repro` instead.")
-def main(kills: int, seed: int, stages: tuple[str, ...], only: str, minutes: float, plain: bool) -> None:
+def main(
+    kills: int,
+    seed: int,
+    stages: tuple[str, ...],
+    only: str,
+    num_flips: int,
+    minutes: float,
+    plain: bool,
+) -> None:
     """Kill each stage at random moments, check that nothing is lost, and print a table."""
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
@@ -32,6 +41,7 @@ def main(kills: int, seed: int, stages: tuple[str, ...], only: str, minutes: flo
 
     environment.prepare()
     from tests.chaos import forks
+    from tests.chaos.flips import flips
     from tests.chaos.series import Series
     from tests.chaos.small_project import STAGES
 
@@ -42,6 +52,8 @@ def main(kills: int, seed: int, stages: tuple[str, ...], only: str, minutes: flo
     )
     series = Series(folder, seed, plain)
     series.measure(stages)
+    if num_flips:
+        return print_flips(list(flips(series.project, num_flips, seed)))
     cases, number, deadline = [], 0, time.monotonic() + 60 * minutes
     while sum(case.kills for case in cases) < kills and time.monotonic() < deadline:
         for stage in stages:
@@ -75,6 +87,18 @@ def main(kills: int, seed: int, stages: tuple[str, ...], only: str, minutes: flo
         print(f"the project of the last case is kept in {folder}")
         sys.exit(1)
     shutil.rmtree(folder)
+
+
+def print_flips(found: list[tuple[str, Path, int, bool]]) -> None:
+    """Print a table of the bits by kind of file; exit with 1 if one was not named."""
+    print("| file | flipped | named |\n| --- | --- | --- |")
+    for kind in [*dict.fromkeys(each[0] for each in found), "all"]:
+        own = [named for each, *_, named in found if kind in (each, "all")]
+        print(f"| {kind} | {len(own)} | {sum(own)} |")
+    unseen = [each for each in found if not each[3]]
+    for _, file, bit, _ in unseen:
+        print(f"not named: bit {bit} of {file}")
+    sys.exit(bool(unseen))
 
 
 if __name__ == "__main__":
