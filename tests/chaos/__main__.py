@@ -1,9 +1,11 @@
 """Kill `darkroom repro` again and again: ``python -m tests.chaos --kills 301 --seed 1``.
 
-``--plain`` does the same to `dvc repro`; ``--case train-cnn:17`` repeats one case of a seed.
+``--plain`` does the same to `dvc repro`; ``--case train-cnn:17`` repeats one case of a seed;
+``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name.
 """
 
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -21,7 +23,7 @@ FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 @click.option("--seed", default=1)
 @click.option("--stage", "stages", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--case", "only", default="", help="Only this case: STAGE:NUMBER.")
-@click.option("--flips", "num_flips", default=0, help="Flip so many bits instead.")
+@click.option("--flips", "num_flips", default=0, help="First, flip so many bits of the finished project.")
 @click.option("--minutes", default=600.0, help="Start no case after this time.")
 @click.option("--plain", is_flag=True, help="Kill `dvc repro` instead.")
 def main(
@@ -53,7 +55,7 @@ def main(
     series = Series(folder, seed, plain)
     series.measure(stages)
     if num_flips:
-        return print_flips(list(flips(series.project, num_flips, seed)))
+        print_flips(list(flips(series.project, num_flips, seed)))
     cases, number, deadline = [], 0, time.monotonic() + 60 * minutes
     while sum(case.kills for case in cases) < kills and time.monotonic() < deadline:
         for stage in stages:
@@ -64,6 +66,8 @@ def main(
         number += 1
         if only:
             break
+    if not cases:
+        return
     command = f"dvc repro{'' if plain else ', started by darkroom repro'}"
     print(f"\n{command}, seed {seed}\n")
     print("| stage | kills by time | at a change | DVC's files damaged | stuck | most steps again | faults |")
@@ -79,6 +83,8 @@ def main(
         print(f"| {stage} | {' | '.join(map(str, numbers))} |")
     points = {case.moment for case in cases if case.kind == "point"}
     print(f"\n{len(points)} of {sum(len(each.points) for each in series.measured.values())} kinds of changes")
+    usage = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"{sum(each.ru_utime + each.ru_stime for each in usage):.0f} s of processor time")
     failed = [case for case in cases if case.faults or (case.stuck and not plain)]
     for case in failed:
         again = " --plain" * plain
@@ -98,7 +104,8 @@ def print_flips(found: list[tuple[str, Path, int, bool]]) -> None:
     unseen = [each for each in found if not each[3]]
     for _, file, bit, _ in unseen:
         print(f"not named: bit {bit} of {file}")
-    sys.exit(bool(unseen))
+    if unseen:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
