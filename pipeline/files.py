@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,17 @@ def check_hashes(folder: Path, ignored: str = "") -> tuple[str, str, str] | None
     except (ValueError, TypeError):
         return HASHES, "", ""
     pairs = ((name, recorded.get(name, ""), found.get(name, "")) for name in sorted(recorded | found))
-    return next((pair for pair in pairs if pair[1] != pair[2] and pair[0] != ignored), None)
+    first = next((pair for pair in pairs if pair[1] != pair[2] and pair[0] != ignored), None)
+    lost, added = recorded.keys() - found.keys(), found.keys() - recorded.keys()
+    is_renamed = {recorded[name] for name in lost} & {found[name] for name in added}
+    if first and (differ_in_one(*first[1:]) or is_renamed & {*first[1:]}):
+        return HASHES, *first[1:]  # a hash or a name in it is damaged, not the file
+    return first
+
+
+def differ_in_one(one: str, other: str) -> bool:
+    """Whether two hashes differ in one character: then a record is damaged, not the file."""
+    return len(one) == len(other) and sum(a != b for a, b in zip(one, other)) == 1
 
 
 @contextmanager
@@ -64,9 +74,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder. It replaces ``path`` if the block succeeds, else it is removed.
 
     The mode of an earlier file is kept. A symbolic link is replaced: it may lead into DVC's cache.
+    The temporary name has the id of this process, as that of :func:`atomic_folder`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path), suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -87,7 +98,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Its name has the id of this process, so that one in use is known from what a killed process left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{os.getpid()}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path)))
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -96,6 +107,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}."
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        return shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink()
 
 
 def atomic_copy(source: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
 
 from pipeline.environment import Environment, for_child
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
-from pipeline.files import write_text
+from pipeline.files import remove, write_text
 from pipeline.git import git
 from pipeline.limits import LESS_MEMORY, cpu_count, oom_kills, out_of_memory
 from pipeline.process import DVC, die_with_parent, exclusive, is_running
@@ -40,9 +39,11 @@ FAILURE = re.compile(
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
 MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
-# Temporary folders of atomic_folder, which a kill -9 leaves; the process id and 8 characters follow.
-TEMPORARY = ("models/.*", "history/.*", "data/.raw", "data/.processed", ".plots")
-OWNER = re.compile(r".+\.(\d+)\.\w{8}")
+# Where a kill -9 leaves temporary files and folders; their names have the process id and 8 characters.
+TEMPORARY = ("", "models", "history", "data", "data/processed", "metrics", "reports", ".darkroom/tracking")
+# Of DVC, in the cache of this project: it writes there while it holds its lock.
+DVC_TEMPORARY = ("files/md5/*/.*.tmp", "runs/*/*/*.tmp")
+OWNER = re.compile(r"\..+\.(\d+)\.\w{8}(\.\w+)?")
 
 
 class _Stage:
@@ -205,12 +206,15 @@ def _repair(root: Path, dvc_lock: Path) -> list[str]:
             dvc_lock.unlink()
             result = "removed"
         print(f"dvc.lock was broken: kept as dvc.lock.broken, {result}", flush=True)
+    for pattern in DVC_TEMPORARY:
+        for path in (root / ".dvc/cache").glob(pattern):
+            remove(path)
     for place in TEMPORARY:
-        for path in root.glob(f"{place}.*"):
+        for path in (root / place).glob(".*"):
             owner = OWNER.fullmatch(path.name)
             with suppress(FileNotFoundError):  # its owner has just renamed it
                 if owner and not _is_alive(int(owner[1]), path.stat().st_mtime):
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove(path)
     return list(locked_stages(dvc_lock) or {})
 
 

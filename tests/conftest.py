@@ -8,6 +8,7 @@ environment.prepare()
 
 # The files that take over a minute, the longest first.
 NAMES = (
+    "test_chaos",
     "test_kill",
     "test_retrain",
     "test_families",

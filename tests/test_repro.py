@@ -221,14 +221,23 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait(timeout=60)
     removed = ("models/.gan.{}.abcd_123", "history/.gan.{}.abcd_123", "data/.raw.{}.12345678")
+    removed += ("data/processed/.images.{}.abcdefgh", ".plots.{}.abcdefgh")
     kept = ("models/gan", "data/raw", "models/.vae", f"models/.vae.{os.getpid()}.abcdefgh")
     reused = f"models/.ae.{os.getpid()}.abcdefgh"  # older than the process that has its number now
     for name in (*(name.format(dead.pid) for name in removed), *kept, reused):
         (tmp_path / name).mkdir(parents=True)
     os.utime(tmp_path / reused, (0, 0))
+    record = tmp_path / f".darkroom/tracking/.a.json.{dead.pid}.abcdefgh.json"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    of_dvc = tmp_path / ".dvc/cache/files/md5/ab/.MgFeqRdWmDJKYKQZ.tmp"
+    of_dvc.parent.mkdir(parents=True)
+    of_dvc.touch()
     (tmp_path / "dvc.lock").touch()
     assert repro._repair(tmp_path, tmp_path / "dvc.lock") == []
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} == {*kept}
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
+    assert left == {*kept, "data/processed", ".darkroom/tracking", ".dvc/cache"}
+    assert not record.exists() and not of_dvc.exists() and not list(tmp_path.glob(".plots*"))
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
 

@@ -67,21 +67,30 @@ def trace(thing: str, form: str | None, openlineage: str | None) -> None:
 
 
 @click.command()
+@click.option("--repair", is_flag=True, help="Run the printed commands, then check again.")
 @click.option(
     "--signatures", "key", type=key_file, metavar="KEY", help="Check signatures by this public key."
 )
-def verify(key: Path | None) -> None:
+def verify(repair: bool, key: Path | None) -> None:
     """Check every recorded file against its hash.
 
     These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
-    registry. With --signatures the signatures of all registered versions are checked, too; each champion must
-    have one.
+    registry; the checkpoints and results of trainings; MLflow's database and the files of its runs; dvc.lock
+    and DVC's run cache. What has no recorded hash is counted at the end. With --repair, damaged files are
+    restored from DVC's cache or remote, git, the registry or a training that has a good copy. With --signatures
+    the signatures of all registered versions are checked, too; each champion must have one.
     """
     from pipeline.tracking import trace as lineage
+    from pipeline.tracking.integrity import run_remedies
     from pipeline.tracking.trace_tree import FAILED
 
     unsigned = _check_signatures(key) if key else []
-    problems, counts = lineage.verify(read_environment())
+    environment = read_environment()
+    problems, counts = lineage.verify(environment)
+    for _ in range(2 * repair):  # a damaged object is removed first, and then written or fetched again
+        for line in run_remedies(environment.root, [each for each in problems if each.state in FAILED]):
+            click.echo(line)
+        problems, counts = lineage.verify(environment)
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]

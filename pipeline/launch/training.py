@@ -20,10 +20,12 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import (
+    HASHES,
     atomic_folder,
     digest_of,
     digest_of_tree,
     read_json,
+    remove,
     sha256,
     write_hashes,
     write_json,
@@ -133,6 +135,8 @@ def train(
             cost = times["total"] / 3600 * times["workers"] * environment.price_per_hour
             times |= {"price_per_hour": environment.price_per_hour, "cost": cost}
         write_json(folder / FINISHED, {**finished, "times": times})
+    if not (folder / HASHES).is_file():
+        write_hashes(folder)
     # If the driver was killed before it added its times, only the worker's are there.
     times = {
         "mode": "already finished",
@@ -151,16 +155,22 @@ def _is_finished(folder: Path) -> bool:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    (folder / FINISHED).unlink(missing_ok=True)
+    for name in (FINISHED, HASHES):
+        (folder / name).unlink(missing_ok=True)
     return False
 
 
 @contextmanager
 def training_lock(training: Training, environment: Environment) -> Iterator[None]:
-    """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it."""
+    """Lock ``training``. Raises ``DarkroomError`` with exit code 75 if another process runs it.
+
+    Temporary files that a killed process left in its folder are removed.
+    """
     folder = training.folder(environment.storage)
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder.with_suffix(".lock"), "another process runs this training"):
+        for temporary in list(folder.rglob(".*")):
+            remove(temporary)
         yield
 
 

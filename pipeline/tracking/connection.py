@@ -1,14 +1,17 @@
 """The MLflow client and the experiment; creates the default database and experiment if they are missing."""
 
+import atexit
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
 
 from filelock import FileLock
 
 from pipeline.environment import Environment
-from pipeline.tracking import moved
+from pipeline.files import HASHES, sha256, write_hashes
+from pipeline.tracking import integrity, moved
 from pipeline.tracking.moved import EXPERIMENT
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ SQLITE = "sqlite:///"
 PARENT = "repro"  # the ``darkroom.stage`` of parent runs
 LIMITS = {"metrics": 1000, "params": 100, "tags": 100}  # in one call; MLflow's own
 LOCK_SECONDS = 60
+FILES = "darkroom.files"  # a tag: the SHA-256 of sha256.json, which has that of each other file
 
 
 def is_local(environment: Environment) -> bool:
@@ -43,6 +47,8 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
             MlflowClient(f"{SQLITE}{temporary}").search_experiments(max_results=1)  # creates the tables
             os.replace(temporary, database)
         moved.follow(environment)
+        atexit.unregister(integrity.record_database)
+        atexit.register(integrity.record_database, database)
         artifacts = Path(environment.artifacts).resolve().as_uri() if environment.artifacts else None
         client = MlflowClient(uri)
         return client, _experiment(client, artifacts)
@@ -93,6 +99,20 @@ def parent_run(
         return found[0]
     tags = tags | {"darkroom.group": group, "darkroom.stage": PARENT}
     return client.create_run(experiment, started, tags, run_name=name or group)
+
+
+def artifacts_folder(run: "Run") -> Path | None:
+    """The folder of a run's artifacts; None if it is not local."""
+    address = urlparse(run.info.artifact_uri or "")
+    return Path(unquote(address.path)) if address.scheme in ("", "file") else None
+
+
+def record_artifacts(client: "MlflowClient", run_id: str) -> None:
+    """Write the hashes of a run's local artifacts next to them, and the hash of these as a tag."""
+    folder = artifacts_folder(client.get_run(run_id))
+    if folder is not None and folder.is_dir():
+        write_hashes(folder)
+        client.set_tag(run_id, FILES, sha256(folder / HASHES))
 
 
 def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:

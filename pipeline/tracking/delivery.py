@@ -55,6 +55,7 @@ def deliver(
         client.set_tag(record.run_id, LAST_HEARTBEAT, str(now()))
         record.save(environment)
         return
+    connection.record_artifacts(client, record.run_id)
     if not record.repeated:
         set_tags(client, record.run_id, record.tags)
         client.set_terminated(record.run_id, status, record.ended)

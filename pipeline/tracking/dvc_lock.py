@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import BadInput
-from pipeline.files import sha256
+from pipeline.files import differ_in_one, sha256
 from pipeline.git import git
 from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
@@ -162,6 +162,9 @@ class DvcLock:
         recorded, present = {path: md5}, {path: self.md5(path)}
         if recorded == present:
             return []
+        if differ_in_one(md5, present[path]):
+            remedy = f"dvc commit --force {shlex.quote(path)}"
+            return [Problem(f"{CURRENT}: {path}", "differs", md5, present[path], remedy)]
         lacks = self.check_cache(path, md5)
         restore = f"{'dvc pull' if lacks else 'dvc checkout'} --force {shlex.quote(path)}"
         if self._in_git(path):
@@ -236,7 +239,8 @@ class DvcLock:
         problems = []
         for path, md5 in self._deps:
             if (found := self.current.get(path) or self.md5(path)) != md5:
-                problems.append(Problem(path, "stale", md5, found, STALE))
+                where = f"{CURRENT}: {path}" if differ_in_one(md5, found) else path
+                problems.append(Problem(where, "stale", md5, found, STALE))
         step = lambda section, part: section.get(part) if isinstance(section, dict) else None
         for key, value in self._params.items():
             if (present := reduce(step, key.split("."), params)) != value:
@@ -330,7 +334,7 @@ class DvcLock:
         found, path = md5_of(file), os.path.relpath(file, self.root)
         if found and found == md5.removesuffix(".dir"):
             return []
-        remedy = f"rm -f {path}, then dvc pull"
+        remedy = f"rm -f {shlex.quote(path)} && dvc fetch"
         return [Problem(path, "differs" if found else "absent", md5, found, remedy)]
 
 

@@ -11,7 +11,6 @@ from pipeline.files import HASHES, check_hashes, sha256
 from pipeline.tracking import connection, moved
 from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
-from pipeline.tracking.registry import FILES
 
 ADDED = "registered_model_meta"  # MLflow writes it into a local version that it loads
 MAX_RESULTS = 1000  # of runs and of versions, the newest
@@ -55,7 +54,7 @@ class MlflowIndex:
         uri, local = version.source, is_local(version)
         expected = version.tags.get("darkroom.sha256", "")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            folder = Path(unquote(urlparse(uri).path) if local else temporary)
+            folder = folder_of(version) if local else Path(temporary)
             if fetch and not local:
                 with suppress(Exception):  # without the weights, the version is reported as lost
                     download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=self.uri)
@@ -71,10 +70,24 @@ class MlflowIndex:
         path = str(file) if local else f"{uri}/{file.relative_to(folder)}"
         return Problem(path, state, expected, found, remedy)
 
+    def check_run(self, run: Any) -> Problem | None:
+        """Compare the local files of a run, such as sample grids, with the hashes that its end recorded."""
+        folder, recorded = connection.artifacts_folder(run), run.data.tags.get(connection.FILES, "")
+        if folder is None or not recorded:
+            return None
+        found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
+        first = (HASHES, recorded, found) if recorded != found else check_hashes(folder)
+        if first is None:
+            return None
+        remedy = "restore MLflow's artifacts, or delete this run in MLflow"
+        return Problem(str(folder / first[0]), "differs", first[1], first[2], remedy)
+
     @staticmethod
     def _check_files(version: Any, folder: Path) -> tuple[str, str, str] | None:
         """The first file, such as code, that was changed: its name, recorded and found SHA-256."""
-        recorded = version.tags.get(FILES, "")  # an earlier version of Darkroom recorded the weights only
+        recorded = version.tags.get(
+            connection.FILES, ""
+        )  # an earlier version of Darkroom recorded the weights only
         found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
         return (HASHES, recorded, found) if recorded not in ("", found) else check_hashes(folder, ADDED)
 
@@ -82,3 +95,8 @@ class MlflowIndex:
 def is_local(version: Any) -> bool:
     """Whether the files of a version are in a local folder."""
     return urlparse(version.source).scheme in ("", "file")
+
+
+def folder_of(version: Any) -> Path:
+    """The local folder of a version."""
+    return Path(unquote(urlparse(version.source).path))

@@ -16,7 +16,7 @@ from pipeline.core.task import DataSpec
 from pipeline.estimate import Estimate, missed_floor
 from pipeline.files import HASHES, sha256, write_hashes
 from pipeline.tracking import model_card
-from pipeline.tracking.connection import get_or_create
+from pipeline.tracking.connection import FILES, get_or_create
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +25,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 REQUIREMENTS = ("mlflow", "torch", "numpy", "pandas", "pillow", "safetensors", "pydantic", "ruamel.yaml")
 PYFUNC_MODEL = "pyfunc_model.py"
 RESULTS = "darkroom.results"  # a version's tag: its results, by protocol
-FILES = "darkroom.files"  # a version's tag: the SHA-256 of its sha256.json, which has that of each other file
 FIRST = "darkroom.first"  # a version's tag: it became the champion at its registration
 UNWANTED = "darkroom.unwanted"  # a version's tag: why it was rolled back, or is no champion
 MAX_PROTOCOLS = 5

@@ -21,7 +21,7 @@ from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError, TrainingStopped
-from pipeline.files import atomic_copy, write_json
+from pipeline.files import atomic_copy, remove, write_json
 from pipeline.process import in_thread
 from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
@@ -111,6 +111,7 @@ class Run:
         """Copy a file or folder, as it is now, into ``folder`` of the run."""
         number = len(self._record.artifacts)
         kept = self._record.artifacts_folder(self._environment) / str(number) / path.name
+        remove(kept)  # of a killed process that made this run
         (shutil.copytree if path.is_dir() else atomic_copy)(path, kept)
         self._record.artifacts.append([str(kept), folder])
 

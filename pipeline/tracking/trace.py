@@ -15,8 +15,9 @@ from pipeline.errors import BadInput
 from pipeline.files import digest_of
 from pipeline.git import git
 from pipeline.params import read_file
+from pipeline.tracking import connection, integrity
 from pipeline.tracking.dvc_lock import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, DvcLock, Problem, StageEntry
-from pipeline.tracking.mlflow_index import MlflowIndex, is_local
+from pipeline.tracking.mlflow_index import MlflowIndex, folder_of, is_local
 from pipeline.tracking.trace_tree import Node, Trace
 
 MAX_SHOWN = 10  # files of a download
@@ -30,16 +31,31 @@ def trace(environment: Environment, thing: str) -> Trace:
 
 
 def verify(environment: Environment) -> tuple[list[Problem], dict[str, int]]:
-    """The problems of project, DVC's cache and local registry, as ``DvcLock.check_all``."""
+    """The problems of project, DVC's cache, trainings, MLflow's database and local registry; counts by kind.
+
+    See ``DvcLock.check_all`` and ``integrity``.
+    """
+    is_local_database = connection.is_local(environment)
+    database = Path(environment.tracking_uri.removeprefix(connection.SQLITE))
+    stored = list(integrity.check_database(database)) if is_local_database else []
     lineage = _Lineage(environment)
-    index = lineage.index
-    problems, counts = lineage.lock.check_all(read_file(environment.root / "params.yaml"))
+    index, lock, storage = lineage.index, lineage.lock, environment.storage
+    problems, counts = lock.check_all(read_file(environment.root / "params.yaml"))
+    of_trainings, num_trained = integrity.check_trainings(storage)
+    of_cache, num_entries = integrity.check_run_cache(lock)
+    problems += [*integrity.check_lock_file(lock), *of_trainings, *of_cache, *stored]
     local = [version for version in index.versions.values() if is_local(version)]
-    problems += [problem for version in local if (problem := index.check(version))]
+    checks = (index.check(version) for version in local)
+    problems += [problem for problem in (*checks, *map(index.check_run, index.runs)) if problem]
     if index.note:
         print(index.note, file=sys.stderr)
-    remote = len(index.versions) - len(local)
-    return problems, {**counts, "registered versions": len(local), "versions on a server, unchecked": remote}
+    counts |= {"files of trainings": num_trained, "run cache entries": num_entries}
+    counts |= {"registered versions": len(local)}
+    counts |= {"versions on a server, unchecked": len(index.versions) - len(local)}
+    for name, number in integrity.unrecorded(storage).items():
+        counts[f"files in .darkroom/{name} without a recorded hash, unchecked"] = number
+    folders = [folder_of(version) for version in local]
+    return [integrity.with_copy(problem, lock, folders, storage) for problem in problems], counts
 
 
 class _Lineage:

@@ -15,7 +15,7 @@ from pipeline.files import sha256
 from tests.project import MODELS, PARAMS, TRAINING, Project
 
 pytestmark = pytest.mark.slow
-NAMES = [pytest.param(name, marks=[] if name in ("cnn", "gan") else pytest.mark.nightly) for name in MODELS]
+NAMES = [pytest.param(name, marks=pytest.mark.nightly) for name in MODELS]  # cnn and gan: tests/chaos
 SIGNALS = [
     signal.SIGTERM,
     *(pytest.param(number, marks=pytest.mark.nightly) for number in (signal.SIGINT, signal.SIGHUP)),

@@ -1,0 +1,192 @@
+"""Checks of what neither DVC nor the registry verifies: trainings, the run cache, dvc.lock, mlflow.db."""
+
+import os
+import shlex
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dvc.config import Config
+from filelock import FileLock
+from ruamel.yaml import YAML
+
+from pipeline.errors import DarkroomError
+from pipeline.files import HASHES, check_hashes, digest_of, read_json, sha256, write_text
+from pipeline.params import PARAMS
+from pipeline.process import output
+from pipeline.tracking.dvc_lock import CARD, CURRENT, STALE, WEIGHTS, DvcLock, Problem, locked_stages
+from pipeline.tracking.lineage import md5_of, paths_in, stages_of
+
+DATABASE_CHANGED = (
+    "another program, such as mlflow ui, has written it, or it is damaged; darkroom sync accepts it as it is"
+)
+DATABASE_DAMAGED = "move it away; darkroom sync writes a new one with the runs of history/ and reports/"
+COMMANDS = ("rm ", "dvc checkout ", "dvc pull ", "dvc commit ", "git checkout ")
+UNRECORDED = ("search", "retraining", "tracking", "downloads")  # files in .darkroom that change all the time
+
+
+def record_database(database: Path) -> None:
+    """Write the SHA-256 of MLflow's ``database`` into a file next to it."""
+    with FileLock(f"{database}.lock", timeout=60):
+        if database.is_file():
+            write_text(_digest_file(database), sha256(database))
+
+
+def check_database(database: Path) -> Iterator[Problem]:
+    """Whether ``database`` is as Darkroom left it, and SQLite can read all of it."""
+    if not database.is_file():
+        return
+    record = _digest_file(database)
+    recorded, found = record.read_text() if record.is_file() else "", sha256(database)
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            is_whole = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    except sqlite3.DatabaseError:
+        is_whole = False
+    if not is_whole:
+        yield Problem(database.name, "differs", recorded, found, DATABASE_DAMAGED)
+    elif recorded != found:
+        yield Problem(database.name, "stale", recorded, found, DATABASE_CHANGED)
+
+
+def _digest_file(database: Path) -> Path:
+    return database.with_name(f"{database.name}.sha256")
+
+
+def check_trainings(storage: Path) -> tuple[list[Problem], int]:
+    """The damaged files of trainings, and the number of files that were checked."""
+    problems, number = list[Problem](), 0
+    for folder in sorted(path for path in (storage / "trainings").glob("*") if path.is_dir()):
+        if (folder / HASHES).is_file():
+            number += sum(1 for path in folder.rglob("*") if path.is_file())
+            if first := check_hashes(folder):
+                remedy = f"rm -rf {shlex.quote(str(folder))}"
+                problems.append(Problem(str(folder / first[0]), "differs", *first[1:], remedy))
+            continue
+        for metadata in sorted(folder.glob("checkpoints/step-*.json")):
+            number += 2
+            problems += _check_checkpoint(metadata)
+    return problems, number
+
+
+def _check_checkpoint(metadata: Path) -> Iterator[Problem]:
+    path = metadata.with_suffix(".safetensors")
+    try:
+        recorded = str(read_json(metadata)["sha256"])
+    except (ValueError, KeyError, TypeError):
+        recorded = ""
+    found = digest_of([path.name, sha256(path)]) if path.is_file() else ""
+    if found != recorded:  # the training continues from the checkpoint before it
+        remedy = f"rm -f {shlex.quote(str(metadata))} {shlex.quote(str(path))}"
+        yield Problem(str(path), "differs", recorded, found, remedy)
+
+
+def unrecorded(storage: Path) -> dict[str, int]:
+    """The numbers of files whose hash nothing records, by folder: they change while they are used."""
+    counts = {name: sum(path.is_file() for path in (storage / name).rglob("*")) for name in UNRECORDED}
+    counts["trainings"] = sum(
+        path.is_file() and path.parent.name != "checkpoints"
+        for folder in (storage / "trainings").glob("*/")
+        if not (folder / HASHES).is_file()
+        for path in folder.rglob("*")
+    )
+    return {name: number for name, number in counts.items() if number}
+
+
+def check_run_cache(lock: DvcLock) -> tuple[list[Problem], int]:
+    """The damaged entries of DVC's run cache, and the number of its entries. Their names are hashes."""
+    from dvc.utils import dict_sha256
+
+    problems, paths = list[Problem](), sorted((lock.cache / "runs").glob("*/*/*"))
+    for path in paths:
+        try:
+            entry = YAML(typ="safe", pure=True).load(path)
+            found = dict_sha256(entry, exclude=["size", "nfiles"])
+            wrong = list(_wrong_sizes(lock, entry))
+        except Exception:  # of YAML, and of what is no longer a mapping
+            found, wrong = "unreadable", []
+        name = os.path.relpath(path, lock.root)
+        if found != path.name or wrong:
+            expected, other = (path.name, found) if found != path.name else wrong[0]
+            problems.append(Problem(name, "differs", expected, other, f"rm -f {shlex.quote(name)}"))
+    return problems, len(paths)
+
+
+def check_lock_file(lock: DvcLock) -> Iterator[Problem]:
+    """What dvc.lock says otherwise than the files and dvc.yaml."""
+    plan = stages_of(lock.root / "dvc.yaml")
+    for name, entry in (locked_stages(lock.root / CURRENT) or {}).items():
+        section = plan.get(name)
+        if section is None:
+            yield Problem(f"{CURRENT}: {name}", "stale", name, "", "dvc.yaml has no such stage")
+            continue
+        recorded = [entry.get("cmd"), *(sorted(_paths(entry, side)) for side in ("deps", "outs"))]
+        recorded.append(sorted(entry.get("params", {})))
+        outs = [path for kind in ("outs", "metrics", "plots") for path in paths_in(section, kind)]
+        planned = [section.get("cmd"), sorted(paths_in(section, "deps")), sorted(outs)]
+        files = (
+            next(iter(each)) if isinstance(each, dict) else PARAMS.name for each in section.get("params", [])
+        )
+        planned.append(sorted(set(files)))
+        for before, now in zip(recorded, planned):
+            if before != now and "${" not in str(now):
+                yield Problem(f"{CURRENT}: {name}", "stale", str(before), str(now), STALE)
+        for expected, found in _wrong_sizes(lock, entry):
+            remedy = f"dvc commit --force {shlex.quote(name)}"
+            yield Problem(f"{CURRENT}: {name}", "differs", expected, found, remedy)
+
+
+def _paths(entry: dict[str, Any], side: str) -> list[str]:
+    return [item["path"] for item in entry.get(side, [])]
+
+
+def _wrong_sizes(lock: DvcLock, entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The recorded and found size, or number of files, of contents that are in DVC's cache."""
+    for item in [*entry.get("deps", []), *entry.get("outs", [])]:
+        md5, path = item.get("md5", ""), lock.root / item["path"]
+        listing = lock.listing(item["path"], md5)
+        files = [lock.object_path(each) for each in (listing.values() if listing else [md5])]
+        if not listing and md5.endswith(".dir"):
+            continue
+        if not all(file.is_file() for file in files):
+            files = [path] if not listing and lock.md5(item["path"]) == md5 else []
+        size = sum(file.stat().st_size for file in files)
+        if files and item.get("size", size) != size:
+            yield f"size {item['size']} of {item['path']}", str(size)
+        if listing and item.get("nfiles", len(listing)) != len(listing):
+            yield f"nfiles {item['nfiles']} of {item['path']}", str(len(listing))
+
+
+def with_copy(problem: Problem, lock: DvcLock, versions: list[Path], storage: Path) -> Problem:
+    """The problem, with a remedy that copies the file if the registry, models/ or a training has it."""
+    path = lock.root / problem.path
+    if path.name not in (WEIGHTS, CARD) or not problem.expected:
+        return problem
+    hashed = sha256 if len(problem.expected) == 64 else md5_of
+    folders = [*versions, lock.root / "models", storage / "trainings"]
+    for copy in (copy for folder in folders for copy in sorted(folder.rglob(path.name))):
+        if copy != path and hashed(copy) == problem.expected:
+            source, target = shlex.quote(str(copy)), shlex.quote(problem.path)
+            return replace(problem, remedy=f"rm -f {target} && cp {source} {target}")
+    return problem
+
+
+def run_remedies(root: Path, problems: list[Problem]) -> Iterator[str]:
+    """Run the remedies that are commands, each once; a line for each. Nothing is removed without a copy.
+
+    A file is only removed for `dvc pull` if the project has a remote.
+    """
+    has_remote = bool(Config(str(root / ".dvc"), validate=False).get("remote"))
+    for remedy in dict.fromkeys(problem.remedy for problem in problems):
+        if not remedy.startswith(COMMANDS) or ("dvc pull" in remedy and not has_remote):
+            continue
+        try:
+            script, programs = f'PATH="$0:$PATH"; {remedy}', str(Path(sys.executable).parent)
+            output("sh", "-c", script, programs, name=remedy, cwd=root, timeout_seconds=3600)
+            yield f"ran: {remedy}"
+        except DarkroomError as error:
+            yield f"warning: {error.what}"

@@ -1,0 +1,112 @@
+"""Kill `darkroom repro` again and again: ``python -m tests.chaos --kills 301 --seed 1``.
+
+``--plain`` does the same to `dvc repro`; ``--case train-cnn:17`` repeats one case of a seed;
+``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name.
+"""
+
+import os
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import click
+
+FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
+
+
+@click.command()
+@click.option("--kills", default=21, help="Kills over all stages, at least.")
+@click.option("--seed", default=1)
+@click.option("--stage", "stages", multiple=True, help="Only this stage; may be repeated.")
+@click.option("--case", "only", default="", help="Only this case: STAGE:NUMBER.")
+@click.option("--flips", "num_flips", default=0, help="First, flip so many bits of the finished project.")
+@click.option("--minutes", default=600.0, help="Start no case after this time.")
+@click.option("--plain", is_flag=True, help="Kill `dvc repro` instead.")
+def main(
+    kills: int,
+    seed: int,
+    stages: tuple[str, ...],
+    only: str,
+    num_flips: int,
+    minutes: float,
+    plain: bool,
+) -> None:
+    """Kill each stage at random moments, check that nothing is lost, and print a table."""
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", DARKROOM_THREADS="1", SHELL="/bin/sh")
+    from pipeline import environment
+
+    environment.prepare()
+    from tests.chaos import forks
+    from tests.chaos.flips import flips
+    from tests.chaos.series import Series
+    from tests.chaos.small_project import STAGES
+
+    forks.prepare()
+    folder = Path(tempfile.mkdtemp(prefix="chaos-")).resolve()
+    stages = tuple(
+        name for name in STAGES if name in (stages or ([only.partition(":")[0]] if only else STAGES))
+    )
+    series = Series(folder, seed, plain)
+    series.measure(stages)
+    if num_flips:
+        print_flips(list(flips(series.project, num_flips, seed)))
+    cases, number, deadline = [], 0, time.monotonic() + 60 * minutes
+    while sum(case.kills for case in cases) < kills and time.monotonic() < deadline:
+        for stage in stages:
+            case = series.case(stage, int(only.partition(":")[2]) if only else number)
+            cases.append(case)
+            state = "; ".join([*case.faults, *(f"stuck: {line}" for line in case.stuck)]) or "ok"
+            print(f"{stage}:{case.number} {case.moment}, {case.kills} kills: {state}", flush=True)
+        number += 1
+        if only:
+            break
+    if not cases:
+        return
+    command = f"dvc repro{'' if plain else ', started by darkroom repro'}"
+    print(f"\n{command}, seed {seed}\n")
+    print("| stage | kills by time | at a change | DVC's files damaged | stuck | most steps again | faults |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for stage in (*stages, "all"):
+        own = [case for case in cases if stage in (case.stage, "all")]
+        kinds = Counter()
+        for case in own:
+            kinds[case.kind] += case.kills
+        numbers = [kinds["clock"], kinds["point"], sum(bool(case.damaged) for case in own)]
+        numbers += [sum(bool(case.stuck) for case in own), max(case.redone for case in own)]
+        numbers.append(sum(bool(case.faults) for case in own))
+        print(f"| {stage} | {' | '.join(map(str, numbers))} |")
+    points = {case.moment for case in cases if case.kind == "point"}
+    print(f"\n{len(points)} of {sum(len(each.points) for each in series.measured.values())} kinds of changes")
+    usage = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(f"{sum(each.ru_utime + each.ru_stime for each in usage):.0f} s of processor time")
+    failed = [case for case in cases if case.faults or (case.stuck and not plain)]
+    for case in failed:
+        again = " --plain" * plain
+        print(f"again: python -m tests.chaos --seed {seed} --case {case.stage}:{case.number}{again}")
+    if failed:
+        print(f"the project of the last case is kept in {folder}")
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
+def print_flips(found: list[tuple[str, Path, int, bool]]) -> None:
+    """Print a table of the bits by kind of file; exit with 1 if one was not named."""
+    print("| file | flipped | named |\n| --- | --- | --- |")
+    for kind in [*dict.fromkeys(each[0] for each in found), "all"]:
+        own = [named for each, *_, named in found if kind in (each, "all")]
+        print(f"| {kind} | {len(own)} | {sum(own)} |")
+    unseen = [each for each in found if not each[3]]
+    for _, file, bit, _ in unseen:
+        print(f"not named: bit {bit} of {file}")
+    if unseen:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""A short series of kills, and of flipped bits. The long ones are in docs/reliability.md."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.project import ROOT
+
+
+def chaos(folder, *options):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", *options],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=3500,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_twenty_one_kills_need_no_repair_and_change_no_bit_and_flipped_bits_are_named(tmp_path):
+    seed = str(int.from_bytes(os.urandom(2)))
+    assert "| all | 15 | 15 |" in chaos(tmp_path, "--flips", "15", "--kills", "21", "--seed", seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_so_do_a_hundred_kills(tmp_path):
+    chaos(tmp_path, "--kills", "100", "--seed", str(int.from_bytes(os.urandom(2))))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_each_of_two_hundred_flipped_bits_over_all_kinds_of_files_is_named(tmp_path):
+    assert "| all | 200 | 200 |" in chaos(tmp_path, "--flips", "200", "--kills", "0")

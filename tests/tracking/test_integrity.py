@@ -1,0 +1,128 @@
+"""What DVC and the registry do not verify: checkpoints, dvc.lock, the run cache, the database; --repair."""
+
+import shutil
+import sqlite3
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.cli.tracking import verify as command
+from pipeline.core.checkpoint import CheckpointStore
+from pipeline.files import write_hashes
+from pipeline.tracking import integrity
+from pipeline.tracking.lineage import md5_of
+from pipeline.tracking.trace import verify
+from tests.tracking.traced_project import environment_of, flip
+
+
+def problems_of(project):
+    return [(problem.path, problem.state) for problem in verify(environment_of(project))[0]]
+
+
+def test_a_damaged_checkpoint_is_named_and_other_files_of_an_unfinished_training_are_counted(clone):
+    folder = clone / "storage/trainings/cnn-0123456789abcdef"
+    CheckpointStore(folder / "checkpoints").save(20, {"weight": torch.ones(9)})
+    (folder / "metrics.jsonl").write_text("{}\n")
+    (path,) = folder.glob("checkpoints/*.safetensors")
+    _, counts = verify(environment_of(clone))
+    assert problems_of(clone) == []
+    assert counts["files in .darkroom/trainings without a recorded hash, unchecked"] == 1
+    for damaged in (path, path.with_suffix(".json")):
+        flip(damaged)
+        assert problems_of(clone) == [(str(path), "differs")]
+        flip(damaged)
+
+
+@pytest.mark.parametrize("name", ["samples/step-1.png", "finished.json", "sha256.json"])
+def test_a_damaged_file_of_a_finished_training_is_named(clone, name):
+    folder = clone / "storage/trainings/cnn-0123456789abcdef"
+    (folder / "samples").mkdir(parents=True)
+    for file in ("samples/step-1.png", "finished.json"):
+        (folder / file).write_text(file)
+    write_hashes(folder)
+    assert problems_of(clone) == []
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace(text[-9], "b" if text[-9] != "b" else "c", 1))
+    assert problems_of(clone) == [(str(folder / name), "differs")]
+
+
+@pytest.mark.parametrize(
+    "whole, damaged, state",
+    [
+        ("nfiles: 2", "nfiles: 3", "differs"),
+        ("size: ", "size: 1", "differs"),
+        ("make.py train", "make.py tsain", "stale"),
+        ("path: given", "path: givel", "stale"),
+    ],
+)
+def test_what_dvc_lock_says_otherwise_than_files_and_dvc_yaml_is_named(clone, whole, damaged, state):
+    lock = clone / "dvc.lock"
+    text = lock.read_text()
+    assert whole in text
+    lock.write_text(text.replace(whole, damaged, 1))
+    assert any(path.startswith("dvc.lock: ") and found == state for path, found in problems_of(clone))
+
+
+def test_a_damaged_hash_in_dvc_lock_is_not_taken_for_a_damaged_file(clone, monkeypatch):
+    md5, lock = md5_of(clone / "models/cnn"), clone / "dvc.lock"
+    text = lock.read_text()
+    lock.write_text(text.replace(md5, ("0" if md5[0] != "0" else "1") + md5[1:]))
+    found = verify(environment_of(clone))[0]
+    assert found[0].path == "dvc.lock: models/cnn" and all(each.path.startswith("dvc.lock") for each in found)
+    repaired(clone, monkeypatch)
+    assert lock.read_text() == text
+
+
+def test_a_flipped_bit_in_the_run_cache_is_named(origin, tmp_path):
+    project = shutil.copytree(origin, tmp_path / "project")
+    entry = next((project / ".dvc/cache/runs").glob("*/*/*"))
+    flip(entry)
+    name = str(entry.relative_to(project))
+    assert (name, "differs") in [pair for pair in problems_of(project) if "runs" in pair[0]]
+
+
+def test_a_changed_database_is_named_and_a_damaged_one_is_told_from_it(tmp_path):
+    database = tmp_path / "mlflow.db"
+    with sqlite3.connect(database) as connection:
+        connection.execute("create table runs (name text)")
+        connection.executemany("insert into runs values (?)", [("a" * 500,)] * 50)
+    integrity.record_database(database)
+    assert list(integrity.check_database(database)) == []
+    data = bytearray(database.read_bytes())
+    data[data.index(b"a" * 500)] ^= 1
+    database.write_bytes(data)
+    assert [problem.state for problem in integrity.check_database(database)] == ["stale"]
+    database.write_bytes(data[:4096] + bytes(4096) + data[8192:])
+    assert [problem.state for problem in integrity.check_database(database)] == ["differs"]
+
+
+def repaired(project, monkeypatch):
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("DARKROOM_STORAGE", str(project / "storage"))
+    done = CliRunner().invoke(command, ["--repair"])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_repair_restores_what_dvcs_cache_or_remote_has_and_leaves_the_rest(clone, monkeypatch):
+    for name in ("models/cnn/model.safetensors", "data/raw/digits.gz"):
+        flip(clone / name)
+    copy = clone / ".dvc/cache/files/md5" / md5_of(clone / "reports/index.html")[:2]
+    flip(next(copy.iterdir()))
+    assert len(problems_of(clone)) == 3
+    assert "ran: " in repaired(clone, monkeypatch) and problems_of(clone) == []
+
+
+def test_without_a_remote_a_damaged_model_comes_from_a_training_or_stays(clone, monkeypatch):
+    (clone / ".dvc/config").write_text(f"[core]\n    site_cache_dir = {clone}/.dvc/site\n")
+    shutil.copytree(clone / "models/cnn", clone / "good")
+    model, md5 = clone / "models/cnn/model.safetensors", md5_of(clone / "good/model.safetensors")
+    flip(model)
+    (clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
+    problems, _ = verify(environment_of(clone))
+    assert list(integrity.run_remedies(clone, problems)) == [] and model.is_file()
+    (clone / "storage/trainings/cnn-1").mkdir(parents=True)
+    (clone / "good").rename(clone / "storage/trainings/cnn-1/model")
+    repaired(clone, monkeypatch)
+    assert md5_of(model) == md5
