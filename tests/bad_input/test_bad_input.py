@@ -4,18 +4,9 @@ from collections import Counter
 
 import pytest
 
-from tests.bad_input import archives, folders, idx, params, pictures, pixels, processed
 from tests.bad_input.case import Case, run, state, write
+from tests.bad_input.groups import GROUPS
 
-GROUPS = {
-    "params": params,
-    "folders": folders,
-    "archives": archives,
-    "pictures": pictures,
-    "pixels": pixels,
-    "IDX": idx,
-    "processed": processed,
-}
 CASES = [
     pytest.param(case, id=f"{group}: {case.name}")
     for group, module in GROUPS.items()
