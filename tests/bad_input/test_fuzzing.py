@@ -1,6 +1,6 @@
 """Random changes of valid files: each parser gives a valid result, or an error that names the file.
 
-A few seconds every day; every night 50 times as many. An input that was found becomes a named case.
+A few seconds every day; every night 150 times as many. An input that was found becomes a named case.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from tests.data.conftest import encoded
 from tests.data.layouts import labels, pixels
 from tests.project import PARAMS, ROOT
 
-DAILY, NIGHTLY = 60, 3_000
+DAILY, NIGHTLY = 20, 3_000
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 runs = pytest.mark.parametrize("count", [DAILY, pytest.param(NIGHTLY, marks=pytest.mark.nightly)])
 PLACE, KEPT = st.floats(0, 1), st.binary(max_size=6)
