@@ -1,4 +1,4 @@
-"""A training without disk, memory, files, a home or a network: one clear error, and then the same command ends well.
+"""A training without disk, files, a home or a network: one clear error, then the same command ends well.
 
 Each case runs in namespaces of its own, with a small file system or without a network; that needs unshare(1).
 """
@@ -23,8 +23,8 @@ pytestmark = [
 ]
 TRAIN = f"{sys.executable} -m stages.train cnn"
 LONG = "x" * 200
-# What is prepared in the namespace, the command, what ends the shortage (empty: the command ends well as it is),
-# and a part of the error.
+# What is prepared in the namespace, the command, what ends the shortage (empty: the command ends well
+# as it is), and parts of the error.
 CASES = {
     **{
         f"a disk of {size} KB": (
