@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
@@ -13,7 +14,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 SITE_CACHE := "$${XDG_CACHE_HOME:-$$HOME/.cache}/darkroom/dvc"
 PORT ?= 5000
 
-.PHONY: FORCE install repro test test-all test-fast readme check ui mlflow-server clean
+.PHONY: FORCE install repro test test-all test-fast readme check sbom audit hashes ui mlflow-server clean
 
 install: $(READY)
 
@@ -23,13 +24,14 @@ $(READY): FORCE
 endif
 FORCE:
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock requirements.hashes pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or newer is needed; set PYTHON=python3.11"; exit 2; }
 	@test ! -s $@ || test "$$(cat $@)" = "$(CURDIR)" || { echo "The project was moved: removing $(VENV)"; rm -rf $(VENV); }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages of requirements.lock into $(VENV) (minutes, once) ..."
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(PIP) --require-hashes --no-deps -r requirements.hashes
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@mkdir -p -m 700 $(SITE_CACHE) && $(VENV)/bin/dvc config --local core.site_cache_dir $(SITE_CACHE)
 	@printf %s "$(CURDIR)" > $@
 
@@ -57,6 +59,22 @@ check: install
 	ruff check .
 	ruff format --check .
 	mypy
+
+# What is installed here, as a CycloneDX document. Needs no network.
+sbom: install
+	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --outfile sbom.json $(VENV)/bin/python
+
+# Known advisories about the pinned packages. Needs the network: the JSON interface of the package index.
+audit: install
+	ignored=$$(awk -v today=$$(date +%F) '/^#/ { next } $$2 < today { print "error: advisories.txt: " $$1 " was accepted until " $$2 > "/dev/stderr"; exit 2 } { printf " --ignore-vuln %s", $$1 }' advisories.txt) && \
+		pip-audit --strict --disable-pip --require-hashes -r requirements.hashes $$ignored
+
+# requirements.hashes, after a change of requirements.lock. Needs the network.
+hashes:
+	$(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install --quiet --disable-pip-version-check uv
+	head -2 requirements.hashes > $(VENV)/uv/hashes
+	grep -v '^torch==\|^#' requirements.lock | $(VENV)/uv/bin/uv pip compile - --no-deps --generate-hashes --no-header --no-annotate --quiet >> $(VENV)/uv/hashes
+	mv $(VENV)/uv/hashes requirements.hashes
 
 ui: install
 	@python -c 'import socket; socket.create_server(("127.0.0.1", $(PORT))).close()' 2>/dev/null || \

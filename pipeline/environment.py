@@ -41,6 +41,10 @@ ACCEPTED = {
     "DARKROOM_THREADS": (r"\d{1,4}|10000", "a number from 0 to 10000"),
     "DARKROOM_MICROBATCH": (r"\d{1,6}|1000000", "a number from 0 to 1000000"),
     "DARKROOM_PRICE_PER_HOUR": (r"\d*\.?\d+", "a number from 0, such as 0.75"),
+    "MLFLOW_TRACKING_URI": (  # MLflow takes anything else for a folder, and has given up that store
+        r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?",
+        "an address such as https://mlflow.example.org or sqlite:///mlflow.db",
+    ),
 }
 # Prefixes of variables that a calling DVC or git sets for its own repository.
 FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
@@ -116,7 +120,8 @@ def _get(name: str, default: str = "") -> str:
     text = os.environ.get(name) or default
     pattern, accepted = ACCEPTED.get(name, (".*", ""))
     if text and not re.fullmatch(pattern, text, re.ASCII | re.DOTALL):
-        raise BadInput(f"{text!r} cannot be used", where=name, remedy=f"use {accepted}")
+        shown = re.sub(r"[^/]*@", "***@", text)  # without a password
+        raise BadInput(f"{shown!r} cannot be used", where=name, remedy=f"use {accepted}")
     return text
 
 

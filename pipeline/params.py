@@ -66,6 +66,9 @@ def read_file(path: Path = PARAMS) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         what = f"is not UTF-8 text ({error.reason})"
         raise BadInput(what, where=str(path), remedy="save it as UTF-8") from None
+    except OSError as error:  # such as a link to itself
+        what = f"cannot be read ({error.strerror})"
+        raise BadInput(what, where=str(path), remedy="check its permissions and links") from None
     return json.loads(_parse(text, path))
 
 

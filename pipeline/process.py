@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -65,7 +66,10 @@ REMEDIES = {
     errno.EROFS: "mount this file system for writing, or use a folder on another one",
     errno.EMFILE: DESCRIPTORS,
     errno.ENFILE: DESCRIPTORS,
+    errno.EFBIG: "raise the limit of the size of a file: ulimit -f unlimited",
+    errno.ENAMETOOLONG: "use shorter paths: of the project, TMPDIR and DARKROOM_STORAGE",
 }
+OS_ERROR = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")  # of Python, of safetensors
 
 
 def run(main: Callable[..., None], *arguments: str) -> None:
@@ -95,7 +99,7 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is written at the end
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:  # such as a full disk or a file without permission
-        remedy = REMEDIES.get(error.errno or 0)
+        remedy = remedy_for(error)
         if not (error.filename or remedy):
             raise
         what = ": ".join(filter(None, (str(error.filename or ""), error.strerror)))
@@ -110,6 +114,14 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         if isinstance(error, ImportError) and not 0 < address_space() < RAY_BYTES:
             raise
         _fail(f"out of memory: the limit is {memory_limit() / 2**30:.1f} GiB\n  -> {LESS_MEMORY}")
+
+
+def remedy_for(error: BaseException) -> str:
+    """What to do about an error of the operating system, also one in the text of a library; '' if unknown."""
+    if "usable temporary directory" in str(error):
+        return "set TMPDIR to a folder in which you can write"
+    found = OS_ERROR.search(str(error))
+    return REMEDIES.get(int(found[1] or found[2]) if found else 0, "")
 
 
 def output(

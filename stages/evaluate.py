@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import environment, process
+from pipeline.errors import BadInput
 from pipeline.files import digest_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def main() -> None:
         print(f"note: DVC does not watch {network}: add it to the deps of the stage evaluate", flush=True)
     device = env.torch_device
     folders = {name: Path("models", name) for name in lineage.trained_models(Path.cwd())}
+    if not folders:
+        raise BadInput("has no stage train-<model>", where="dvc.yaml", remedy="add one, as README.md shows")
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
     if left := sorted(present - folders.keys()):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)

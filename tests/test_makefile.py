@@ -25,7 +25,7 @@ def project(tmp_path):
     """A folder with the Makefile and the fake programs; its name has a blank and a non-ASCII letter."""
     folder = tmp_path / "dark room é"
     folder.mkdir()
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "requirements.hashes", "pyproject.toml"):
         shutil.copy(ROOT / name, folder / name)
     for name, text in (("tool", TOOL), ("python", PYTHON)):
         (folder / name).write_text(text)
@@ -72,7 +72,7 @@ def test_dvcs_own_cache_is_private_and_its_path_is_one_that_dvc_can_write(projec
 def test_a_port_that_is_taken_is_named_before_make_ui_starts_anything(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv").mkdir()
-    for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+    for name in ("requirements.lock", "requirements.hashes", "pyproject.toml", ".venv/.ready"):
         (tmp_path / name).write_text(str(tmp_path) if name == ".venv/.ready" else "")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -197,6 +197,8 @@ def test_a_lack_of_memory_names_the_settings_to_lower():
         ("EROFS", "mount this file system for writing"),
         ("EMFILE", "allow more open files"),
         ("ENFILE", "allow more open files"),
+        ("EFBIG", "raise the limit of the size of a file"),
+        ("ENAMETOOLONG", "use shorter paths"),
         ("EISDIR", "DARKROOM_DEBUG=1 shows where"),
         ("EIO", "DARKROOM_DEBUG=1 shows where"),
     ],
@@ -212,9 +214,16 @@ def test_an_error_of_the_operating_system_has_the_remedy_for_its_cause(number, r
     assert ("space" in remedy) == ("free some space" in error)
 
 
-def test_a_full_disk_needs_no_file_name_to_be_explained():
-    code, _, error = run(raising("OSError(28, 'No space left on device')"))
-    assert code == 1 and error.startswith("error: No space left on device\n  -> free some space")
+@pytest.mark.parametrize(
+    ("number", "text", "remedy"),
+    [
+        (28, "No space left on device", "free some space"),
+        (2, "No usable temporary directory found in ['/nowhere', '/']", "set TMPDIR to a folder"),
+    ],
+)
+def test_a_full_disk_and_a_missing_tmpdir_need_no_file_name_to_be_explained(number, text, remedy):
+    code, _, error = run(raising(f"OSError({number}, {text!r})"))
+    assert code == 1 and error.startswith(f"error: {text}\n  -> {remedy}")
 
 
 @pytest.mark.parametrize(

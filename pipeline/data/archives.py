@@ -104,7 +104,7 @@ class Zip(Archive):
             finally:
                 with self._lock:
                     stream.close()
-        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except (KeyError, zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
             raise ValueError(f"cannot be unpacked ({error})") from None
         if len(data) > MAX_FILE_BYTES:
             raise ValueError(f"unpacks to more than {MAX_FILE_BYTES:,} bytes")

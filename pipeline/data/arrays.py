@@ -11,6 +11,7 @@ from pipeline.data.archives import Archive
 from pipeline.data.split_names import split_of
 
 CHANNELS = (1, 3, 4)
+VALUES = "save the pictures with values from 0 to 1, 255 or 65535"
 REMEDY = "save the pictures as (N, H, W) or (N, H, W, C), the labels as (N,)"
 
 
@@ -31,7 +32,9 @@ class Arrays(Archive):
             split = split_of(name)
             if array.size and array.dtype.kind in "buif" and _are_pictures(array.shape):
                 self._pictures[name] = Pictures(array)
-            elif array.ndim in (1, 2) and array.size == len(array) and array.dtype.kind in "iuUb":
+                if not array.min() >= 0 or array.max() == np.inf:  # also for NaN
+                    self.fault("has negative values, or some that are not finite", [name], VALUES)
+            elif array.ndim in (1, 2) and 0 < array.size == len(array) and array.dtype.kind in "iuUb":
                 labels[split] = name, array.ravel()
             else:
                 self.fault(f"holds an array of the shape {array.shape}", [name], REMEDY)

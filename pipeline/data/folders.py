@@ -23,7 +23,10 @@ SYSTEM_NAMES = {
     *("__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "system volume information"),
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "lost+found", "icon\r"),
 }
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError, zlib.error)
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, OSError, EOFError, ValueError, RuntimeError, zlib.error),
+    MemoryError,  # the size in the header of an array
+)
 DVC_CACHE = re.compile(r".*/files/md5/[0-9a-f]{2}/[0-9a-f]{30}")
 
 

@@ -9,6 +9,7 @@ from pipeline.params import Section
 
 Fit = Literal["crop", "pad", "stretch"]
 COLORS = {"grey": 1, "rgb": 3}  # channels by the setting color
+MIN_SIZE = 4  # pixels
 
 
 class DataSettings(Section):
@@ -27,7 +28,7 @@ class DataSettings(Section):
     # parentheses that is searched in the path of each picture, or 'column:<name>' of the table of labels.
     group: str = ""
     min_images_per_class: int = Field(0, ge=0)  # classes with fewer pictures are left out; 0: none is
-    image_size: int = Field(0, ge=0, le=1024)  # side of the square images, in pixels; 0: that of the source
+    image_size: int = Field(0, le=1024)  # side of the square images, in pixels; 0: that of the source
     # What is done with images that are not square. crop: the largest central square is taken; pad: black bars
     # are added; stretch: the proportions change.
     fit: Fit = "crop"
@@ -42,6 +43,13 @@ class DataSettings(Section):
     near_duplicates: Literal["report", "keep_together", "off"] = "report"
     # Fraction of images that may be broken. They are left out and listed in the manifest.
     max_bad_fraction: float = Field(0.0, ge=0, le=0.5)
+
+    @field_validator("image_size")
+    @classmethod
+    def _has_shapes(cls, size: int) -> int:
+        if size and size < MIN_SIZE:
+            raise ValueError(f"is not 0 (that of the source) or at least {MIN_SIZE}")
+        return size
 
     @field_validator("near_duplicates", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from pipeline.launch.rendezvous import use_loopback, use_node_address
 from pipeline.launch.storage import Mirror, open_address
 from pipeline.launch.worker import KINDS, train_worker
 from pipeline.limits import LESS_MEMORY, oom_kills, out_of_memory
+from pipeline.process import remedy_for
 
 if TYPE_CHECKING:
     from pipeline.launch.training import Training
@@ -231,4 +232,6 @@ def _to_darkroom_error(error: Exception, name: str, killed: bool) -> Exception:
     reason = LOST_WORKER if isinstance(cause, RayActorError) else text.splitlines()[-1]
     what = f"the training failed: {type(cause).__name__}: {reason}"[:400]
     remedy = "the same command continues from the last checkpoint; DARKROOM_DEBUG=1 shows the traceback"
+    if cure := remedy_for(cause):
+        remedy = f"{cure}; then {remedy}"
     return DarkroomError(what, where=where, remedy=remedy)

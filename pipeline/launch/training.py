@@ -59,6 +59,10 @@ class Training:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
+        if (count := len(self.data.train)) < self.settings.batch_size:
+            what = f"is larger than the training split ({count:,} examples)"
+            where = f"params.yaml: {self.name}.training.batch_size"
+            raise BadInput(what, where=where, remedy=f"set it to at most {count}")
         root = Path(pipeline.__file__).parent
         weights = self.initial_weights()
         parts = {

@@ -1,10 +1,8 @@
 """Image files of many kinds, valid and broken."""
 
 import io
-import struct
 import subprocess
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +10,11 @@ import pytest
 from PIL import Image
 
 from pipeline.data.images import BrokenImage, decode, resize
+from tests.bad_input.pictures import BROKEN, saved
 
 from .conftest import encoded
 
 ROOT = Path(__file__).parents[2]
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    tail = b"IDAT" + zlib.compress(b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part))
-        for part in (head, tail, b"IEND")
-    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP"])
@@ -147,28 +131,7 @@ def test_a_grey_picture_of_one_pixel_can_be_enlarged():
     assert (decode(saved(Image.new("L", (1, 1), 9)), 1, 8) == 9).all()
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"", "is not an image of a supported format"),
-        (b"text", "is not an image of a supported format"),
-        (saved(Image.new("RGB", (4, 4)), "PDF"), "is not an image of a supported format"),
-        (saved(Image.new("RGB", (4, 4)), "TGA"), "is not an image of a supported format"),
-        (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
-        (encoded(1, (64, 64), "JPEG")[:-300], "cannot be decoded"),
-        (encoded(1, (64, 64), "PNG")[:-300], "cannot be decoded"),
-        (encoded(1, (64, 64), "BMP")[:-300], "cannot be decoded"),
-        (encoded(1, (64, 64), "WEBP")[:-300], "cannot be decoded|not an image"),
-        (
-            encoded(1, (64, 64), "PNG")[:500] + b"\0" * 40 + encoded(1, (64, 64), "PNG")[540:],
-            "cannot be decoded",
-        ),
-        (png_header(10_000, 10_000), r"more than 89,478,485 pixels \(10000 x 10000\)"),
-        (png_header(60_000, 60_000), "more than 89,478,485 pixels|cannot be decoded"),
-        (png_header(4, 4), "cannot be decoded"),
-        (png_header(0, 4), "no pixels|cannot be decoded|not an image"),
-    ],
-)
+@pytest.mark.parametrize(("data", "reason"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_image_is_refused_with_its_reason(data, reason):
     with pytest.raises(BrokenImage, match=reason):
         decode(data, 3, 8)

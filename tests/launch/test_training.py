@@ -11,6 +11,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from safetensors import SafetensorError
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
@@ -94,6 +95,9 @@ def died(message="Worker exit type: SYSTEM_ERROR"):
     )
 
 
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
 @pytest.mark.parametrize(
     ("failures", "killed", "what", "remedy"),
     [
@@ -111,7 +115,19 @@ def died(message="Worker exit type: SYSTEM_ERROR"):
             LESS_MEMORY,
         ),
         ([RuntimeError("Connection closed by peer"), died()], False, "the training failed: ActorDied", ""),
-        ([RuntimeError("other")], True, "the training failed: RuntimeError: other", ""),
+        (
+            [RuntimeError("other")],
+            True,
+            "the training failed: RuntimeError: other",
+            "the same command continues",
+        ),
+        (
+            [SafetensorError(FULL)],
+            False,
+            f"the training failed: SafetensorError: {FULL}",
+            "free some space there",
+        ),
+        ([OSError(24, "Too many open files", "x")], False, "the training failed: OSError", "ulimit -n 4096"),
         (
             [WorkerHealthCheckFailedError("", OutOfMemoryError(RAYS_MESSAGE))],
             False,
