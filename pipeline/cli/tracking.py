@@ -77,8 +77,8 @@ def verify(repair: bool, key: Path | None) -> None:
     These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
     registry; the checkpoints and results of trainings; MLflow's database and the files of its runs; dvc.lock
     and DVC's run cache. What has no recorded hash is counted at the end. With --repair, damaged files are
-    restored from DVC's cache or remote, git, the registry or a training that has a good copy. With --signatures
-    the signatures of all registered versions are checked, too; each champion must have one.
+    restored from DVC's cache or remote, git, the registry or a training that has a good copy. With
+    --signatures the signatures of all registered versions are checked, too; each champion must have one.
     """
     from pipeline.tracking import trace as lineage
     from pipeline.tracking.integrity import run_remedies
