@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from pipeline.core import model_files
 from pipeline.core.batch import Batch
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field
@@ -152,7 +153,7 @@ def test_it_learns_to_move_a_square():
         for number, frame in enumerate(clip):
             frame[0, top + number : top + number + 4, left + number : left + number + 4] = 1
     spec = DataSpec({"clip": Field("clip", (NUM_FRAMES, 1, 16, 16))})
-    task = Rcnn(RcnnConfig(width=16), spec)
+    task = model_files.build("rcnn", {"width": 16}, spec, seed=0)
     optimizer = torch.optim.Adam(task.parameters(), 0.01)
     for step in range(80):
         optimizer.zero_grad()
