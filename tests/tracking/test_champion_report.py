@@ -14,7 +14,7 @@ from tests.pull_request.conftest import committed, interval, project
 __all__ = ["committed", "project"]
 
 
-def test_the_champions_are_compared_by_their_results_in_mlflow(project, empty_database):  # noqa: F811
+def test_the_champions_are_compared_by_their_results_in_mlflow(project, empty_database):
     client = register_champion(project, empty_database)
     project.measures["cnn"]["accuracy"] = interval(0.8, 0.02)
     project.params["cnn"]["training"]["num_steps"] = 200
@@ -27,7 +27,7 @@ def test_the_champions_are_compared_by_their_results_in_mlflow(project, empty_da
     assert "Champions: none." in write(project.environment, "champion")
 
 
-def register_champion(project, database):  # noqa: F811
+def register_champion(project, database):
     """Register the results in ``project`` as those of cnn/1."""
     from mlflow import MlflowClient
 
