@@ -11,9 +11,6 @@ from PIL import Image
 
 from pipeline.environment import Environment
 from pipeline.tracking.lineage import folder_md5, md5_of
-from tests.tracking.conftest import empty_database
-
-__all__ = ["committed", "empty_database", "project"]
 
 PROTOCOL = {"dataset": "images", "data_digest": "d" * 64, "test_examples": 400, "model_digest": "m"}
 

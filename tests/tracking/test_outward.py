@@ -221,6 +221,7 @@ class TestSignatures:
         with pytest.raises(BadInput, match="cannot be used as a public key"):
             signatures.check(client, version, tmp_path / "key")
 
+    @pytest.mark.nightly
     def test_the_command_fails_for_a_champion_without_a_signature_of_this_key(
         self, origin, keys, signed, monkeypatch
     ):
@@ -246,6 +247,7 @@ class TestSignatures:
         assert CliRunner().invoke(commands, signing).exit_code == 0 and run(keys[0][1]).exit_code == 0
         file.write_bytes(kept)
 
+    @pytest.mark.nightly
     def test_an_encrypted_key_asks_for_its_password(self, origin, keys, signed, tmp_path, monkeypatch):
         from click.testing import CliRunner
 
