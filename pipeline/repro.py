@@ -30,7 +30,7 @@ from pipeline.files import remove, write_text
 from pipeline.git import git
 from pipeline.limits import LESS_MEMORY, cpu_count, oom_kills, out_of_memory
 from pipeline.process import DVC, die_with_parent, exclusive, is_running
-from pipeline.tracking.dvc_lock import RWLOCK, locked_stages, read_rwlock
+from pipeline.tracking.dvc_lock import RWLOCK, cache_folder, locked_stages, read_rwlock
 
 REPRO = (*DVC, "--wait-for-lock", "repro")  # it reads, changes and writes dvc.lock while it holds that lock
 FAILURE = re.compile(
@@ -209,6 +209,9 @@ def _repair(root: Path, dvc_lock: Path) -> list[str]:
     for pattern in DVC_TEMPORARY:
         for path in (root / ".dvc/cache").glob(pattern):
             remove(path)
+    for folder in cache_folder(root).glob("runs/*/*"):  # DVC fails at each later call if one is empty
+        with suppress(OSError):  # it is not empty
+            folder.rmdir()
     for place in TEMPORARY:
         for path in (root / place).glob(".*"):
             owner = OWNER.fullmatch(path.name)

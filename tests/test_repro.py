@@ -233,11 +233,21 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     of_dvc = tmp_path / ".dvc/cache/files/md5/ab/.MgFeqRdWmDJKYKQZ.tmp"
     of_dvc.parent.mkdir(parents=True)
     of_dvc.touch()
+    entries = [tmp_path / ".dvc/cache/runs/ab" / name for name in ("empty", "killed", "whole")]
+    for folder, name in zip(entries, ("", "abcd.MgFeqRdWmDJKYKQZ.tmp", "abcd")):
+        folder.mkdir(parents=True)
+        if name:
+            (folder / name).touch()
     (tmp_path / "dvc.lock").touch()
     assert repro._repair(tmp_path, tmp_path / "dvc.lock") == []
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
     assert left == {*kept, "data/processed", ".darkroom/tracking", ".dvc/cache"}
-    assert not record.exists() and not of_dvc.exists() and not list(tmp_path.glob(".plots*"))
+    assert (
+        not record.exists()
+        and not of_dvc.exists()
+        and [each.exists() for each in entries] == [False, False, True]
+    )
+    assert not list(tmp_path.glob(".plots*"))
     assert (tmp_path / "dvc.lock.broken").exists() and not (tmp_path / "dvc.lock").exists()
 
 

@@ -31,8 +31,8 @@ UNRECORDED = ("search", "retraining", "tracking", "downloads")  # files in .dark
 
 def record_database(database: Path) -> None:
     """Write the SHA-256 of MLflow's ``database`` into a file next to it."""
-    with FileLock(f"{database}.lock", timeout=60):
-        if database.is_file():
+    if database.is_file():
+        with FileLock(f"{database}.lock", timeout=60):
             write_text(_digest_file(database), sha256(database))
 
 
@@ -49,7 +49,7 @@ def check_database(database: Path) -> Iterator[Problem]:
         is_whole = False
     if not is_whole:
         yield Problem(database.name, "differs", recorded, found, DATABASE_DAMAGED)
-    elif recorded != found:
+    elif recorded not in ("", found):  # an earlier version of Darkroom recorded nothing
         yield Problem(database.name, "stale", recorded, found, DATABASE_CHANGED)
 
 
@@ -121,6 +121,8 @@ def check_lock_file(lock: DvcLock) -> Iterator[Problem]:
     plan = stages_of(lock.root / "dvc.yaml")
     for name, entry in (locked_stages(lock.root / CURRENT) or {}).items():
         section = plan.get(name)
+        if name.partition("@")[0] in plan and section is None:  # of a foreach or matrix
+            continue
         if section is None:
             yield Problem(f"{CURRENT}: {name}", "stale", name, "", "dvc.yaml has no such stage")
             continue

@@ -36,7 +36,7 @@ def verify(environment: Environment) -> tuple[list[Problem], dict[str, int]]:
     See ``DvcLock.check_all`` and ``integrity``.
     """
     is_local_database = connection.is_local(environment)
-    database = Path(environment.tracking_uri.removeprefix(connection.SQLITE))
+    database = Path(environment.tracking_uri.removeprefix(connection.SQLITE)).resolve()
     stored = list(integrity.check_database(database)) if is_local_database else []
     lineage = _Lineage(environment)
     index, lock, storage = lineage.index, lineage.lock, environment.storage
