@@ -41,7 +41,6 @@ CASES = {
         "mount -o remount,rw,bind $PWD",
         "Read-only file system|mount this file system for writing",
     ),
-    "12 open files": ("", f"(ulimit -n 12; {TRAIN})", "true", "Too many open files|ulimit -n"),
     "64 open files": ("", f"(ulimit -n 64; {TRAIN})", "", ""),
     "1.5 GB of virtual memory": ("", f"(ulimit -v 1500000; {TRAIN})", "", ""),
     "a home that is missing": ("", f"HOME=/nowhere {TRAIN}", "", ""),
