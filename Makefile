@@ -62,7 +62,7 @@ check: install
 
 # What is installed here, as a CycloneDX document. Needs no network.
 sbom: install
-	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --outfile sbom.json $(VENV)/bin/python
+	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(VENV)/bin/python
 
 # Known advisories about the pinned packages. Needs the network: the JSON interface of the package index.
 audit: install

@@ -41,7 +41,6 @@ CASES = {
         "mount -o remount,rw,bind $PWD",
         "Read-only file system|mount this file system for writing",
     ),
-    "12 open files": ("", f"(ulimit -n 12; {TRAIN})", "true", "Too many open files|ulimit -n"),
     "64 open files": ("", f"(ulimit -n 64; {TRAIN})", "", ""),
     "1.5 GB of virtual memory": ("", f"(ulimit -v 1500000; {TRAIN})", "", ""),
     "a home that is missing": ("", f"HOME=/nowhere {TRAIN}", "", ""),
@@ -82,7 +81,7 @@ def test_a_training_that_lacks_something_says_what_and_ends_well_afterwards(tmp_
     assert done.returncode == 0, done.stderr + first
     assert code == bool(relief), first
     assert "Traceback" not in first and all(part in first for part in words.split("|")), first
-    assert first.count("error: ") == bool(relief)
+    assert sum(line.startswith("error: ") for line in first.splitlines()) == bool(relief)
     card = json.loads((project.folder / "models/cnn/model.json").read_text())
     assert card["sha256"] == EXPECTED.setdefault("cnn", card["sha256"])
     left = [path for path in project.folder.rglob(".*.*") if path.name not in (".darkroom",)]

@@ -103,7 +103,7 @@ def test_the_sbom_is_valid_and_lists_every_installed_package(tmp_path):
     validation = pytest.importorskip("cyclonedx.validation.json", reason="the extra audit is not installed")
     from cyclonedx.schema import SchemaVersion
 
-    command = re.search(r"cyclonedx-py (environment .*) --outfile", (ROOT / "Makefile").read_text())
+    command = re.search(r"cyclonedx-py (environment .*) --output-file", (ROOT / "Makefile").read_text())
     assert command
     path = tmp_path / "sbom.json"
     words = [
@@ -111,7 +111,7 @@ def test_the_sbom_is_valid_and_lists_every_installed_package(tmp_path):
         "-m",
         "cyclonedx_py",
         *command[1].split(),
-        "--outfile",
+        "--output-file",
         str(path),
         sys.executable,
     ]

@@ -33,7 +33,8 @@ class SystemMetrics:
             monitor.collect_metrics()
             metrics |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
             monitor.clear_metrics()
-        self.log.add(self.log.last_step + 1, metrics)
+        with suppress(OSError):  # a full disk is reported by the training itself
+            self.log.add(self.log.last_step + 1, metrics)
 
 
 def _monitors() -> list[Any]:

@@ -1,10 +1,12 @@
 """What a training prints while it runs."""
 
+import errno
 import json
 
 import pytest
 
 from pipeline.launch import progress
+from pipeline.tracking.system import SystemMetrics
 
 
 @pytest.fixture
@@ -35,3 +37,14 @@ def test_a_training_without_a_new_step_says_so_once_a_minute(tmp_path, clock, ca
     clock[0] += 60
     listener(tmp_path)
     assert capsys.readouterr().out.startswith("gan: no new step for 116 s")
+
+
+def test_system_metrics_that_cannot_be_written_do_not_end_the_training(tmp_path, monkeypatch):
+    def full(step, metrics):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    sample = SystemMetrics()
+    sample(tmp_path)
+    monkeypatch.setattr(sample.log, "add", full)
+    sample(tmp_path)
+    assert sample.sampled_at > 0
