@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+AUDIT := $(VENV)/audit
 PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -60,14 +61,18 @@ check: install
 	ruff format --check .
 	mypy
 
-# What is installed here, as a CycloneDX document. Needs no network.
-sbom: install
-	cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(VENV)/bin/python
+# The two tools have an environment of their own: a package that they need makes Ray start two seconds later.
+$(AUDIT):
+	$(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7' 'pip-audit>=2.9' || { rm -rf $(AUDIT); exit 1; }
+
+# What is installed here, as a CycloneDX document. Needs the network once, for the tool.
+sbom: install $(AUDIT)
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json $(VENV)/bin/python
 
 # Known advisories about the pinned packages. Needs the network: the JSON interface of the package index.
-audit: install
+audit: install $(AUDIT)
 	ignored=$$(awk -v today=$$(date +%F) '/^#/ { next } $$2 < today { print "error: advisories.txt: " $$1 " was accepted until " $$2 > "/dev/stderr"; exit 2 } { printf " --ignore-vuln %s", $$1 }' advisories.txt) && \
-		pip-audit --strict --disable-pip --require-hashes -r requirements.hashes $$ignored
+		$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.hashes $$ignored
 
 # requirements.hashes, after a change of requirements.lock. Needs the network.
 hashes:
