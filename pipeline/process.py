@@ -2,12 +2,10 @@
 
 import atexit
 import ctypes
-import errno
 import gc
 import io
 import logging
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -26,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pipeline import environment
-from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError
+from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError, remedy_for
 from pipeline.limits import LESS_MEMORY, address_space, memory_limit
 
 if TYPE_CHECKING:
@@ -55,21 +53,6 @@ GC_THRESHOLD = 50_000  # new objects between two garbage collections; the defaul
 RAY_PROCESSES, RAY_POLL_SECONDS, RAY_GRACE_SECONDS = ("raylet", "gcs_server"), 1.0, 10.0
 ray_has_ended = Event()  # it was not shut down
 RAY_BYTES = 4 * 2**30  # of address space, for each process of Ray
-SPACE = "free some space there, or use a folder on another disk"
-ACCESS = "check the owner and the permissions (ls -ld), or run as the user who owns it"
-DESCRIPTORS = "allow more open files: ulimit -n 4096; or use fewer workers"
-REMEDIES = {
-    errno.ENOSPC: SPACE,
-    errno.EDQUOT: SPACE,
-    errno.EACCES: ACCESS,
-    errno.EPERM: ACCESS,
-    errno.EROFS: "mount this file system for writing, or use a folder on another one",
-    errno.EMFILE: DESCRIPTORS,
-    errno.ENFILE: DESCRIPTORS,
-    errno.EFBIG: "raise the limit of the size of a file: ulimit -f unlimited",
-    errno.ENAMETOOLONG: "use shorter paths: of the project, TMPDIR and DARKROOM_STORAGE",
-}
-OS_ERROR = re.compile(r"\[Errno (\d+)\]|\(os error (\d+)\)")  # of Python, of safetensors
 
 
 def run(main: Callable[..., None], *arguments: str) -> None:
@@ -114,14 +97,6 @@ def run(main: Callable[..., None], *arguments: str) -> None:
         if isinstance(error, ImportError) and not 0 < address_space() < RAY_BYTES:
             raise
         _fail(f"out of memory: the limit is {memory_limit() / 2**30:.1f} GiB\n  -> {LESS_MEMORY}")
-
-
-def remedy_for(error: BaseException) -> str:
-    """What to do about an error of the operating system, also one in the text of a library; '' if unknown."""
-    if "usable temporary directory" in str(error):
-        return "set TMPDIR to a folder in which you can write"
-    found = OS_ERROR.search(str(error))
-    return REMEDIES.get(int(found[1] or found[2]) if found else 0, "")
 
 
 def output(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import model_files
 from pipeline.environment import Environment
-from pipeline.errors import DarkroomError
+from pipeline.errors import DarkroomError, remedy_for
 from pipeline.files import write_text
 from pipeline.launch.plan import Plan
 from pipeline.launch.preflight import TOKEN, USABLE, PreflightRequest, check_cluster, format_table
@@ -19,7 +19,6 @@ from pipeline.launch.rendezvous import use_loopback, use_node_address
 from pipeline.launch.storage import Mirror, open_address
 from pipeline.launch.worker import KINDS, train_worker
 from pipeline.limits import LESS_MEMORY, oom_kills, out_of_memory
-from pipeline.process import remedy_for
 
 if TYPE_CHECKING:
     from pipeline.launch.training import Training
