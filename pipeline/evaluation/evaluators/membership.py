@@ -34,8 +34,8 @@ from pipeline.evaluation.evaluators.likelihood import NATS
 from pipeline.evaluation.evaluators.reconstruction import squared_error
 from pipeline.evaluation.features import as_saved
 from pipeline.evaluation.measure import Measure
-from pipeline.evaluation.progress import PROGRESS
 from pipeline.files import write_text
+from pipeline.progress import PROGRESS
 
 NUM_IMAGES = 1_000  # at most, of training images and of unseen ones
 NUM_GENERATED, MOST_VALUES = 2_000, 2**26  # of generated images at most, and of their values together
