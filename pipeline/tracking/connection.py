@@ -111,6 +111,8 @@ def record_artifacts(client: "MlflowClient", run_id: str) -> None:
     """Write the hashes of a run's local artifacts next to them, and the hash of these as a tag."""
     folder = artifacts_folder(client.get_run(run_id))
     if folder is not None and folder.is_dir():
+        for temporary in folder.glob(f".{HASHES}.*"):  # of a process that was killed here
+            temporary.unlink(missing_ok=True)
         write_hashes(folder)
         client.set_tag(run_id, FILES, sha256(folder / HASHES))
 

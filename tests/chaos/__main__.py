@@ -4,6 +4,7 @@
 ``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name.
 """
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -54,8 +55,14 @@ def main(
     )
     series = Series(folder, seed, plain)
     series.measure(stages)
-    if num_flips:
-        print_flips(list(flips(series.project, num_flips, seed)))
+    if num_flips:  # in a process of its own, since it opens MLflow's database, which each case replaces
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: print_flips(list(flips(series.project, num_flips, seed)))
+        )
+        child.start()
+        child.join()
+        if child.exitcode:
+            sys.exit(1)
     cases, number, deadline = [], 0, time.monotonic() + 60 * minutes
     while sum(case.kills for case in cases) < kills and time.monotonic() < deadline:
         for stage in stages:
