@@ -41,8 +41,9 @@ TICK_SECONDS, GRACE_SECONDS = 0.1, 60.0
 MAX_ATTEMPTS = 6  # to start a stage that another process holds (exit code 75), with pauses of 1, 2, 4 ... s
 # Where a kill -9 leaves temporary files and folders; their names have the process id and 8 characters.
 TEMPORARY = ("", "models", "history", "data", "data/processed", "metrics", "reports", ".darkroom/tracking")
-# Of DVC, in the cache of this project: it writes there while it holds its lock.
-DVC_TEMPORARY = ("files/md5/*/.*.tmp", "runs/*/*/*.tmp")
+# Another DVC, such as an experiment outside the workspace, may be writing to the cache. It changes the
+# temporary file of an object all the time, and an entry of the run cache has its file within an instant.
+OLD_OBJECT_SECONDS, OLD_ENTRY_SECONDS = 600.0, 3.0
 OWNER = re.compile(r"\..+\.(\d+)\.\w{8}(\.\w+)?")
 
 
@@ -206,12 +207,16 @@ def _repair(root: Path, dvc_lock: Path) -> list[str]:
             dvc_lock.unlink()
             result = "removed"
         print(f"dvc.lock was broken: kept as dvc.lock.broken, {result}", flush=True)
-    for pattern in DVC_TEMPORARY:
-        for path in (root / ".dvc/cache").glob(pattern):
+    for path in (root / ".dvc/cache").glob("files/md5/*/.*.tmp"):
+        if _age(path) > OLD_OBJECT_SECONDS:
             remove(path)
-    for folder in cache_folder(root).glob("runs/*/*"):  # DVC fails at each later call if one is empty
-        with suppress(OSError):  # it is not empty
-            folder.rmdir()
+    for folder in cache_folder(root).glob("runs/*/*"):  # DVC fails at each later call if one has no file
+        if all(path.suffix == ".tmp" for path in folder.glob("*")):
+            time.sleep(max(0.0, OLD_ENTRY_SECONDS - _age(folder)))
+            for path in folder.glob("*.tmp"):
+                remove(path)
+            with suppress(OSError):  # it has a file by now
+                folder.rmdir()
     for place in TEMPORARY:
         for path in (root / place).glob(".*"):
             owner = OWNER.fullmatch(path.name)
@@ -219,6 +224,13 @@ def _repair(root: Path, dvc_lock: Path) -> list[str]:
                 if owner and not _is_alive(int(owner[1]), path.stat().st_mtime):
                     remove(path)
     return list(locked_stages(dvc_lock) or {})
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last change; none if it is gone."""
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime
+    return 0.0
 
 
 def _repair_rwlock(path: Path) -> None:

@@ -233,6 +233,9 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     of_dvc = tmp_path / ".dvc/cache/files/md5/ab/.MgFeqRdWmDJKYKQZ.tmp"
     of_dvc.parent.mkdir(parents=True)
     of_dvc.touch()
+    os.utime(of_dvc, (0, 0))
+    of_another = of_dvc.with_name(".ZzFeqRdWmDJKYKQZ.tmp")  # a DVC elsewhere that shares the cache writes it
+    of_another.touch()
     entries = [tmp_path / ".dvc/cache/runs/ab" / name for name in ("empty", "killed", "whole")]
     for folder, name in zip(entries, ("", "abcd.MgFeqRdWmDJKYKQZ.tmp", "abcd")):
         folder.mkdir(parents=True)
@@ -244,6 +247,7 @@ def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
     assert left == {*kept, "data/processed", ".darkroom/tracking", ".dvc/cache"}
     assert (
         not record.exists()
+        and of_another.exists()
         and not of_dvc.exists()
         and [each.exists() for each in entries] == [False, False, True]
     )

@@ -16,10 +16,11 @@ from pipeline.environment import read as read_environment
 )
 @click.option("--licence", default="", help="Of your own pictures: a name or URL.")
 def describe(dataset: str, out: Path | None, licence: str) -> None:
-    """Describe a data set in Croissant (JSON-LD): files with hashes, fields, classes, splits, sources.
+    """Describe a data set in Croissant (JSON-LD).
 
-    DATASET: images, clips or scenes. Paths in the description are relative to the project's root. This needs
-    the packages of an extra: pip install 'darkroom[outward]'.
+    It has the files with their hashes, fields, classes, splits and sources. Its paths are relative to the
+    project's root. DATASET: images, clips or scenes. This needs the packages of an extra:
+    pip install 'darkroom[outward]'.
     """
     from pipeline.data.croissant import describe
     from pipeline.files import write_json

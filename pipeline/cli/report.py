@@ -19,11 +19,11 @@ from pipeline.environment import read as read_environment
     "--images", default="", help="The URL at which this folder will be, if it is not next to the report."
 )
 def report(markdown: bool, against: str, pictures: Path | None, images: str) -> None:
-    """Compare the results here with those of another git revision or of the champions.
+    """Compare the results here with those of a branch or champion.
 
-    Shows which models are better or worse by more than the intervals, the gates, and what changed in settings
-    and data. Nothing is trained, measured or checked out: it reads metrics/, params.yaml, dvc.lock and the
-    revision in git.
+    The report is for a pull request; --against takes any git revision. It shows which models are better or
+    worse by more than the intervals, the gates, and what changed in settings and data. Nothing is trained,
+    measured or checked out: it reads metrics/, params.yaml, dvc.lock and the revision in git.
     """
     from rich.console import Console
     from rich.markdown import Markdown

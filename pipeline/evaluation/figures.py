@@ -105,7 +105,7 @@ def save_grid(
             enlarged = picture.resize((wide, high), Image.Resampling.NEAREST).convert("RGB")
             sheet.paste(enlarged, (left + column * (wide + gap), y))
     with atomic_write(path) as temporary:
-        sheet.save(temporary, optimize=True)
+        sheet.save(temporary, format="PNG", optimize=True)
 
 
 def _legend_places(widths: Sequence[float], left: int, right: int) -> tuple[list[tuple[float, float]], int]:

@@ -28,6 +28,7 @@ def tracked(
 
     ``described``: further fields of the run's ``Description``.
     """
+    training.require_examples()
     name, settings, data = training.name, training.settings, training.data
     description = runs.Description(
         stage=f"train-{name}",

@@ -59,10 +59,6 @@ class Training:
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        if (count := len(self.data.train)) < self.settings.batch_size:
-            what = f"is larger than the training split ({count:,} examples)"
-            where = f"params.yaml: {self.name}.training.batch_size"
-            raise BadInput(what, where=where, remedy=f"set it to at most {count}")
         root = Path(pipeline.__file__).parent
         weights = self.initial_weights()
         parts = {
@@ -78,6 +74,13 @@ class Training:
             "torch": importlib.metadata.version("torch"),
         }
         object.__setattr__(self, "fingerprint", digest_of(parts))
+
+    def require_examples(self) -> None:
+        """Raise ``BadInput`` if the data has less than one batch."""
+        if (count := len(self.data.train)) < self.settings.batch_size:
+            what = f"is larger than the training split ({count:,} examples)"
+            where = f"params.yaml: {self.name}.training.batch_size"
+            raise BadInput(what, where=where, remedy=f"set it to at most {count}")
 
     def initial_weights(self) -> bytes:
         """The safetensors file of ``settings.initial_weights``; empty if there is none."""

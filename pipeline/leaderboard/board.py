@@ -104,9 +104,10 @@ def entries(board: Board, path: Path) -> list[Entry]:
                 settings, config = _read_training(board, params)
                 if not needs and variant not in untrained:
                     untrained[variant] = _build(board.model, config, data)
-                fingerprint = Training(board.model, settings, config, data, needs).fingerprint
+                training = Training(board.model, settings, config, data, needs)
+                training.require_examples()
                 count = 0 if needs else untrained[variant].num_parameters
-                found.append(Entry(variant, seed, params, fingerprint, count))
+                found.append(Entry(variant, seed, params, training.fingerprint, count))
             except DarkroomError as error:
                 faults.append(f"{variant}: {error.where}: {error.what} ({error.remedy})")
     if untrained:

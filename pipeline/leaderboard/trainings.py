@@ -119,8 +119,8 @@ def _train(environment: Environment, name: str, entry: Entry, in_process: bool) 
 
     try:
         train_and_measure(environment, name, entry.params)
-    except DarkroomError as error:
-        click.echo(f"error: {error}", err=True)
+    except Exception as error:  # of one entry, such as a lack of memory: the others go on
+        click.echo(f"error: {entry}: {error}", err=True)
 
 
 def _experiment(environment: Environment, entry: Entry) -> None:

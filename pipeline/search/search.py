@@ -141,11 +141,13 @@ class Search:
                 return None
             settings = settings_of(self.search, point)
             try:
-                fingerprints = [training.fingerprint for training in self.trainings(settings)]
+                trainings = self.trainings(settings)
+                trainings[0].require_examples()
             except BadInput as error:
                 refused = studies.record(self.study, self.kinds, point, {SETTINGS: settings})
                 self.tell(refused, TrialState.FAIL, failure=f"{error.where}: {error.what}")
                 return self.study.get_trials()[-1]
+            fingerprints = [training.fingerprint for training in trainings]
             attributes: dict[str, Any] = {SETTINGS: settings, FINGERPRINTS: fingerprints}
             same = [
                 trial

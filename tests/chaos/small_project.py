@@ -95,6 +95,7 @@ def _files(folder: Path) -> list[str]:
     """The names in the project, with * for what differs from run to run; of some folders temporary ones."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     names -= {name for name in names if name.startswith((".git/", ".dvc/tmp/", ".dvc/site/"))}
+    names -= {name for name in names if name.startswith(".dvc/cache/files/")}  # removed after ten minutes
     shown = {name for name in names if not name.startswith(NAMED_BY_CONTENT) or TEMPORARY.search(name)}
     return sorted({RANDOM.sub("*", name) for name in shown} - LEFT_BY_REPAIR)
 

@@ -102,6 +102,12 @@ def test_what_cannot_be_explained_is_refused(arguments, message, monkeypatch):
     assert code == 2 and message in error and not Path("explained.png").exists()
 
 
+def test_a_sheet_without_a_suffix_is_a_png():
+    picture("a.png")
+    code, _, error = darkroom("explain", "a.png", "--method", "occlusion", "--out", "maps")
+    assert code == 0 and Path("maps").read_bytes().startswith(b"\x89PNG"), error
+
+
 def test_more_pictures_than_a_sheet_holds_are_refused():
     for number in range(101):
         picture(f"in/{number}.png", number)

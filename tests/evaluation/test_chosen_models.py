@@ -29,5 +29,5 @@ def test_a_retraining_measures_all_its_models_whichever_are_chosen(tmp_path):
         task = model_files.build(name, config, data.spec, 0).requires_grad_(False)
         model_files.write(task, folders[name], {"class_names": data.class_names})
     chosen = SETTINGS.model_copy(update={"models": ("gan",)})
-    measured = _measure(chosen, data, folders, folders["cnn"], "cpu")
+    measured = _measure(chosen, {"images": data}, folders, folders["cnn"], "cpu")
     assert "accuracy" in measured["cnn"] and "fid" in measured["gan"]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from pipeline.core import model_files
 from pipeline.core.batch import Batch
@@ -141,6 +142,8 @@ def test_the_first_forecast_has_the_brightness_of_the_data():
 def test_a_classifier_needs_labels_and_a_forecaster_frames_to_predict():
     with pytest.raises(BadInput, match="label"):
         build(task="classify")
+    with pytest.raises(ValidationError, match="ssim_weight"):
+        RcnnConfig(task="classify", ssim_weight=1.0)
     with pytest.raises(BadInput, match="input_frames"):
         build(input_frames=NUM_FRAMES)
 

@@ -8,7 +8,7 @@ import yaml
 from pipeline.errors import BadInput
 from pipeline.search.space import corners, grid, params_of, read_search, settings_of
 from pipeline.settings_check import require_valid_params
-from tests.search.conftest import DROPOUT, RATE, SHIFT, SPACE
+from tests.search.conftest import DROPOUT, RATE, SHIFT, SPACE, searched
 from tests.test_walls import ROOT
 
 
@@ -148,3 +148,9 @@ def test_the_readmes_space_is_valid(tmp_path):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     search = read_search("cnn", tmp_path / "params.yaml")
     assert any("cnn.model.focal_gamma" in point for point in corners(search))
+
+
+def test_a_batch_that_is_larger_than_the_data_fails_its_trial_and_no_other(project, trained):
+    with_space(project, {"cnn.training.batch_size": {"choices": [100_000, 16]}})
+    states = {trial.settings["cnn.training.batch_size"]: trial.state for trial in searched(2).trials}
+    assert states == {100_000: "fail", 16: "complete"}

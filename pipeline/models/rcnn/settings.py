@@ -33,7 +33,7 @@ class RcnnConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = ("input_frames", "loss", "teacher_forcing_steps")
+        names = ("input_frames", "loss", "ssim_weight", "teacher_forcing_steps")
         needed = dict.fromkeys(names, "task: forecast")
         self.refuse({"kernel_size must be odd": self.kernel_size % 2 == 0}, needed)
         return self
