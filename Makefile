@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 AUDIT := $(VENV)/audit
-PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-compile
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
@@ -33,6 +33,7 @@ $(READY): requirements.lock requirements.hashes pyproject.toml
 	@$(PIP) --require-hashes --no-deps -r requirements.hashes
 	@$(PIP) -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compiled.log || true  # pip uses one core; some files are templates
 	@mkdir -p -m 700 $(SITE_CACHE) && $(VENV)/bin/dvc config --local core.site_cache_dir $(SITE_CACHE)
 	@printf %s "$(CURDIR)" > $@
 

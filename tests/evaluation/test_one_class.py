@@ -13,7 +13,7 @@ from pipeline.files import read_json
 from tests.data.layouts import picture, saved
 from tests.project import MODELS, PARAMS, ROOT, TRAINING, Project
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 SHORT = {**TRAINING, "num_steps": 10, "validate_every": 10, "sample_every": 10}
 
 

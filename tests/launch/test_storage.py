@@ -140,7 +140,7 @@ def test_what_ray_writes_at_the_storage_address_is_removed_after_the_training(tm
     assert model_files.read_card(tmp_path / "model")["fit"] == "crop"  # of the data
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_training_killed_on_one_machine_goes_on_on_another_from_s3(tmp_path, processed_digits, bucket):
     whole, cut = Project(tmp_path / "whole", processed_digits), Project(tmp_path / "cut", processed_digits)
     assert whole.run("stages.train", "vae")[0] == 0

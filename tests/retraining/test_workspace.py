@@ -99,6 +99,7 @@ def test_a_branch_that_is_checked_out_goes_forward_with_its_files(project, works
     assert git(project, "status", "--porcelain") == "" and (project / PICTURES / "a/2.png").is_file()
 
 
+@pytest.mark.nightly
 def test_a_commit_to_the_branch_during_a_retraining_is_kept(project, workspace):
     deliver(workspace, "1.png")
     workspace.prepare(workspace.base(), PICTURES)

@@ -74,6 +74,7 @@ def locations(folder: Path) -> list[str]:
     return [row[0] for found in rows for row in found if row[0]]
 
 
+@pytest.mark.nightly
 def test_after_a_move_one_sync_makes_everything_work_in_the_new_folder(project, tmp_path, monkeypatch):
     assert moved.moved_from(read_environment()) == ""
     new = tmp_path / "elsewhere/new & folder"
