@@ -1,5 +1,6 @@
 """`darkroom explain`: what in a picture speaks for a class."""
 
+import math
 from pathlib import Path
 
 import click
@@ -80,9 +81,13 @@ def explain(
     for path, index, row in zip(files, labels.tolist(), shares.tolist(), strict=True):
         click.echo(f"{click.format_filename(path)}\t{names[index]} {row[index]:.4f}")
     for method, found in explanation.sanity_check(explainer, images, labels, methods, seed).items():
-        numbers = f"rank correlation {found.rank_correlation:.2f}, of absolute values "
-        numbers += f"{found.of_absolute_values:.2f}, SSIM {found.ssim:.2f}"
+        values = {
+            "rank correlation": found.rank_correlation,
+            "of absolute values": found.of_absolute_values,
+            "SSIM": found.ssim,
+        }
+        known = (f"{key} {value:.2f}" for key, value in values.items() if not math.isnan(value))
         name, source = explanation.METHODS[method], explainer.source(method)
-        click.echo(f"{name}, computed from {source}: {found.reading} ({numbers})")
+        click.echo(f"{name}, computed from {source}: {found.reading} ({', '.join(known)})")
     click.echo(f"{len(files)} pictures and their maps -> {out}")
     refuse_unread(unread)

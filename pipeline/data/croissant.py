@@ -34,7 +34,8 @@ def describe(root: Path, name: str, licence: str = "") -> dict[str, Any]:
     if not path.is_file():
         raise BadInput("no such data set", where=str(PROCESSED / name), remedy="dvc repro, or dvc checkout")
     manifest = read_json(path)
-    raw = read_json(root / RAW) if (root / RAW).is_file() else {}
+    of_pictures = name == "images" or "pictures" in manifest  # and not of your own clips or label maps
+    raw = read_json(root / RAW) if of_pictures and (root / RAW).is_file() else {}
     counts = {split: entry["count"] for split, entry in manifest["splits"].items()}
     files = [
         mlc.FileObject(

@@ -51,12 +51,13 @@ def true_positive_rate(
     """The share of ``positives`` (N,) above the threshold that a share ``false_positives`` of others exceeds.
 
     The others are ``negatives`` (M,); where the share is not of a whole number, fewer exceed it. The interval
-    goes from the 2.5 % to the 97.5 % quantile of a bootstrap in which both are drawn again.
+    goes from the 2.5 % to the 97.5 % quantile of a bootstrap in which both are drawn again. The floor is what
+    chance finds: of M + 1 values in random order, any is as often as another above the threshold.
     """
-    random = generator(seed, "bootstrap")
+    random, exceeding = generator(seed, "bootstrap"), int(false_positives * len(negatives))
 
     def rate(found: np.ndarray, others: np.ndarray) -> float:
-        threshold = np.sort(others)[-1 - int(false_positives * len(others))]
+        threshold = np.sort(others)[-1 - exceeding]
         return float(np.mean(found > threshold))
 
     def drawn(values: np.ndarray) -> np.ndarray:
@@ -65,7 +66,8 @@ def true_positive_rate(
     rates = [rate(drawn(positives), drawn(negatives)) for _ in range(rounds)]
     value = rate(positives, negatives)
     low, high = np.quantile([*rates, value], [0.025, 0.975])
-    return Estimate(value, float(min(low, value)), float(max(high, value)), floor=false_positives)
+    floor = (1 + exceeding) / (len(negatives) + 1)
+    return Estimate(value, float(min(low, value)), float(max(high, value)), floor)
 
 
 def _rank(values: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.progress import PROGRESS
 
 BATCH = 100  # for larger batches, allocating the activations takes longer than computing them
-COPY = 1 / 3  # of the distance to the second nearest image; as near as this is a copy of the nearest
+COPY = 1 / 3  # of the distance to the second nearest image; nearer than this is a copy of the nearest
 
 REAL = "real against real scores {}"
 # fmt: off
@@ -53,8 +53,9 @@ MEASURES = {
         "The same with the distance between pixels instead of features, of at most 1,000 images. Blurred "
         "images are near to all others, so read it together with the sharpness.", percent=True),
     "copies": Measure("Copies of training images", "lower", "of unseen real images {} are copies",
-        "The share of at most 1,000 generated images that are at most a third as far, in pixels, from the "
-        "nearest training image as from the second nearest (Yoon et al. 2023).", percent=True),
+        "The share of at most 1,000 generated images that are less than a third as far, in pixels, from the "
+        "nearest of at most evaluate.max_reference training images as from the second nearest of them (Yoon "
+        "et al. 2023). Copies of the other training images are not seen.", percent=True),
     "diversity": Measure("Diversity within a class", "higher", REAL,
         "The mean squared distance of images from the mean of their class, in features, divided by that of "
         "the reference. Near 0, a generator makes the same image of a class again and again."),
@@ -221,7 +222,7 @@ class ReferenceSet:
 
 def is_copy(distances: np.ndarray) -> np.ndarray:
     """Whether images are copies (N,), by their distances (N, 2) to the nearest two training images."""
-    return distances[:, 0] <= COPY * distances[:, 1]
+    return distances[:, 0] < COPY * distances[:, 1]
 
 
 def subset(total: int, limit: int, seed: int, name: str) -> np.ndarray:

@@ -5,6 +5,7 @@ Integrated Gradients: Sundararajan et al. 2017. Grad-CAM: Selvaraju et al. 2017.
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,7 +150,7 @@ def headings(methods: Sequence[str]) -> list[str]:
 class Similarity:
     """How alike maps of two networks are, averaged over images; 1 for the same, about 0 for unrelated."""
 
-    rank_correlation: float  # Spearman's
+    rank_correlation: float  # Spearman's; NaN if there is no pair of maps that are both not empty
     of_absolute_values: float
     ssim: float
 
@@ -167,11 +168,13 @@ class Similarity:
     @property
     def reading(self) -> str:
         """What the similarity to maps of networks with random weights means."""
+        if math.isnan(self.rank_correlation):
+            return "cannot be checked: the maps are empty"
         if self.rank_correlation >= SIMILAR:
             return "says little: it hardly differs from a map of random weights"
         if self.of_absolute_values >= SIMILAR:
-            return "mostly its signs depend on what was learned"
-        return "depends on what was learned"
+            return "mostly its signs depend on the weights"
+        return "depends on the weights"
 
 
 def _largest(maps: Tensor) -> Tensor:
@@ -179,11 +182,11 @@ def _largest(maps: Tensor) -> Tensor:
 
 
 def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of the rows (N, D), averaged; 0 where one of the rows is constant."""
+    """Spearman's rank correlation of the rows (N, D), averaged; NaN if one of each pair is constant."""
     import pandas as pd
 
     ranks, others = (pd.DataFrame(rows).rank(axis=1) for rows in (first, second))
-    found = ranks.corrwith(others, axis=1).fillna(0)
+    found = ranks.corrwith(others, axis=1)  # NaN where a row is constant: mean() skips it
     return float(found.where((first != second).any(1), 1).mean())
 
 

@@ -52,16 +52,22 @@ def sharpness(images: Tensor) -> Tensor:
 
 
 def nearest(images: Tensor, reference: Tensor) -> np.ndarray:
-    """The distances (N, 2) of pixels (N, D) to the nearest two of ``reference`` (M, D), both uint8; M > 1."""
+    """The distances (N, 2) of pixels (N, D) to the nearest two of ``reference`` (M, D), both uint8; M > 1.
+
+    Which they are is searched with floats. Their distances are those of integers: 0 for equal images only.
+    """
     values = images.float() / 255
     norms = values.square().sum(1, keepdim=True)
     parts = blocks(len(reference), reference.shape[1] + len(images))  # all reference images would be large
 
-    def to_rows(rows: slice) -> Tensor:
+    def to_rows(rows: slice) -> tuple[Tensor, Tensor]:
         targets = reference[rows].float() / 255
         squares = norms - 2 * values @ targets.T + targets.square().sum(1)
-        return squares.topk(min(2, squares.shape[1]), largest=False).values
+        best = squares.topk(min(2, squares.shape[1]), largest=False)
+        return best.values, best.indices + rows.start
 
     found = in_threads(to_rows, parts, "nearest neighbours in pixels: blocks of images", len(parts))
-    two = torch.cat(list(found), 1).topk(2, largest=False).values
-    return two.clamp(min=0).sqrt().double().numpy()
+    squares, indices = (torch.cat(each, 1) for each in zip(*found))
+    two = indices.gather(1, squares.topk(2, largest=False).indices)
+    exact = [(image.int() - reference[near].int()).square().sum(1) for image, near in zip(images, two)]
+    return torch.stack(exact).sort(1).values.double().sqrt().numpy() / 255

@@ -182,7 +182,7 @@ def exposed(evidence: Evidence) -> Warned | None:
     what = (
         f"{evidence.name} gives its training images away: an attack by {membership.ATTACKS[name]} tells a "
         f"training image from an unseen one in {found[name]:.1%} of all pairs (chance: 50.0%), and finds "
-        f"{share:.1%} of the training images with 1% false alarms"
+        f"{share:.1%} of the training images with at most 1% false alarms"
     )
     remedy = "do not publish it if the training images are private; use more images, or fewer steps"
     return Warned("exposed", what, remedy)

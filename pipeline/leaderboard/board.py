@@ -24,6 +24,7 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation import glossary
 from pipeline.evaluation.context import Context
 from pipeline.evaluation.evaluate import applying
+from pipeline.evaluation.evaluators import likelihood, membership
 from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.launch.training import Training
 from pipeline.params import Section, as_file, read_file, suggestion, validate
@@ -209,6 +210,9 @@ def _build(name: str, config: Any, data: Dataset) -> _Untrained:
     context = Context(EvaluationSettings(), {task.dataset: data}, {name: task}, {}, Path(), name)
     own = curves | ({"importance_weighted_bound"} if hasattr(task, "log_weights") else set())
     later = GENERATES if type(task).generate is not Task.generate else set()  # an autoencoder, once trained
+    own |= set(likelihood.USE) if hasattr(task, "tokens") and likelihood.NATS not in curves else set()
+    for attack in membership.fitting(context.abilities | later, curves):
+        own |= {attack, attack + membership.FOUND}
     measuring = [*applying(context), *(each for each in glossary.EVALUATORS if each.needs in later)]
     applied = [own if each.needs is None else set(each.measures) for each in measuring]
     count = sum(parameter.numel() for parameter in task.parameters())

@@ -82,6 +82,14 @@ def test_clips_and_label_maps_are_described(root, tmp_path):
         "splits": {"train": {"count": 3, "shards": []}},
     }
     write_json(tmp_path / "data/processed/scenes/manifest.json", manifest)
+    (tmp_path / "data/raw").mkdir()
+    shutil.copy(root / "data/raw/source.json", tmp_path / "data/raw/source.json")
+    own = croissant.describe(tmp_path, "scenes")  # the manifest names no pictures of which they are composed
+    assert "license" not in own and "distribution" in own and "UCI" not in json.dumps(own)
+    assert "Made from: scenes of digits. " in own["description"]
+    manifest["pictures"] = "0" * 64
+    write_json(tmp_path / "data/processed/scenes/manifest.json", manifest)
+    assert "UCI" in croissant.describe(tmp_path, "scenes")["license"]
     found = validated(croissant.describe(tmp_path, "scenes"), tmp_path)
     fields = {each.id: each.fields[0] for each in found.metadata.record_sets if each.id != "splits"}
     assert {name: field.array_shape for name, field in fields.items()} == {

@@ -1,5 +1,7 @@
 """Maps of what speaks for a class, and the sanity check."""
 
+import io
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -149,12 +151,17 @@ def test_similarity_is_that_of_the_ranks_of_the_values_and_of_their_absolute_val
     assert found.rank_correlation == pytest.approx(np.mean([spearmanr(a, b).statistic for a, b in pairs]))
     absolute = np.mean([spearmanr(abs(a), abs(b)).statistic for a, b in pairs])
     assert found.of_absolute_values == pytest.approx(absolute) and found.ssim < 0.9
-    assert found.reading == "mostly its signs depend on what was learned"
+    assert found.reading == "mostly its signs depend on the weights"
     same = Similarity.between(first, 3 * first)
     assert (same.rank_correlation, same.of_absolute_values) == pytest.approx((1, 1))
     assert same.ssim == pytest.approx(1) and "says little" in same.reading
     nothing = torch.zeros(5, 1, 9, 9)
-    assert Similarity.between(nothing, first).rank_correlation == 0
+    empty = Similarity.between(nothing, first)
+    assert math.isnan(empty.rank_correlation) and empty.reading == "cannot be checked: the maps are empty"
+    some = torch.cat([nothing[:2], first[2:]])  # maps without content count for nothing
+    assert Similarity.between(some, second).rank_correlation == pytest.approx(
+        Similarity.between(first[2:], second[2:]).rank_correlation
+    )
     assert "says little" in Similarity.between(nothing, nothing).reading
 
 
@@ -176,6 +183,17 @@ def test_maps_of_a_classifier_that_does_not_use_its_weights_say_little():
     assert list(table.index) == ["Integrated Gradients", "Occlusion"]
     assert table["rank correlation"].tolist() == pytest.approx([1, 1])
     assert all("says little" in reading for reading in table["reading"])
+
+
+def test_maps_without_content_are_not_checked_and_have_empty_cells(monkeypatch):
+    maps = iter([torch.zeros(3, 1, SIZE, SIZE), *torch.rand(3, 3, 1, SIZE, SIZE)])
+    monkeypatch.setattr(Explainer, "map", lambda *args: next(maps))
+    monkeypatch.setattr(Explainer, "methods", ["occlusion"])
+    table = check(Explainer(Classifier(1)), torch.rand(3, 1, SIZE, SIZE), torch.tensor([0, 1, 2]), 0)
+    [row] = pd.read_csv(io.StringIO(table.to_csv(index=False)), keep_default_na=False).to_dict("records")
+    assert (
+        row["rank correlation"] == row["of absolute values"] == "" and "cannot be checked" in row["reading"]
+    )
 
 
 def test_the_worst_mistakes_and_of_the_others_the_least_sure_images_are_chosen():

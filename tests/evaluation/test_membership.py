@@ -101,6 +101,15 @@ def test_test_images_are_attacked_only_where_validation_images_are_too_few(monke
     assert [len(rows) for _, rows in (*members, *unseen)] == [12, 12, 0]
 
 
+def test_of_too_few_images_nothing_is_measured(monkeypatch):
+    tried = []
+    monkeypatch.setattr(membership, "attacks", lambda model: tried.append(membership.NUM_IMAGES) or {})
+    for number in (membership.LEAST_IMAGES, membership.LEAST_IMAGES - 1):
+        monkeypatch.setattr(membership, "NUM_IMAGES", number)
+        assert membership.evaluate(context(world(), Autoencoder())) == {}
+    assert tried == [membership.LEAST_IMAGES]
+
+
 def test_a_model_of_tokens_is_attacked_by_its_loss(tmp_path):
     data, task = world(), Classifier()
     knows = Remembering(data.train).knows
@@ -126,7 +135,7 @@ def test_the_true_positive_rate_counts_what_is_above_all_but_one_percent_of_the_
     assert rate([197.0, 197.5, 198.0, 0.0]) == 0.5
     assert rate([300.0, 400.0]) == 1 and rate([0.0, 197.0]) == 0
     few = averages.true_positive_rate(np.array([0.5, 2.0]), np.array([0.0, 1.0]), 0.01, 5, 0)
-    assert few.value == 0.5  # no false positive is allowed
+    assert few.value == 0.5 and few.floor == pytest.approx(1 / 3)  # no false positive is allowed
 
 
 def test_without_membership_one_percent_is_found_and_the_interval_covers_it():
@@ -136,7 +145,8 @@ def test_without_membership_one_percent_is_found_and_the_interval_covers_it():
         found = averages.true_positive_rate(known, others, 0.01, 100, seed)
         covered += found.low <= 0.012 and found.high >= 0.01
         values.append(found.value)
-    assert np.mean(values) == pytest.approx(0.012, abs=0.003)  # of 500, (5 + 1) / 501 are above the sixth
+    assert np.mean(values) == pytest.approx(found.floor, abs=0.003)
+    assert found.floor == 6 / 501  # of 500, five exceed the sixth
     assert covered >= 50
 
 
@@ -149,3 +159,11 @@ def test_copies_are_much_nearer_to_one_training_image_than_to_the_next():
     assert not is_copy(pixels.nearest(unseen, reference)).any()
     between = ((reference[:1].int() + reference[1:2]) // 2).byte()  # as near to two training images
     assert not is_copy(pixels.nearest(between, reference[:2])).any()
+    large = torch.randint(0, 256, (3, 20_000), dtype=torch.uint8, generator=random)
+    blank = torch.full((2, 20_000), 255, dtype=torch.uint8)
+    for twice in (large[:1].repeat(2, 1), blank):
+        found = pixels.nearest(twice, torch.cat([large[1:], twice]))
+        assert (found == 0).all() and not is_copy(found).any()  # the same picture twice hides its copies
+    near = blank.clone()
+    near[0, 0], near[1, :16] = 254, 254  # distances of 1 and 4 grey levels
+    assert pixels.nearest(blank[:1], near) == pytest.approx(np.array([[1, 4]]) / 255)

@@ -130,16 +130,25 @@ def test_a_variant_with_the_default_of_a_setting_is_refused(project):
 
 def test_what_no_variant_measures_is_named_before_anything_is_trained(project):
     board = read(model="gan", variants={"base": {}}, measures=["fid", "accuracy", "psnr"], curve="acuracy")
+    wrong = {"gan": "loss_attack", "cnn": "distance_attack", "vqvae": "loss_attack_found"}
+    for model, measure in wrong.items():
+        with pytest.raises(BadInput, match=measure):
+            boards.entries(read(model=model, variants={"base": {}}, measures=[measure]), Path("board.yaml"))
+    for model, measure in (("cnn", "loss_attack"), ("vqvae", "perplexity")):
+        assert boards.entries(
+            read(model=model, variants={"base": {}}, measures=[measure]), Path("board.yaml")
+        )
     with pytest.raises(BadInput) as caught:
         boards.entries(board, Path("board.yaml"))
     for text in ("3 faults", "measures: gan has no 'accuracy'", "gan has no 'psnr'", "curve: gan has no 'ac"):
         assert text in str(caught.value)
     measures = ["fid", "psnr", "negative_elbo", "importance_weighted_bound"]
+    measures += ["reconstruction_attack", "distance_attack_found"]
     assert boards.entries(read(measures=measures, curve="kl"), Path("board.yaml"))
 
 
 def test_an_autoencoder_is_known_to_generate_once_it_is_trained(project):
-    board = read(model="ae", variants={"base": {}}, measures=["fid", "label_agreement", "psnr"])
+    board = read(model="ae", variants={"base": {}}, measures=["fid", "label_agreement", "distance_attack"])
     assert boards.entries(board, Path("board.yaml"))
 
 

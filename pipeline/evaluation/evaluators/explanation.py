@@ -68,9 +68,9 @@ def check(explainer: Explainer, images: Tensor, labels: Tensor, seed: int) -> "p
     rows = [
         {
             "map": explanation.METHODS[method],
-            "rank correlation": each.rank_correlation,
-            "of absolute values": each.of_absolute_values,
-            "SSIM": each.ssim,
+            "rank correlation": round(each.rank_correlation, 3),  # NaN is written as an empty cell
+            "of absolute values": round(each.of_absolute_values, 3),
+            "SSIM": round(each.ssim, 3),
             "computed from": explainer.source(method),
             "reading": each.reading,
         }
@@ -85,7 +85,7 @@ EVALUATOR = Evaluator(Ability.CLASSIFY, evaluate, {}, pictures={
         "probability. On them, what speaks for the answer and against it.",
     "unsure": "Of the other test images, those with the least sure answers.",
 }, tables={
-    "maps": "Whether the maps depend on what was learned: how similar they are to those of "
+    "maps": "Whether the maps depend on the weights: how similar they are to those of "
         f"{explanation.NUM_RANDOM} networks with shuffled weights (Adebayo et al. 2018), averaged over up to "
         f"{explanation.NUM_CHECKED} test images. 1: the same maps; about 0: unrelated ones. Spearman's "
         "rank correlation, also of the absolute values, and SSIM.",

@@ -19,6 +19,7 @@ from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.measure import Measure
 
 NATS, BITS = "nats_per_token", "bits_per_dimension"
+USE = ("perplexity", "used_codes")  # of a codebook, which has no likelihood
 
 
 def evaluate(model: Context) -> dict[str, Estimate]:

@@ -14,7 +14,7 @@ Principles".
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,7 @@ from pipeline.progress import PROGRESS
 
 NUM_IMAGES = 1_000  # at most, of training images and of unseen ones
 NUM_GENERATED, MOST_VALUES = 2_000, 2**26  # of generated images at most, and of their values together
+LEAST_IMAGES = 20  # of each; of fewer, an attack says nothing
 NUM_SHOWN = 10
 FALSE_POSITIVES = 0.01
 EXPOSED = 0.6  # lower end of the area under the ROC curve from which on training images are given away
@@ -65,7 +66,7 @@ def evaluate(model: Context) -> dict[str, Estimate]:
         return {}
     members, unseen = chosen(model)
     [(train, rows)] = members
-    if len(rows) < 2:
+    if len(rows) < LEAST_IMAGES:
         return {}
     measured, settings = dict[str, Estimate](), model.settings
     for name, attack in attacks(model).items():
@@ -117,15 +118,25 @@ def scores(model: Context, attack: Attack, rows: Rows) -> np.ndarray:
     return torch.cat([attack.score(batch) for batch in batches]).cpu().double().numpy()
 
 
+def fitting(abilities: Collection[Ability], measured: Collection[str]) -> list[str]:
+    """The attacks that fit a model with ``abilities`` and quantities ``measured``."""
+    fits = {
+        "reconstruction_attack": Ability.RECONSTRUCT in abilities,
+        "distance_attack": Ability.GENERATE in abilities,
+        "loss_attack": Ability.CLASSIFY in abilities or NATS in measured,
+    }
+    return [name for name, does_fit in fits.items() if does_fit]
+
+
 def attacks(model: Context) -> dict[str, Attack]:
     """The attacks that fit what the model can do, by name."""
-    task, found = model.task, dict[str, Attack]()
-    if Ability.RECONSTRUCT in model.abilities:
+    task, found, names = model.task, dict[str, Attack](), fitting(model.abilities, model.measured)
+    if "reconstruction_attack" in names:
         rebuild = lambda images: made(task.reconstruct(images))
         found["reconstruction_attack"] = Attack(
             lambda batch: -squared_error(batch.images, rebuild(batch.images)), rebuild, "reconstruction"
         )
-    if Ability.GENERATE in model.abilities:
+    if "distance_attack" in names:
         generated = _generated(model)
         distances = lambda images: torch.cdist(images.flatten(1), generated.flatten(1))  # (N, M)
         found["distance_attack"] = Attack(
@@ -137,7 +148,7 @@ def attacks(model: Context) -> dict[str, Attack]:
         found["loss_attack"] = Attack(
             lambda batch: log_odds(made(task.classify(batch.images)).cpu(), batch.labels.cpu())
         )
-    elif NATS in model.measured:
+    elif "loss_attack" in names:
         found["loss_attack"] = Attack(
             lambda batch: -torch.as_tensor(task.evaluate(batch, model.noise(len(batch), "loss attack"))[NATS])
         )
@@ -187,7 +198,7 @@ def _table(measured: dict[str, Estimate]) -> str:
         for name, title in ATTACKS.items()
         if name in measured
     ]
-    columns = ["attack", "area under the ROC curve", "found with 1 % false alarms", "meaning"]
+    columns = ["attack", "area under the ROC curve", "found with at most 1 % false alarms", "meaning"]
     return pd.DataFrame(rows, columns=columns).to_csv(index=False)
 
 
