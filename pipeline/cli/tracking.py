@@ -77,35 +77,48 @@ def verify(repair: bool, key: Path | None) -> None:
     These are the files that DVC and the registry know: in the project, in DVC's cache and in the local
     registry; the checkpoints and results of trainings; MLflow's database and the files of its runs; dvc.lock
     and DVC's run cache. What has no recorded hash is counted at the end. With --repair, damaged files are
-    restored from DVC's cache or remote, git, the registry or a training that has a good copy. With
+    moved to .darkroom/damaged, and restored from DVC's cache or remote, git, the registry or a training that
+    has a good copy. With
     --signatures the signatures of all registered versions are checked, too; each champion must have one.
     """
     from pipeline.tracking import trace as lineage
+    from pipeline.tracking.damaged import DAMAGED
     from pipeline.tracking.integrity import run_remedies
     from pipeline.tracking.trace_tree import FAILED
 
-    unsigned = _check_signatures(key) if key else []
-    environment = read_environment()
+    environment, moved = read_environment(), set[str]()
     problems, counts = lineage.verify(environment)
-    for _ in range(2 * repair):  # a damaged object is removed first, and then written or fetched again
+    unsigned = _check_signatures(key) if key else []
+    for _ in range(2 * repair):  # a damaged object is moved first, and then written or fetched again
+        moved |= {each.path for each in problems if each.state in FAILED and DAMAGED in each.remedy}
         for line in run_remedies(environment.root, [each for each in problems if each.state in FAILED]):
             click.echo(line)
         problems, counts = lineage.verify(environment)
+    moved -= {problem.path for problem in problems}
+    gone = sorted(path for path in moved if not (environment.root / path).exists())
+    for path in gone:
+        click.echo(f"{path}: not restored, moved to {DAMAGED}")
     for problem in problems:
         click.echo(str(problem))
     failed = [problem for problem in problems if problem.state in FAILED]
     checked = ", ".join(f"{number:,} {name}" for name, number in counts.items())
-    click.echo(f"{checked}: {f'{len(failed)} damaged or lost' if failed else 'as they were recorded'}")
-    if failed or unsigned:
+    results = [f"{len(failed)} damaged or lost"] * bool(failed)
+    results += [f"{len(gone)} not restored, moved to {DAMAGED}"] * bool(gone)
+    click.echo(f"{checked}: {', '.join(results) or 'as they were recorded'}")
+    if failed or gone or unsigned:
         sys.exit(DarkroomError.exit_code)
 
 
 def _check_signatures(key: Path) -> list[str]:
     """Print what is found for each registered version; the versions that fail."""
+    from mlflow import MlflowClient
+
     from pipeline.tracking import connection, promotion, signatures
 
-    client, _ = connection.connect(read_environment())
-    failed = []
+    uri, failed = read_environment().tracking_uri, list[str]()
+    if uri.startswith(connection.SQLITE) and not Path(uri.removeprefix(connection.SQLITE)).is_file():
+        return failed
+    client = MlflowClient(uri)  # without ``connect``, which would record the database as it is found
     for model in client.search_registered_models(max_results=1000):
         champion = promotion.champion(client, model.name)
         for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):

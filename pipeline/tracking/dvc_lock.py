@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import BadInput
 from pipeline.files import differ_in_one, sha256
 from pipeline.git import git
+from pipeline.tracking.damaged import moved_away
 from pipeline.tracking.lineage import files_in, folder_md5, md5_of, outs_in
 
 MAX_COMMITS = 50  # of dvc.lock that are read
@@ -174,14 +175,13 @@ class DvcLock:
         if (listing := self.listing(path, md5)) and (self.root / path).is_dir():
             recorded = {f"{path}/{name}": digest for name, digest in listing.items()}
             present = {f"{path}/{name}": digest for name, digest in self._present(path).items()}
-        problems = []
-        for name in recorded | present:
-            expected, found = recorded.get(name, ""), present.get(name, "")
-            if expected != found:
-                changed = shlex.join([name] * bool(found) + copies)
-                remedy = f"rm -rf {changed} && {restore}" if changed else restore
-                problems.append(Problem(name, "differs" if found else "absent", expected, found, remedy))
-        return problems
+        pairs = {name: (recorded.get(name, ""), present.get(name, "")) for name in recorded | present}
+        pairs = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+        changed = [name for name, (_, found) in pairs.items() if found]
+        moved = [*(changed if len(changed) < 2 else [path]), *copies]  # DVC would overwrite what is left
+        remedy = f"{moved_away(*moved)} && {restore}" if moved else restore
+        states = {name: "differs" if found else "absent" for name, (_, found) in pairs.items()}
+        return [Problem(name, states[name], *pair, remedy) for name, pair in pairs.items()]
 
     def check_cache(self, path: str, md5: str) -> list[Problem]:
         """The objects of this content that are missing or damaged in DVC's cache."""
@@ -334,7 +334,8 @@ class DvcLock:
         found, path = md5_of(file), os.path.relpath(file, self.root)
         if found and found == md5.removesuffix(".dir"):
             return []
-        remedy = f"rm -f {shlex.quote(path)} && dvc fetch"
+        fetch = f"dvc fetch && test -f {shlex.quote(path)} || dvc fetch --all-commits"
+        remedy = f"{moved_away(path)} && {fetch}" if found else fetch
         return [Problem(path, "differs" if found else "absent", md5, found, remedy)]
 
 

@@ -5,34 +5,35 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dvc.config import Config
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
 from pipeline.errors import DarkroomError
 from pipeline.files import HASHES, check_hashes, digest_of, read_json, sha256, write_text
 from pipeline.params import PARAMS
-from pipeline.process import output
+from pipeline.process import exclusive, output
+from pipeline.tracking.damaged import DAMAGED, moved_away
 from pipeline.tracking.dvc_lock import CARD, CURRENT, STALE, WEIGHTS, DvcLock, Problem, locked_stages
 from pipeline.tracking.lineage import md5_of, paths_in, stages_of
 
 DATABASE_CHANGED = (
-    "another program, such as mlflow ui, has written it, or it is damaged; darkroom sync accepts it as it is"
+    "another program, such as MLflow's own pages, has written it, or it is damaged; darkroom sync accepts it as it is"
 )
 DATABASE_DAMAGED = "move it away; darkroom sync writes a new one with the runs of history/ and reports/"
-COMMANDS = ("rm ", "dvc checkout ", "dvc pull ", "dvc commit ", "git checkout ")
+COMMANDS = ("mkdir ", "dvc checkout ", "dvc pull ", "dvc commit ", "git checkout ")
 UNRECORDED = ("search", "retraining", "tracking", "downloads")  # files in .darkroom that change all the time
 
 
 def record_database(database: Path) -> None:
     """Write the SHA-256 of MLflow's ``database`` into a file next to it."""
-    if database.is_file():
-        with FileLock(f"{database}.lock", timeout=60):
+    if database.is_file():  # at the end of a process: a full disk is no error of its command
+        with suppress(OSError, Timeout), FileLock(f"{database}.lock", timeout=60):
             write_text(_digest_file(database), sha256(database))
 
 
@@ -41,7 +42,7 @@ def check_database(database: Path) -> Iterator[Problem]:
     if not database.is_file():
         return
     record = _digest_file(database)
-    recorded, found = record.read_text() if record.is_file() else "", sha256(database)
+    recorded, found = record.read_text(errors="replace") if record.is_file() else "", sha256(database)
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             is_whole = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
@@ -62,10 +63,13 @@ def check_trainings(storage: Path) -> tuple[list[Problem], int]:
     problems, number = list[Problem](), 0
     for folder in sorted(path for path in (storage / "trainings").glob("*") if path.is_dir()):
         if (folder / HASHES).is_file():
-            number += sum(1 for path in folder.rglob("*") if path.is_file())
-            if first := check_hashes(folder):
-                remedy = f"rm -rf {shlex.quote(str(folder))}"
-                problems.append(Problem(str(folder / first[0]), "differs", *first[1:], remedy))
+            with suppress(FileNotFoundError):  # another training has just removed this old one
+                number += sum(1 for path in folder.rglob("*") if path.is_file())
+                if (first := check_hashes(folder)) and (folder / HASHES).is_file():
+                    remedy = moved_away(str(folder))
+                    problems.append(Problem(str(folder / first[0]), "differs", *first[1:], remedy))
+            continue
+        if _is_held(folder.with_suffix(".lock")):
             continue
         for metadata in sorted(folder.glob("checkpoints/step-*.json")):
             number += 2
@@ -73,21 +77,37 @@ def check_trainings(storage: Path) -> tuple[list[Problem], int]:
     return problems, number
 
 
+def _is_held(lock: Path) -> bool:
+    """Whether a process holds this lock file, such as that of a training which is running."""
+    try:
+        with suppress(OSError), exclusive(lock, "is held"):  # OSError: not ours to lock
+            pass
+        return False
+    except DarkroomError:
+        return True
+
+
 def _check_checkpoint(metadata: Path) -> Iterator[Problem]:
     path = metadata.with_suffix(".safetensors")
     try:
         recorded = str(read_json(metadata)["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         recorded = ""
-    found = digest_of([path.name, sha256(path)]) if path.is_file() else ""
-    if found != recorded:  # the training continues from the checkpoint before it
-        remedy = f"rm -f {shlex.quote(str(metadata))} {shlex.quote(str(path))}"
+    try:
+        found = digest_of([path.name, sha256(path)])
+    except OSError:
+        found = ""
+    is_whole = found and found == recorded
+    if not is_whole and metadata.is_file():  # else a training on another machine has removed it
+        # the training continues from the checkpoint before it
+        remedy = moved_away(*(str(file) for file in (metadata, path) if file.is_file()))
         yield Problem(str(path), "differs", recorded, found, remedy)
 
 
-def unrecorded(storage: Path) -> dict[str, int]:
-    """The numbers of files whose hash nothing records, by folder: they change while they are used."""
-    counts = {name: sum(path.is_file() for path in (storage / name).rglob("*")) for name in UNRECORDED}
+def unrecorded(storage: Path, root: Path) -> dict[str, int]:
+    """The numbers of files whose hash nothing records, by folder: most change while they are used."""
+    folders = {name: storage / name for name in UNRECORDED} | {"damaged": root / DAMAGED}
+    counts = {name: sum(path.is_file() for path in each.rglob("*")) for name, each in folders.items()}
     counts["trainings"] = sum(
         path.is_file() and path.parent.name != "checkpoints"
         for folder in (storage / "trainings").glob("*/")
@@ -112,7 +132,7 @@ def check_run_cache(lock: DvcLock) -> tuple[list[Problem], int]:
         name = os.path.relpath(path, lock.root)
         if found != path.name or wrong:
             expected, other = (path.name, found) if found != path.name else wrong[0]
-            problems.append(Problem(name, "differs", expected, other, f"rm -f {shlex.quote(name)}"))
+            problems.append(Problem(name, "differs", expected, other, moved_away(name)))
     return problems, len(paths)
 
 
@@ -172,15 +192,16 @@ def with_copy(problem: Problem, lock: DvcLock, versions: list[Path], storage: Pa
     folders = [*versions, lock.root / "models", storage / "trainings"]
     for copy in (copy for folder in folders for copy in sorted(folder.rglob(path.name))):
         if copy != path and hashed(copy) == problem.expected:
-            source, target = shlex.quote(str(copy)), shlex.quote(problem.path)
-            return replace(problem, remedy=f"rm -f {target} && cp {source} {target}")
+            make = shlex.join(["mkdir", "-p", str(path.parent)])
+            first = moved_away(problem.path) if problem.found else make
+            return replace(problem, remedy=f"{first} && {shlex.join(['cp', str(copy), problem.path])}")
     return problem
 
 
 def run_remedies(root: Path, problems: list[Problem]) -> Iterator[str]:
-    """Run the remedies that are commands, each once; a line for each. Nothing is removed without a copy.
+    """Run the remedies that are commands, each once; a line for each. None removes a damaged file.
 
-    A file is only removed for `dvc pull` if the project has a remote.
+    One is only moved for `dvc pull` if the project has a remote.
     """
     has_remote = bool(Config(str(root / ".dvc"), validate=False).get("remote"))
     for remedy in dict.fromkeys(problem.remedy for problem in problems):

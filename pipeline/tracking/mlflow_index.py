@@ -73,7 +73,7 @@ class MlflowIndex:
     def check_run(self, run: Any) -> Problem | None:
         """Compare the local files of a run, such as sample grids, with the hashes that its end recorded."""
         folder, recorded = connection.artifacts_folder(run), run.data.tags.get(connection.FILES, "")
-        if folder is None or not recorded:
+        if folder is None or not recorded or run.info.status == "RUNNING":
             return None
         found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
         first = (HASHES, recorded, found) if recorded != found else check_hashes(folder)

@@ -52,7 +52,7 @@ def verify(environment: Environment) -> tuple[list[Problem], dict[str, int]]:
     counts |= {"files of trainings": num_trained, "run cache entries": num_entries}
     counts |= {"registered versions": len(local)}
     counts |= {"versions on a server, unchecked": len(index.versions) - len(local)}
-    for name, number in integrity.unrecorded(storage).items():
+    for name, number in integrity.unrecorded(storage, environment.root).items():
         counts[f"files in .darkroom/{name} without a recorded hash, unchecked"] = number
     folders = [folder_of(version) for version in local]
     return [integrity.with_copy(problem, lock, folders, storage) for problem in problems], counts

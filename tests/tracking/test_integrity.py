@@ -2,16 +2,23 @@
 
 import shutil
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 import torch
 from click.testing import CliRunner
+from filelock import Timeout
 
+from pipeline.cli.tracking import _check_signatures
 from pipeline.cli.tracking import verify as command
 from pipeline.core.checkpoint import CheckpointStore
+from pipeline.environment import Environment
 from pipeline.files import write_hashes
+from pipeline.process import exclusive
 from pipeline.tracking import integrity
+from pipeline.tracking.connection import FILES
 from pipeline.tracking.lineage import md5_of
+from pipeline.tracking.mlflow_index import MlflowIndex
 from pipeline.tracking.trace import verify
 from tests.tracking.traced_project import environment_of, flip
 
@@ -89,6 +96,9 @@ def test_a_changed_database_is_named_and_a_damaged_one_is_told_from_it(tmp_path)
         connection.executemany("insert into runs values (?)", [("a" * 500,)] * 50)
     integrity.record_database(database)
     assert list(integrity.check_database(database)) == []
+    record = tmp_path / "mlflow.db.sha256"
+    record.write_bytes(bytes([record.read_bytes()[0] ^ 128]) + record.read_bytes()[1:])
+    assert [problem.state for problem in integrity.check_database(database)] == ["stale"]
     data = bytearray(database.read_bytes())
     data[data.index(b"a" * 500)] ^= 1
     database.write_bytes(data)
@@ -97,12 +107,78 @@ def test_a_changed_database_is_named_and_a_damaged_one_is_told_from_it(tmp_path)
     assert [problem.state for problem in integrity.check_database(database)] == ["differs"]
 
 
-def repaired(project, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Timeout("mlflow.db.lock")])
+def test_a_full_disk_at_the_end_of_a_command_is_no_error(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setattr(integrity, "write_text", fail)
+    integrity.record_database(tmp_path / "mlflow.db")
+
+
+def test_a_check_of_signatures_neither_makes_nor_records_a_database(environment, monkeypatch):
+    recorded = []
+    monkeypatch.setattr("pipeline.tracking.connection.connect", recorded.append)
+    monkeypatch.setattr("pipeline.cli.tracking.read_environment", lambda: environment)
+    database = environment.root / "mlflow.db"
+    assert _check_signatures(environment.root / "key") == [] and database.is_file()
+    database.unlink()
+    assert _check_signatures(environment.root / "key") == [] and not database.exists() and not recorded
+
+
+def test_a_running_training_is_not_checked(tmp_path, monkeypatch):
+    folder = tmp_path / "trainings/cnn-0123456789abcdef/checkpoints"
+    folder.mkdir(parents=True)
+    metadata = folder / "step-1.json"
+    metadata.write_text("{}")
+    with exclusive(folder.parent.with_suffix(".lock"), "held"):
+        assert integrity.check_trainings(tmp_path) == ([], 0)
+    assert [problem.found for problem in integrity.check_trainings(tmp_path)[0]] == [""]
+    monkeypatch.setattr(integrity, "read_json", lambda path: path.unlink() or {"sha256": "1"})
+    assert integrity.check_trainings(tmp_path) == ([], 2)  # it was removed meanwhile
+
+
+def test_files_of_a_running_run_are_not_compared_with_the_hashes_of_an_earlier_end(tmp_path):
+    info = SimpleNamespace(artifact_uri=str(tmp_path), status="RUNNING")
+    run = SimpleNamespace(info=info, data=SimpleNamespace(tags={FILES: "0" * 64}))
+    index = MlflowIndex(Environment(root=tmp_path, tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert index.check_run(run) is None
+    info.status = "FINISHED"
+    assert index.check_run(run).state == "differs"
+
+
+def repaired(project, monkeypatch, exit_code=0):
     monkeypatch.chdir(project)
     monkeypatch.setenv("DARKROOM_STORAGE", str(project / "storage"))
     done = CliRunner().invoke(command, ["--repair"])
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == exit_code, done.output
     return done.output
+
+
+def test_repair_moves_what_it_cannot_restore_and_says_so(clone, monkeypatch):
+    (clone / ".dvc/config").write_text(f"[core]\n    site_cache_dir = {clone}/.dvc/site\n")
+    past = clone / ".dvc/cache/files/md5/ab" / ("c" * 30)
+    past.parent.mkdir(exist_ok=True)
+    past.write_text("an earlier version, damaged")
+    folder = clone / "storage/trainings/cnn-0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights")
+    (folder / "sample.png").write_text("picture")
+    write_hashes(folder)
+    (folder / "sample.png").write_text("pictura")
+    for name in ("new", "raw/new"):  # not recorded
+        (clone / "data/raw" / name).parent.mkdir(exist_ok=True)
+        (clone / "data/raw" / name).write_text(name)
+    lines = repaired(clone, monkeypatch, exit_code=1).splitlines()
+    names = [str(path.relative_to(clone)) for path in (past, clone / "data/raw/new")]
+    assert all(f"{name}: not restored, moved to .darkroom/damaged" in lines for name in names)
+    (last,) = [line for line in lines if "cache objects" in line]
+    assert last.endswith("not restored, moved to .darkroom/damaged")
+    kept = [path.read_text() for path in (clone / ".darkroom/damaged").rglob("*") if path.is_file()]
+    assert {"an earlier version, damaged", "weights", "pictura", "new", "raw/new"} <= {*kept}
+    again = CliRunner().invoke(command)
+    assert again.exit_code == 0 and f"{len(kept)} files in .darkroom/damaged without" in again.output
 
 
 def test_repair_restores_what_dvcs_cache_or_remote_has_and_leaves_the_rest(clone, monkeypatch):
