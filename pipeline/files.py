@@ -32,8 +32,8 @@ def digest_of_tree(paths: list[Path], root: Path) -> str:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file in ``folder``, by relative name; not of sha256.json, nor in __pycache__."""
-    files = [file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    """The SHA-256 of each file in ``folder``, by relative name; not of sha256.json."""
+    files = [file for file in folder.rglob("*") if file.is_file()]
     names = {file.relative_to(folder).as_posix(): file for file in sorted(files)}
     return {name: sha256(file) for name, file in names.items() if name != HASHES}
 

@@ -80,6 +80,7 @@ def verify(repair: bool, key: Path | None) -> None:
     moved to .darkroom/damaged, and restored from DVC's cache or remote, git, the registry or a training that
     has a good copy. With
     --signatures the signatures of all registered versions are checked, too; each champion must have one.
+    What Python compiled of a local version's code is removed, since no hash covers it; Python makes it again.
     """
     from pipeline.tracking import trace as lineage
     from pipeline.tracking.damaged import DAMAGED
@@ -142,16 +143,18 @@ def sign(model: str, key: Path) -> None:
     """Sign a registered version.
 
     MODEL: NAME@ALIAS or NAME/VERSION. The signature covers each file of the version. It is kept with the run
-    that trained it; the key is not. If the key is encrypted, its password is asked for. This needs the
-    packages of an extra: pip install 'darkroom[outward]'.
+    that trained it; the key is not. A version is not signed if it or its run is damaged. If the key is
+    encrypted, its password is asked for. This needs the packages of an extra: pip install
+    'darkroom[outward]'.
     """
     from pipeline.tracking import connection, promotion, signatures
 
     encrypted = b"ENCRYPTED" in key.read_bytes()
     password = click.prompt("Password of the key", hide_input=True, err=True) if encrypted else ""
-    client, _ = connection.connect(read_environment())
+    environment = read_environment()
+    client, _ = connection.connect(environment)
     version = promotion.find(client, model)
-    place = signatures.sign(client, version, key, password)
+    place = signatures.sign(environment, version, key, password)
     click.echo(f"{version.name}/{version.version} signed -> {place}")
 
 

@@ -47,6 +47,7 @@ def tracked(
         with runs.open_run(environment, description, delay) as run:  # in the background, during the training
             progress = Progress(name, settings.num_steps, settings.batch_size)
             listening: list[Listener] = [progress, SystemMetrics(), run.follow, *listeners]
+            run.write_run_file(training.folder(environment.storage))  # before train() records the hashes
             outcome = train(training, environment, model, history, listening)
             run.follow(outcome.folder)  # MLflow may not have the metrics of an already finished training
             run.tag({key: outcome.times.get(key, "") for key in RESOURCES})

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from pipeline.environment import Environment
-from pipeline.files import HASHES, check_hashes, sha256
+from pipeline.files import HASHES, check_hashes, remove, sha256
 from pipeline.tracking import connection, moved
 from pipeline.tracking.dvc_lock import WEIGHTS, Problem
 from pipeline.tracking.lineage import redact
@@ -54,7 +54,7 @@ class MlflowIndex:
         uri, local = version.source, is_local(version)
         expected = version.tags.get("darkroom.sha256", "")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
-            folder = folder_of(version) if local else Path(temporary)
+            folder = local_files(version) if local else Path(temporary)
             if fetch and not local:
                 with suppress(Exception):  # without the weights, the version is reported as lost
                     download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=self.uri)
@@ -85,6 +85,8 @@ class MlflowIndex:
     @staticmethod
     def _check_files(version: Any, folder: Path) -> tuple[str, str, str] | None:
         """The first file, such as code, that was changed: its name, recorded and found SHA-256."""
+        if link := next((path for path in folder.rglob("*") if path.is_symlink() and path.is_dir()), None):
+            return str(link.relative_to(folder)), "", f"a link to {link.readlink()}"  # may lead to other code
         recorded = version.tags.get(
             connection.FILES, ""
         )  # an earlier version of Darkroom recorded the weights only
@@ -100,3 +102,14 @@ def is_local(version: Any) -> bool:
 def folder_of(version: Any) -> Path:
     """The local folder of a version."""
     return Path(unquote(urlparse(version.source).path))
+
+
+def local_files(version: Any) -> Path:
+    """The local folder of a version, without what Python compiled of its code and will compile again.
+
+    It would run whatever the code says. What cannot be removed counts as an added file.
+    """
+    folder = folder_of(version)
+    for compiled in list(folder.rglob("__pycache__")):
+        remove(compiled)
+    return folder

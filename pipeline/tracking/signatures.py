@@ -6,12 +6,16 @@ A signature covers each file of a version's folder. It is an artifact of the run
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import BadInput
-from pipeline.tracking.mlflow_index import ADDED
+from pipeline.environment import Environment
+from pipeline.errors import BadInput, DarkroomError
+from pipeline.files import check_hashes
+from pipeline.tracking import connection
+from pipeline.tracking.mlflow_index import ADDED, MlflowIndex, is_local, local_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -19,10 +23,10 @@ if TYPE_CHECKING:
 FOLDER = "signatures"  # of a run's artifacts
 
 
-def sign(client: "MlflowClient", version: Any, key: Path, password: str = "") -> str:
+def sign(environment: Environment, version: Any, key: Path, password: str = "") -> str:
     """Sign a version with the private ``key`` (PEM: P-256, P-384 or P-521); where the signature is.
 
-    Raises ``BadInput`` if the key cannot be used.
+    Raises ``BadInput`` if the key cannot be used, ``DarkroomError`` if the version or its run is damaged.
     """
     signing = _library().signing.Config()
     try:
@@ -30,11 +34,27 @@ def sign(client: "MlflowClient", version: Any, key: Path, password: str = "") ->
     except (OSError, ValueError, TypeError, AttributeError) as error:
         remedy = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
         raise BadInput(f"cannot be used as a private key: {error}", where=str(key), remedy=remedy) from None
+    client, _ = connection.connect(environment)
+    _refuse_damage(MlflowIndex(environment), version, client.get_run(version.run_id))
     with tempfile.TemporaryDirectory() as temporary, _files(client, version) as folder:
         signature = Path(temporary, _name(version))
-        signing.set_hashing_config(_hashing(folder)).sign(folder, signature)
+        signing.set_hashing_config(_hashing()).sign(folder, signature)
         client.log_artifact(version.run_id, str(signature), FOLDER)
+    connection.record_artifacts(client, version.run_id)
     return f"run {version.run_id}, {FOLDER}/{_name(version)}"
+
+
+def _refuse_damage(index: MlflowIndex, version: Any, run: Any) -> None:
+    """The signature, and the new record of the run's files, would say that a damaged file is right."""
+    if problem := index.check(version, fetch=True):
+        raise DarkroomError("is not as it was registered", where=problem.path, remedy=problem.remedy)
+    own, folder = f"{FOLDER}/{_name(version)}", connection.artifacts_folder(run)
+    problem = index.check_run(run)
+    if folder and problem and problem.path == str(folder / own):  # an earlier signature, which is replaced
+        first = check_hashes(folder, own)
+        problem = replace(problem, path=str(folder / first[0])) if first else None
+    if problem:
+        raise DarkroomError("is not as the run recorded it", where=problem.path, remedy=problem.remedy)
 
 
 def check(client: "MlflowClient", version: Any, key: Path) -> str | None:
@@ -55,7 +75,7 @@ def check(client: "MlflowClient", version: Any, key: Path) -> str | None:
         path = f"{FOLDER}/{_name(version)}"
         signature = client.download_artifacts(version.run_id, path, temporary)
         try:
-            verifying.set_hashing_config(_hashing(folder)).verify(folder, signature)
+            verifying.set_hashing_config(_hashing()).verify(folder, signature)
         except Exception as error:  # a damaged signature raises errors of several libraries
             return str(error) or f"not signed with this key ({type(error).__name__})"
     return ""
@@ -80,14 +100,16 @@ def _files(client: "MlflowClient", version: Any) -> Iterator[Path]:
     """The folder of a version. A remote one is downloaded for the time of the block."""
     from mlflow.artifacts import download_artifacts
 
+    if is_local(version):
+        yield local_files(version)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         uri = client.tracking_uri
         yield Path(download_artifacts(version.source, dst_path=temporary, tracking_uri=uri))
 
 
-def _hashing(folder: Path) -> Any:
-    """Which files count: all but those that Python and MLflow add when they load the version."""
+def _hashing() -> Any:
+    """Which files count: all but the one that MLflow adds when it loads the version."""
     from model_signing.hashing import Config
 
-    added = [Path(ADDED), *(path.relative_to(folder) for path in folder.rglob("__pycache__"))]
-    return Config().set_ignored_paths(paths=added, ignore_git_paths=False)
+    return Config().set_ignored_paths(paths=[Path(ADDED)], ignore_git_paths=False)

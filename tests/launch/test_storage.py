@@ -17,7 +17,10 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import digest_of, read_json, sha256
 from pipeline.launch import worker
 from pipeline.launch.storage import Mirror
+from pipeline.launch.tracked import tracked
 from pipeline.launch.training import Training, train
+from pipeline.tracking import runs
+from pipeline.tracking.integrity import check_trainings
 from tests.project import Project
 
 
@@ -138,6 +141,21 @@ def test_what_ray_writes_at_the_storage_address_is_removed_after_the_training(tm
     assert list((tmp_path / "remote/ray").iterdir()) == [other]
     assert (tmp_path / "remote/trainings").is_dir()
     assert model_files.read_card(tmp_path / "model")["fit"] == "crop"  # of the data
+
+
+def test_a_training_that_another_machine_finished_is_no_damaged_one(tmp_path, processed_digits, monkeypatch):
+    monkeypatch.setattr(runs.Run, "_deliver", lambda *given: True)  # without MLflow
+    config, data = model_files.find("ae").Config(width=8), Dataset.open(processed_digits)
+    training = Training("ae", TrainingSettings(num_steps=2, batch_size=16), config, data)
+    where = Environment(tmp_path, storage=tmp_path / "storage", remote=f"file://{tmp_path}/remote", threads=1)
+    folder = training.folder(where.storage)
+    write(tmp_path / "there/model", **{model_files.WEIGHTS: "w"})
+    finished = {"sha256": sha256(tmp_path / "there/model" / model_files.WEIGHTS), "times": {}}
+    write(tmp_path / "there", finished_json=json.dumps(finished))
+    Mirror(tmp_path / "there", f"{where.remote}/trainings/{folder.name}").push()
+    with tracked(training, where):
+        pass
+    assert (folder / "run.json").is_file() and check_trainings(where.storage)[0] == []
 
 
 @pytest.mark.nightly

@@ -16,8 +16,8 @@ import pytest
 from pipeline.data.croissant import describe
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import sha256
-from pipeline.tracking import openlineage, promotion, signatures
-from pipeline.tracking.trace import trace
+from pipeline.tracking import mlflow_index, openlineage, promotion, signatures
+from pipeline.tracking.trace import trace, verify
 from tests.tracking.traced_project import URL, environment_of, flip
 
 REASON = "needs the extra outward"
@@ -152,7 +152,7 @@ def signed(origin, keys):
     client = client_of(origin)
     version = promotion.find(client, "cnn@champion")
     assert signatures.check(client, version, keys[0][1]) is None  # not signed yet
-    signatures.sign(client, version, keys[0][0])
+    signatures.sign(environment_of(origin), version, keys[0][0])
     (folder,) = (path.parent for path in (origin / "mlartifacts").rglob("MLmodel"))
     return client, version, folder
 
@@ -166,7 +166,7 @@ class TestSignatures:
         client, version, _ = signed
         assert signatures.check(client, version, keys[0][1]) == ""
         assert "Key mismatch" in signatures.check(client, version, keys[1][1])
-        assert trace(environment_of(origin), "cnn/1").first_failure is None  # no file was added to it
+        assert verify(environment_of(origin))[0] == []  # of the version and of its run
 
     @pytest.mark.parametrize(
         "name", ["model.safetensors", "MLmodel", "gates.py", "sha256.json", ".gitignore"]
@@ -182,16 +182,41 @@ class TestSignatures:
             file.write_bytes(before) if before is not None else file.unlink()
         assert signatures.check(client, version, keys[0][1]) == ""
 
-    def test_what_loading_a_version_adds_is_no_change(self, keys, signed):
+    def test_what_loading_a_version_adds_is_no_change_and_compiled_code_is_removed(
+        self, keys, signed, monkeypatch
+    ):
         client, version, folder = signed
         cache = folder / "code/pipeline/__pycache__"
         cache.mkdir(exist_ok=True)
-        added = [folder / "registered_model_meta", cache / "files.cpython-311.pyc"]
-        for file in added:
+        for file in (folder / "registered_model_meta", cache / "files.cpython-311.pyc"):
             file.write_text("x")
+        with monkeypatch.context() as patch:
+            patch.setattr(mlflow_index, "remove", lambda path: None)  # as if the folder were read-only
+            assert "files.cpython-311.pyc" in signatures.check(client, version, keys[0][1])
+        assert signatures.check(client, version, keys[0][1]) == "" and not cache.exists()
+        (folder / "registered_model_meta").unlink()
+
+    def test_compiled_code_in_a_downloaded_version_is_a_change(self, keys, signed, monkeypatch):
+        client, version, folder = signed
+        monkeypatch.setattr(signatures, "is_local", lambda version: False)
+        (folder / "code/__pycache__").mkdir()
+        (folder / "code/__pycache__/x.pyc").write_text("x")
+        assert "x.pyc" in signatures.check(client, version, keys[0][1])
+        shutil.rmtree(folder / "code/__pycache__")
         assert signatures.check(client, version, keys[0][1]) == ""
-        for file in added:
-            file.unlink()
+
+    @pytest.mark.parametrize("name", ["make.py", "gates.py"])
+    def test_a_version_is_not_signed_if_it_or_its_run_is_damaged(self, origin, keys, signed, name):
+        """Only a lost or damaged signature of its own is replaced."""
+        (own,) = (origin / "mlartifacts").rglob("signatures/cnn-1.json")
+        file, environment = next((origin / "mlartifacts").rglob(name)), environment_of(origin)
+        own.unlink()
+        flip(file)
+        with pytest.raises(DarkroomError, match=re.escape(str(file))):
+            signatures.sign(environment, signed[1], keys[0][0])
+        flip(file)
+        signatures.sign(environment, signed[1], keys[0][0])
+        assert verify(environment)[0] == []
 
     def test_a_damaged_signature_is_refused(self, origin, keys, signed):
         client, version, _ = signed
@@ -217,7 +242,7 @@ class TestSignatures:
         client, version, _ = signed
         (tmp_path / "key").write_text(content)
         with pytest.raises(BadInput, match="cannot be used as a private key"):
-            signatures.sign(client, version, tmp_path / "key")
+            signatures.sign(environment_of(tmp_path), version, tmp_path / "key")
         with pytest.raises(BadInput, match="cannot be used as a public key"):
             signatures.check(client, version, tmp_path / "key")
 

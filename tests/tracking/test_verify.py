@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.files import sha256
+from pipeline.tracking import mlflow_index
 from pipeline.tracking.lineage import md5_of
 from pipeline.tracking.trace import trace, verify
 from tests.tracking.traced_project import FILES, environment_of, flip, shell, titles
@@ -94,15 +95,27 @@ def test_a_change_of_any_file_of_a_registered_version_is_named(origin, name):
     assert trace(environment_of(origin), "cnn/1").first_failure is None
 
 
-def test_what_mlflow_adds_to_a_version_that_it_serves_is_no_change(origin):
+def test_what_mlflow_adds_to_a_version_that_it_serves_is_no_change(origin, monkeypatch):
+    """What Python compiled is removed, since it would run whatever the code says. Else it is named."""
     (home,) = (path.parent for path in (origin / "mlartifacts").rglob("MLmodel"))
     (home / "code/pipeline/__pycache__").mkdir(exist_ok=True)
     added = [home / "registered_model_meta", home / "code/pipeline/__pycache__/files.cpython-311.pyc"]
     for file in added:
         file.write_text("model_name: cnn")
-    assert trace(environment_of(origin), "cnn/1").first_failure is None
-    for file in added:
-        file.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow_index, "remove", lambda path: None)  # as if the folder were read-only
+        assert trace(environment_of(origin), "cnn/1").first_failure.path == str(added[1])
+    assert trace(environment_of(origin), "cnn/1").first_failure is None and not added[1].exists()
+    added[0].unlink()
+
+
+def test_a_link_to_a_folder_in_a_registered_version_is_named(origin):
+    (home,) = (path.parent for path in (origin / "mlartifacts").rglob("MLmodel"))
+    (home / "code/numpy").symlink_to(origin / "given")
+    try:
+        assert trace(environment_of(origin), "cnn/1").first_failure.path == str(home / "code/numpy")
+    finally:
+        (home / "code/numpy").unlink()
 
 
 def test_a_flipped_byte_in_the_cache_is_named_and_each_object_is_checked(clone):

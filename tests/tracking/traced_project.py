@@ -131,6 +131,7 @@ def make_project(base: Path, write_model: Callable[[Path, str], Path]) -> Path:
             environment_of(root),
             Description("train-cnn", "f" * 64, {"steps": 3}, "toy", digest, "data/processed/images"),
         ) as run:
+            run.log_artifact(root / "make.py", "tools")
             assert run.register(Path("models/cnn"), "cnn") == "1"
     for command in (
         "git add .",
