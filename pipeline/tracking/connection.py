@@ -54,6 +54,16 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
         return client, _experiment(client, artifacts)
 
 
+def reader(environment: Environment) -> "MlflowClient | None":
+    """A client for checks, which must not record the database as it is found; None if there is none."""
+    from mlflow import MlflowClient
+
+    uri = environment.tracking_uri
+    if is_local(environment) and not Path(uri.removeprefix(SQLITE)).is_file():
+        return None
+    return MlflowClient(uri)
+
+
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
     found = get_or_create(
         lambda: client.get_experiment_by_name(EXPERIMENT),

@@ -22,7 +22,10 @@ from pipeline.tracking.damaged import DAMAGED, moved_away
 from pipeline.tracking.dvc_lock import CARD, CURRENT, STALE, WEIGHTS, DvcLock, Problem, locked_stages
 from pipeline.tracking.lineage import md5_of, paths_in, stages_of
 
-DATABASE_CHANGED = "another program, such as MLflow's own pages, has written it, or it is damaged; darkroom sync accepts it as it is"
+DATABASE_CHANGED = (
+    "another program, such as MLflow's own pages, has written it, or it is damaged; "
+    "darkroom sync accepts it as it is"
+)
 DATABASE_DAMAGED = "move it away; darkroom sync writes a new one with the runs of history/ and reports/"
 COMMANDS = ("mkdir ", "dvc checkout ", "dvc pull ", "dvc commit ", "git checkout ")
 UNRECORDED = ("search", "retraining", "tracking", "downloads")  # files in .darkroom that change all the time
