@@ -111,14 +111,11 @@ def verify(repair: bool, key: Path | None) -> None:
 
 def _check_signatures(key: Path) -> list[str]:
     """Print what is found for each registered version; the versions that fail."""
-    from mlflow import MlflowClient
-
     from pipeline.tracking import connection, promotion, signatures
 
-    uri, failed = read_environment().tracking_uri, list[str]()
-    if uri.startswith(connection.SQLITE) and not Path(uri.removeprefix(connection.SQLITE)).is_file():
+    client, failed = connection.reader(read_environment()), list[str]()
+    if client is None:
         return failed
-    client = MlflowClient(uri)  # without ``connect``, which would record the database as it is found
     for model in client.search_registered_models(max_results=1000):
         champion = promotion.champion(client, model.name)
         for version in client.search_model_versions(f"name = '{model.name}'", max_results=1000):

@@ -54,6 +54,15 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
         return client, _experiment(client, artifacts)
 
 
+def reader(environment: Environment) -> "MlflowClient | None":
+    """A client for a check: it neither creates nor records the database; None if there is none."""
+    from mlflow import MlflowClient
+
+    uri = environment.tracking_uri
+    exists = not is_local(environment) or Path(uri.removeprefix(SQLITE)).is_file()
+    return MlflowClient(uri) if exists else None
+
+
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:
     found = get_or_create(
         lambda: client.get_experiment_by_name(EXPERIMENT),
