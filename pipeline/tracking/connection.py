@@ -55,13 +55,12 @@ def connect(environment: Environment) -> tuple["MlflowClient", str]:
 
 
 def reader(environment: Environment) -> "MlflowClient | None":
-    """A client for checks, which must not record the database as it is found; None if there is none."""
+    """A client for a check: it neither creates nor records the database; None if there is none."""
     from mlflow import MlflowClient
 
     uri = environment.tracking_uri
-    if is_local(environment) and not Path(uri.removeprefix(SQLITE)).is_file():
-        return None
-    return MlflowClient(uri)
+    exists = not is_local(environment) or Path(uri.removeprefix(SQLITE)).is_file()
+    return MlflowClient(uri) if exists else None
 
 
 def _experiment(client: "MlflowClient", artifacts: str | None) -> str:

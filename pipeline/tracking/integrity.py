@@ -99,8 +99,8 @@ def _check_checkpoint(metadata: Path) -> Iterator[Problem]:
     except OSError:
         found = ""
     is_whole = found and found == recorded
-    if not is_whole and metadata.is_file():  # else a training on another machine has removed it
-        # the training continues from the checkpoint before it
+    if not is_whole and metadata.is_file():  # else its training has removed it meanwhile
+        # The training continues from the checkpoint before it.
         remedy = moved_away(*(str(file) for file in (metadata, path) if file.is_file()))
         yield Problem(str(path), "differs", recorded, found, remedy)
 
