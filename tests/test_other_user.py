@@ -35,6 +35,7 @@ def is_open(path):
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in path.parents)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(not is_open(Path(mlflow.__file__)), reason="MLflow is where other users may not enter")
 def test_another_user_rebuilds_the_project_in_a_path_with_blanks(place):
     project = create(place / "my project")

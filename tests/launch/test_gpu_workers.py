@@ -31,6 +31,7 @@ def address(monkeypatch):
     ray.shutdown()
 
 
+@pytest.mark.nightly
 def test_workers_wait_for_gpus_and_then_each_has_one(tmp_path, processed_digits, address, monkeypatch, capfd):
     monkeypatch.setattr(ray_train, "train_worker", fictitious_gpus.train_worker)
     monkeypatch.setattr("ray.train.torch.TorchConfig", fictitious_gpus.Gloo)
