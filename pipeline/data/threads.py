@@ -1,33 +1,18 @@
-"""Work on many items with a thread for each core. Decoders and NumPy release Python's lock."""
+"""Work on many items with a thread for each core."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
+from pipeline import threads
 from pipeline.limits import cpu_count
 from pipeline.progress import Progress
-
-Item = TypeVar("Item")
-Done = TypeVar("Done")
+from pipeline.threads import Item, Result
 
 
-def in_order(work: Callable[[Item], Done], items: Sequence[Item], name: str, what: str) -> Iterator[Done]:
-    """The results of ``work``, in the order of ``items``.
+def in_order(
+    function: Callable[[Item], Result], items: Sequence[Item], name: str, what: str
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in order, and print the progress.
 
-    Only a few results for each thread are in memory, so it does not grow with the number of items. The
-    progress is printed: ``name`` is what is worked on, ``what`` the part, such as "decoding: clips".
+    ``name`` is what is worked on, ``what`` the part, such as "decoding: clips".
     """
-    num_threads = cpu_count()
-
-    def results() -> Iterator[Done]:
-        pending: deque[Future[Done]] = deque()
-        with ThreadPoolExecutor(num_threads) as pool:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > 2 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-    yield from Progress(name).track(results(), what, len(items))
+    yield from Progress(name).track(threads.in_order(function, items, cpu_count()), what, len(items))

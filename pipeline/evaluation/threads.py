@@ -1,16 +1,12 @@
 """Computations on large sets of vectors: block by block, so that memory stays bounded, on several threads."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import torch
 
 from pipeline.progress import PROGRESS
+from pipeline.threads import Item, Result, in_order
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 BLOCK_VALUES = 2_000_000  # 16 MB as float64
 
 
@@ -28,16 +24,4 @@ def in_threads(
     As many threads as PyTorch uses call ``function``, a few items ahead. So the results do not depend on
     their number.
     """
-    num_threads = torch.get_num_threads()
-
-    def results() -> Iterator[Result]:
-        pending: deque[Future[Result]] = deque()
-        with ThreadPoolExecutor(num_threads) as pool:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * num_threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-
-    return PROGRESS.track(results(), what, total)
+    return PROGRESS.track(in_order(function, items, torch.get_num_threads()), what, total)

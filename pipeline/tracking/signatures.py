@@ -28,9 +28,9 @@ def sign(environment: Environment, version: Any, key: Path, password: str = "") 
 
     Raises ``BadInput`` if the key cannot be used, ``DarkroomError`` if the version or its run is damaged.
     """
-    signing = _library().signing.Config()
+    signing, secret = _library().signing.Config(), password.encode() or None
     try:
-        signing.use_elliptic_key_signer(private_key=key, password=password.encode() or None)  # type: ignore[arg-type]
+        signing.use_elliptic_key_signer(private_key=key, password=secret)  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         remedy = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem"
         raise BadInput(f"cannot be used as a private key: {error}", where=str(key), remedy=remedy) from None

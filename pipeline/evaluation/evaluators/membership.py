@@ -182,7 +182,7 @@ def meaning(attack: Estimate) -> str:
             "Training images are given away: do not publish the model if it is secret whose images they are."
         )
     if attack.least > 0.5:
-        return "Training images can be told from unseen ones slightly better than by chance."
+        return "Training images are recognised slightly more often than by chance."
     return "On these images the attack is no better than chance; a stronger attack may be."
 
 
