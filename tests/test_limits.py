@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, environment, limits, repro
+from pipeline import doctor, environment, limits, repro, threads
 from pipeline.core import dataset
-from pipeline.data import decoding, threads
+from pipeline.data import decoding
 from pipeline.environment import Environment
 from pipeline.errors import DarkroomError
 from pipeline.launch import plan
