@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline.core import model_files
-from pipeline.core.metrics_log import Diverged
+from pipeline.divergence import Diverged
 from pipeline.evaluation import frechet
 from tests import core_only
 

@@ -23,6 +23,7 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 # Modules that cannot change a result: they parse settings, write files, report errors, start processes.
 NEUTRAL = {
     "__init__.py",
+    "divergence.py",
     "environment.py",
     "errors.py",
     "files.py",

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import limits, process
-from pipeline.core.metrics_log import Diverged
+from pipeline.divergence import Diverged
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.process import output
 from tests.project import ROOT, as_from_a_terminal

@@ -11,7 +11,7 @@ from tests import core_only
 
 ROOT = Path(__file__).parents[1]
 FLOORS = [
-    {"errors", "files", "estimate", "limits", "threads"},
+    {"errors", "divergence", "files", "estimate", "limits", "threads"},
     {"params", "environment", "openmp", "process", "progress", "git"},
     {"core"},
     {"data", "layers"},

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from pipeline.core.best_model import BestModel
 from pipeline.core.checkpoint import CheckpointStore, load_state_dict, state_dict, with_prefix
@@ -21,12 +22,13 @@ from pipeline.core.feed import make_feed
 from pipeline.core.image_grid import to_bytes, write_png
 from pipeline.core.lr_schedule import learning_rate_factor
 from pipeline.core.memory_format import use_channels_last
-from pipeline.core.metrics_log import MetricsLog, check_finite
+from pipeline.core.metrics_log import MetricsLog
 from pipeline.core.noise import Noise
 from pipeline.core.sampler import Sampler
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Batch, Ratio, Task, mean_ratio
+from pipeline.divergence import check_finite
 
 EVALUATION_BATCH, EVALUATION_VALUES = 512, 2**27  # most examples, and most values, in a batch
 NUM_SAMPLES = 64
@@ -71,8 +73,8 @@ class Loop:
         self.checkpoints = CheckpointStore(folder / "checkpoints")
         self.best = BestModel(settings)
         self.seconds: dict[str, float] = defaultdict(float)
-        # The metrics of the steps since the last log entry, and that entry's step and time.
-        self._window: dict[str, list[Tensor]] = defaultdict(list)
+        # Step, name and value of the metrics since the last log entry, and that entry's step and time.
+        self._window: list[tuple[int, str, Tensor]] = []
         self._since = (0, time.perf_counter())
         self.num_steps_taken = 0  # without those before the checkpoint it resumed from
 
@@ -92,8 +94,8 @@ class Loop:
             with self._timed("data"):
                 batch, noise = self._batch(number)
             with self._timed("compute"):
-                for name, value in self.step.run(number, batch, noise).items():
-                    self._window[name].append(value)
+                taken = self.step.run(number, batch, noise)
+                self._window += [(number, f"train/{name}", value) for name, value in taken.items()]
                 self.average.update(number)
             last = number == settings.num_steps
             validated = self._validate() if last or number % settings.validate_every == 0 else {}
@@ -104,7 +106,9 @@ class Loop:
             # Each checkpoint empties the window, so that a resumed training logs the same means.
             logged = save or number % settings.log_every == 0
             metrics = (self._training_metrics(number) if logged else {}) | validated
-            check_finite(number, metrics)
+            check_finite(number, metrics | (self._largest_weights() if save else {}), self._window)
+            if logged:
+                self._window.clear()
             if metrics and log:
                 with self._timed("logging"):
                     log.add(number, metrics)
@@ -148,20 +152,24 @@ class Loop:
     def _training_metrics(self, number: int) -> dict[str, float]:
         half = self.settings.precision == "float16"  # the values of skipped steps are NaN
         with self._timed("compute"):  # this waits for the device and the other workers
-            names = sorted(self._window)  # empty if no phase ran in these steps
+            names = sorted({name for _, name, _ in self._window})  # empty if no phase ran in these steps
             mean = torch.nanmean if half else torch.mean
             # Of the loss scale, the last value: it shows an overflow that does not end.
-            windows = [self._window[name][-1 if name.endswith("loss_scale") else 0 :] for name in names]
+            series = {name: [value for _, own, value in self._window if own == name] for name in names}
+            windows = [values[-1 if name.endswith("loss_scale") else 0 :] for name, values in series.items()]
             means = [mean(torch.stack(values)).to(self.sum_dtype) for values in windows]
             sums = self.context.all_reduce(torch.stack(means)) if names else torch.zeros(0)
             values = (sums / self.context.size).tolist()
-            self._window.clear()
         before, began = self._since
         self._since = (number, time.perf_counter())
         rate = (number - before) * self.settings.batch_size / max(1e-9, self._since[1] - began)
         factor = learning_rate_factor(self.settings.schedule, number, self.settings.num_steps)
-        measured = {f"train/{key}": value for key, value in zip(names, values) if not (half and isnan(value))}
+        measured = {key: value for key, value in zip(names, values) if not (half and isnan(value))}
         return measured | {"train/learning_rate_factor": factor, "system/images_per_second": rate}
+
+    def _largest_weights(self) -> dict[str, float]:
+        modules = {f"the largest weight of {phase.name}": phase.module for phase in self.phases}
+        return {name: float(get_total_norm(each.parameters(), torch.inf)) for name, each in modules.items()}
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:

@@ -1,30 +1,9 @@
 """metrics.jsonl: the metrics of a training, one line for each logged step. Lines are never changed."""
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
-
-from pipeline.errors import DarkroomError
-
-MIN_LOSS_SCALE = 1e-4  # it begins with 65536: about 30 steps in a row overflowed
-
-
-class Diverged(DarkroomError):
-    """A metric is NaN or infinite, or float16 overflows however small the loss is."""
-
-
-def check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Raise ``Diverged`` if the training diverged. All workers have the same metrics, so all of them stop."""
-    for name, value in metrics.items():
-        lowest = MIN_LOSS_SCALE if name.endswith("loss_scale") else -math.inf
-        if not lowest < value < math.inf:
-            what = f"the training diverged: {name} is {value:.3g} at step {step}"
-            remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
-            if lowest == MIN_LOSS_SCALE:
-                remedy = "lower the learning rate, or use precision: float32 or bfloat16"
-            raise Diverged(what, where="params.yaml", remedy=remedy)
 
 
 class MetricsLog:

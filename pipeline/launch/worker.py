@@ -22,8 +22,9 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.determinism import make_deterministic
 from pipeline.core.distributed import DDP_ARGUMENTS, DistributedContext
 from pipeline.core.loop import Loop
-from pipeline.core.metrics_log import Diverged, MetricsLog
+from pipeline.core.metrics_log import MetricsLog
 from pipeline.core.settings import TrainingSettings
+from pipeline.divergence import Diverged
 from pipeline.errors import BadInput, DarkroomError, TrainingStopped
 from pipeline.files import atomic_folder, digest_of, read_json, write_json
 from pipeline.launch.storage import Mirror

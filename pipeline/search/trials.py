@@ -13,7 +13,8 @@ import click
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from pipeline.core import metrics_log
-from pipeline.core.metrics_log import Diverged, MetricsLog
+from pipeline.core.metrics_log import MetricsLog
+from pipeline.divergence import Diverged
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, TrainingStopped
 from pipeline.launch.plan import plan_resources

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.core.checkpoint import CheckpointStore
-from pipeline.core.metrics_log import MetricsLog, check_finite, read
+from pipeline.core.metrics_log import MetricsLog, read
+from pipeline.divergence import check_finite
 from pipeline.errors import DarkroomError
 
 
