@@ -29,6 +29,8 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default, 2.0, costs 5 s at the end of each training
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",  # the default waits for ever
+    # A worker whose process does not answer, such as a stopped one, is replaced; the default is ten minutes.
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     # After this time, training continues without the lost machines; Ray counts machines every 20 s.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # deterministic matrix products on GPUs

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
 from typing import TypeVar
 
 Item = TypeVar("Item")
 SECONDS = 5.0
 SHORT_SECONDS = 1.0
+SILENT_SECONDS, POLL_SECONDS = 20.0, 1.0
 
 
 class Progress:
@@ -34,6 +37,22 @@ class Progress:
         seconds = time.monotonic() - began
         if seconds >= SHORT_SECONDS:
             self.print(f"{what.partition(':')[0]}, {seconds:.1f} s")
+
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """In the block, which may track nothing, print ``what`` after ``SILENT_SECONDS`` without a line."""
+        began, ended = time.monotonic(), Event()
+
+        def watch() -> None:
+            while not ended.wait(POLL_SECONDS):
+                if (now := time.monotonic()) - self._last >= SILENT_SECONDS:
+                    self.print(f"{what}, {now - began:.0f} s so far")
+
+        Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
 
     def print(self, text: str) -> None:
         """Print a line now."""

@@ -239,12 +239,12 @@ def _open(session: requests.Session, url: str, have: int, retry: RetryPolicy) ->
     An http server on this machine may redirect to itself.
     """
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    options: dict[str, Any] = {"stream": True, "allow_redirects": False, "timeout": retry.timeout_seconds}
+    options: dict[str, Any] = {"stream": True, "allow_redirects": False, "headers": headers}
     secure = False
     for _ in range(MAX_REDIRECTS + 1):
         if not _is_safe(url, secure):
             raise TransferFailed(f"redirects to {url}, which is not https")
-        response = session.get(url, headers=headers, **options)
+        response = session.get(url, timeout=retry.timeout_seconds, **options)
         if not response.is_redirect:
             return response
         response.close()

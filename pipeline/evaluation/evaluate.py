@@ -116,13 +116,15 @@ def _compares(model: Context) -> bool:
 
 def _evaluate(model: Context) -> dict[str, dict[str, float]]:
     for evaluator in applying(model):
-        for quantity, estimate in evaluator.evaluate(model).items():
+        with PROGRESS.part(evaluator.evaluate.__module__.rpartition(".")[2]):
+            found = evaluator.evaluate(model)
+        for quantity, estimate in found.items():
             model.measured.setdefault(quantity, estimate)  # a general measure precedes the model's own
-    found = {quantity: estimate.to_json() for quantity, estimate in model.measured.items()}
-    for quantity, parts in found.items():
+    measured = {quantity: estimate.to_json() for quantity, estimate in model.measured.items()}
+    for quantity, parts in measured.items():
         if not all(map(math.isfinite, parts.values())):
             raise diverged(model.name, f"{quantity} is not finite")
-    return found
+    return measured
 
 
 def _protocol(model: Context) -> dict[str, Any]:

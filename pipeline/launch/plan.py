@@ -65,11 +65,14 @@ def plan_resources(environment: Environment) -> Iterator[Plan]:
     if trains_in_process(environment):
         yield Plan(0, device, min(environment.threads or cpu_count(), cpu_count()), "in process")
         return
+    cpus, gpus = cpu_count(), count if device == "cuda" else 0
+    if not environment.ray_address:
+        _plan(environment, [{"CPU": cpus, "GPU": gpus}])  # refuses at once; Ray takes seconds to start
     import ray
 
     was_running = ray.is_initialized()
     try:
-        start_ray(environment.ray_address, cpu_count(), count if device == "cuda" else 0)
+        start_ray(environment.ray_address, cpus, gpus)
         yield _plan(environment, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         if not was_running:

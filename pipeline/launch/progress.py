@@ -6,14 +6,19 @@ from pathlib import Path
 from pipeline.core import metrics_log
 
 EVERY_SECONDS, SILENT_SECONDS = 5.0, 60.0
-REPLACED = "a Ray worker that does not answer is replaced after five minutes"
+ALONE = "Ctrl-C ends the training, and the same command continues from the last checkpoint"
+REPLACED = "a Ray worker that does not answer is replaced after a minute, one that hangs after five"
 
 
 class Progress:
-    """A listener that prints the newest logged step of a training."""
+    """A listener that prints the newest logged step of a training.
 
-    def __init__(self, name: str, num_steps: int, batch_size: int) -> None:
+    ``has_workers``: whether Ray workers train, which are replaced when they hang.
+    """
+
+    def __init__(self, name: str, num_steps: int, batch_size: int, has_workers: bool) -> None:
         self.name, self.num_steps, self.batch_size = name, num_steps, batch_size
+        self.remedy = REPLACED if has_workers else ALONE
         self.printed_step, self.printed_at = -1, time.monotonic()
         self.heard_at, self.next_notice = self.printed_at, SILENT_SECONDS
 
@@ -32,7 +37,7 @@ class Progress:
             print(self._line(lines), flush=True)
         elif silence >= self.next_notice:
             self.next_notice += SILENT_SECONDS
-            print(f"{self.name}: no new step for {silence:.0f} s; {REPLACED}", flush=True)
+            print(f"{self.name}: no new step for {silence:.0f} s; {self.remedy}", flush=True)
 
     def _line(self, lines: list[dict]) -> str:
         step = lines[-1]["step"]

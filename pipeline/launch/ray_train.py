@@ -43,6 +43,9 @@ def fit(training: "Training", environment: Environment, plan: Plan, folder: Path
             worker_group.execute(set_up_rendezvous)
             super().on_start(worker_group, backend_config)
 
+        def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
+            """Nothing: the workers are killed next, and Ray would wait half a minute for one that hangs."""
+
     class RendezvousConfig(TorchConfig):
         backend_cls = RendezvousBackend
 

@@ -43,9 +43,10 @@ def tracked(
         **(described or {}),
     )
     with training_lock(training, environment):
-        delay = 0.0 if trains_in_process(environment) else runs.STARTING_SECONDS
+        has_workers = not trains_in_process(environment)
+        delay = runs.STARTING_SECONDS if has_workers else 0.0
         with runs.open_run(environment, description, delay) as run:  # in the background, during the training
-            progress = Progress(name, settings.num_steps, settings.batch_size)
+            progress = Progress(name, settings.num_steps, settings.batch_size, has_workers)
             listening: list[Listener] = [progress, SystemMetrics(), run.follow, *listeners]
             run.write_run_file(training.folder(environment.storage))  # before train() records the hashes
             outcome = train(training, environment, model, history, listening)

@@ -82,6 +82,12 @@ class Training:
             where = f"params.yaml: {self.name}.training.batch_size"
             raise BadInput(what, where=where, remedy=f"set it to at most {count}")
 
+    def require_rows(self, workers: int) -> None:
+        """Raise ``BadInput`` if a batch has less than one row for each of ``workers``."""
+        if workers > (rows := self.settings.batch_size):
+            what, remedy = f"{workers} workers cannot share a batch of {rows}", f"use at most {rows} workers"
+            raise BadInput(what, where="DARKROOM_WORKERS", remedy=f"{remedy}, or raise batch_size")
+
     def initial_weights(self) -> bytes:
         """The safetensors file of ``settings.initial_weights``; empty if there is none."""
         path = self.settings.initial_weights
@@ -123,11 +129,10 @@ def train(
         message = f"this training is already finished; using its result (to train again, delete {folder})"
         print(f"{training.name}: {message}", flush=True)
     else:
+        if environment.workers != "auto":  # before Ray starts, which takes seconds
+            training.require_rows(environment.workers)
         with plan_resources(environment) as plan:
-            if plan.workers > training.settings.batch_size:
-                what = f"{plan.workers} workers cannot share a batch of {training.settings.batch_size}"
-                remedy = f"use at most {training.settings.batch_size} workers, or raise batch_size"
-                raise BadInput(what, where="DARKROOM_WORKERS", remedy=remedy)
+            training.require_rows(plan.workers)
             (folder / STOP).unlink(missing_ok=True)
             if mirror:
                 mirror.remove(STOP)

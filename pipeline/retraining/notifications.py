@@ -29,8 +29,9 @@ def send(event: str, text: str, facts: Mapping[str, Any]) -> None:
         _warn("DARKROOM_NOTIFY_URL", error)
     try:
         if command:
-            options: dict[str, Any] = {"text": True, "timeout": COMMAND_SECONDS, "check": True}
-            subprocess.run(shlex.split(command), input=json.dumps(message), env=for_child({}), **options)
+            options: dict[str, Any] = {"env": for_child({}), "text": True, "check": True}
+            words, given = shlex.split(command), json.dumps(message)
+            subprocess.run(words, input=given, timeout=COMMAND_SECONDS, **options)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         _warn("DARKROOM_NOTIFY_COMMAND", error)
 

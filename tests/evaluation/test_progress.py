@@ -2,12 +2,15 @@
 
 import itertools
 import re
+from contextlib import nullcontext
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline import progress
 from pipeline.evaluation import history
+from pipeline.evaluation.evaluate import applying
 from tests.evaluation.conftest import (
     run,
     write_history,
@@ -50,6 +53,43 @@ def test_the_time_of_a_part_is_printed_unless_it_is_short(seconds, printed, monk
     bar.start("gan")
     assert list(bar.track(["only"], "batches: all", 1)) == ["only"]
     assert capsys.readouterr().out.splitlines() == printed
+
+
+def test_a_part_without_lines_of_its_own_is_printed_after_a_while(monkeypatch):
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+    bar, lines, printed = progress.Progress("cnn"), [], Event()
+    monkeypatch.setattr(bar, "print", lambda text: (lines.append(text), printed.set()))
+    with bar.part("explanation"):
+        assert printed.wait(60)
+    assert re.fullmatch(r"explanation, \d+ s so far", lines[0])
+
+
+def test_a_part_with_lines_of_its_own_adds_none_and_silence_is_at_most_half_a_minute(monkeypatch, capsys):
+    assert progress.SECONDS == 5 and progress.SILENT_SECONDS + progress.POLL_SECONDS < 30
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.001)
+    bar, polled = progress.Progress("cnn"), Event()
+    clock = lambda: polled.set() or 1000.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock))
+    bar.start("cnn")
+    with bar.part("explanation"):
+        polled.clear()
+        assert polled.wait(60)
+    assert capsys.readouterr().out == ""
+
+
+def test_every_evaluator_is_such_a_part(dataset, tasks, tmp_path, monkeypatch):
+    parts, expected = set(), set()
+    monkeypatch.setattr(progress.PROGRESS, "part", lambda what: parts.add(what) or nullcontext())
+
+    def recorded(model):
+        found = applying(model)
+        expected.update(each.evaluate.__module__.rpartition(".")[2] for each in found)
+        return found
+
+    monkeypatch.setattr("pipeline.evaluation.evaluate.applying", recorded)
+    run(dataset, tasks, tmp_path)
+    assert parts == expected and {"generation", "reconstruction", "membership"} <= parts
 
 
 def test_a_history_is_read_by_step(tmp_path):

@@ -137,6 +137,8 @@ def test_the_plan_on_one_machine(machine, device, gpus, mps, workers):
             check(plan, False, on, *expected)
             assert plan.mode == ("local workers" if expected[0] else "in process")
         assert started == ([(8, gpus if on == "cuda" else 0)] if expected[0] else [])
+    if isinstance(expected, str):
+        assert started == []  # refused at once, not after the seconds that Ray takes
 
 
 @pytest.mark.parametrize(("nodes", "device", "workers", "expected"), CLUSTERS)

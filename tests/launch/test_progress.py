@@ -18,7 +18,7 @@ def clock(monkeypatch):
 
 
 def test_a_training_without_a_new_step_says_so_once_a_minute(tmp_path, clock, capsys):
-    listener = progress.Progress("gan", 100, 10)
+    listener = progress.Progress("gan", 100, 10, has_workers=True)
     for _ in range(75):
         clock[0] += 2
         listener(tmp_path)
@@ -27,7 +27,7 @@ def test_a_training_without_a_new_step_says_so_once_a_minute(tmp_path, clock, ca
         "gan: no new step for 60 s",
         "gan: no new step for 120 s",
     ]
-    assert "is replaced after five minutes" in lines[0]
+    assert "a Ray worker that does not answer is replaced after a minute" in lines[0]
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5, "time": 1, "metrics": {}}) + "\n")
     for _ in range(29):
         clock[0] += 2
@@ -37,6 +37,13 @@ def test_a_training_without_a_new_step_says_so_once_a_minute(tmp_path, clock, ca
     clock[0] += 60
     listener(tmp_path)
     assert capsys.readouterr().out.startswith("gan: no new step for 116 s")
+
+
+def test_without_ray_workers_it_says_that_the_training_can_be_ended(tmp_path, clock, capsys):
+    listener = progress.Progress("gan", 100, 10, has_workers=False)
+    clock[0] += 60
+    listener(tmp_path)
+    assert "60 s; Ctrl-C ends the training, and the same command continues" in capsys.readouterr().out
 
 
 def test_system_metrics_that_cannot_be_written_do_not_end_the_training(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from pipeline.errors import BadInput, DarkroomError
 from pipeline.evaluation.report import PARTS, _parts
 from pipeline.files import read_json
 from pipeline.launch import ray_train, worker
+from pipeline.launch import training as training_module
 from pipeline.launch.training import Training, train
 from pipeline.limits import LESS_MEMORY
 from tests.project import ROOT
@@ -56,6 +57,13 @@ def test_a_batch_that_a_gpu_cannot_hold_is_refused_with_the_size_of_a_smaller_pi
     assert "DARKROOM_MICROBATCH=24" in caught.value.remedy
     monkeypatch.undo()
     train(training, where, tmp_path / "model", tmp_path / "history", [])  # and in pieces it is trained
+
+
+def test_more_workers_than_a_batch_has_examples_are_refused_before_ray_starts(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_module, "plan_resources", None)
+    where = Environment(tmp_path, workers=17, storage=tmp_path / "storage", device="cpu")
+    with pytest.raises(BadInput, match="17 workers cannot share a batch of 16\n  -> use at most 16 workers"):
+        train(digits, where, None, None, [])
 
 
 def fail_with(error):
