@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 WORKER_TIMEOUT_SECONDS = 300
 MAX_FAILURES = 3
 LOST_WORKER = "a worker's process or machine was lost"
+SILENT_WORKER = "a worker did not answer in time"
+TIMEOUTS = ("health check has been hanging", "Timed out waiting")  # in the errors of Ray and of gloo
 MEMORY_IN_USE = re.compile(r"[\d.]+GB used / [\d.]+GB limit")  # in Ray's OutOfMemoryError
 MAX_SENT_BYTES = 2_000_000_000  # larger data goes through the storage address, not Ray's object store
 
@@ -221,7 +223,8 @@ def _to_darkroom_error(error: Exception, name: str, killed: bool) -> Exception:
     failures = getattr(error, "worker_failures", None) or {0: error}
     causes = [getattr(failure, "health_check_failure", failure) for failure in failures.values()]
     telling = (DarkroomError, OutOfMemoryError, RayActorError)  # other workers only lost the connection
-    cause = next((cause for cause in causes if isinstance(cause, telling)), causes[0])
+    silent = [cause for cause in causes if any(text in str(cause) for text in TIMEOUTS)]
+    cause = next((cause for cause in causes if isinstance(cause, telling)), (silent or causes)[0])
     if isinstance(cause, DarkroomError):
         return cause
     text = str(cause).strip() or type(cause).__name__
@@ -231,7 +234,9 @@ def _to_darkroom_error(error: Exception, name: str, killed: bool) -> Exception:
         if found:
             what = f"Ray ended a worker because memory ran out ({found[0]})"
         return DarkroomError(what, where=where, remedy=LESS_MEMORY)
-    reason = LOST_WORKER if isinstance(cause, RayActorError) else text.splitlines()[-1]
+    reason = SILENT_WORKER if silent else text.splitlines()[-1]
+    if isinstance(cause, RayActorError):
+        reason = LOST_WORKER
     what = f"the training failed: {type(cause).__name__}: {reason}"[:400]
     remedy = "the same command continues from the last checkpoint; DARKROOM_DEBUG=1 shows the traceback"
     if cure := remedy_for(cause):

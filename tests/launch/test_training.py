@@ -10,7 +10,7 @@ import torch
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from safetensors import SafetensorError
 
 from pipeline.core import model_files
@@ -103,6 +103,11 @@ def died(message="Worker exit type: SYSTEM_ERROR"):
     )
 
 
+# The beginnings of messages of Ray 2.60 and PyTorch 2.13.
+HANGING = (
+    "A worker health check has been hanging for 60.12 seconds. Marking the worker as dead.\nWorker info:"
+)
+GLOO = "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 300000ms for recv operation to complete"
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
 
 
@@ -143,6 +148,13 @@ FULL = "Error while serializing: I/O error: No space left on device (os error 28
             LESS_MEMORY,
         ),
         ([RuntimeError("Connection closed"), BadInput("the cause")], False, "the cause", ""),
+        (
+            [RuntimeError("Connection closed"), WorkerHealthCheckTimeoutError(HANGING)],
+            False,
+            "the training failed: WorkerHealthCheckTimeoutError: a worker did not answer in time",
+            "the same command continues",
+        ),
+        ([RuntimeError(GLOO)], False, "the training failed: RuntimeError: a worker did not answer", ""),
     ],
 )
 def test_the_error_of_a_killed_worker_names_memory_if_it_ran_out(failures, killed, what, remedy):

@@ -10,8 +10,8 @@ import pytest
 from tests.launch.test_kill import train, wait_until_nothing_runs_in, weights
 from tests.project import ROOT, TRAINING, Project
 
-pytestmark = [pytest.mark.nightly, pytest.mark.cluster, pytest.mark.slow]
-LIMIT = 15  # seconds
+pytestmark = [pytest.mark.nightly, pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+LIMIT = 30  # seconds
 # Appended to a copy of pipeline/core/step.py: rank 1 sleeps at step 30, once.
 HANG = """
 import time
@@ -49,7 +49,7 @@ def long_training(folder, data):
 def replaced_after(project, process, since):
     """Seconds from ``since`` until a step is logged again."""
     before = project.steps("vae")[-1]
-    deadline = time.monotonic() + 400
+    deadline = time.monotonic() + 900
     while project.steps("vae")[-1] == before:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
@@ -60,7 +60,7 @@ def test_a_stopped_worker_is_replaced_and_the_model_is_the_same(tmp_path, proces
     project = long_training(tmp_path, processed_digits)
     limit = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(LIMIT)}
     process = project.start("stages.train", "vae", DARKROOM_WORKERS="2", **limit)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while (project.steps("vae") or [0])[-1] < 25:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
@@ -87,7 +87,7 @@ def test_a_worker_that_hangs_in_a_step_is_replaced_and_the_model_is_the_same(
     text = launch.read_text().replace("WORKER_TIMEOUT_SECONDS = 300", f"WORKER_TIMEOUT_SECONDS = {LIMIT}")
     launch.write_text(text)
     process = project.start("stages.train", "vae", DARKROOM_WORKERS="2", PYTHONPATH=str(code))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while not (tmp_path / "hung").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
