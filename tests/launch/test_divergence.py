@@ -50,7 +50,7 @@ def test_the_run_of_a_training_that_diverges_has_failed_and_the_next_one_is_regi
     assert not (tmp_path / "models/gan").exists() and not (folder / "model").exists()
     client = MlflowClient(environment.tracking_uri)
     experiments = [each.experiment_id for each in client.search_experiments()]
-    (failed,) = client.search_runs(experiments)
+    (failed,) = client.search_runs(experiments, "tags.`darkroom.stage` = 'train-gan'")
     assert failed.info.status == "FAILED" and message in failed.data.tags["darkroom.failure"]
     assert client.search_model_versions() == []
 
