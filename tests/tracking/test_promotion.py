@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from pipeline.cli import commands
+from pipeline.core import model_files
 from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
 from pipeline.retraining.gates import Facts, GateSettings, judge
@@ -40,7 +41,7 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
     with open_run(environment, description) as evaluation:
         evaluation.log_results(
             {"vae": known},
-            {"vae": json.loads((model / "model.json").read_text())["sha256"]},
+            {"vae": model_files.read_card(model)},
             {"vae": PROTOCOL},
         )
     return run.id
@@ -146,13 +147,14 @@ def test_a_promotion_by_hand_needs_the_gates_of_a_retraining(command, environmen
 
 
 def test_a_repeated_evaluation_by_another_protocol_keeps_its_number_of_test_images(
-    command, client, environment
+    command, client, environment, tmp_path
 ):
     """Its run had ended before, and gets the tag of the new protocol."""
     for version, fingerprint in (("1", "5" * 64), ("3", "7" * 64)):
-        digest = client().get_model_version("vae", version).tags["darkroom.sha256"]
+        place = registry.weights(client(), client().get_model_version("vae", version), tmp_path)
         with open_run(environment, Description("evaluate", fingerprint)) as evaluation:
-            evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": digest}, {"vae": "q" * 64})
+            card = model_files.read_card(place)
+            evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": card}, {"vae": "q" * 64})
     assert "ok    enough test images: 500" in command("promote", "vae/3")[1]
 
 
@@ -192,9 +194,9 @@ def test_an_experiment_does_not_overwrite_the_results_of_other_models(
 ):
     run_id = add(environment, tmp_path, 0, fid=1.0)
     monkeypatch.setenv("DVC_EXP_NAME", "odd-seed")
-    digest = client().get_model_version("vae", "1").tags["darkroom.sha256"]
+    card = model_files.read_card(tmp_path / "vae-0")
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
-        evaluation.log_results({"vae": {"fid": {"value": 7.0}}}, {"vae": digest}, {"vae": "q" * 64})
+        evaluation.log_results({"vae": {"fid": {"value": 7.0}}}, {"vae": card}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
     assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {
