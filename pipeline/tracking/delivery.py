@@ -56,7 +56,7 @@ def deliver(
         client.set_tag(record.run_id, LAST_HEARTBEAT, str(now()))
         record.save(environment)
         return
-    connection.record_artifacts(client, record.run_id)
+    connection.record_artifacts(client, record.run_id, _names(record.artifacts))
     if not record.repeated:
         set_tags(client, record.run_id, record.tags)
         client.set_terminated(record.run_id, status, record.ended)
@@ -64,6 +64,16 @@ def deliver(
         client.set_terminated(record.parent_id, status, record.ended)
     record.path(environment).unlink(missing_ok=True)
     shutil.rmtree(record.artifacts_folder(environment), ignore_errors=True)
+
+
+def _names(artifacts: list[list[str]]) -> set[str]:
+    """The names of the files of ``artifacts`` within the run."""
+    names = set[str]()
+    for path, folder in artifacts:
+        place = Path(path)
+        files, base = (place.rglob("*"), place) if place.is_dir() else ([place], place.parent)
+        names |= {Path(folder, file.relative_to(base)).as_posix() for file in files}
+    return names
 
 
 def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> None:
