@@ -222,6 +222,8 @@ def run_remedies(root: Path, problems: list[Problem], storage: Path) -> Iterator
             yield f"ran: {remedy}" if is_damaged else f"{problem.path}: changed since the check"
         except DarkroomError as error:
             yield f"warning: {error.what}"
+        except OSError as error:  # of a lock that is not ours
+            yield f"warning: {error}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from pipeline.cli import commands
 from pipeline.core import model_files
+from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
 from pipeline.retraining.gates import Facts, GateSettings, judge
@@ -282,6 +284,24 @@ def test_an_interrupted_promotion_leaves_the_alias_on_one_of_both_versions(
     assert champion(client) == "1"
     promotion.promote(environment, version, "again", [])
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
+
+
+def test_each_rollback_undoes_one_promotion_also_of_a_version_that_was_the_champion_before(
+    environment, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "_save", lambda path, folder, *_: shutil.copytree(folder, path / "model"))
+    with open_run(environment, Description("train-vae", "a" * 64)) as run:
+        for seed in range(3):
+            run.register(write_model(tmp_path / f"vae-{seed}", "vae", seed), "vae")
+    promote = lambda number: promotion.promote(
+        environment, client().get_model_version("vae", number), "better", []
+    )
+    for number in ("2", "3", "2", "2"):  # the last one as after a kill
+        promote(number)
+    restored = [promotion.rollback(environment, "vae", "back")[1] for _ in range(3)]
+    assert restored == ["3", "2", "1"]
+    with pytest.raises(BadInput, match="no previous champion"):
+        promotion.rollback(environment, "vae", "back")
 
 
 def test_a_promotion_by_a_retraining_happens_once_and_not_after_a_rollback(
