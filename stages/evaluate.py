@@ -84,7 +84,7 @@ def main() -> None:
         measured = list(results["protocol"])
         run.log_results(
             {name: results[name] for name in measured},
-            {name: model_files.read_card(folder)["sha256"] for name, folder in folders.items()},
+            {name: model_files.read_card(folder) for name, folder in folders.items()},
             {name: digest_of(protocol_of(results, name)) for name in measured},
         )
         run.write_run_file(Path("reports"))

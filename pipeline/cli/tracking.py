@@ -92,7 +92,8 @@ def verify(repair: bool, key: Path | None) -> None:
     unsigned = _check_signatures(key) if key else []
     for _ in range(2 * repair):  # a damaged object is moved first, and then written or fetched again
         moved |= {each.path for each in problems if each.state in FAILED and DAMAGED in each.remedy}
-        for line in run_remedies(environment.root, [each for each in problems if each.state in FAILED]):
+        failed = [each for each in problems if each.state in FAILED]
+        for line in run_remedies(environment.root, failed, environment.storage):
             click.echo(line)
         problems, counts = lineage.verify(environment)
     moved -= {problem.path for problem in problems}

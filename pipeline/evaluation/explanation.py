@@ -150,13 +150,15 @@ def headings(methods: Sequence[str]) -> list[str]:
 class Similarity:
     """How alike maps of two networks are, averaged over images; 1 for the same, about 0 for unrelated."""
 
-    rank_correlation: float  # Spearman's; NaN if there is no pair of maps that are both not empty
+    rank_correlation: float  # Spearman's; NaN if there is no pair of maps with content
     of_absolute_values: float
     ssim: float
 
     @classmethod
     def between(cls, maps: Tensor, others: Tensor) -> "Similarity":
-        """The similarity of maps (N, 1, H, W)."""
+        """The similarity of maps (N, 1, H, W). Pairs of maps that are both empty count for nothing."""
+        filled = (maps != 0).flatten(1).any(1) | (others != 0).flatten(1).any(1)
+        maps, others = maps[filled], others[filled]
         pairs = maps.flatten(1).cpu().numpy(), others.flatten(1).cpu().numpy()
         first, second = (each / (2 * _largest(each)) + 0.5 for each in (maps, others))
         return cls(
@@ -186,8 +188,7 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     import pandas as pd
 
     ranks, others = (pd.DataFrame(rows).rank(axis=1) for rows in (first, second))
-    found = ranks.corrwith(others, axis=1)  # NaN where a row is constant: mean() skips it
-    return float(found.where((first != second).any(1), 1).mean())
+    return float(ranks.corrwith(others, axis=1).mean())  # NaN where a row is constant: mean() skips it
 
 
 def randomised(task: Task, seed: int, index: int = 0) -> Task:

@@ -70,6 +70,6 @@ def _measure(
         metrics, plots, none = (Path(temporary, each) for each in ("metrics", "plots", "history"))
         datasets = {tasks[name].dataset: data}
         results = evaluate(settings, datasets, tasks, digests, history=none, metrics=metrics, plots=plots)
-        sha256 = {name: model_files.read_card(folders[name])["sha256"]}
-        run.log_results({name: results[name]}, sha256, {name: digest_of(protocol_of(results, name))})
+        cards = {name: model_files.read_card(folders[name])}
+        run.log_results({name: results[name]}, cards, {name: digest_of(protocol_of(results, name))})
         run.log_artifact(metrics / "details.json")

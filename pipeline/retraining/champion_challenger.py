@@ -21,7 +21,7 @@ from pipeline.evaluation.settings import EvaluationSettings
 from pipeline.files import read_json
 from pipeline.retraining.gates import Facts, Gate, GateSettings, Numbers, judge, newest_protocol
 from pipeline.retraining.journal import Verdict
-from pipeline.tracking import promotion, registry
+from pipeline.tracking import identity, promotion, registry
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import MlflowClient
@@ -130,7 +130,7 @@ def challengers(client: "MlflowClient", tree: Path) -> dict[str, Any]:
     """The registered versions of the models in ``tree``. Raises ``DarkroomError`` if one is missing."""
     found = {}
     for name, folder in _models(tree).items():
-        found[name] = registry.find_version(client, name, read_card(folder)["sha256"])
+        found[name] = registry.find_version(client, name, identity.of_card(read_card(folder)))
         if found[name] is None:
             what = f"MLflow does not have the trained {name} yet"
             raise DarkroomError(what, where=str(folder), remedy="darkroom sync, then repeat this command")

@@ -2,7 +2,7 @@
 
 import atexit
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlparse
@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlparse
 from filelock import FileLock
 
 from pipeline.environment import Environment
-from pipeline.files import HASHES, sha256, write_hashes
+from pipeline.files import HASHES, atomic_write, hashes, read_json, sha256, write_json
 from pipeline.tracking import integrity, moved
 from pipeline.tracking.moved import EXPERIMENT
 
@@ -22,7 +22,9 @@ SQLITE = "sqlite:///"
 PARENT = "repro"  # the ``darkroom.stage`` of parent runs
 LIMITS = {"metrics": 1000, "params": 100, "tags": 100}  # in one call; MLflow's own
 LOCK_SECONDS = 60
-FILES = "darkroom.files"  # a tag: the SHA-256 of sha256.json, which has that of each other file
+FILES = (
+    "darkroom.files"  # a tag: the SHA-256 of sha256.json; of the old and the new one while that is written
+)
 
 
 def is_local(environment: Environment) -> bool:
@@ -116,14 +118,31 @@ def artifacts_folder(run: "Run") -> Path | None:
     return Path(unquote(address.path)) if address.scheme in ("", "file") else None
 
 
-def record_artifacts(client: "MlflowClient", run_id: str) -> None:
-    """Write the hashes of a run's local artifacts next to them, and the hash of these as a tag."""
-    folder = artifacts_folder(client.get_run(run_id))
-    if folder is not None and folder.is_dir():
-        for temporary in folder.glob(f".{HASHES}.*"):  # of a process that was killed here
-            temporary.unlink(missing_ok=True)
-        write_hashes(folder)
-        client.set_tag(run_id, FILES, sha256(folder / HASHES))
+def record_artifacts(client: "MlflowClient", run_id: str, written: Collection[str]) -> None:
+    """Write the hashes of a run's local artifacts next to them, and the hash of these as a tag.
+
+    What is recorded already keeps its hash, except for the names ``written``: so damage is not recorded as
+    right. It can be killed at any point: the tag fits the file that is there.
+    """
+    run = client.get_run(run_id)
+    folder, known = artifacts_folder(run), run.data.tags.get(FILES, "")
+    if folder is None or not folder.is_dir():
+        return
+    for temporary in folder.glob(f".*{HASHES}.*"):  # of a process that was killed here
+        temporary.unlink(missing_ok=True)
+    recorded, before = hashes(folder), ""
+    if known:
+        before = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
+        if before not in known.split():
+            return  # it was changed: ``darkroom verify`` names it
+        earlier = read_json(folder / HASHES)
+        recorded |= {name: digest for name, digest in earlier.items() if name not in written}
+    with atomic_write(folder / HASHES) as temporary:
+        write_json(temporary, recorded)
+        after = sha256(temporary)
+        if before:
+            client.set_tag(run_id, FILES, f"{before} {after}")
+    client.set_tag(run_id, FILES, after)
 
 
 def set_tags(client: "MlflowClient", run_id: str, tags: dict[str, str]) -> None:

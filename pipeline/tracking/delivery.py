@@ -8,6 +8,7 @@ run lacks. Runs of one commit and params.yaml, or of one DVC experiment, are chi
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pipeline.core import metrics_log, model_files
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.estimate import Estimate
-from pipeline.tracking import connection, lineage, registry
+from pipeline.tracking import connection, identity, lineage, registry
 from pipeline.tracking.connection import log_batches, set_tags
 from pipeline.tracking.delivery_queue import RunRecord, now
 
@@ -55,7 +56,7 @@ def deliver(
         client.set_tag(record.run_id, LAST_HEARTBEAT, str(now()))
         record.save(environment)
         return
-    connection.record_artifacts(client, record.run_id)
+    connection.record_artifacts(client, record.run_id, _names(record.artifacts))
     if not record.repeated:
         set_tags(client, record.run_id, record.tags)
         client.set_terminated(record.run_id, status, record.ended)
@@ -63,6 +64,16 @@ def deliver(
         client.set_terminated(record.parent_id, status, record.ended)
     record.path(environment).unlink(missing_ok=True)
     shutil.rmtree(record.artifacts_folder(environment), ignore_errors=True)
+
+
+def _names(artifacts: list[list[str]]) -> set[str]:
+    """The names of the files of ``artifacts`` within the run."""
+    names = set[str]()
+    for path, folder in artifacts:
+        place = Path(path)
+        files, base = (place.rglob("*"), place) if place.is_dir() else ([place], place.parent)
+        names |= {Path(folder, file.relative_to(base)).as_posix() for file in files}
+    return names
 
 
 def _announce(client: "MlflowClient", experiment: str, record: RunRecord) -> None:
@@ -179,7 +190,7 @@ def _send_results(
         _send_changed(client, run_id, named, result["time"])
     if result["protocol"]:  # also in a run that has ended: a later version of the code may measure otherwise
         set_tags(client, record.run_id, {f"darkroom.protocol.{name}": result["protocol"]})
-    version = registry.find_version(client, name, result["sha256"]) if result["sha256"] else None
+    version = registry.find_version(client, name, result) if result["sha256"] else None
     if version is None:
         return
     keep = EXPERIMENT_TAG in record.tags
@@ -206,10 +217,11 @@ def _send_changed(client: "MlflowClient", run_id: str, metrics: dict[str, float]
 def _register(client: "MlflowClient", record: RunRecord) -> None:
     """Register the record's model and tag the run with the version, or with why there is none."""
     folder, name = Path(record.model["folder"]), record.model["name"]
-    try:
-        kept = model_files.read_card(folder)["sha256"] == record.model["sha256"]
-    except BadInput:
-        kept = False
+    card, kept = dict[str, Any](), False
+    with suppress(BadInput):
+        card = model_files.read_card(folder)
+        known = identity.of_card(card)
+        kept = known == {key: record.model.get(key, known[key]) for key in known}  # once without a digest
     version = "none: the weights were replaced or deleted before the server answered"
     if kept:
         keys = ("darkroom.fingerprint", "darkroom.data")
@@ -222,6 +234,6 @@ def _register(client: "MlflowClient", record: RunRecord) -> None:
     record.model = {**record.model, "version": version}
     if kept or not record.repeated:
         tags = {"darkroom.model": name, "darkroom.version": version}
-        tags |= {"darkroom.sha256": record.model["sha256"]} if kept else {}
+        tags |= identity.tags(card) if kept else {}
         record.tag(tags)
         set_tags(client, record.run_id, tags)

@@ -30,7 +30,7 @@ class RunRecord:
     group: str = ""  # identifies the parent run
     parent: dict[str, Any] = field(default_factory=dict)  # its name, params and note; or stage, fingerprint
     folder: str = ""  # of metrics.jsonl, system.jsonl and samples/
-    model: dict[str, str] = field(default_factory=dict)  # folder, name, sha256, waits, version if registered
+    model: dict[str, str] = field(default_factory=dict)  # restored.model_of, waits, version if registered
     results: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: as restored.results_of
     artifacts: list[list[str]] = field(default_factory=list)  # file or folder, folder within the run
     num_artifacts: int = 0  # that were sent

@@ -5,7 +5,7 @@ import shlex
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,19 +63,24 @@ def check_trainings(storage: Path) -> tuple[list[Problem], int]:
     """The damaged files of trainings, and the number of files that were checked."""
     problems, number = list[Problem](), 0
     for folder in sorted(path for path in (storage / "trainings").glob("*") if path.is_dir()):
-        if (folder / HASHES).is_file():
-            with suppress(FileNotFoundError):  # another training has just removed this old one
-                number += sum(1 for path in folder.rglob("*") if path.is_file())
-                if (first := check_hashes(folder)) and (folder / HASHES).is_file():
-                    remedy = moved_away(str(folder))
-                    problems.append(Problem(str(folder / first[0]), "differs", *first[1:], remedy))
-            continue
-        if _is_held(folder.with_suffix(".lock")):
-            continue
-        for metadata in sorted(folder.glob("checkpoints/step-*.json")):
-            number += 2
-            problems += _check_checkpoint(metadata)
+        if (folder / HASHES).is_file() or not _is_held(folder.with_suffix(".lock")):
+            found, count = _check_training(folder)
+            problems, number = problems + found, number + count
     return problems, number
+
+
+def _check_training(folder: Path) -> tuple[list[Problem], int]:
+    """As ``check_trainings``, of one training."""
+    if not (folder / HASHES).is_file():
+        checkpoints = sorted(folder.glob("checkpoints/step-*.json"))
+        return [problem for each in checkpoints for problem in _check_checkpoint(each)], 2 * len(checkpoints)
+    with suppress(FileNotFoundError):  # another training has just removed this old one
+        number = sum(1 for path in folder.rglob("*") if path.is_file())
+        if (first := check_hashes(folder)) and (folder / HASHES).is_file():
+            remedy = moved_away(str(folder))
+            return [Problem(str(folder / first[0]), "differs", *first[1:], remedy)], number
+        return [], number
+    return [], 0
 
 
 def _is_held(lock: Path) -> bool:
@@ -199,18 +204,35 @@ def with_copy(problem: Problem, lock: DvcLock, versions: list[Path], storage: Pa
     return problem
 
 
-def run_remedies(root: Path, problems: list[Problem]) -> Iterator[str]:
+def run_remedies(root: Path, problems: list[Problem], storage: Path) -> Iterator[str]:
     """Run the remedies that are commands, each once; a line for each. None removes a damaged file.
 
-    One is only moved for `dvc pull` if the project has a remote.
+    One is only moved for `dvc pull` if the project has a remote, and nothing of a training that has started
+    or was corrected since the check.
     """
     has_remote = bool(Config(str(root / ".dvc"), validate=False).get("remote"))
-    for remedy in dict.fromkeys(problem.remedy for problem in problems):
+    for remedy, problem in {problem.remedy: problem for problem in problems}.items():
         if not remedy.startswith(COMMANDS) or ("dvc pull" in remedy and not has_remote):
             continue
         try:
-            script, programs = f'PATH="$0:$PATH"; {remedy}', str(Path(sys.executable).parent)
-            output("sh", "-c", script, programs, name=remedy, cwd=root, timeout_seconds=3600)
-            yield f"ran: {remedy}"
+            with _still_damaged(problem, storage) as is_damaged:
+                if is_damaged:
+                    script, programs = f'PATH="$0:$PATH"; {remedy}', str(Path(sys.executable).parent)
+                    output("sh", "-c", script, programs, name=remedy, cwd=root, timeout_seconds=3600)
+            yield f"ran: {remedy}" if is_damaged else f"{problem.path}: changed since the check"
         except DarkroomError as error:
             yield f"warning: {error.what}"
+        except OSError as error:  # of a lock that is not ours
+            yield f"warning: {error}"
+
+
+@contextmanager
+def _still_damaged(problem: Problem, storage: Path) -> Iterator[bool]:
+    """Whether the problem is still there; of a training, whose lock is held. Raises if it has started."""
+    trainings = (storage / "trainings").glob("*/")
+    folder = next((each for each in trainings if each in Path(problem.path).parents), None)
+    if folder is None:
+        yield True
+        return
+    with exclusive(folder.with_suffix(".lock"), f"{folder.name} is being trained"):
+        yield problem.path in {each.path for each in _check_training(folder)[0]}

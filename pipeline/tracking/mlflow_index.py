@@ -76,7 +76,7 @@ class MlflowIndex:
         if folder is None or not recorded or run.info.status == "RUNNING":
             return None
         found = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
-        first = (HASHES, recorded, found) if recorded != found else check_hashes(folder)
+        first = check_hashes(folder) if found in recorded.split() else (HASHES, recorded, found)
         if first is None:
             return None
         remedy = "restore MLflow's artifacts, or delete this run in MLflow"

@@ -15,7 +15,7 @@ from pipeline.tracking.registry import CHAMPION
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREVIOUS = "darkroom.previous_champion"  # a version's tag: the version that it replaced
+PREVIOUS = "darkroom.previous_champion"  # a version's tag: those that it replaced, the last one first
 FIELDS = ("model", "from", "to", "reason", "retraining")  # of an entry of the history; tags darkroom.<field>
 
 
@@ -76,8 +76,9 @@ def promote(
         client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
     if rolled_back or (run is not None and run.info.status == "FINISHED"):
         return
-    if before is not None and str(before.version) != number:
-        client.set_model_version_tag(name, number, PREVIOUS, str(before.version))
+    replaced = version.tags.get(PREVIOUS, "").split()
+    if before is not None and str(before.version) not in (number, *replaced[:1]):
+        client.set_model_version_tag(name, number, PREVIOUS, " ".join([str(before.version), *replaced]))
     if run is None:
         tags = {"reason": redact(reason), "gates": json.dumps(gates), "retraining": retraining}
         run = _start_run(client, experiment, "promote", version, before, tags)
@@ -90,13 +91,14 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
     """Restore the previous champion; the versions (from, to). Raises ``BadInput`` if there is none."""
     client, experiment = connection.connect(environment)
     current = find(client, f"{name}@{CHAMPION}")
-    if PREVIOUS not in current.tags:
+    if not (replaced := current.tags.get(PREVIOUS, "").split()):
         where = f"{name}@{CHAMPION} (version {current.version})"
         raise BadInput("there is no previous champion", where=where, remedy="darkroom promote")
-    previous = client.get_model_version(name, current.tags[PREVIOUS])
+    previous = client.get_model_version(name, replaced[0])
     registry.withdraw(client, name, str(current.version), f"rolled back: {reason}")
     tags = {"reason": redact(reason), "gates": "[]", "retraining": ""}
     _move_alias(client, previous, _start_run(client, experiment, "rollback", previous, current, tags))
+    client.set_model_version_tag(name, str(current.version), PREVIOUS, " ".join(replaced[1:]))
     return str(current.version), str(previous.version)
 
 

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from pipeline.core.abilities import Ability, abilities
 from pipeline.core.task import DataSpec
 from pipeline.estimate import Estimate, missed_floor
 from pipeline.files import HASHES, sha256, write_hashes
-from pipeline.tracking import model_card
+from pipeline.tracking import identity, model_card
 from pipeline.tracking.connection import FILES, get_or_create
 
 if TYPE_CHECKING:
@@ -31,16 +32,30 @@ MAX_PROTOCOLS = 5
 MAX_DESCRIPTION = 5000  # characters; the database's limit
 
 
-def find_version(client: "MlflowClient", name: str, sha256: str) -> Any | None:
-    """The version of ``name`` whose weights have this SHA-256, or None."""
-    query = f"name = '{name}' and tags.`darkroom.sha256` = '{sha256}'"
-    return next(iter(client.search_model_versions(query, max_results=1)), None)
+def find_version(client: "MlflowClient", name: str, wanted: Mapping[str, str]) -> Any | None:
+    """The version of ``name`` with this identity, or None.
+
+    Without a digest, as an earlier version of Darkroom recorded it: the oldest with these weights.
+    """
+    query = f"name = '{name}' and tags.`darkroom.sha256` = '{wanted['sha256']}'"
+    found, digest = client.search_model_versions(query, order_by=["version_number ASC"]), wanted.get("digest")
+    return next((each for each in found if not digest or _digest(client, each) == digest), None)
+
+
+def _digest(client: "MlflowClient", version: Any) -> str:
+    """The digest of a version. An earlier version of Darkroom recorded none: it is made from the files."""
+    if not (digest := identity.of_tags(version.tags)["digest"]):
+        with suppress(Exception), tempfile.TemporaryDirectory() as temporary:  # lost or damaged files
+            card = model_files.read_card(weights(client, version, Path(temporary)))
+            digest = identity.of_card(card)["digest"]
+            client.set_model_version_tag(version.name, version.version, "darkroom.digest", digest)
+    return digest
 
 
 def register(
     client: "MlflowClient", run_id: str, folder: Path, name: str, tags: Mapping[str, str], *, undecided: bool
 ) -> str:
-    """Register the model in ``folder``; its version. Weights that are registered already keep their version.
+    """Register the model in ``folder``; its version. A model that is registered already keeps its version.
 
     It becomes ``champion`` if there is none, until its results miss their floor, otherwise ``challenger``.
     ``undecided``: never ``champion``,
@@ -49,7 +64,7 @@ def register(
     """
     card = model_files.read_card(folder)
     aliases = _registered_model(client, name).aliases
-    found = find_version(client, name, card["sha256"])
+    found = find_version(client, name, identity.of_card(card))
     found = found or _add_version(client, run_id, folder, name, dict(tags), card)
     version = str(found.version)
     if CHAMPION not in aliases and not undecided and UNWANTED not in found.tags:
@@ -115,7 +130,7 @@ def _add_version(
 ) -> Any:
     from mlflow.entities import LoggedModelOutput
 
-    tags |= {"darkroom.sha256": card["sha256"], "darkroom.run": run_id}
+    tags |= {**identity.tags(card), "darkroom.run": run_id}
     experiment = client.get_run(run_id).info.experiment_id
     model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as temporary:

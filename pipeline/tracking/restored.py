@@ -11,7 +11,7 @@ from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.files import read_json
-from pipeline.tracking import connection, delivery_queue, lineage
+from pipeline.tracking import connection, delivery_queue, identity, lineage
 from pipeline.tracking.delivery_queue import RunRecord
 
 RUN_FILE = "run.json"
@@ -49,8 +49,13 @@ def _add_training(record: RunRecord, folder: Path) -> None:
         shown = [key for key in RESOURCES if key in resources]
         record.tag({f"darkroom.{key}": str(resources[key]) for key in shown})
     with suppress(BadInput):  # the run is sent without its model; ``darkroom verify`` reports it
-        sha256 = model_files.read_card(model)["sha256"]
-        record.model = {"folder": str(model.resolve()), "name": model.name, "sha256": sha256}
+        record.model = model_of(model, model.name)
+
+
+def model_of(folder: Path, name: str) -> dict[str, str]:
+    """The model in ``folder``, to be registered as ``name``, as a record stores it."""
+    known = identity.of_card(model_files.read_card(folder))
+    return {"folder": str(folder.resolve()), "name": name, **known}
 
 
 def _add_evaluation(record: RunRecord, folder: Path) -> None:
@@ -70,7 +75,7 @@ def results_of(
     return {
         name: {
             "metrics": {quantity: estimate.to_json() for quantity, estimate in found.items()},
-            "sha256": tags.get(f"darkroom.sha256.{name}", ""),
+            **identity.of_tags(tags, name),
             "protocol": tags.get(f"darkroom.protocol.{name}", ""),
             "time": time,
         }

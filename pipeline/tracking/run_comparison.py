@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
-from pipeline.tracking import promotion, registry
+from pipeline.tracking import identity, promotion, registry
 from pipeline.tracking.connection import find_run, search
 
 if TYPE_CHECKING:
@@ -38,9 +38,10 @@ def collect(client: "MlflowClient", things: list[str]) -> list[Compared]:
 
     compared = []
     for thing in things:
-        run_id = thing if re.fullmatch(r"[0-9a-f]{32}", thing) else promotion.find(client, thing).run_id
+        version = None if re.fullmatch(r"[0-9a-f]{32}", thing) else promotion.find(client, thing)
+        run_id = version.run_id if version else thing
         try:
-            compared.append(_compared(client, client.get_run(run_id), thing))
+            compared.append(_compared(client, client.get_run(run_id), thing, version))
         except MlflowException:
             remedy = "name NAME@ALIAS, NAME/VERSION or a run id from the MLflow UI"
             raise BadInput("no such run", where=thing, remedy=remedy) from None
@@ -99,11 +100,12 @@ def spread(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _compared(client: "MlflowClient", run: Any, title: str) -> Compared:
+def _compared(client: "MlflowClient", run: Any, title: str, version: Any | None = None) -> Compared:
     run_id, picture = run.info.run_id, b""
-    # By the weights: weights that another run has registered keep their version.
-    name, sha256 = (run.data.tags.get(f"darkroom.{key}", "") for key in ("model", "sha256"))
-    version = registry.find_version(client, name, sha256) if name and sha256 else None
+    # By its identity: a model that another run has registered keeps its version.
+    name, known = run.data.tags.get("darkroom.model", ""), identity.of_tags(run.data.tags)
+    if version is None and name and known["sha256"]:
+        version = registry.find_version(client, name, known)
     found = (SAMPLES.fullmatch(entry.path) for entry in client.list_artifacts(run_id, "images"))
     samples = {int(match[1]): match[0] for match in found if match}
     if samples:

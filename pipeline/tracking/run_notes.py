@@ -16,5 +16,5 @@ def write(environment: Environment, group: str, text: str, tags: Mapping[str, st
     shown = {"mlflow.note.content": text, "mlflow.source.name": "darkroom retrain", **tags}
     connection.set_tags(client, run_id, {key: redact(value)[:5000] for key, value in shown.items()})
     client.log_artifact(run_id, str(page))
-    connection.record_artifacts(client, run_id)
+    connection.record_artifacts(client, run_id, [page.name])
     client.set_terminated(run_id, "FINISHED")

@@ -17,13 +17,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.core import model_files
 from pipeline.environment import Environment
 from pipeline.environment import group as retraining_group
 from pipeline.errors import DarkroomError, TrainingStopped
 from pipeline.files import atomic_copy, remove, write_json
 from pipeline.process import in_thread
-from pipeline.tracking import connection, delivery, delivery_queue, lineage, restored
+from pipeline.tracking import connection, delivery, delivery_queue, identity, lineage, restored
 from pipeline.tracking.delivery_queue import RunRecord, now
 from pipeline.tracking.run_description import Description, describe, md5_tags, prefixed
 
@@ -84,24 +83,24 @@ class Run:
         Keep the folder until then (``delivery_queue.undelivered_folders``). Raises ``BadInput`` if it holds
         no model.
         """
-        sha256 = model_files.read_card(folder)["sha256"]
         waits = "yes" if retraining_group() else ""  # a retraining decides whether it becomes the champion
-        self._record.model = {"folder": str(folder.resolve()), "name": name, "sha256": sha256, "waits": waits}
+        self._record.model = {**restored.model_of(folder, name), "waits": waits}
         return self._record.model.get("version", "") if self._save_and_deliver() else ""
 
     def log_results(
         self,
         results: Mapping[str, Mapping[str, Any]],
-        sha256: Mapping[str, str],
+        cards: Mapping[str, Mapping[str, Any]],
         protocols: Mapping[str, str] | None = None,
     ) -> None:
         """Log ``results`` (by model, by metric) here and at the runs that trained the models.
 
-        ``sha256``: the digest of each model's weights. ``protocols``: the digest of how each model was
-        measured; only results of one protocol can be compared.
+        ``cards``: the model.json of each model. ``protocols``: the digest of how each model was measured;
+        only results of one protocol can be compared.
         """
-        tags = {f"darkroom.sha256.{name}": digest for name, digest in sha256.items()}
-        tags |= {f"darkroom.protocol.{name}": digest for name, digest in (protocols or {}).items()}
+        tags = {f"darkroom.protocol.{name}": digest for name, digest in (protocols or {}).items()}
+        for name, card in cards.items():
+            tags |= identity.tags(card, name)
         tags["mlflow.runType"] = "evaluation"  # this also makes the UI show the parent run expanded
         self._record.tag(tags)
         self._record.results = restored.results_of(results, self._record.tags, now())

@@ -40,12 +40,12 @@ def sign(environment: Environment, version: Any, key: Path, password: str = "") 
         signature = Path(temporary, _name(version))
         signing.set_hashing_config(_hashing()).sign(folder, signature)
         client.log_artifact(version.run_id, str(signature), FOLDER)
-    connection.record_artifacts(client, version.run_id)
+    connection.record_artifacts(client, version.run_id, [f"{FOLDER}/{_name(version)}"])
     return f"run {version.run_id}, {FOLDER}/{_name(version)}"
 
 
 def _refuse_damage(index: MlflowIndex, version: Any, run: Any) -> None:
-    """The signature, and the new record of the run's files, would say that a damaged file is right."""
+    """The signature would say that a damaged file is right."""
     if problem := index.check(version, fetch=True):
         raise DarkroomError("is not as it was registered", where=problem.path, remedy=problem.remedy)
     own, folder = f"{FOLDER}/{_name(version)}", connection.artifacts_folder(run)

@@ -15,8 +15,8 @@ from pipeline.errors import BadInput
 from pipeline.files import digest_of
 from pipeline.git import git
 from pipeline.params import read_file
-from pipeline.tracking import connection, integrity
-from pipeline.tracking.dvc_lock import CARD, CURRENT, MANIFEST, SOURCE, WEIGHTS, DvcLock, Problem, StageEntry
+from pipeline.tracking import connection, identity, integrity
+from pipeline.tracking.dvc_lock import CARD, CURRENT, MANIFEST, SOURCE, DvcLock, Problem, StageEntry
 from pipeline.tracking.mlflow_index import MlflowIndex, folder_of, is_local
 from pipeline.tracking.trace_tree import Node, Trace
 
@@ -145,7 +145,7 @@ class _Lineage:
         if models:
             return models
         for content in self.lock.contents:
-            if self.lock.recorded_sha256(*content).get(WEIGHTS, "") == target.tags.get("darkroom.sha256"):
+            if self._is_of(target, content):
                 return [content]
         return trained
 
@@ -157,11 +157,16 @@ class _Lineage:
             return [below for origin in self._above(target) for below in self._below(origin)]
         if folder := self.lock.contents.get(target):
             return [folder]
-        digest = self.lock.recorded_sha256(*target).get(WEIGHTS, "unknown")
         versions = self.index.versions.values()
-        registered = [self._node(each) for each in versions if each.tags.get("darkroom.sha256") == digest]
+        registered = [self._node(each) for each in versions if self._is_of(each, target)]
         reads = lambda dep: target in (dep, self.lock.contents.get(dep))
         return [*registered, *(stage for stage in self.lock.stages if any(map(reads, stage.deps.items())))]
+
+    def _is_of(self, version: Any, content: tuple[str, str]) -> bool:
+        """Whether a version is the trained model in this folder."""
+        known = {key: value for key, value in identity.of_tags(version.tags).items() if value}
+        card = self.lock.read_json(*content, CARD)
+        return bool(card and known) and known.items() <= identity.of_card(card).items()
 
     def _runs_of(self, stage: StageEntry) -> list[Node]:
         return [self._node(run) for run in self.index.runs if _ran(run, stage)]
@@ -223,7 +228,8 @@ class _Lineage:
     def _hashes(self) -> Iterator[tuple[str, str, Any]]:
         """(hash, title, target) for everything that has a hash, by precedence."""
         for name, version in self.index.versions.items():
-            yield version.tags.get("darkroom.sha256", ""), name, version
+            for digest in identity.of_tags(version.tags).values():
+                yield digest, name, version
         for run in self.index.runs:
             yield run.info.run_id, run.info.run_id, run
             yield run.data.tags.get("darkroom.fingerprint", ""), run.info.run_id, run

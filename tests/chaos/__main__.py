@@ -1,7 +1,8 @@
 """Kill `darkroom repro` again and again: ``python -m tests.chaos --kills 301 --seed 1``.
 
 ``--plain`` does the same to `dvc repro`; ``--case train-cnn:17`` repeats one case of a seed;
-``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name.
+``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name;
+``--sequences 50`` runs random sequences of actions, see ``states.py``.
 """
 
 import multiprocessing
@@ -25,7 +26,9 @@ FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 @click.option("--stage", "stages", multiple=True, help="Only this stage; may be repeated.")
 @click.option("--case", "only", default="", help="Only this case: STAGE:NUMBER.")
 @click.option("--flips", "num_flips", default=0, help="First, flip so many bits of the finished project.")
-@click.option("--minutes", default=600.0, help="Start no case after this time.")
+@click.option("--sequences", default=0, help="First, run so many random sequences of actions.")
+@click.option("--actions", default=10, help="In a sequence, at most.")
+@click.option("--minutes", default=600.0, help="Start no case and no ten sequences after this time.")
 @click.option("--plain", is_flag=True, help="Kill `dvc repro` instead.")
 def main(
     kills: int,
@@ -33,6 +36,8 @@ def main(
     stages: tuple[str, ...],
     only: str,
     num_flips: int,
+    sequences: int,
+    actions: int,
     minutes: float,
     plain: bool,
 ) -> None:
@@ -49,6 +54,11 @@ def main(
     from tests.chaos.small_project import STAGES
 
     forks.prepare()
+    deadline = time.monotonic() + 60 * minutes
+    if sequences:
+        print_sequences(sequences, actions, seed, deadline)
+    if not (kills or num_flips):
+        return
     folder = Path(tempfile.mkdtemp(prefix="chaos-")).resolve()
     stages = tuple(
         name for name in STAGES if name in (stages or ([only.partition(":")[0]] if only else STAGES))
@@ -63,7 +73,7 @@ def main(
         child.join()
         if child.exitcode:
             sys.exit(1)
-    cases, number, deadline = [], 0, time.monotonic() + 60 * minutes
+    cases, number = [], 0
     while sum(case.kills for case in cases) < kills and time.monotonic() < deadline:
         for stage in stages:
             case = series.case(stage, int(only.partition(":")[2]) if only else number)
@@ -90,8 +100,7 @@ def main(
         print(f"| {stage} | {' | '.join(map(str, numbers))} |")
     points = {case.moment for case in cases if case.kind == "point"}
     print(f"\n{len(points)} of {sum(len(each.points) for each in series.measured.values())} kinds of changes")
-    usage = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(f"{sum(each.ru_utime + each.ru_stime for each in usage):.0f} s of processor time")
+    print(f"{_processor_seconds():.0f} s of processor time")
     failed = [case for case in cases if case.faults or (case.stuck and not plain)]
     for case in failed:
         again = " --plain" * plain
@@ -100,6 +109,22 @@ def main(
         print(f"the project of the last case is kept in {folder}")
         sys.exit(1)
     shutil.rmtree(folder)
+
+
+def _processor_seconds() -> float:
+    usage = [resource.getrusage(each) for each in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in usage)
+
+
+def print_sequences(number: int, actions: int, seed: int, deadline: float) -> None:
+    """Run random sequences of actions, and print a table of the actions."""
+    from tests.chaos import states
+
+    number, done = states.run(number, actions, seed, deadline)
+    print("| action | number |\n| --- | --- |")
+    for action, count in [*sorted(done.items()), ("all", done.total())]:
+        print(f"| {action} | {count} |")
+    print(f"{number} sequences, {_processor_seconds():.0f} s of processor time", flush=True)
 
 
 def print_flips(found: list[tuple[str, Path, int, bool]]) -> None:

@@ -45,16 +45,21 @@ def flips(project: Path, number: int, seed: int) -> Iterator[tuple[str, Path, in
         kind = list(KINDS)[index % len(KINDS)]
         files = sorted(path for path in project.glob(KINDS[kind]) if path.is_file() and path.stat().st_size)
         file = choice.choice(files)
-        before, data, times = file.stat(), file.read_bytes(), file.stat()
+        before, data = file.stat(), file.read_bytes()
         bit = choice.randrange(8 * len(data))
-        damaged = bytearray(data)
-        damaged[bit // 8] ^= 1 << bit % 8
-        _overwrite(file, bytes(damaged), times)
+        flip(file, bit)
         try:
             yield kind, file, bit, _is_named(environment, file)
         finally:
-            _overwrite(file, data, times)
+            _overwrite(file, data, before)
             file.chmod(before.st_mode)
+
+
+def flip(file: Path, bit: int) -> None:
+    """Flip a bit; size and time are kept."""
+    before, damaged = file.stat(), bytearray(file.read_bytes())
+    damaged[bit // 8] ^= 1 << bit % 8
+    _overwrite(file, bytes(damaged), before)
 
 
 def _is_named(environment: Environment, file: Path) -> bool:

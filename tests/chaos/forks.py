@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.process import DVC, DVC_SCRIPT
+from pipeline.retraining.workspace import COMMAND
 from tests.chaos import points
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h: orphans become children of this process
@@ -115,6 +116,8 @@ def _fork_known(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, en
     stage = STAGE.fullmatch(words[-1])
     if tuple(words[: len(DVC)]) == DVC:
         function = lambda: run_dvc(*words[len(DVC) :])
+    elif tuple(words[: len(COMMAND)]) == COMMAND:
+        function = lambda: run_darkroom(*words[len(COMMAND) :])
     elif stage:
         function = lambda: _run_stage(stage[1], *shlex.split(stage[2]))
     else:

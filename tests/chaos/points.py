@@ -4,6 +4,7 @@ An audit hook of Python sees each call that opens, renames or removes a file, in
 installed in the processes that the harness starts, so that the product needs no code for it.
 """
 
+import errno
 import os
 import re
 import signal
@@ -89,3 +90,27 @@ class Points:
         self.seen[name] += 1
         if not self.target:
             os.write(self.file, f"{name}\n".encode())
+
+
+class Moment(Points):
+    """Stops the processes at the change of this ``number`` in all of them together.
+
+    ``full``: it and each later call that writes fails instead, as on a full disk.
+    """
+
+    def __init__(self, root: Path, log: Path, number: int, full: bool = False) -> None:
+        log.write_text("")
+        super().__init__(root, log, number=number)
+        self.full = full
+
+    def _reach(self, event: str, path: object, folder: int | None) -> None:
+        if not self._name(event, path, folder):
+            return
+        os.write(self.file, b".")
+        if os.fstat(self.file).st_size < self.number:
+            return
+        if self.full and event in ("open", "os.mkdir", "os.link", "os.symlink"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        if not self.full:
+            os.write(self.file, b"stopped\n")
+            os.kill(os.getpid(), signal.SIGSTOP)

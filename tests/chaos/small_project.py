@@ -5,6 +5,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ NAMED_BY_CONTENT, TEMPORARY = (".dvc/cache/", "mlartifacts/"), re.compile(r"/\.|
 LEFT_BY_REPAIR = {"dvc.lock.broken"}  # the damaged file, kept for the user
 
 
-def create(folder: Path) -> None:
+def create(folder: Path, chosen: tuple[str, ...] = STAGES, training: Mapping[str, Any] = SETTINGS) -> None:
     """A committed project, nothing of which has run yet. Its stages depend on data, not on code."""
     (folder / "data/own").mkdir(parents=True)
     (folder / "data/own/README.md").touch()
@@ -44,12 +45,12 @@ def create(folder: Path) -> None:
         (ROOT / ".gitignore").read_text() + "/.dvc/tmp\n/.dvc/site\n/.dvc/cache\n"
     )
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-    plan = {name: stages[name] for name in STAGES}
+    plan = {name: stages[name] for name in chosen}
     for stage in plan.values():
         stage["deps"] = [path for path in stage["deps"] if not path.startswith(("pipeline/", "stages/"))]
     (folder / "dvc.yaml").write_text(json.dumps({"stages": plan}))
     params = {name: PARAMS[name] for name in ("data", "evaluate", "gates", "retrain")}
-    params |= {name: {**PARAMS[name], "training": SETTINGS} for name in MODELS}
+    params |= {name: {**PARAMS[name], "training": {**SETTINGS, **training}} for name in MODELS}
     params |= {"clips": {**COMPOSED, "num_frames": 4}, "scenes": COMPOSED}
     (folder / "params.yaml").write_text(json.dumps(params))
     git = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -qm all"

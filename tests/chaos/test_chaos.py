@@ -24,13 +24,25 @@ def chaos(folder, *options):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_twenty_one_kills_need_no_repair_and_change_no_bit_and_flipped_bits_are_named(tmp_path):
-    assert "| all | 15 | 15 |" in chaos(tmp_path, "--flips", "15", "--kills", "21", "--seed", "1")
+    output = chaos(
+        tmp_path, "--sequences", "2", "--actions", "5", "--flips", "15", "--kills", "21", "--seed", "1"
+    )
+    assert "| all | 15 | 15 |" in output
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_so_do_a_hundred_kills(tmp_path):
     chaos(tmp_path, "--kills", "100", "--seed", str(int.from_bytes(os.urandom(2))))
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_after_random_sequences_of_actions_a_project_is_as_a_model_says_or_damage_is_named(tmp_path):
+    seed = str(int.from_bytes(os.urandom(2)))
+    chaos(
+        tmp_path, "--kills", "0", "--sequences", "1000", "--actions", "10", "--seed", seed, "--minutes", "45"
+    )
 
 
 @pytest.mark.nightly

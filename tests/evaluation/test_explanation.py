@@ -162,7 +162,11 @@ def test_similarity_is_that_of_the_ranks_of_the_values_and_of_their_absolute_val
     assert Similarity.between(some, second).rank_correlation == pytest.approx(
         Similarity.between(first[2:], second[2:]).rank_correlation
     )
-    assert "says little" in Similarity.between(nothing, nothing).reading
+    neither = Similarity.between(nothing, nothing)  # not alike: there is nothing to compare
+    assert math.isnan(neither.rank_correlation) and math.isnan(neither.ssim)
+    assert "cannot be checked" in neither.reading
+    more = [torch.cat([nothing, maps]) for maps in (first, second)]
+    assert Similarity.between(*more).ssim == pytest.approx(found.ssim)
 
 
 def test_a_randomised_network_has_the_same_values_in_another_order_that_depends_on_the_seed():

@@ -101,6 +101,15 @@ def test_test_images_are_attacked_only_where_validation_images_are_too_few(monke
     assert [len(rows) for _, rows in (*members, *unseen)] == [12, 12, 0]
 
 
+def test_equal_images_have_the_same_distance_in_any_batch_and_generated_ones_have_none():
+    data = world()
+    attack = membership.attacks(context(data, Remembering(data.train)))["distance_attack"]
+    batch, others = data.train.batch(np.arange(60)), data.test.batch(np.arange(30))
+    assert not attack.score(batch).any()
+    alone = [float(attack.score(data.test.batch(np.array([row])))) for row in range(30)]
+    assert attack.score(others).tolist() == alone
+
+
 def test_of_too_few_images_nothing_is_measured(monkeypatch):
     tried = []
     monkeypatch.setattr(membership, "attacks", lambda model: tried.append(membership.NUM_IMAGES) or {})

@@ -13,12 +13,13 @@ from pipeline.cli.tracking import _check_signatures
 from pipeline.cli.tracking import verify as command
 from pipeline.core.checkpoint import CheckpointStore
 from pipeline.environment import Environment
-from pipeline.files import write_hashes
+from pipeline.files import HASHES, sha256, write_hashes
 from pipeline.process import exclusive
-from pipeline.tracking import integrity
-from pipeline.tracking.connection import FILES
+from pipeline.tracking import integrity, run_notes
+from pipeline.tracking.connection import FILES, artifacts_folder, record_artifacts
 from pipeline.tracking.lineage import md5_of
 from pipeline.tracking.mlflow_index import MlflowIndex
+from pipeline.tracking.runs import open_run
 from pipeline.tracking.trace import verify
 from tests.tracking.traced_project import environment_of, flip
 
@@ -139,6 +140,22 @@ def test_a_running_training_is_not_checked(tmp_path, monkeypatch):
     assert integrity.check_trainings(tmp_path) == ([], 2)  # it was removed meanwhile
 
 
+def test_repair_leaves_a_training_that_has_started_or_was_corrected_since_the_check(clone):
+    folder = clone / "storage/trainings/cnn-0123456789abcdef"
+    store = CheckpointStore(folder / "checkpoints")
+    store.save(20, {"weight": torch.ones(9)})
+    (path,) = folder.glob("checkpoints/*.safetensors")
+    flip(path)
+    problems, _ = verify(environment_of(clone))
+    repair = lambda: list(integrity.run_remedies(clone, problems, clone / "storage"))
+    with exclusive(folder.with_suffix(".lock"), "held"):
+        assert repair() == [f"warning: {folder.name} is being trained"] and path.is_file()
+    store.save(20, {"weight": torch.ones(9)})
+    assert repair() == [f"{path}: changed since the check"] and path.is_file()
+    flip(path)
+    assert repair()[0].startswith("ran: mkdir") and not path.exists()
+
+
 def test_files_of_a_running_run_are_not_compared_with_the_hashes_of_an_earlier_end(tmp_path):
     info = SimpleNamespace(artifact_uri=str(tmp_path), status="RUNNING")
     run = SimpleNamespace(info=info, data=SimpleNamespace(tags={FILES: "0" * 64}))
@@ -146,6 +163,80 @@ def test_files_of_a_running_run_are_not_compared_with_the_hashes_of_an_earlier_e
     assert index.check_run(run) is None
     info.status = "FINISHED"
     assert index.check_run(run).state == "differs"
+
+
+@pytest.fixture
+def recorded(environment, client, description, tmp_path):
+    """Whether the files of a run are as recorded (a function), its id and its folder with two files."""
+    for name in ("page.html", "table.csv"):
+        (tmp_path / name).write_text(name)
+    with open_run(environment, description) as run:
+        for name in ("page.html", "table.csv"):
+            run.log_artifact(tmp_path / name)
+    found = lambda: client().get_run(run.id)
+    return lambda: MlflowIndex(environment).check_run(found()), run.id, artifacts_folder(found())
+
+
+def test_a_kill_between_the_hashes_of_a_runs_files_and_their_tag_leaves_the_run_as_recorded(
+    client, recorded, monkeypatch
+):
+    check, run_id, folder = recorded
+    assert check() is None
+    (folder / "page.html").write_text("newer")
+    tags, killed, before, calls = client(), client(), sha256(folder / HASHES), []
+
+    def set_tag(run, key, value):
+        calls.append(value)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        tags.set_tag(run, key, value)
+
+    monkeypatch.setattr(killed, "set_tag", set_tag)
+    with pytest.raises(KeyboardInterrupt):
+        record_artifacts(killed, run_id, ["page.html"])
+    assert sha256(folder / HASHES) != before and check() is None
+    flip(folder / "page.html")
+    assert check().path == str(folder / "page.html")
+    flip(folder / "page.html")
+    record_artifacts(client(), run_id, [])
+    assert client().get_run(run_id).data.tags[FILES] == sha256(folder / HASHES) and check() is None
+
+
+def test_damage_of_a_runs_files_is_not_recorded_as_right(client, environment, recorded, tmp_path):
+    check, run_id, folder = recorded
+    flip(folder / "table.csv")
+    (folder / "page.html").write_text("newer")
+    record_artifacts(client(), run_id, ["page.html"])
+    assert check().path == str(folder / "table.csv")
+    flip(folder / "table.csv")
+    assert check() is None
+    flip(folder / HASHES)
+    record_artifacts(client(), run_id, ["page.html"])
+    assert check().path == str(folder / HASHES)
+
+
+def test_what_a_delivery_or_a_note_writes_again_is_recorded_and_the_rest_stays_as_it_was(
+    client, environment, description, recorded, tmp_path
+):
+    check, run_id, folder = recorded
+    (tmp_path / "page.html").write_text("newer")
+    flip(folder / "table.csv")
+    (tmp_path / "pictures/more").mkdir(parents=True)
+    for content in ("one", "two"):
+        (tmp_path / "pictures/more/a.txt").write_text(content)
+        with open_run(environment, description) as run:
+            run.log_artifact(tmp_path / "page.html")
+            run.log_artifact(tmp_path / "pictures")
+    assert run.id == run_id and (folder / "more/a.txt").read_text() == "two"
+    assert check().path == str(folder / "table.csv")
+    flip(folder / "table.csv")
+    assert check() is None
+    parent = client().get_run(run_id).data.tags["mlflow.parentRunId"]
+    group = client().get_run(parent).data.tags["darkroom.group"]
+    for text in ("a", "b"):
+        (tmp_path / "page.html").write_text(text)
+        run_notes.write(environment, group, text, {}, tmp_path / "page.html")
+        assert MlflowIndex(environment).check_run(client().get_run(parent)) is None
 
 
 def repaired(project, monkeypatch, exit_code=0):
@@ -197,7 +288,7 @@ def test_without_a_remote_a_damaged_model_comes_from_a_training_or_stays(clone, 
     flip(model)
     (clone / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).unlink()
     problems, _ = verify(environment_of(clone))
-    assert list(integrity.run_remedies(clone, problems)) == [] and model.is_file()
+    assert list(integrity.run_remedies(clone, problems, clone / "storage")) == [] and model.is_file()
     (clone / "storage/trainings/cnn-1").mkdir(parents=True)
     (clone / "good").rename(clone / "storage/trainings/cnn-1/model")
     repaired(clone, monkeypatch)

@@ -2,12 +2,15 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
 from pipeline.cli import commands
+from pipeline.core import model_files
+from pipeline.errors import BadInput
 from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
 from pipeline.retraining.gates import Facts, GateSettings, judge
@@ -40,7 +43,7 @@ def add(environment, tmp_path, seed: int, test_images: int = 500, **numbers: flo
     with open_run(environment, description) as evaluation:
         evaluation.log_results(
             {"vae": known},
-            {"vae": json.loads((model / "model.json").read_text())["sha256"]},
+            {"vae": model_files.read_card(model)},
             {"vae": PROTOCOL},
         )
     return run.id
@@ -146,13 +149,14 @@ def test_a_promotion_by_hand_needs_the_gates_of_a_retraining(command, environmen
 
 
 def test_a_repeated_evaluation_by_another_protocol_keeps_its_number_of_test_images(
-    command, client, environment
+    command, client, environment, tmp_path
 ):
     """Its run had ended before, and gets the tag of the new protocol."""
     for version, fingerprint in (("1", "5" * 64), ("3", "7" * 64)):
-        digest = client().get_model_version("vae", version).tags["darkroom.sha256"]
+        place = registry.weights(client(), client().get_model_version("vae", version), tmp_path)
         with open_run(environment, Description("evaluate", fingerprint)) as evaluation:
-            evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": digest}, {"vae": "q" * 64})
+            card = model_files.read_card(place)
+            evaluation.log_results({"vae": {"fid": {"value": 0.4}}}, {"vae": card}, {"vae": "q" * 64})
     assert "ok    enough test images: 500" in command("promote", "vae/3")[1]
 
 
@@ -192,9 +196,9 @@ def test_an_experiment_does_not_overwrite_the_results_of_other_models(
 ):
     run_id = add(environment, tmp_path, 0, fid=1.0)
     monkeypatch.setenv("DVC_EXP_NAME", "odd-seed")
-    digest = client().get_model_version("vae", "1").tags["darkroom.sha256"]
+    card = model_files.read_card(tmp_path / "vae-0")
     with open_run(environment, Description("evaluate", "e" * 64)) as evaluation:
-        evaluation.log_results({"vae": {"fid": {"value": 7.0}}}, {"vae": digest}, {"vae": "q" * 64})
+        evaluation.log_results({"vae": {"fid": {"value": 7.0}}}, {"vae": card}, {"vae": "q" * 64})
     version = client().get_model_version("vae", "1")
     assert client().get_run(run_id).data.metrics["test_fid"] == 1.0
     assert "| fid | 1 |" in version.description and set(json.loads(version.tags["darkroom.results"])) == {
@@ -280,6 +284,24 @@ def test_an_interrupted_promotion_leaves_the_alias_on_one_of_both_versions(
     assert champion(client) == "1"
     promotion.promote(environment, version, "again", [])
     assert champion(client) == "2" and promotion.rollback(environment, "vae", "back") == ("2", "1")
+
+
+def test_each_rollback_undoes_one_promotion_also_of_a_version_that_was_the_champion_before(
+    environment, client, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(registry, "_save", lambda path, folder, *_: shutil.copytree(folder, path / "model"))
+    with open_run(environment, Description("train-vae", "a" * 64)) as run:
+        for seed in range(3):
+            run.register(write_model(tmp_path / f"vae-{seed}", "vae", seed), "vae")
+    promote = lambda number: promotion.promote(
+        environment, client().get_model_version("vae", number), "better", []
+    )
+    for number in ("2", "3", "2", "2"):  # the last one as after a kill
+        promote(number)
+    restored = [promotion.rollback(environment, "vae", "back")[1] for _ in range(3)]
+    assert restored == ["3", "2", "1"]
+    with pytest.raises(BadInput, match="no previous champion"):
+        promotion.rollback(environment, "vae", "back")
 
 
 def test_a_promotion_by_a_retraining_happens_once_and_not_after_a_rollback(

@@ -38,7 +38,7 @@ from pipeline.files import write_text
 from pipeline.progress import PROGRESS
 
 NUM_IMAGES = 1_000  # at most, of training images and of unseen ones
-NUM_GENERATED, MOST_VALUES = 2_000, 2**26  # of generated images at most, and of their values together
+NUM_GENERATED, MOST_VALUES = 2_000, 2**25  # of generated images at most, and of their values together
 LEAST_IMAGES = 20  # of each; of fewer, an attack says nothing
 NUM_SHOWN = 10
 FALSE_POSITIVES = 0.01
@@ -138,7 +138,9 @@ def attacks(model: Context) -> dict[str, Attack]:
         )
     if "distance_attack" in names:
         generated = _generated(model)
-        distances = lambda images: torch.cdist(images.flatten(1), generated.flatten(1))  # (N, M)
+        whole = lambda images: images.flatten(1).mul(255).round().double()  # so equal images are equally far
+        reference = whole(generated)
+        distances = lambda images: torch.cdist(whole(images), reference)  # (N, M), exact but for the root
         found["distance_attack"] = Attack(
             lambda batch: -distances(batch.images).amin(1),
             lambda images: generated[distances(images).argmin(1)],
