@@ -22,7 +22,7 @@ from pipeline.tracking import model_card, reproduce
 from tests.project import Project
 
 CONFIG = {"channels": [8], "dense": [8], "privacy": {"epsilon": 8.0}}
-SETTINGS = TrainingSettings(num_steps=6, batch_size=300, log_every=1, validate_every=3, checkpoint_every=2)
+SETTINGS = TrainingSettings(num_steps=6, batch_size=64, log_every=1, validate_every=3, checkpoint_every=2)
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ def test_a_secret_that_others_can_read_or_that_is_none_is_refused(environment, m
 def test_a_killed_private_training_continues_with_its_secret_alone(run, environment, monkeypatch):
     logged = lambda folder: len(metrics_log.read(folder / "metrics.jsonl")) > 2
     monkeypatch.setattr("pipeline.launch.training.POLL_SECONDS", 0.01)
-    whole = sha256(run("whole", num_steps=40) / "model.safetensors")
+    whole = sha256(run("whole", num_steps=20) / "model.safetensors")
     secret = privacy_secret(environment)
     for folder in (environment.storage / "trainings").iterdir():
         folder.rename(folder.with_name("done")) if folder.is_dir() else folder.unlink()
     with pytest.raises(TrainingStopped):
-        run("stopped", [logged], num_steps=40)
+        run("stopped", [logged], num_steps=20)
     monkeypatch.setenv("DARKROOM_PRIVACY_SECRET", "5" * 64)
     with pytest.raises(DarkroomError, match="began with another secret"):
-        run("other", num_steps=40)
+        run("other", num_steps=20)
     monkeypatch.setenv("DARKROOM_PRIVACY_SECRET", secret)
-    assert sha256(run("again", num_steps=40) / "model.safetensors") == whole
+    assert sha256(run("again", num_steps=20) / "model.safetensors") == whole
 
 
 def test_another_secret_gives_another_model_and_a_model_shows_only_a_digest(

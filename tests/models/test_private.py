@@ -89,7 +89,12 @@ def test_epochs_compose_like_the_sums_of_their_privacy_losses():
     assert delta == pytest.approx(settings.delta, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+NIGHTLY = ("cnn group", "ae", "ae dense")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.nightly) if name in NIGHTLY else name for name in CONFIGS]
+)
 def test_the_gradient_is_the_mean_of_clipped_gradients_of_single_examples(name, monkeypatch):
     monkeypatch.setattr(private, "CHUNK", 4)  # the last chunk is smaller
     task, data = build(name)
@@ -103,7 +108,7 @@ def test_the_gradient_is_the_mean_of_clipped_gradients_of_single_examples(name, 
         clipped.append(own / max(1.0, float(own.norm()) / NORM))
         losses.append(loss)
     found, values = task.loss("train", batch, noise)
-    assert float(found) == pytest.approx(float(sum(losses)) / COUNT, rel=1e-5)
+    assert found.item() == pytest.approx(sum(losses).item() / COUNT, rel=1e-5)
     assert torch.allclose(gradient(task, batch, noise), sum(clipped) / COUNT, atol=1e-6)
     assert 0 < values["clipped_fraction"] <= 1  # the norm of some is larger
 
@@ -115,7 +120,7 @@ def test_one_example_changes_the_sum_by_at_most_the_norm(name):
     noiseless(task)
     batch, noise = data.train.batch(np.arange(COUNT)), Noise.whole(3, COUNT, "train", 2)
     extreme = batch.images.clone()
-    extreme[4] *= -1e4
+    extreme[4] *= 100
     sums = [
         gradient(task, Batch({**batch.fields, "image": images}), noise) for images in (batch.images, extreme)
     ]
