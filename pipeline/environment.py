@@ -3,9 +3,12 @@
 No other module reads os.environ.
 """
 
+import hmac
 import os
 import re
 import secrets
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -42,6 +45,7 @@ ACCEPTED = {
     "DARKROOM_DEVICE": ("auto|cpu|cuda|mps", "auto, cpu, cuda or mps"),
     "DARKROOM_THREADS": (r"\d{1,4}|10000", "a number from 0 to 10000"),
     "DARKROOM_MICROBATCH": (r"\d{1,6}|1000000", "a number from 0 to 1000000"),
+    "DARKROOM_PRIVACY_SECRET": (r"[0-9a-f]{64}", "64 hexadecimal digits"),
     "DARKROOM_PRICE_PER_HOUR": (r"\d*\.?\d+", "a number from 0, such as 0.75"),
     "MLFLOW_TRACKING_URI": (  # MLflow takes anything else for a folder, and has given up that store
         r"(https?|sqlite|postgresql|mysql|mssql)(\+\w+)?://.+|databricks(-uc)?(://.+)?",
@@ -122,7 +126,7 @@ def _get(name: str, default: str = "") -> str:
     text = os.environ.get(name) or default
     pattern, accepted = ACCEPTED.get(name, (".*", ""))
     if text and not re.fullmatch(pattern, text, re.ASCII | re.DOTALL):
-        shown = re.sub(r"[^/]*@", "***@", text)  # without a password
+        shown = "***" if name.endswith("SECRET") else re.sub(r"[^/]*@", "***@", text)  # without a password
         raise BadInput(f"{shown!r} cannot be used", where=name, remedy=f"use {accepted}")
     return text
 
@@ -190,6 +194,36 @@ def notification() -> tuple[str, str]:
 def openlineage_key() -> str:
     """The key of the OpenLineage server: OPENLINEAGE_API_KEY."""
     return _get("OPENLINEAGE_API_KEY")
+
+
+def privacy_secret(environment: Environment) -> str:
+    """DARKROOM_PRIVACY_SECRET, or else the secret in the storage folder, which is made if it is missing.
+
+    It is 64 hexadecimal digits. Raises ``BadInput`` if others may read the file, or it holds something else.
+    """
+    if secret := _get("DARKROOM_PRIVACY_SECRET"):
+        return secret
+    path = environment.storage / "privacy-secret"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # its mode is 0600
+            file.write(secrets.token_hex(32))
+            file.flush()
+            with suppress(FileExistsError):  # another process was faster
+                os.link(file.name, path)
+    secret = path.read_text(encoding="utf-8")
+    if path.stat().st_mode & 0o077 or not re.fullmatch(ACCEPTED["DARKROOM_PRIVACY_SECRET"][0], secret):
+        remedy = f"chmod 600 {path}, or delete it: private models are then trained with a new secret"
+        raise BadInput("is not a secret of 64 digits that only you can read", where=str(path), remedy=remedy)
+    return secret
+
+
+def privacy_key(environment: Environment, fingerprint: str) -> bytes:
+    """The key of the noise of one private training, from the secret.
+
+    Another training has another key: the same noise in two would show how their data differ.
+    """
+    return hmac.digest(bytes.fromhex(privacy_secret(environment)), fingerprint.encode(), "sha256")
 
 
 def for_child(changes: dict[str, str]) -> dict[str, str]:

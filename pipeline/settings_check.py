@@ -81,6 +81,7 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
     from pipeline.data.settings import DataSettings
     from pipeline.data.sources import find
     from pipeline.evaluation.settings import EvaluationSettings
+    from pipeline.layers.private import require_private
     from pipeline.retraining.gates import GateSettings
     from pipeline.retraining.settings import RetrainSettings
     from pipeline.search.settings import read as read_search
@@ -131,3 +132,5 @@ def _check(name: str, path: Path, models: dict[str, type["Task"] | None]) -> Non
             what = "class_weights: auto and training.sampling: balanced together correct uneven classes twice"
             remedy = "set class_weights: none or training.sampling: shuffle"
             raise BadInput(what, where=f"{path}: {name}.model.class_weights", remedy=remedy)
+        if getattr(config, "privacy", None):
+            require_private(training, f"{path}: {name}.training")

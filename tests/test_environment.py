@@ -111,6 +111,14 @@ def test_a_value_that_cannot_be_used_is_refused_by_its_variables_name(monkeypatc
     assert caught.value.where == variable and repr(text) in caught.value.what
 
 
+@pytest.mark.parametrize("text", ["0" * 63, "0" * 65, "secret"])
+def test_a_mistyped_secret_is_refused_without_being_printed(monkeypatch, tmp_path, text):
+    monkeypatch.setenv("DARKROOM_PRIVACY_SECRET", text)
+    with pytest.raises(BadInput, match="64 hexadecimal digits") as caught:
+        environment.privacy_secret(environment.Environment(tmp_path))
+    assert text not in str(caught.value) and caught.value.where == "DARKROOM_PRIVACY_SECRET"
+
+
 def test_within_a_temporary_copy_of_dvc_the_root_is_the_one_that_dvc_names(monkeypatch, tmp_path):
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path)

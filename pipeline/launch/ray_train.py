@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import model_files
-from pipeline.environment import Environment
+from pipeline.environment import Environment, privacy_key
 from pipeline.errors import DarkroomError, remedy_for
 from pipeline.files import write_text
 from pipeline.launch.plan import Plan
@@ -53,7 +53,7 @@ def fit(training: "Training", environment: Environment, plan: Plan, folder: Path
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)  # at INFO it logs each report
     job = _job(training, plan, folder, environment.microbatch)
-    job |= _weights(training, share=plan.workers > 0)
+    job |= _weights(training, environment, share=plan.workers > 0)
     if environment.remote:
         job["storage"] = _address(environment, folder)
     if environment.ray_address:
@@ -130,8 +130,8 @@ def _job(training: "Training", plan: Plan, folder: Path, microbatch: int) -> dic
     }
 
 
-def _weights(training: "Training", share: bool) -> dict[str, Any]:
-    """The entries of the job with weights: initial ones, and those of the models that are needed.
+def _weights(training: "Training", environment: Environment, share: bool) -> dict[str, Any]:
+    """The entries of the job with weights, initial ones and of needed models, and with the key of the noise.
 
     With ``share`` they are references in Ray's object store.
     """
@@ -142,7 +142,9 @@ def _weights(training: "Training", share: bool) -> dict[str, Any]:
     for name, folder in training.needs.items():
         card, weights = model_files.read(folder)
         needs[name] = (card, put(weights))
-    return {"needs": needs, "initial_weights": put(training.initial_weights())}
+    private = getattr(training.config, "privacy", None)
+    key = {"privacy_key": put(privacy_key(environment, training.fingerprint))} if private else {}
+    return {"needs": needs, "initial_weights": put(training.initial_weights()), **key}
 
 
 def _prepare_cluster(training: "Training", environment: Environment) -> dict[str, Any]:

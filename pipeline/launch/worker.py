@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -151,6 +151,11 @@ def _build_loop(
         lines = initial_weights.apply(task, _fetch(job["initial_weights"]), settings.initial_weights)
         if context.rank == 0:
             print(*(f"{job['name']}: initial weights: {line}" for line in lines), sep="\n", flush=True)
+    if "privacy_key" in job:
+        private, key = cast(Any, task).private, _fetch(job["privacy_key"])
+        multiplier = private.begin(settings, len(data.train), key)
+        if context.rank == 0:
+            print(f"{job['name']}: {private.settings}, noise multiplier {multiplier:.3g}", flush=True)
     return Loop(task, data, settings, folder, context, report)
 
 

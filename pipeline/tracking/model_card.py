@@ -31,6 +31,7 @@ def text(card: Mapping[str, Any]) -> str:
         f"{training.get('num_steps', '?')} steps of {training.get('batch_size', '?')} examples, seed "
         f"{training.get('seed', '?')}, {card.get('parameters', '?')} parameters. SHA-256 of the weights: "
         f"`{card['sha256']}`; fingerprint of the training: `{card.get('fingerprint', 'unknown')}`.",
+        *_privacy(card),
         MEASURED,
         NOT_MEASURED,
         LIMITS,
@@ -40,6 +41,19 @@ def text(card: Mapping[str, Any]) -> str:
         "measures `memorisation`, `copies` and the attacks on membership, if they are listed above.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _privacy(card: Mapping[str, Any]) -> list[str]:
+    if not (privacy := card["config"].get("privacy")):
+        return []
+    begun = " counted from its initial weights on," if card.get("training", {}).get("initial_weights") else ""
+    return [
+        f"Trained with differential privacy:{begun} epsilon {privacy['epsilon']:g} at delta "
+        f"{privacy['delta']:g} for each training image, compared with a training without it (gradients are "
+        f"clipped to the norm {privacy['max_grad_norm']:g}). This is about the weights alone: measures and "
+        "pictures of training images, the SHA-256 of the data above, other trainings with the same images, "
+        "and the choice of settings are not counted."
+    ]
 
 
 def measured(text: str, numbers: Mapping[str, Estimate], protocol: str) -> str:

@@ -1,5 +1,6 @@
 """Train a registered model again from its commit, settings and data, and compare the weights."""
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.core.model_files import WEIGHTS, read_card
-from pipeline.environment import Environment, for_child
+from pipeline.environment import Environment, for_child, privacy_key, privacy_secret
 from pipeline.errors import DarkroomError
 from pipeline.files import read_json, sha256, write_json
 from pipeline.git import git, worktree
@@ -50,11 +51,12 @@ def reproduce(environment: Environment, client: Any, version: Any) -> Reproducti
     with tempfile.TemporaryDirectory() as temporary, worktree(root, commit) as tree:
         registered = registry.weights(client, version, Path(temporary))
         card = read_card(registered)
+        secret = _secret(environment, card, registered)
         settings = read_file(tree / PARAMS)  # an experiment may have changed those of the commit
         settings[card["name"]] = {"training": card["training"], "model": card["config"]}
         write_json(tree / PARAMS, settings)  # JSON is YAML
         _restore_inputs(root, tree, card["name"], tags)
-        trained = _train(tree, card, tags)
+        trained = _train(tree, card, tags, secret)
         expected, found = sha256(registered / WEIGHTS), sha256(trained / WEIGHTS)
         difference = 0.0 if expected == found else _difference(registered / WEIGHTS, trained / WEIGHTS)
         times = read_json(tree / "history" / card["name"] / "times.json")
@@ -98,7 +100,21 @@ def _restore_inputs(root: Path, tree: Path, name: str, tags: Mapping[str, str]) 
         raise DarkroomError(what, where=", ".join(inputs), remedy=remedy) from None
 
 
-def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path:
+def _secret(environment: Environment, card: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The variable with the secret of a private model in ``folder``. Raises ``DarkroomError`` for another."""
+    if not card["config"].get("privacy"):
+        return {}
+    from safetensors.torch import load_file
+
+    key = hashlib.sha256(privacy_key(environment, card["fingerprint"])).digest()
+    if bytes(load_file(folder / WEIGHTS)["private.key_sha256"].tolist()) != key:
+        remedy = "set DARKROOM_PRIVACY_SECRET to the secret of its training"
+        what = "the noise of this private model is from another secret"
+        raise DarkroomError(what, where=card["name"], remedy=remedy)
+    return {"DARKROOM_PRIVACY_SECRET": privacy_secret(environment)}
+
+
+def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str], secret: dict[str, str]) -> Path:
     """Run the training stage with the original number of workers; the folder of the trained model."""
     name, in_process = card["name"], tags.get("darkroom.mode", "in process") == "in process"
     separate = {
@@ -107,7 +123,9 @@ def _train(tree: Path, card: Mapping[str, Any], tags: Mapping[str, str]) -> Path
         "DARKROOM_WORKERS": "auto" if in_process else tags["darkroom.workers"],
     }
     command = [sys.executable, "-m", "stages.train", name]
-    if subprocess.run(command, cwd=tree, env=for_child(separate), check=False).returncode:  # no time limit
+    if subprocess.run(
+        command, cwd=tree, env=for_child(separate | secret), check=False
+    ).returncode:  # no time limit
         remedy = "see above; its commit may need other packages"
         raise DarkroomError("the training failed", where=name, remedy=remedy)
     trained = tree / "models" / name

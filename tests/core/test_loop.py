@@ -202,14 +202,19 @@ def _settings(steps=4):
 
 
 def _train(name, folder, context=None, steps=4):
+    is_private, is_cnn = name == "private", name == "cnn"  # the cnn with all that is off by default
+    name = "cnn" if is_private else name
     data = dataset_for(name)
-    is_cnn = name == "cnn"  # with all that is off by default
     augmentation = {"flip": 0.5, "rotate": 20.0, "color_jitter": 0.2, "crop": 1, "erase": 0.3}
     more = {"mixup": 1.0, "cutmix": 1.0, "class_weights": "auto", "calibrate": True}
     config = augmentation | more if is_cnn else {}
+    if is_private:
+        config = augmentation | {"dropout": 0.2, "privacy": {"epsilon": 8.0}}
     task = model_files.build(name, config, data.spec, 0, needs_for(name))
     torch.set_num_threads(1)
     settings = _settings(steps).model_copy(update={"sampling": "balanced" if is_cnn else "shuffle"})
+    if is_private:
+        task.private.begin(_settings(), len(data.train), b"key")
     loop = Loop(task, data, settings, folder, context)
     return loop.run().state_dict()
 
@@ -236,7 +241,7 @@ TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of thre
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_several_processes_train_the_same_model_as_one(tmp_path, size):
-    names = model_files.names()
+    names = [*model_files.names(), "private"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -14,6 +14,7 @@ from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.errors import BadInput
 from pipeline.layers import damage
 from pipeline.layers.mixture import ClassMixture, cholesky_factors
+from pipeline.layers.private import PrivateLoss
 from pipeline.layers.similarity import image_loss
 from pipeline.models.ae.networks import Pair, build_network
 from pipeline.models.ae.settings import AeConfig
@@ -35,8 +36,9 @@ class Ae(Task):
             raise BadInput(f"there is no class {held_out} to hold out", where="held_out_class", remedy=remedy)
         self.restorations = config.restorations  # what restore() was trained for
         self.network = build_network(config, spec)
+        self.private = PrivateLoss(config.privacy) if config.privacy else None
         self.mixture: ClassMixture | None = None
-        if not isinstance(self.network, Pair):
+        if not self._has_prior:
             return
         if config.prior == "mixture":
             self.mixture = ClassMixture(config.num_components, config.code_size, spec.classes)
@@ -45,10 +47,17 @@ class Ae(Task):
             self.register_buffer("code_factor", torch.zeros(config.code_size, config.code_size))
             self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
+    @property
+    def _has_prior(self) -> bool:
+        return isinstance(self.network, Pair) and self.config.prior != "none"
+
     def phases(self) -> list[Phase]:
         return [Phase("autoencoder", self.network, self.config.optimizer.build(self.network.parameters()))]
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.private(self, self._loss, batch, noise) if self.private else self._loss(batch, noise)
+
+    def _loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         config = self.config
         images, mask = self._damaged(batch.images, noise)
         if config.penalty == "contractive":
@@ -126,8 +135,9 @@ class Ae(Task):
 
     @torch.no_grad()
     def on_train_end(self, batches: Iterable[Batch]) -> None:
-        if not isinstance(self.network, Pair):
+        if not self._has_prior:
             return
+        assert isinstance(self.network, Pair)
         # On the CPU, because mps has no float64.
         pairs = [(self.network.encoder(batch.images).cpu().double(), batch.labels.cpu()) for batch in batches]
         codes, labels = torch.cat([codes for codes, _ in pairs]), torch.cat([labels for _, labels in pairs])
@@ -148,7 +158,7 @@ class Ae(Task):
 
     def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor | None:
         """Codes (count, D) of classes ``labels`` (count,) or of random ones; None before they are fitted."""
-        if not isinstance(self.network, Pair) or not (self.mixture or self).fitted:
+        if not self._has_prior or not (self.mixture or self).fitted:
             return None
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
         if self.mixture:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pipeline.core.optimizers import OptimizerSettings
 from pipeline.layers.damage import Restoration
 from pipeline.layers.mixture import MAX_SIZE
+from pipeline.layers.private import PrivacySettings
 from pipeline.layers.similarity import ImageLoss
 from pipeline.params import Section, Width
 
@@ -17,7 +18,7 @@ class AeConfig(Section):
     ``width``: channels of the convolutional network and of the U-Net at full resolution. ``dense``: the
     hidden layers of the dense network. ``prior``: for generation, a normal distribution is fitted to the
     codes of each class after the training, with one covariance for all classes, or a mixture. A U-Net has no
-    code, and needs neither.
+    code, and needs neither. With none the model does not generate.
     """
 
     architecture: Literal["convolutional", "dense", "unet"] = "convolutional"
@@ -30,8 +31,9 @@ class AeConfig(Section):
     input_noise: float = Field(0.0, ge=0)  # standard deviation, with images in [0, 1]
     penalty: Literal["none", "contractive", "sparse"] = "none"  # of the codes
     penalty_weight: float = Field(1e-3, gt=0)
-    prior: Literal["normal", "mixture"] = "normal"
+    prior: Literal["normal", "mixture", "none"] = "normal"
     num_components: int = Field(10, ge=1, le=1000)  # of the mixture of each class
+    privacy: PrivacySettings | None = None
     held_out_class: int | None = Field(None, ge=0)  # its images are not learned from, to measure anomalies
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
 
@@ -57,6 +59,11 @@ class AeConfig(Section):
             f"architecture: unet has no code for penalty: {self.penalty}": unet and self.penalty != "none",
             "held_out_class needs objectives: [reconstruct]": self.held_out_class is not None
             and not only_reconstructs,
+            "privacy: the prior is fitted without noise; set prior: none": self.privacy
+            and not unet
+            and self.prior != "none",
+            "privacy: penalty: contractive has no gradient of each image": self.privacy
+            and self.penalty == "contractive",
             f"prior: mixture needs code_size <= {MAX_SIZE}": mixture and self.code_size > MAX_SIZE,
         }
         needed = {

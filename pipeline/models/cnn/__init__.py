@@ -14,6 +14,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.task import Batch, DataSpec, Phase, Task
 from pipeline.layers.augmentation import color_jitter, crop, erase, flip, jitter, rotate
 from pipeline.layers.calibration import fit_temperature
+from pipeline.layers.private import PrivateLoss
 from pipeline.models.cnn.losses import LOSSES
 from pipeline.models.cnn.mixing import mix, partner_reader
 from pipeline.models.cnn.networks import NETWORKS
@@ -36,6 +37,7 @@ class Cnn(Task):
         self.network = NETWORKS[config.architecture](config, spec)
         if config.calibrate:
             self.register_buffer("temperature", torch.ones(()))
+        self.private = PrivateLoss(config.privacy) if config.privacy else None
 
     def phases(self) -> list[Phase]:
         return [Phase("classifier", self.network, self.config.optimizer.build(self.network.parameters()))]
@@ -51,6 +53,9 @@ class Cnn(Task):
         self.network.fit(split)
 
     def loss(self, phase: str, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.private(self, self._loss, batch, noise) if self.private else self._loss(batch, noise)
+
+    def _loss(self, batch: Batch, noise: Noise) -> tuple[Tensor, Mapping[str, Tensor]]:
         images, labels = self._augment(batch.images, noise), batch.labels
         if self.read_partners is None:
             logits = self.network(images, noise).float()

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.private import PrivacySettings
 from pipeline.params import Section, Width
 
 
@@ -36,6 +37,7 @@ class CnnConfig(Section):
     cutmix: float = Field(0.0, ge=0, le=10)  # the same; with both, each image is mixed in one of the two ways
     test_time_flip: bool = False  # average the answers for an image and its mirror image
     calibrate: bool = False  # after training, divide the logits by a temperature
+    privacy: PrivacySettings | None = None
     optimizer: OptimizerSettings = OptimizerSettings()
 
     @model_validator(mode="after")
@@ -43,9 +45,15 @@ class CnnConfig(Section):
         """Refuse settings that have no effect or contradict each other, all at once."""
         easy = "label_smoothing keeps easy images in the loss, which loss: focal leaves out"
         unseen = "test_time_flip needs flip: the network has never seen mirrored images"
+        private = self.privacy is not None
         wrong = {
             "crop and shift both move the image": bool(self.crop and self.shift),
             unseen: self.test_time_flip and not self.flip,
+            "privacy: mixup and cutmix use an image several times": private and (self.mixup or self.cutmix),
+            "privacy: class_weights: auto counts without noise": private and self.class_weights == "auto",
+            "privacy: architecture: fast fits its filters without noise": private
+            and self.architecture == "fast",
+            "privacy: calibrate fits a temperature without noise": private and self.calibrate,
             easy: bool(self.label_smoothing) and self.loss == "focal",
         }
         needed = {

@@ -15,5 +15,6 @@ VARIANTS = {
         "objectives": ["reconstruct", "denoise", "inpaint", "upscale"],
         "input_noise": 0.25,
     },
+    "private": {"prior": "none", "privacy": {"epsilon": 8.0}},
     "unet": {"architecture": "unet", "width": 8, "objectives": ["denoise", "inpaint"], "input_noise": 0.25},
 }

@@ -18,5 +18,7 @@ VARIANTS = {
     "focal": SMALL | {"loss": "focal", "calibrate": True},
     "mixup": SMALL | {"mixup": 0.4, "crop": 2, "label_smoothing": 0.1},
     "cutmix": SMALL | {"cutmix": 1.0, "erase": 0.5, "class_weights": "auto"},
+    "private": SMALL | {"dropout": 0.2, "shift": 0.1, "rotate": 10.0, "privacy": {"epsilon": 8.0}},
+    "private_residual": RESIDUAL | {"normalisation": "weight", "privacy": {"epsilon": 8.0}},
     "mixup_and_cutmix": SMALL | {"mixup": 1.0, "cutmix": 0.7, "rotate": 10.0},
 }
