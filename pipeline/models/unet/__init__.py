@@ -31,7 +31,10 @@ class Unet(Task):
         counts = [config.width * 2**level for level in range(config.depth + 1)]
         standardised = config.normalisation == "weight"
         self.num_classes = spec["mask"].num_values
-        self.network = SegmentationNetwork(spec.channels, self.num_classes, counts, standardised)
+        adds = config.skips == "add"
+        self.network = SegmentationNetwork(
+            spec.channels, self.num_classes, counts, standardised, config.num_blocks, adds
+        )
 
     def phases(self) -> list[Phase]:
         return [Phase("segmenter", self.network, self.config.optimizer.build(self.network.parameters()))]

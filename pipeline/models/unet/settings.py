@@ -13,6 +13,8 @@ class UnetConfig(Section):
 
     width: int = Field(16, ge=8, le=256)
     depth: int = Field(3, ge=1, le=6)
+    num_blocks: int = Field(0, ge=0, le=16)  # residual blocks after each halving but the first
+    skips: Literal["concatenate", "add"] = "concatenate"  # how the decoder reads the encoder's maps
     normalisation: Literal["weight", "group"] = "weight"  # of filters; of groups of channels
     loss: Literal["cross_entropy", "dice", "focal", "sum"] = "cross_entropy"  # sum: of the first two
     focal_gamma: float = Field(2.0, ge=1, le=10)  # the larger, the less do easy pixels count
