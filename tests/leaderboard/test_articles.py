@@ -7,6 +7,7 @@ import pytest
 
 from pipeline import recipes
 from pipeline.core import model_files
+from pipeline.core.settings import TrainingSettings
 from pipeline.leaderboard import board as boards
 from tests.project import SHIPPED_MODELS
 from tests.test_walls import ROOT
@@ -49,3 +50,11 @@ def test_every_choice_of_a_model_is_in_its_leaderboard():
                     assert f"{path.stem}.model.{name}: {choice}" in text, f"{path.stem}: {name}: {choice}"
             if field.annotation is bool:
                 assert f"{path.stem}.model.{name}: " in text, f"{path.stem}: {name}"
+
+
+def test_every_setting_that_the_document_names_exists():
+    names = re.findall(r"`(\w+)\.(model|training)\.(\w+)", (ROOT / "docs/articles.md").read_text())
+    assert len(names) > 100
+    for model, part, name in names:
+        config = model_files.find(model).Config if part == "model" else TrainingSettings
+        assert name in config.model_fields, f"{model}.{part}.{name}"

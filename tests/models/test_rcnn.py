@@ -144,6 +144,8 @@ def test_a_classifier_needs_labels_and_a_forecaster_frames_to_predict():
         build(task="classify")
     with pytest.raises(ValidationError, match="ssim_weight"):
         RcnnConfig(task="classify", ssim_weight=1.0)
+    with pytest.raises(ValidationError, match="kernel_size must be odd"):
+        RcnnConfig(kernel_size=4)
     with pytest.raises(BadInput, match="input_frames"):
         build(input_frames=NUM_FRAMES)
 

@@ -10,6 +10,7 @@ from pipeline.core.noise import Noise
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import DataSpec
+from pipeline.errors import BadInput
 from pipeline.models.vqvae.codebook import REVIVED, Codebook
 from tests.arrays import ArrayDataset
 
@@ -117,3 +118,8 @@ def test_an_image_is_reconstructed_from_its_tokens():
     tokens = task.tokens(images)
     assert tokens.shape == (3, 2, 2) and tokens.max() < 8 == task.num_tokens and task.side == 2
     assert torch.equal(task.reconstruct(images), task.image_of(tokens))
+
+
+def test_a_setting_without_effect_is_refused():
+    with pytest.raises(BadInput, match="huber_delta is for reconstruction_loss: huber"):
+        model_files.build("vqvae", SMALL | {"huber_delta": 0.5}, SPEC, 0)
