@@ -30,10 +30,11 @@ $(READY): requirements.lock requirements.hashes pyproject.toml
 	@test ! -s $@ || test "$$(cat $@)" = "$(CURDIR)" || { echo "The project was moved: removing $(VENV)"; rm -rf $(VENV); }
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing the pinned packages of requirements.lock into $(VENV) (minutes, once) ..."
-	@$(PIP) --require-hashes --no-deps -r requirements.hashes
+	@awk '/^[^ #]/ { half = !half } { print > ("$(VENV)/hashes-" half + 0) }' requirements.hashes  # pip uses one core
+	@printf '%s\n' 0 1 | xargs -P 2 -I % $(PIP) --require-hashes --no-deps -r $(VENV)/hashes-%
 	@$(PIP) -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
-	@$(VENV)/bin/python -m compileall -q -j 0 $(VENV)/lib > $(VENV)/compiled.log || true  # pip uses one core; some files are templates
+	@$(VENV)/bin/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib > $(VENV)/compiled.log || true  # some files are templates
 	@mkdir -p -m 700 $(SITE_CACHE) && $(VENV)/bin/dvc config --local core.site_cache_dir $(SITE_CACHE)
 	@printf %s "$(CURDIR)" > $@
 

@@ -43,7 +43,14 @@ def run(folder, *arguments):
     return json.loads((folder / "gpu.json").read_text())["parts"], done.stdout
 
 
-@pytest.mark.slow
+def test_parts_run_with_the_packages_of_the_core_alone(tmp_path, gpu):
+    parts, _ = run(tmp_path, "--only", "machine", "repeat", "ray")
+    statuses = {name: found["status"] for name, found in parts.items()}
+    assert statuses == {"machine": "done", "repeat": "done", "ray": "left out"}
+    assert all(parts["repeat"][name]["equal"] for name in MODELS)
+
+
+@pytest.mark.nightly
 def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
     parts, table = run(tmp_path, "--minutes", "4")
     assert set(parts) == set(gpu.PARTS) and all(name in table for name in parts)

@@ -1,6 +1,7 @@
 """`make install` with fake Python, pip and DVC: when it installs, and where; `make ui`."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -46,6 +47,16 @@ def install(folder):
 def test_packages_are_installed_once(project):
     assert "pip install" in install(project)
     assert install(project) == ""
+
+
+def test_two_processes_install_all_pinned_packages_with_their_hashes(project):
+    calls = install(project)
+    pinned = []
+    for half in (project / ".venv/hashes-0", project / ".venv/hashes-1"):
+        assert f"-r .venv/{half.name}" in calls
+        pinned += re.findall(r"^[^ #].*(?:\n    .*)*", half.read_text(), re.MULTILINE)
+    text = (ROOT / "requirements.hashes").read_text()
+    assert sorted(pinned) == sorted(re.findall(r"^[^ #].*(?:\n    .*)*", text, re.MULTILINE)) != []
 
 
 def test_changed_requirements_are_installed_into_the_same_environment(project):

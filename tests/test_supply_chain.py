@@ -96,7 +96,7 @@ def test_a_package_with_another_hash_is_not_installed(tmp_path, altered):
 def test_make_install_checks_the_hashes_before_anything_else_is_installed():
     recipe = (ROOT / "Makefile").read_text()
     first, second, third = re.findall(r"\$\(PIP\) (.*)", recipe)
-    assert first == "--require-hashes --no-deps -r requirements.hashes"
+    assert first == "--require-hashes --no-deps -r $(VENV)/hashes-%"
     assert second == "-r requirements.lock" and "--no-deps" in third
 
 

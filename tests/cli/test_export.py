@@ -60,7 +60,9 @@ def test_a_generator_is_a_function_of_labels_and_random_numbers(name, drawn, siz
     assert same(output, task.generate(labels, 7, noise))
 
 
-@pytest.mark.parametrize(("conditional", "num_classes"), [(False, 10), (True, 1)])
+@pytest.mark.parametrize(
+    ("conditional", "num_classes"), [(False, 10), pytest.param(True, 1, marks=pytest.mark.nightly)]
+)
 def test_a_transformer_that_does_not_use_labels_is_a_function_of_random_numbers(
     place, conditional, num_classes
 ):

@@ -284,6 +284,7 @@ def test_a_cluster_that_cannot_be_reached_is_named(environment, monkeypatch):
 
 
 @pytest.mark.cluster
+@pytest.mark.nightly
 def test_pictures_that_a_ray_worker_does_not_see_are_named(environment, monkeypatch):
     monkeypatch.setattr(decoding, "MIN_FILES_FOR_RAY", 1)
     with (

@@ -1,8 +1,9 @@
 """Run every command of README.md, in its order, in a copy of this project; fail where one fails.
 
-    python tests/readme/run.py [FOLDER]
+    python tests/readme/run.py [--daily] [FOLDER]
 
 The copy is made in FOLDER and left there, else in a temporary folder. Its trainings take a few steps only.
+With --daily (`.ci/run`), commands that take long are left out or get less to do: see DAILY.
 Python and YAML blocks that name a file are written to it or merged into it. Only the standard library is
 imported here, since the first command of the README is the one that installs everything else.
 """
@@ -36,6 +37,9 @@ BUDGETS = {
     "validate_every": 10,
     "sample_every": 10,
     "checkpoint_every": 10,
+    "num_train": 400,  # clips and scenes
+    "num_validation": 40,
+    "num_test": 100,
 }
 VAE_STEPS = 150  # with fewer, its images miss their floor, and there is no vae@champion
 SERVERS = {
@@ -85,6 +89,29 @@ else:
             "a few steps",
         )
     )
+# What --daily replaces, in the same form. Something else shows every day what these commands would show.
+DAILY = [
+    (r"^darkroom leaderboard losses.yaml$", "", "nightly; daily: --dry-run, tests/leaderboard"),
+    (r"^darkroom seeds vae .*", "", "nightly; daily: tests/tracking/test_promotion.py"),
+    (
+        r"^dvc exp run (-S data.source=folder .*)",
+        r"dvc exp run train-cnn \1",
+        "all models: nightly; daily: one",
+    ),
+    (
+        r"^(darkroom classify data/own/flowers/rose)$",
+        r"\1 && git restore . && dvc checkout",
+        "the other models are those of digits",
+    ),
+    (r"^dvc exp run train-ae .*held_out_class=3", "", "nightly; daily: tests/models/test_ae.py"),
+    (r"^dvc exp run train-(transformer|unet|rcnn) .*", "", "nightly; daily: tests/models/test_contract.py"),
+    (r"^darkroom retrain$", "", "nightly; daily: --dry-run, tests/retraining"),
+    (
+        r"^darkroom schedule install --systemd$",
+        "darkroom schedule install --systemd --dry-run && git revert --no-edit HEAD && dvc checkout",
+        "this machine keeps its schedule; the models are those of digits",
+    ),
+]
 TWICE = {  # run a second time, when nothing is left to do
     "make repro": "make repro > .darkroom/second.log && ! grep 'Running stage' .darkroom/second.log",
 }
@@ -94,8 +121,9 @@ PICTURES = {
 }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, daily: bool) -> None:
     """Make the copy in ``folder`` and run the README there."""
+    CHANGED[:0] = DAILY if daily else []
     project = copy_project(folder)
     text = (project / "README.md").read_text(encoding="utf-8").replace("/srv/incoming", f"{folder}/incoming")
     text = re.sub(r"image_size([=:] ?)32", r"image_size\g<1>16", text)  # a quarter of the pixels
@@ -280,8 +308,6 @@ def free_port() -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]).resolve())
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            main(Path(temporary))
+    given = [word for word in sys.argv[1:] if word != "--daily"]
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(*given or [temporary]).resolve(), daily="--daily" in sys.argv)

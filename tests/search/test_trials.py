@@ -14,8 +14,11 @@ from pipeline.search.ranking import noise_of
 from pipeline.search.search import Search
 from tests.search.conftest import DROPOUT, RATE, SHIFT, by_number, opened, searched
 
+SAMPLERS = ["bayesian", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("random", "grid"))]
+PRUNERS = ["median", pytest.param("hyperband", marks=pytest.mark.nightly)]
 
-@pytest.mark.parametrize("sampler", ["bayesian", "random", "grid"])
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_search_in_parts_has_the_trials_of_a_search_at_once(project, trained, sampler):
     whole = by_number(searched(13, sampler=sampler))
     studies.path_of(opened().environment, "cnn").unlink()
@@ -25,7 +28,7 @@ def test_a_search_in_parts_has_the_trials_of_a_search_at_once(project, trained, 
     assert len(set(trained.runs)) == 13  # the second search knew nothing and trained the same
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", PRUNERS)
 def test_an_interrupted_search_goes_on_as_if_it_had_not_been(project, trained, pruner):
     whole = by_number(searched(16, num_seeds=2, pruner=pruner))
     count = len(trained.runs)
@@ -39,7 +42,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(project, trained, p
     assert "pruned" in {state for state, *_ in whole} and len(whole) == 16
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+@pytest.mark.parametrize("pruner", PRUNERS)
 def test_a_training_that_finished_before_the_kill_is_pruned_all_the_same(
     project, trained, monkeypatch, pruner
 ):

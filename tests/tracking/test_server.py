@@ -43,10 +43,7 @@ CLOSED += [
     "v1/traces",
     "ajax-api/3.0/jobs/1",
 ]
-ENDS = [
-    pytest.param(signal.SIGTERM, id="terminated", marks=pytest.mark.nightly),
-    pytest.param(signal.SIGKILL, id="killed"),
-]
+ENDS = [pytest.param(signal.SIGTERM, id="terminated"), pytest.param(signal.SIGKILL, id="killed")]
 READER = "import mlflow, pandas as pd; model = mlflow.pyfunc.load_model('models:/gan@champion')\n"
 READER += "print(len(model.predict(pd.DataFrame({'count': [3], 'seed': [1], 'label': [-1]}))))"
 INSTALLED = shutil.which("initdb") or list(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -78,9 +75,16 @@ def base():
         yield Path(folder)
 
 
+def listening(process: subprocess.Popen) -> tuple[list[psutil.Process], set[str]]:
+    """A server's processes, and the addresses on which they listen."""
+    owned = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    sockets = [at for one in owned for at in one.net_connections("inet")]
+    return owned, {at.laddr.ip for at in sockets if at.status == psutil.CONN_LISTEN}
+
+
 @pytest.fixture(scope="module")
-def server(base, bucket):
-    """The address of a server with its artifacts in the bucket, an admin and two users."""
+def running(base, bucket):
+    """A server with its artifacts in the bucket, an admin and two users; its address."""
     settings = {
         "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{BUCKET}/mlflow",
         "MLFLOW_S3_ENDPOINT_URL": bucket[1]["AWS_ENDPOINT_URL"],
@@ -93,10 +97,16 @@ def server(base, bucket):
             requests.post(
                 f"{uri}/api/2.0/mlflow/users/create", json=asked, auth=ADMIN, timeout=30
             ).raise_for_status()
-        yield uri
+        yield process, uri
     finally:
         process.terminate()
         process.communicate(timeout=90)
+
+
+@pytest.fixture
+def server(running):
+    """Its address."""
+    return running[1]
 
 
 @pytest.fixture
@@ -188,17 +198,16 @@ class TestWithARealServer:
         )
         assert (read.returncode, read.stdout) == (0, "3\n"), read.stderr
 
+    def test_it_only_listens_on_loopback(self, running):
+        owned, addresses = listening(running[0])
+        assert len(owned) > 5 and addresses == {"127.0.0.1"}
+
+    @pytest.mark.nightly
     @pytest.mark.parametrize("end", ENDS)
-    def test_it_only_listens_on_loopback_and_leaves_no_process(self, base, end):
+    def test_it_leaves_no_process(self, base, end):
         folder = base / "own"
         process, _ = start(folder)
-        owned = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        listening = {
-            at.laddr.ip
-            for one in owned
-            for at in one.net_connections("inet")
-            if at.status == psutil.CONN_LISTEN
-        }
+        owned, _ = listening(process)
         known = [lineage.Process(lineage.Process.current().host, one.pid, one.create_time()) for one in owned]
         process.send_signal(end)
         process.communicate(timeout=90)
@@ -206,7 +215,6 @@ class TestWithARealServer:
         while not all(one.is_dead() for one in known) and time.monotonic() < limit:
             time.sleep(0.1)
         assert len(known) > 5 and all(one.is_dead() for one in known)
-        assert listening == {"127.0.0.1"}
         if end == signal.SIGKILL:  # it starts again, and still knows its users
             process, address = start(folder, "another-password")
             assert "not the password of the first start" in process.communicate(timeout=90)[1]
