@@ -49,7 +49,8 @@ def main() -> None:
     device = env.torch_device
     folders = {name: Path("models", name) for name in lineage.trained_models(Path.cwd())}
     if not folders:
-        raise BadInput("has no stage train-<model>", where="dvc.yaml", remedy="add one, as README.md shows")
+        remedy = "add one, as docs/adding-a-model.md shows"
+        raise BadInput("has no stage train-<model>", where="dvc.yaml", remedy=remedy)
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
     if left := sorted(present - folders.keys()):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)

@@ -1,4 +1,4 @@
-"""The README's example of a new model keeps the contract and can be trained."""
+"""The example of a new model keeps the contract and can be trained; what the documentation names exists."""
 
 import importlib
 import re
@@ -12,14 +12,15 @@ from pipeline.core.dataset import Dataset
 from pipeline.core.loop import Loop
 from pipeline.core.settings import read_training
 from tests.models import test_contract as contract
+from tests.readme import run
 from tests.test_walls import ROOT
 
-README = (ROOT / "README.md").read_text()
+PAGES = "\n".join((ROOT / page).read_text() for page in (*run.PAGES, "docs/promises.md"))
 
 
 def block(language, first_line):
     return next(
-        text for text in re.findall(rf"```{language}\n(.*?)```", README, re.S) if text.startswith(first_line)
+        text for text in re.findall(rf"```{language}\n(.*?)```", PAGES, re.S) if text.startswith(first_line)
     )
 
 
@@ -74,16 +75,16 @@ def test_every_variable_and_command_that_the_readme_names_exists():
     from pipeline.cli import commands
 
     environment = (ROOT / "pipeline/environment.py").read_text()
-    for variable in set(re.findall(r"`(DARKROOM_\w+|RAY_ADDRESS|MLFLOW_TRACKING_URI)`", README)):
+    for variable in set(re.findall(r"`(DARKROOM_\w+|RAY_ADDRESS|MLFLOW_TRACKING_URI)`", PAGES)):
         assert variable in environment
-    for command in set(re.findall(r"^darkroom (\w+)", README, re.M)):
+    for command in set(re.findall(r"^darkroom (\w+)", PAGES, re.M)):
         assert command in commands.commands
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M)):
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", PAGES, re.M)):
         assert f"\n{target}:" in makefile, target
-    for path in set(re.findall(r"`(tests/[\w/]+(?:\.py)?)`", README)):
+    for path in set(re.findall(r"`(tests/[\w/]+(?:\.py)?)`", PAGES)):
         assert (ROOT / path).exists(), path
-    for key in set(re.findall(r"-S ([\w.]+)=", README)):
+    for key in set(re.findall(r"-S ([\w.]+)=", PAGES)):
         section, *rest = key.split(".")
         node = yaml.safe_load((ROOT / "params.yaml").read_text())[section]
         for part in rest:

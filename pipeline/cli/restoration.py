@@ -75,7 +75,7 @@ def restore(
     able = ("complete", "use transformer") if completes else ("reconstruct", "use ae or vae")
     task, card, _ = load_model(model, models, *able)
     if damage and not completes and damage not in getattr(task, "restorations", ()):
-        remedy = f"train an autoencoder for it (README, Autoencoders): ae.model.objectives: [{damage}]"
+        remedy = f"train an autoencoder for it (docs/models.md): ae.model.objectives: [{damage}]"
         raise BadInput(f"this model was not trained to {damage}", where=model, remedy=remedy)
     size = task.spec.size
     known = _known_pixels(mask, size, card) if mask else None

@@ -101,7 +101,8 @@ def read(name: str, path: Path = PARAMS) -> ModelSearch:
     section = read_file(path).get("search")
     where = f"{path}: search"
     if not isinstance(section, dict):
-        raise BadInput("has no section 'search'", where=str(path), remedy="add it (README, 'Search')")
+        remedy = "add it (docs/experiments.md, Search)"
+        raise BadInput("has no section 'search'", where=str(path), remedy=remedy)
     if name not in section:
         remedy = suggestion(name, [*section], f"add search.{name}, or choose one of")
         raise BadInput(f"does not say what to search for '{name}'", where=where, remedy=remedy)

@@ -1,6 +1,6 @@
 """The folders and archives that people have: what is read of each, and what is said about it.
 
-Every layout that README.md names under "Your own pictures" is a row here.
+Every layout that docs/data.md names under "Your own pictures" is a row here.
 """
 
 import os

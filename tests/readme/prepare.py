@@ -1,4 +1,4 @@
-"""What the commands of the README expect to find: pictures, and settings merged into YAML files."""
+"""What the commands of README.md and docs/ expect to find: pictures, and settings merged into YAML files."""
 
 import os
 import sys

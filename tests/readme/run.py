@@ -1,4 +1,4 @@
-"""Run every command of README.md, in its order, in a copy of this project; fail where one fails.
+"""Run every command of README.md and of the pages in docs/, in a copy of this project; fail where one fails.
 
     python tests/readme/run.py [--daily] [FOLDER]
 
@@ -22,6 +22,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+PAGES = (  # in the order of reading
+    "README.md",
+    "docs/results.md",
+    "docs/experiments.md",
+    "docs/tracking.md",
+    "docs/data.md",
+    "docs/models.md",
+    "docs/operation.md",
+    "docs/adding-a-model.md",
+)
 COMMAND_SECONDS, START_SECONDS = 900, 180
 FOREIGN = ("DARKROOM_", "DVC_", "MLFLOW_", "RAY_", "GIT_", "VIRTUAL_ENV", "PYTHONPATH", "MAKE")
 IDENTITY = {
@@ -45,7 +55,7 @@ VAE_STEPS = 150  # with fewer, its images miss their floor, and there is no vae@
 SERVERS = {
     "make ui": 5000,
     "mlflow models serve": 8080,
-}  # they run until the block ends; the port of the README
+}  # they run until the block ends; the port in the pages
 
 # Commands that are not run as they stand: (pattern, what takes its place, the reason).
 CHANGED = [
@@ -122,10 +132,11 @@ PICTURES = {
 
 
 def main(folder: Path, daily: bool) -> None:
-    """Make the copy in ``folder`` and run the README there."""
+    """Make the copy in ``folder`` and run the pages there."""
     CHANGED[:0] = DAILY if daily else []
     project = copy_project(folder)
-    text = (project / "README.md").read_text(encoding="utf-8").replace("/srv/incoming", f"{folder}/incoming")
+    text = "\n".join((project / page).read_text(encoding="utf-8") for page in PAGES)
+    text = text.replace("/srv/incoming", f"{folder}/incoming")
     text = re.sub(r"image_size([=:] ?)32", r"image_size\g<1>16", text)  # a quarter of the pixels
     text = re.sub(r"num_steps: \d+", "num_steps: 500", text)  # of the example of a model
     began, seen = time.monotonic(), set[str]()
@@ -138,7 +149,7 @@ def main(folder: Path, daily: bool) -> None:
             run_block(project, block)
         elif language:
             write_block(project, block)
-    print(f"\nThe README's commands succeeded in {time.monotonic() - began:.0f} s in {project}", flush=True)
+    print(f"\nThe commands succeeded in {time.monotonic() - began:.0f} s in {project}", flush=True)
 
 
 def copy_project(folder: Path) -> Path:
@@ -183,7 +194,7 @@ def commands(block: str) -> Iterator[str]:
 
 
 def adapted(command: str) -> str:
-    """What is run for a command of the README; empty for one that is left out."""
+    """What is run for a command of a page; empty for one that is left out."""
     for pattern, replacement, reason in CHANGED:
         if re.search(pattern, command):
             print(f"  {command}: {reason}", flush=True)
@@ -216,7 +227,7 @@ def write_block(project: Path, block: str) -> None:
     """Write a block to the file that its first line names; merge YAML into an existing file."""
     path = re.match(r"# ([\w./-]+)", block)
     if path is None:
-        raise SystemExit(f"a block of the README names no file in its first line:\n{block}")
+        raise SystemExit(f"a block names no file in its first line:\n{block}")
     if path[1].endswith(".py") or not (project / path[1]).exists():
         (project / path[1]).write_text(block, encoding="utf-8")
     else:

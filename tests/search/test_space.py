@@ -137,11 +137,11 @@ def test_the_shipped_spaces_are_valid(monkeypatch):
     assert all(read_search(name).settings for name in shipped)
 
 
-def test_the_readmes_space_is_valid(tmp_path):
+def test_the_documented_space_is_valid(tmp_path):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     shown = next(
         text
-        for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+        for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/experiments.md").read_text(), re.S)
         if "search:" in text
     )
     params["search"] = yaml.safe_load(shown)["search"]
