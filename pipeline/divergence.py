@@ -31,7 +31,7 @@ def check_finite(
         remedy = "lower the learning rate, or use precision: float32 or bfloat16"
         if name not in lowest:
             remedy = "lower the learning rate or set clip_norm in params.yaml; the last checkpoint is valid"
-            skips = bool(lowest)  # float16: the values of skipped steps are NaN
+            skips = any(own.endswith("loss_scale") for _, own, _ in window)  # float16: skipped steps are NaN
             odd = (each for each in window if each[2].isinf() or (each[2].isnan() and not skips))
             step, name, value = next(odd, (step, name, value))  # type: ignore[assignment]
         what = f"the training diverged: {name} is {float(value):.3g} at step {step}"

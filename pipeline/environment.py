@@ -53,6 +53,7 @@ ACCEPTED = {
     ),
 }
 # Prefixes of variables that a calling DVC or git sets for its own repository.
+UNFINISHED = ".privacy-secret-"  # the name of a secret that is being written begins so
 FOREIGN = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
 
 
@@ -206,14 +207,21 @@ def privacy_secret(environment: Environment) -> str:
     path = environment.storage / "privacy-secret"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # its mode is 0600
+        with (
+            suppress(FileExistsError, FileNotFoundError),  # another process was faster
+            tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=UNFINISHED) as file,  # its mode is 0600
+        ):
             file.write(secrets.token_hex(32))
             file.flush()
-            with suppress(FileExistsError):  # another process was faster
-                os.link(file.name, path)
-    secret = path.read_text(encoding="utf-8")
-    if path.stat().st_mode & 0o077 or not re.fullmatch(ACCEPTED["DARKROOM_PRIVACY_SECRET"][0], secret):
-        remedy = f"chmod 600 {path}, or delete it: private models are then trained with a new secret"
+            os.link(file.name, path)
+    for left in path.parent.glob(f"{UNFINISHED}*"):  # a killed process left a copy
+        left.unlink(missing_ok=True)
+    try:
+        secret, mode = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mode
+    except PermissionError:
+        secret, mode = "", 0
+    if mode & 0o077 or not re.fullmatch(ACCEPTED["DARKROOM_PRIVACY_SECRET"][0], secret):
+        remedy = f"chmod 600 {path}, set DARKROOM_PRIVACY_SECRET, or delete it for a new secret"
         raise BadInput("is not a secret of 64 digits that only you can read", where=str(path), remedy=remedy)
     return secret
 

@@ -7,7 +7,7 @@ from pipeline.core import metrics_log
 
 EVERY_SECONDS, SILENT_SECONDS = 5.0, 60.0
 ALONE = "Ctrl-C ends the training, and the same command continues from the last checkpoint"
-REPLACED = "a Ray worker that does not answer is replaced after a minute, one that hangs after five"
+REPLACED = "a Ray worker that does not answer is replaced after a minute, if one of several hangs, after five"
 
 
 class Progress:

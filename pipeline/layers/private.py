@@ -36,7 +36,7 @@ Loss = Callable[[Batch, Noise], tuple[Tensor, Mapping[str, Tensor]]]
 class PrivacySettings(Section):
     """A training with (``epsilon``, ``delta``)-differential privacy for each training image."""
 
-    epsilon: float = Field(gt=0, le=100)
+    epsilon: float = Field(ge=1e-3, le=100)
     delta: float = Field(1e-5, ge=1e-12, lt=1)  # less than 1 / number of training images
     max_grad_norm: float = Field(1.0, gt=0)  # to which the gradient of each image is clipped
 
@@ -163,7 +163,8 @@ class PrivateLoss(nn.Module):
             values["clipped_fraction"] = (norms > self.settings.max_grad_norm).float()
             factors = self.settings.max_grad_norm / norms.clamp_min(self.settings.max_grad_norm)
             for name, value in gradients.items():
-                sums[name] += torch.tensordot(factors, value, 1)
+                # No matrix product: autocast and TF32 round it, and a sum of rounded gradients has no bound.
+                sums[name] += (factors.view(-1, *[1] * (value.dim() - 1)) * value).sum(0)
             for name, value in values.items():
                 totals[name] = totals[name] + value.sum() if name in totals else value.sum()
         if noise.start == 0:

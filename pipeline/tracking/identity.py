@@ -11,9 +11,15 @@ KEYS = ("name", "config", "spec", "needs", "class_names", "fit", "bit_depth", "s
 def of_card(card: Mapping[str, Any]) -> dict[str, str]:
     """The ``sha256`` of a model's weights, and a ``digest`` of them with its settings. ``card``: model.json.
 
-    Models with the same weights can answer otherwise, such as a GAN with another truncation.
+    Models with the same weights can answer otherwise, such as a GAN with another truncation. A setting that
+    is None counts as one that is not there, as in cards that were written before it existed.
     """
-    return {"sha256": card["sha256"], "digest": digest_of([card.get(key) for key in KEYS])}
+    return {"sha256": card["sha256"], "digest": digest_of([_given(card.get(key)) for key in KEYS])}
+
+
+def _given(value: Any) -> Any:
+    is_mapping = isinstance(value, Mapping)
+    return {key: _given(each) for key, each in value.items() if each is not None} if is_mapping else value
 
 
 def tags(card: Mapping[str, Any], name: str = "") -> dict[str, str]:

@@ -15,7 +15,8 @@ from pipeline.tracking.registry import CHAMPION
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PREVIOUS = "darkroom.previous_champion"  # a version's tag: those that it replaced, the last one first
+PREVIOUS = "darkroom.previous_champion"  # a version's tag: the champions before it, the last one first
+NONE = "-"  # ends them
 FIELDS = ("model", "from", "to", "reason", "retraining")  # of an entry of the history; tags darkroom.<field>
 
 
@@ -76,9 +77,9 @@ def promote(
         client.set_terminated(run.info.run_id, "FINISHED")  # it was killed after moving the alias
     if rolled_back or (run is not None and run.info.status == "FINISHED"):
         return
-    replaced = version.tags.get(PREVIOUS, "").split()
-    if before is not None and str(before.version) not in (number, *replaced[:1]):
-        client.set_model_version_tag(name, number, PREVIOUS, " ".join([str(before.version), *replaced]))
+    if before is not None and str(before.version) != number:
+        chain = f"{before.version} {before.tags.get(PREVIOUS, NONE)}"
+        client.set_model_version_tag(name, number, PREVIOUS, chain)
     if run is None:
         tags = {"reason": redact(reason), "gates": json.dumps(gates), "retraining": retraining}
         run = _start_run(client, experiment, "promote", version, before, tags)
@@ -91,14 +92,16 @@ def rollback(environment: Environment, name: str, reason: str) -> tuple[str, str
     """Restore the previous champion; the versions (from, to). Raises ``BadInput`` if there is none."""
     client, experiment = connection.connect(environment)
     current = find(client, f"{name}@{CHAMPION}")
-    if not (replaced := current.tags.get(PREVIOUS, "").split()):
+    replaced = current.tags.get(PREVIOUS, NONE).split()
+    if replaced[0] == NONE:
         where = f"{name}@{CHAMPION} (version {current.version})"
         raise BadInput("there is no previous champion", where=where, remedy="darkroom promote")
     previous = client.get_model_version(name, replaced[0])
     registry.withdraw(client, name, str(current.version), f"rolled back: {reason}")
     tags = {"reason": redact(reason), "gates": "[]", "retraining": ""}
+    if replaced[1:]:  # an earlier version of Darkroom wrote one number
+        client.set_model_version_tag(name, replaced[0], PREVIOUS, " ".join(replaced[1:]))
     _move_alias(client, previous, _start_run(client, experiment, "rollback", previous, current, tags))
-    client.set_model_version_tag(name, str(current.version), PREVIOUS, " ".join(replaced[1:]))
     return str(current.version), str(previous.version)
 
 

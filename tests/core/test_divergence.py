@@ -130,9 +130,12 @@ def test_an_infinite_value_of_a_step_that_float16_took_is_named_and_a_skipped_st
         (1, "train/loss", torch.tensor(math.nan)),  # skipped
         (2, "train/loss", torch.tensor(2.0)),
         (3, "train/loss", torch.tensor(math.inf)),
+        (3, "train/loss_scale", torch.tensor(1.0)),
     ]
     with pytest.raises(Diverged, match="train/loss is inf at step 3"):
         check_finite(4, {"train/loss": math.inf, "train/loss_scale": 1.0}, window)
     with pytest.raises(Diverged, match="train/loss is nan at step 1"):
-        check_finite(4, {"train/loss": math.nan}, window)
+        check_finite(4, {"train/loss": math.nan}, window[:3])  # not float16
+    with pytest.raises(Diverged, match="validation/mse is inf at step 4"):
+        check_finite(4, {"validation/mse": math.inf}, [*window[:2], window[3]])
     check_finite(4, {"train/loss": 1.0, "train/loss_scale": 1.0}, window[:2])

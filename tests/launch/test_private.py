@@ -57,11 +57,13 @@ def test_the_secret_is_made_once_for_the_user_alone_and_the_variable_goes_before
     assert len(keys | {privacy_key(environment, "a")}) == 3
 
 
-@pytest.mark.parametrize(("mode", "text"), [(0o644, "5" * 64), (0o600, "5" * 63), (0o600, "")])
+@pytest.mark.parametrize(
+    ("mode", "text"), [(0o644, b"5" * 64), (0o600, b"5" * 63), (0o600, b""), (0o600, b"\xff" * 64)]
+)
 def test_a_secret_that_others_can_read_or_that_is_none_is_refused(environment, mode, text):
     path = environment.storage / "privacy-secret"
     path.parent.mkdir()
-    path.write_text(text)
+    path.write_bytes(text)
     path.chmod(mode)
     with pytest.raises(BadInput, match="only you can read"):
         privacy_secret(environment)

@@ -133,6 +133,33 @@ def test_one_example_changes_the_sum_by_at_most_the_norm(name):
     assert (sums[0] - sums[1]).norm() * COUNT > NORM / 2  # the example was extreme
 
 
+def test_in_bfloat16_too_one_example_changes_the_sum_by_at_most_the_norm(monkeypatch):
+    """The gradients are equal, so a sum in bfloat16 would lose or gain whole ones."""
+    task, data = build("cnn")
+    noiseless(task)
+    batch, noise = data.train.batch(np.zeros(COUNT, int)), Noise.whole(3, COUNT, "train", 2)
+    of_each, sums = private._of_each, []
+    for last in (1.0, 0.0):
+
+        def equal(*given, last=last):
+            gradients, values = of_each(*given)
+            rows = torch.ones(len(values["loss"]))
+            rows[-1] = last
+            shaped = {name: rows.view(-1, *[1] * (value.dim() - 1)) for name, value in gradients.items()}
+            return {name: value[:1] * shaped[name] for name, value in gradients.items()}, values
+
+        monkeypatch.setattr(private, "_of_each", equal)
+        with torch.autocast("cpu", torch.bfloat16):
+            sums.append(gradient(task, batch, noise) * COUNT)
+    assert 0 < (sums[0] - sums[1]).norm() <= NORM * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(e, d) for e in (1e-3, 100.0) for d in (1e-12, 0.5)])
+def test_the_accountant_holds_at_the_ends_of_the_accepted_settings(epsilon, delta):
+    PrivacySettings(epsilon=epsilon, delta=delta)
+    assert delta_of(mu_of(epsilon, delta), epsilon) <= delta * (1 + 1e-3)
+
+
 def test_the_noise_has_the_deviation_of_the_accountant_and_depends_on_key_and_step_alone():
     training = TrainingSettings(num_steps=50, batch_size=COUNT)
     task, data = build(training=training)

@@ -81,6 +81,12 @@ def test_a_version_that_was_registered_without_a_digest_is_found_by_the_card_in_
     assert add(environment, first, 1.0)[1] == "3"
 
 
+def test_a_setting_that_is_none_counts_as_one_that_an_earlier_version_did_not_have():
+    card = {"sha256": "a" * 64, "config": {"width": 8, "optimizer": {"beta": 0.5}}}
+    newer = {**card, "config": {"width": 8, "privacy": None, "optimizer": {"beta": 0.5, "clip": None}}}
+    assert identity.of_card(card) == identity.of_card(newer)
+
+
 def test_records_and_results_that_an_earlier_version_left_are_sent(environment, client, tmp_path):
     folder = gan(tmp_path / "gan", 0.7)
     sha256 = model_files.read_card(folder)["sha256"]

@@ -293,10 +293,10 @@ def test_each_rollback_undoes_one_promotion_also_of_a_version_that_was_the_champ
     promote = lambda number: promotion.promote(
         environment, client().get_model_version("vae", number), "better", []
     )
-    for number in ("2", "3", "2", "2"):  # the last one as after a kill
+    for number in ("2", "3", "2", "2", "1", "2"):  # the fourth as after a kill
         promote(number)
-    restored = [promotion.rollback(environment, "vae", "back")[1] for _ in range(3)]
-    assert restored == ["3", "2", "1"]
+    restored = [promotion.rollback(environment, "vae", "back")[1] for _ in range(5)]
+    assert restored == ["1", "2", "3", "2", "1"]
     with pytest.raises(BadInput, match="no previous champion"):
         promotion.rollback(environment, "vae", "back")
 
