@@ -46,7 +46,8 @@ def test_every_choice_of_a_model_is_in_its_leaderboard():
         config, text = model_files.find(path.stem).Config, path.read_text()
         for name, field in config.model_fields.items():
             for choice in getattr(field.annotation, "__args__", ()):
-                if isinstance(choice, str) and choice != recipe.get(name, field.default):
+                known = choice == recipe.get(name, field.default) or (name, choice) == ("prior", "none")
+                if isinstance(choice, str) and not known:  # prior: none generates nothing
                     assert f"{path.stem}.model.{name}: {choice}" in text, f"{path.stem}: {name}: {choice}"
             if field.annotation is bool:
                 assert f"{path.stem}.model.{name}: " in text, f"{path.stem}: {name}"
