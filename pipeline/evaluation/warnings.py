@@ -126,9 +126,10 @@ def ignored_labels(evidence: Evidence) -> Warned | None:
         return None
     what = (
         f"{agreement.value:.1%} of the images of {evidence.name} show the class that was asked for "
-        f"(chance: {accuracy.floor or 0:.1%}): the labels of its training were shuffled, or it ignores them"
+        f"(chance: {accuracy.floor or 0:.1%}): the labels of its training were shuffled, it ignores them, or "
+        "its images are too poor to be recognised"
     )
-    return Warned("ignored labels", what, "check the labels, then train it again")
+    return Warned("ignored labels", what, "look at its images and check the labels, then train it again")
 
 
 def collapsed(evidence: Evidence) -> Warned | None:

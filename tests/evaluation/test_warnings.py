@@ -300,7 +300,8 @@ def test_with_uneven_classes_faults_are_still_found():
     chance = {"accuracy": Estimate(0.95, floor=0.95), "balanced_accuracy": Estimate(0.5, floor=0.5)}
     assert "50.0% of the test images of a class" in warnings.shuffled_labels(evidence(chance)).what
     ignored = {"label_agreement": Estimate(0.9), "balanced_label_agreement": Estimate(0.5)}
-    assert warnings.ignored_labels(evidence(ignored, accuracy=UNEVEN["balanced_accuracy"]))
+    warned = warnings.ignored_labels(evidence(ignored, accuracy=UNEVEN["balanced_accuracy"]))
+    assert warned and "or its images are too poor to be recognised" in str(warned)
 
 
 def test_noise_is_unlike_real_images_and_does_not_count_as_few_distinct_ones():
