@@ -122,7 +122,8 @@ def record_artifacts(client: "MlflowClient", run_id: str, written: Collection[st
     """Write the hashes of a run's local artifacts next to them, and the hash of these as a tag.
 
     What is recorded already keeps its hash, except for the names ``written``: so damage is not recorded as
-    right. It can be killed at any point: the tag fits the file that is there.
+    right. It can be killed at any point: the tag fits the file that is there. Where it does not, since an
+    earlier version of Darkroom was killed, the hashes count as recorded if they fit all other files.
     """
     run = client.get_run(run_id)
     folder, known = artifacts_folder(run), run.data.tags.get(FILES, "")
@@ -132,11 +133,14 @@ def record_artifacts(client: "MlflowClient", run_id: str, written: Collection[st
         temporary.unlink(missing_ok=True)
     recorded, before = hashes(folder), ""
     if known:
-        before = sha256(folder / HASHES) if (folder / HASHES).is_file() else ""
-        if before not in known.split():
-            return  # it was changed: ``darkroom verify`` names it
-        earlier = read_json(folder / HASHES)
-        recorded |= {name: digest for name, digest in earlier.items() if name not in written}
+        try:
+            before, earlier = sha256(folder / HASHES), dict[str, str](read_json(folder / HASHES))
+        except (OSError, ValueError, TypeError):
+            return  # ``darkroom verify`` names it
+        kept = {name: digest for name, digest in earlier.items() if name not in written}
+        if before not in known.split() and any(recorded.get(name) != kept[name] for name in kept):
+            return  # it was changed
+        recorded |= kept
     with atomic_write(folder / HASHES) as temporary:
         write_json(temporary, recorded)
         after = sha256(temporary)

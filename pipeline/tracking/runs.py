@@ -113,6 +113,7 @@ class Run:
         remove(kept)  # of a killed process that made this run
         (shutil.copytree if path.is_dir() else atomic_copy)(path, kept)
         self._record.artifacts.append([str(kept), folder])
+        self._record.save(self._environment)
 
     def __enter__(self) -> "Run":
         return self
@@ -202,6 +203,8 @@ def open_run(environment: Environment, description: Description, delay_seconds: 
         if (left.stage, left.fingerprint) == (record.stage, record.fingerprint):  # an earlier attempt
             record.started, record.run_id, record.folder = left.started, left.run_id, left.folder
             record.offsets = left.offsets
+            # sent again: the kill may have left half a file there, or a whole one without its hash
+            record.artifacts = [each for each in left.artifacts if Path(each[0]).exists()]
     describe(record, description)
     run = Run(environment, record, delay_seconds or 0.0)
     if delay_seconds is None:

@@ -45,8 +45,9 @@ class Sequence(RuleBasedStateMachine):
         shutil.copytree(self.folder / "first", self.project, symlinks=True)
         self.dropout, self.version = DROPOUT[0], 0
         self.damaged: dict[Path, str] = {}  # the SHA-256 of files with a flipped bit
+        self.whole: dict[Path, str] = {}  # that of the same files before
         self.champions = ["1"]
-        self.pushed = _text(self.project / "dvc.lock")
+        self.pushed, self.pushed_dropout = _text(self.project / "dvc.lock"), DROPOUT[0]
 
     @rule(dropout=st.sampled_from(DROPOUT))
     def change_params(self, dropout: float) -> None:
@@ -80,7 +81,8 @@ class Sequence(RuleBasedStateMachine):
     def fill_disk(self, number: int) -> None:
         self._count("fill_disk")
         moment = Moment(self.project, self.folder / "log", number, full=True)
-        self._run(lambda: forks.run_darkroom("repro"), moment)
+        _, text = self._run(lambda: forks.run_darkroom("repro"), moment)
+        assert "Traceback" not in text, text
 
     @rule(kind=st.sampled_from(FLIPPED), which=st.integers(0, 10**9), bit=st.integers(0, 10**9))
     def flip_bit(self, kind: str, which: int, bit: int) -> None:
@@ -89,8 +91,12 @@ class Sequence(RuleBasedStateMachine):
         if files:
             self._count(f"flip {kind}")
             file = files[which % len(files)]
+            if (before := sha256(file)) != self.damaged.get(file):
+                self.whole[file] = before
             flip(file, bit % (8 * file.stat().st_size))
             self.damaged[file] = sha256(file)
+            if self.damaged[file] == self.whole[file]:  # the same bit twice
+                del self.damaged[file]
             problems = self._problems()
             assert self._unknown(problems) == [], (file, problems)
 
@@ -113,8 +119,9 @@ class Sequence(RuleBasedStateMachine):
         self.repro()
         code, text = self._run(lambda: forks.run_dvc("push"))
         assert code == 0, text
-        self.pushed = _text(self.project / "dvc.lock")
+        self.pushed, self.pushed_dropout = _text(self.project / "dvc.lock"), self.dropout
 
+    @precondition(lambda self: self.pushed_dropout == self.dropout)
     @precondition(lambda self: self.pushed == _text(self.project / "dvc.lock"))
     @rule()
     def lose_and_pull(self) -> None:
@@ -167,6 +174,7 @@ class Sequence(RuleBasedStateMachine):
         assert code == 0, text
         assert self._held() == self._expected(), text
         assert self._unknown(self._problems()) == []
+        self.damaged = {file: self.damaged[file] for file in self._still_damaged()}
 
     def _check_outputs(self) -> None:
         """The outputs have the bits of the model; or damage is the reason, and is named."""
@@ -178,7 +186,10 @@ class Sequence(RuleBasedStateMachine):
         assert _champion(self.project) == self.champions[-1]
 
     def _expected(self) -> dict[str, str]:
-        """The bits for the params: those of the first run that made them, while nothing was damaged."""
+        """The bits for the params: those of the first run that made them, while nothing was damaged.
+
+        Until there is such a run, they are what the project holds: there is nothing to compare with.
+        """
         if self.dropout not in self.bits and not self.damaged:
             self.bits[self.dropout] = self._held()
         return self.bits.get(self.dropout, self._held())

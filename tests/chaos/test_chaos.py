@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.chaos import states
 from tests.project import ROOT
 
 
@@ -19,6 +20,25 @@ def chaos(folder, *options):
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     return done.stdout
+
+
+def test_the_model_of_the_random_sequences_knows_a_bit_flipped_back_and_what_a_pull_restores(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(states.Sequence, "folder", tmp_path, raising=False)
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/params.yaml").write_text('{"cnn": {"model": {"dropout": 0.2}}}')
+    (tmp_path / "first/dvc.lock").write_text("stages")
+    sequence = states.Sequence()
+    monkeypatch.setattr(sequence, "_problems", lambda: ["dvc.lock"])
+    for bit, damaged in ((0, 1), (1, 1), (0, 1), (1, 0)):
+        sequence.flip_bit(kind="dvc.lock", which=0, bit=bit)
+        assert len(sequence.damaged) == damaged
+    (pull,) = [rule for rule in sequence.rules if rule.function.__name__ == "lose_and_pull"]
+    pullable = lambda: all(condition(sequence) for condition in pull.preconditions)
+    assert pullable()
+    sequence.change_params(dropout=0.1)
+    assert not pullable()
 
 
 @pytest.mark.slow

@@ -210,9 +210,32 @@ def test_damage_of_a_runs_files_is_not_recorded_as_right(client, environment, re
     assert check().path == str(folder / "table.csv")
     flip(folder / "table.csv")
     assert check() is None
-    flip(folder / HASHES)
-    record_artifacts(client(), run_id, ["page.html"])
+    text, digest = (folder / HASHES).read_text(), sha256(folder / "table.csv")
+    for damaged in (text.replace(digest, ("0" if digest[0] != "0" else "1") + digest[1:]), "[1]", "{"):
+        (folder / HASHES).write_text(damaged)
+        record_artifacts(client(), run_id, ["page.html"])
+        assert check().path == str(folder / HASHES)
+
+
+def test_hashes_of_a_run_without_their_tag_which_fit_all_other_files_become_those_recorded(client, recorded):
+    check, run_id, folder = recorded
+    (folder / "page.html").write_text("newer")
+    write_hashes(folder)  # an earlier version of Darkroom was killed after this
     assert check().path == str(folder / HASHES)
+    record_artifacts(client(), run_id, [])
+    assert check() is None
+
+
+def test_a_file_sent_again_before_a_kill_is_as_recorded_after_a_next_attempt_that_fails(
+    environment, description, recorded, tmp_path
+):
+    check, _, folder = recorded
+    (tmp_path / "page.html").write_text("newer")
+    open_run(environment, description).log_artifact(tmp_path / "page.html")
+    (folder / "page.html").write_text("new")  # it is killed while it copies the file
+    with pytest.raises(ValueError), open_run(environment, description):
+        raise ValueError
+    assert check() is None and (folder / "page.html").read_text() == "newer"
 
 
 def test_what_a_delivery_or_a_note_writes_again_is_recorded_and_the_rest_stays_as_it_was(
