@@ -134,7 +134,8 @@ def test_each_model_answers_requests(servers):
             np.testing.assert_allclose(answer["code"], tasks[name].encode(pixels)[0], atol=1e-4)
             assert answer["anomaly"] == pytest.approx(float((restored - pixels).square().mean()), abs=1e-6)
 
-    assert "count" in post(urls["gan"], [{"image": png(image)}], 400)
-    assert "label is 0 to 3" in post(urls["gan"], [{"count": 1, "label": 9}], 400)
-    assert "class name (0, 1, 2, 3)" in post(urls["gan"], [{"count": 1, "label": "dog"}], 400)
+    if "gan" in urls:
+        assert "count" in post(urls["gan"], [{"image": png(image)}], 400)
+        assert "label is 0 to 3" in post(urls["gan"], [{"count": 1, "label": 9}], 400)
+        assert "class name (0, 1, 2, 3)" in post(urls["gan"], [{"count": 1, "label": "dog"}], 400)
     assert "not base64 of a complete image" in post(urls["cnn"], [{"image": png(image)[:40]}], 400)
