@@ -77,7 +77,7 @@ def require_private(training: TrainingSettings, where: str) -> None:
 
 
 def secret_normal(key: bytes, step: int, count: int) -> Tensor:
-    """``count`` standard normal numbers, float64: a function of ``key`` that nobody can guess without it.
+    """``count`` standard normal numbers, float64: a function of ``key``, unknown without it.
 
     SHAKE-256 is the generator, because PyTorch's has only 2^32 seeds, and Box & Muller 1958 the method.
     """

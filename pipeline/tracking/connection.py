@@ -22,9 +22,8 @@ SQLITE = "sqlite:///"
 PARENT = "repro"  # the ``darkroom.stage`` of parent runs
 LIMITS = {"metrics": 1000, "params": 100, "tags": 100}  # in one call; MLflow's own
 LOCK_SECONDS = 60
-FILES = (
-    "darkroom.files"  # a tag: the SHA-256 of sha256.json; of the old and the new one while that is written
-)
+# A tag: the SHA-256 of sha256.json; of the old and the new one while that is written.
+FILES = "darkroom.files"
 
 
 def is_local(environment: Environment) -> bool:
