@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,43 +34,47 @@ import gpu_data  # noqa: E402
 import gpu_models  # noqa: E402
 import gpu_parts  # noqa: E402
 import torch  # noqa: E402
-from gpu_bench import MINIATURE, Bench, LeftOut, Sizes  # noqa: E402
+from gpu_bench import MINIATURE, Bench, LeftOut, Sizes, synthetic_data  # noqa: E402
+from gpu_speed import now  # noqa: E402
 
 from pipeline.core.determinism import allow_tf32, make_deterministic  # noqa: E402
 from pipeline.errors import DarkroomError  # noqa: E402
-from pipeline.files import write_json  # noqa: E402
+from pipeline.files import read_json, write_json  # noqa: E402
 from pipeline.process import keep_freed_memory  # noqa: E402
 
 FULL_MINUTES = 8.0
-# In order of importance, and the least seconds that each needs.
+# In order of importance: the least seconds that each needs, and the most that it may take.
 PARTS = {
-    "machine": (gpu_parts.machine, 0),
-    "repeat": (gpu_parts.repeat, 10),
-    "agreement": (gpu_parts.agreement, 5),
-    "kill": (gpu_parts.kill, 20),
-    "speed": (gpu_parts.speed, 15),
-    "contract": (gpu_parts.contract, 15),
-    "deterministic": (gpu_parts.deterministic, 10),
-    "mnist": (gpu_models.PARTS["mnist"], 20),
-    "cifar10": (gpu_models.PARTS["cifar10"], 20),
-    "precision": (gpu_parts.precision, 10),
-    "ray": (gpu_parts.ray, 20),
-    "gan-mnist": (gpu_models.PARTS["gan-mnist"], 15),
-    "gan-cifar10": (gpu_models.PARTS["gan-cifar10"], 15),
+    "machine": (gpu_parts.machine, 0, 30),
+    "repeat": (gpu_parts.repeat, 10, 90),
+    "agreement": (gpu_parts.agreement, 5, 60),
+    "kill": (gpu_parts.kill, 20, 90),
+    "contract": (gpu_parts.contract, 15, 90),
+    "speed": (gpu_parts.speed, 15, 90),
+    "cifar10": (gpu_models.PARTS["cifar10"], 30, 150),
+    "mnist": (gpu_models.PARTS["mnist"], 30, 150),
+    "gan-cifar10": (gpu_models.PARTS["gan-cifar10"], 30, 150),
+    "precision": (gpu_parts.precision, 10, 90),
+    "deterministic": (gpu_parts.deterministic, 10, 60),
+    "gan-mnist": (gpu_models.PARTS["gan-mnist"], 30, 150),
+    "cifar10-settings": (gpu_models.settings_of_cifar10, 40, 300),
+    "ray": (gpu_parts.ray, 20, 90),
 }
+LONGEST = 300  # characters of a line of the table
 
 
 class OutOfTime(BaseException):
-    """The time of the whole script is over. It is no ``Exception``, so that a part does not catch it."""
+    """The time of a part is over. It is no ``Exception``, so that a part does not catch it."""
 
 
 def run_part(name: str, bench: Bench) -> dict[str, Any]:
     """Run a part: its status, seconds and figures. Nothing it raises gets further."""
-    part, needed = PARTS[name]
+    part, needed, most = PARTS[name]
     if bench.left < needed * bench.scale:
         return {"status": "left out", "reason": f"{max(0.0, bench.left):.0f} s are left"}
-    began = time.monotonic()
+    began, end = time.monotonic(), bench.deadline
     bench.problems, bench.found = [], {}
+    bench.deadline = end if bench.sizes.tiny else min(end, began + most)
     try:
         with limit(bench.left):
             bench.found |= part(bench)
@@ -77,9 +82,19 @@ def run_part(name: str, bench: Bench) -> dict[str, Any]:
     except LeftOut as reason:
         status = {"status": "left out", "reason": str(reason)}
     except (Exception, OutOfTime) as error:
-        status = {"status": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
-        traceback.print_exc()
+        problems = [*bench.problems, f"{type(error).__name__}: {error}"]
+        status = {"status": "failed", "error": "; ".join(problems), "traceback": traceback.format_exc()}
+    bench.deadline = end
     return {"status": "done", "took_seconds": round(time.monotonic() - began, 1)} | bench.found | status
+
+
+def is_lost(device: torch.device) -> bool:
+    """Whether ``device`` can no longer be used by this process, as after an invalid access to its memory."""
+    try:
+        now(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 @contextlib.contextmanager
@@ -99,14 +114,15 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 def rows(name: str, found: dict[str, Any]) -> Iterator[str]:
-    """The lines of the table for a part."""
+    """The lines of the table for a part. Tracebacks are in the JSON file only."""
     head = {key: found[key] for key in ("took_seconds", "reason", "error") if key in found}
-    others = {key: value for key, value in found.items() if key not in {"status", *head}}
+    hidden = {"status", "traceback", "tracebacks", "errors", *head}
+    others = {key: value for key, value in found.items() if key not in hidden}
     plain = {key: value for key, value in others.items() if not isinstance(value, dict)}
-    yield f"{name:14} {found['status']:9} {shown(head | plain)}"
+    yield f"{name:16} {found['status']:9} {shown(plain | head)}"[:LONGEST]
     for key, value in others.items():
         if isinstance(value, dict):
-            yield f"{'':14} {key:9} {shown(value)}"
+            yield f"{'':16} {key:9} {shown(value)}"[:LONGEST]
 
 
 def shown(figures: dict[str, Any]) -> str:
@@ -130,19 +146,28 @@ def measure(given: argparse.Namespace, device: torch.device) -> int:
     sizes = MINIATURE if given.miniature else Sizes()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "minutes": minutes, "parts": {}}
     report |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "miniature": given.miniature}
+    parts = report["parts"] = read_json(given.json)["parts"] if given.continues else {}
+    wanted = [name for name in given.only or PARTS if name not in parts]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data = {} if given.data is None else gpu_data.open_all(given.data, folder)
-        data["synthetic"] = gpu_data.synthetic(folder / "synthetic", *sizes.shape, sizes.num_images)
+        data = synthetic_data(sizes, folder)
+        data |= {} if given.data is None else gpu_data.open_all(given.data, folder)
         scale = 1.0 if given.miniature else min(1.0, minutes / FULL_MINUTES)
         bench = Bench(device, sizes, folder, deadline, data, scale)
         report["data"] = {name: each.digest for name, each in data.items()}
-        for name in given.only or PARTS:
-            report["parts"][name] = found = run_part(name, bench)
+        for name in wanted:
+            parts[name] = found = run_part(name, bench)
             write_json(given.json, json.loads(json.dumps(report), parse_constant=str))  # NaN is no JSON
             print("\n".join(rows(name, found)), flush=True)
-    failed = [name for name, found in report["parts"].items() if found["status"] == "failed"]
-    left_out = [name for name, found in report["parts"].items() if found["status"] == "left out"]
+            if found["status"] == "failed" and is_lost(device):
+                break
+    if missing := [name for name in wanted if name not in parts]:  # a new process can use the device again
+        left = max(0.1, (deadline - time.monotonic()) / 60)
+        more = ["--continues", "--minutes", str(left), "--only", *missing]
+        return subprocess.run([sys.executable, __file__, *sys.argv[1:], *more]).returncode
+    print("\n".join(line for name, found in parts.items() for line in rows(name, found)))
+    failed = [name for name, found in parts.items() if found["status"] == "failed"]
+    left_out = [name for name, found in parts.items() if found["status"] == "left out"]
     print(f"failed: {', '.join(failed) or 'none'}; left out: {', '.join(left_out) or 'none'}; {given.json}")
     return 1 if failed else 0
 
@@ -160,6 +185,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda; with --miniature cpu")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write the processed data and end")
     parser.add_argument("--mirror", type=Path, help="with --prepare: folder with the archives")
+    parser.add_argument("--continues", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:

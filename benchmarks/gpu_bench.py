@@ -1,18 +1,29 @@
 """For gpu.py: what its parts share."""
 
 import time
+import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from gpu_data import synthetic
 from gpu_speed import INTERVALS, loop_rate, num_steps, training
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
+
+PIXELS = {"tokens": "pixels"}  # codes would need a trained VQ-VAE
+CONFIGS: dict[str, dict[str, Any]] = {"transformer": PIXELS}
+TINY: dict[str, dict[str, Any]] = {
+    "cnn": {"channels": (4, 4), "dense": (8,), "dropout": 0.2, "shift": 0.1},
+    "transformer": PIXELS | {"width": 8, "depth": 1, "heads": 2},
+    "unet": {"width": 8, "depth": 2},
+}
 
 
 class LeftOut(Exception):
@@ -26,14 +37,14 @@ class Sizes:
     steps: int = 60  # of trainings whose bits are compared
     killed_steps: int = 900  # of the training that is killed
     batch_size: int = 128
-    seconds: float = 0.8  # of one turn of a speed measurement
-    rounds: int = 3
-    contract: str = ""  # the names of contract tests must match this regular expression
-    contract_seconds: float = 90
+    seconds: float = 0.7  # of one turn of a speed measurement
+    rounds: int = 2
+    contract_seconds: float = 65
     training_seconds: float = 60  # most of one training to a target accuracy
     gan_seconds: float = 120
-    num_images: int = 20_000  # synthetic training images
+    num_images: int = 20_000  # synthetic training images; a tenth of them are clips and scenes
     shape: tuple[int, int] = (3, 32)  # their channels and sides
+    side_for_tokens: int = 12  # of grey images that are drawn pixel by pixel
     tiny: bool = False  # the smallest networks
 
 
@@ -43,11 +54,12 @@ MINIATURE = Sizes(
     batch_size=8,
     seconds=0.0,
     rounds=1,
-    contract="repeatable",
+    contract_seconds=8,
     training_seconds=0.0,
     gan_seconds=0.0,
     num_images=200,
     shape=(1, 8),
+    side_for_tokens=4,
     tiny=True,
 )
 
@@ -76,17 +88,37 @@ class Bench:
         if not passed:
             self.problems.append(problem)
 
+    @contextmanager
+    def going_on(self, what: str) -> Iterator[None]:
+        """Note an error in the block as a problem of ``what``; the part goes on after it."""
+        try:
+            yield
+        except Exception as error:
+            self.check(False, f"{what}: {type(error).__name__}: {error}"[:400])
+            self.found.setdefault("tracebacks", []).append(traceback.format_exc()[-3000:])
+
     def config(self, name: str) -> Any:
         """A model's default configuration; with ``tiny`` sizes a smaller one."""
-        if not self.sizes.tiny:
-            return model_files.find(name).Config()
-        tiny = {"cnn": {"channels": (4, 4), "dense": (8,), "dropout": 0.2, "shift": 0.1}}
-        return model_files.find(name).Config(**tiny.get(name, {"width": 8}))
+        tiny = TINY.get(name, {"width": 8})
+        return model_files.find(name).Config(**tiny if self.sizes.tiny else CONFIGS.get(name, {}))
 
-    @property
-    def images(self) -> Dataset:
-        """The data of parts that need no real data: CIFAR-10 if it is there, or synthetic images."""
-        return self.data.get("cifar10", self.data["synthetic"])
+    def data_for(self, name: str) -> Dataset:
+        """The data of a model in parts that need no real data: CIFAR-10 if it is there, or synthetic."""
+        if name == "transformer":
+            return self.data["tokens"]
+        kind = model_files.find(name).dataset
+        return self.data["cifar10"] if kind == "images" and "cifar10" in self.data else self.data[kind]
+
+
+def synthetic_data(sizes: Sizes, folder: Path) -> dict[str, Dataset]:
+    """Images, clips and scenes, and images for a Transformer that draws pixels."""
+    (channels, side), count = sizes.shape, sizes.num_images
+    return {
+        "images": synthetic(folder / "images", "images", channels, side, count),
+        "clips": synthetic(folder / "clips", "clips", 1, side, max(100, count // 10)),
+        "scenes": synthetic(folder / "scenes", "scenes", channels, side, max(100, count // 10)),
+        "tokens": synthetic(folder / "tokens", "images", 1, sizes.side_for_tokens, max(100, count // 10)),
+    }
 
 
 def settings_for(
@@ -100,7 +132,9 @@ def settings_for(
     """Settings of a training of ``seconds``, by default those of one turn, from the speed of short ones."""
     probe = training(INTERVALS * 3, **changes)
     for _ in range(1 if bench.sizes.tiny else 2):  # the first is slower
-        rate = loop_rate(name, data or bench.images, probe, config or bench.config(name), bench.device)
+        rate = loop_rate(
+            name, data or bench.data_for(name), probe, config or bench.config(name), bench.device
+        )
     seconds = bench.sizes.seconds * bench.scale if seconds is None else seconds
     return training(num_steps(rate, probe.batch_size, seconds), **changes)
 

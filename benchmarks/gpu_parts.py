@@ -26,7 +26,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.errors import DarkroomError
 from pipeline.files import digest_of_tree
 
-MODELS = ("cnn", "gan", "vae", "ae")
+MODELS = ("cnn", "gan", "vae", "ae", "vqvae", "transformer", "rcnn", "unet")
 PACKAGES = ("torch", "numpy", "pydantic", "safetensors", "ray", "mlflow", "dvc", "pytest")
 TOLERANCE = 0.03  # CPU against GPU after four steps, see ``agreement``
 KERNELS = ("cnn", "gan")  # the models with which deterministic kernels and precisions are measured
@@ -64,16 +64,17 @@ def repeat(bench: Bench) -> dict[str, Any]:
     found = bench.found
     for name in MODELS:
         settings = training(bench.sizes.steps, batch_size=bench.sizes.batch_size, ema_decay=0.9)
-        digests = [_train(bench, name, settings, f"repeat-{name}-{number}") for number in (1, 2)]
-        found[name] = {"sha256": digests[0], "equal": digests[0] == digests[1]}
-        bench.check(found[name]["equal"], f"{name}: two trainings differ")
+        with bench.going_on(name):
+            digests = [_train(bench, name, settings, f"repeat-{name}-{number}") for number in (1, 2)]
+            found[name] = {"sha256": digests[0], "equal": digests[0] == digests[1]}
+            bench.check(found[name]["equal"], f"{name}: two trainings differ")
     return found
 
 
 def _train(bench: Bench, name: str, settings: TrainingSettings, folder: str) -> str:
     """The SHA-256 of the weights of a finished training."""
     path = bench.folder / folder
-    trained = make_loop(name, bench.images, settings, bench.config(name), path, bench.device).run()
+    trained = make_loop(name, bench.data_for(name), settings, bench.config(name), path, bench.device).run()
     return model_files.write(trained, path / "model", {})["sha256"]
 
 
@@ -87,18 +88,23 @@ def agreement(bench: Bench) -> dict[str, Any]:
     (found := bench.found)["tolerance"] = TOLERANCE
     settings = training(4, batch_size=bench.sizes.batch_size)
     for name in MODELS:
-        start = model_files.build(name, bench.config(name), bench.images.spec, settings.seed).state_dict()
-        ended = []
-        for number, device in enumerate((torch.device("cpu"), bench.device)):
-            with _native_kernels() if number and device.type == "cpu" else nullcontext():
-                folder = bench.folder / f"agreement-{name}-{number}"
-                loop = make_loop(name, bench.images, settings, bench.config(name), folder, device)
-                loop.run()
-                ended.append({key: value.cpu() for key, value in loop.task.state_dict().items()})
-        difference, change = _distance(*ended), _distance(ended[0], start)
-        found[name] = difference / change
-        bench.check(found[name] <= TOLERANCE, f"{name}: the weights differ by {found[name]:.2g}")
+        with bench.going_on(name):
+            found[name] = _disagreement(bench, name, settings)
+            bench.check(found[name] <= TOLERANCE, f"{name}: the weights differ by {found[name]:.2g}")
     return found
+
+
+def _disagreement(bench: Bench, name: str, settings: TrainingSettings) -> float:
+    data, config = bench.data_for(name), bench.config(name)
+    start = model_files.build(name, config, data.spec, settings.seed).state_dict()
+    ended = []
+    for number, device in enumerate((torch.device("cpu"), bench.device)):
+        with _native_kernels() if number and device.type == "cpu" else nullcontext():
+            folder = bench.folder / f"agreement-{name}-{number}"
+            loop = make_loop(name, data, settings, config, folder, device)
+            loop.run()
+            ended.append({key: value.cpu() for key, value in loop.task.state_dict().items()})
+    return _distance(*ended) / _distance(ended[0], start)
 
 
 def _distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
@@ -116,17 +122,12 @@ def _native_kernels() -> Iterator[None]:
 
 
 def contract(bench: Bench) -> dict[str, Any]:
-    """The contract tests of all models on this device."""
-    device, chosen = bench.device.type, bench.sizes.contract
-    if gpu_contract.pytest_is_installed():
-        how, seconds = "pytest", min(bench.sizes.contract_seconds, bench.left)
-        counts, output = gpu_contract.run_pytest(device, chosen, seconds)
-    else:
-        how = "plain functions"
-        counts, output = gpu_contract.run_functions(device, chosen)
-    bench.check(counts.get("passed", 0) > 0, "no test passed")
-    bench.check(not counts.get("failed") and not counts.get("error"), output[-1500:])
-    return {"how": how, **counts}
+    """The contract tests of all models and variants on this device, as many as fit the time."""
+    seconds = min(bench.sizes.contract_seconds * bench.scale, bench.left - 5)
+    found, errors = gpu_contract.run_tests(bench.device.type, time.monotonic() + seconds)
+    bench.check(found["passed"] > 0, "no test passed")
+    bench.check(not errors, "; ".join(f"{name}: {error.splitlines()[-1]}" for name, error in errors.items()))
+    return found | {"errors": errors}
 
 
 def kill(bench: Bench) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def kill(bench: Bench) -> dict[str, Any]:
     steps = bench.sizes.killed_steps
     every = {"log_every": steps // 60, "checkpoint_every": steps // 6}
     settings = training(steps, batch_size=bench.sizes.batch_size, ema_decay=0.9).model_copy(update=every)
-    job = gpu_child.Job("cnn", bench.images, settings, bench.config("cnn"), bench.folder / "killed")
+    job = gpu_child.Job("cnn", bench.data_for("cnn"), settings, bench.config("cnn"), bench.folder / "killed")
     log = job.folder / "run-0/metrics.jsonl"
     process = job.start(bench.device)
     try:
@@ -162,13 +163,14 @@ def kill(bench: Bench) -> dict[str, Any]:
 def speed(bench: Bench) -> dict[str, Any]:
     """For each model: Darkroom's loop against a bare loop in turns, share of the GPU and peak memory."""
     for name in MODELS:
-        bench.found[name] = _compare_with_bare(bench, name)
+        with bench.going_on(name):
+            bench.found[name] = _compare_with_bare(bench, name)
     return bench.found
 
 
 def _compare_with_bare(bench: Bench, name: str) -> dict[str, Any]:
     settings = settings_for(bench, name, batch_size=bench.sizes.batch_size, ema_decay=0.99)
-    given = name, bench.images, settings, bench.config(name), bench.device
+    given = name, bench.data_for(name), settings, bench.config(name), bench.device
     bare_rate(*given)  # the first run is slower
     shares: list[float] = []
     peaks: list[int] = []
@@ -198,7 +200,7 @@ def deterministic(bench: Bench) -> dict[str, Any]:
     found = bench.found
     for name in KERNELS:
         settings = settings_for(bench, name, batch_size=bench.sizes.batch_size)
-        run = partial(loop_rate, name, bench.images, settings, bench.config(name), bench.device)
+        run = partial(loop_rate, name, bench.data_for(name), settings, bench.config(name), bench.device)
         ways = {"default": partial(default_kernels, run), "deterministic": run}
         rates, ratios = in_turns(ways, bench.sizes.rounds)
         found[name] = {f"{label}_images_per_second": rate for label, rate in rates.items()}
@@ -225,7 +227,7 @@ def _compare(
     bench: Bench, name: str, settings: TrainingSettings, changes: dict[str, Any]
 ) -> dict[str, float]:
     """The speed with ``changes`` of the settings, relative to that without."""
-    run, changed = partial(loop_rate, name, bench.images), settings.model_copy(update=changes)
+    run, changed = partial(loop_rate, name, bench.data_for(name)), settings.model_copy(update=changes)
     first, second = (partial(run, each, bench.config(name), bench.device) for each in (settings, changed))
     if "compile" not in changes:
         second()  # the first run is slower
@@ -247,7 +249,7 @@ def ray(bench: Bench) -> dict[str, Any]:
     settings = training(bench.sizes.steps, batch_size=bench.sizes.batch_size, ema_decay=0.9)
     place = Environment(root, device=bench.device.type, storage=root, threads=torch.get_num_threads())
     began = now(bench.device)
-    job = Training("cnn", settings, bench.config("cnn"), bench.images)
+    job = Training("cnn", settings, bench.config("cnn"), bench.data_for("cnn"))
     outcome = train(job, place, root / "model", root / "history", [])
     seconds, digest = now(bench.device) - began, model_files.read_card(root / "model")["sha256"]
     equal = digest == _train(bench, "cnn", settings, "without-ray")

@@ -19,7 +19,7 @@ from tests import core_only
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks/gpu.py"
-MODELS = {"ae", "cnn", "gan", "vae"}
+MODELS = set(model_files.names())
 
 
 @pytest.fixture
@@ -63,11 +63,11 @@ def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
         assert 0 <= parts["agreement"][name] <= parts["agreement"]["tolerance"]
         assert parts["speed"][name]["ratio"] > 0 and parts["speed"][name]["loop_images_per_second"] > 0
     assert parts["kill"]["equal"] and 0 < parts["kill"]["resumed_from"] <= parts["kill"]["killed_at"]
-    assert parts["contract"]["how"] == "plain functions" and parts["contract"]["passed"] == len(
-        model_files.names()
-    )
+    contract = parts["contract"]
+    assert contract["passed"] > 0 and contract["failed"] == 0 and contract["left_out"] > 0
     assert all(parts["deterministic"][name]["ratio"] > 0 for name in ("cnn", "gan"))
     assert parts["precision"]["cnn precision bfloat16"]["ratio"] > 0
+    assert all(0 <= parts["cifar10-settings"][name]["validation"] <= 1 for name in ("recipe", "momentum"))
     for name in ("mnist", "cifar10"):
         assert 0 <= parts[name]["accuracy"] <= 1 and parts[name]["reached"] is False
         assert parts[name]["cold_seconds"] > parts[name]["warm_seconds"] > 0
@@ -75,14 +75,13 @@ def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
 
 
 @pytest.mark.nightly
-def test_parts_use_ray_and_pytest_where_they_are_installed(tmp_path, gpu, monkeypatch):
+def test_the_part_ray_runs_where_ray_is_installed(tmp_path, gpu, monkeypatch):
     monkeypatch.setattr(
-        sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out"), "--only", "ray", "contract"]
+        sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out"), "--only", "ray"]
     )
     assert gpu.main() == 0
-    parts = json.loads((tmp_path / "out").read_text())["parts"]
-    assert parts["ray"]["equal"] and parts["ray"]["mode"] == "in process"
-    assert parts["contract"]["how"] == "pytest" and parts["contract"]["passed"] >= len(MODELS)
+    ray = json.loads((tmp_path / "out").read_text())["parts"]["ray"]
+    assert ray["equal"] and ray["mode"] == "in process"
 
 
 def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeypatch, capsys):
@@ -98,11 +97,11 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeyp
             pass
 
     parts = {
-        "fails": (fail, 0),
-        "differs": (differ, 0),
-        "good": (lambda bench: {"loss": float("nan")}, 0),
-        "needs time": (lambda bench: {}, 1000),
-        "endless": (wait, 0),
+        "fails": (fail, 0, 9),
+        "differs": (differ, 0, 9),
+        "good": (lambda bench: {"loss": float("nan")}, 0, 9),
+        "needs time": (lambda bench: {}, 1000, 9),
+        "endless": (wait, 0, 9),
     }
     monkeypatch.setattr(gpu, "PARTS", parts)
     monkeypatch.setattr(
@@ -115,20 +114,91 @@ def test_a_part_that_fails_is_reported_and_the_others_run(tmp_path, gpu, monkeyp
     assert found["fails"]["error"] == "ZeroDivisionError: by zero" and found["good"]["loss"] == "NaN"
     assert found["differs"] | {"equal": False, "error": "the bits differ"} == found["differs"]
     assert found["endless"]["error"] == "OutOfTime: no time is left"
+    assert "in wait" in found["endless"]["traceback"]
     assert "failed: fails, differs, endless; left out: needs time" in capsys.readouterr().out
 
 
-def test_trainings_that_differ_fail_their_part(tmp_path, gpu, monkeypatch):
-    digests = iter("aabbccde")
+@pytest.fixture
+def bench(tmp_path, gpu):
+    """What the parts share, on a CPU."""
+    data = gpu.synthetic_data(gpu.MINIATURE, tmp_path / "data")
+    return gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, data)
+
+
+def test_trainings_that_differ_fail_their_part(gpu, bench, monkeypatch):
+    digests = iter("aabbccddeeffgghi")
     monkeypatch.setattr(gpu.gpu_parts, "_train", lambda *given: next(digests))
-    data = {"synthetic": gpu.gpu_data.synthetic(tmp_path / "data", 1, 8, 100)}
-    bench = gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, data)
     found = gpu.run_part("repeat", bench)
-    assert (found["status"], found["error"]) == ("failed", "ae: two trainings differ")
-    assert found["vae"]["equal"] and not found["ae"]["equal"]
+    assert (found["status"], found["error"]) == ("failed", "unet: two trainings differ")
+    assert found["vae"]["equal"] and not found["unet"]["equal"]
 
 
-def test_a_precision_that_diverges_fails_its_part_and_the_others_are_measured(tmp_path, gpu, monkeypatch):
+def test_a_model_that_fails_leaves_the_others_of_its_part(gpu, bench, monkeypatch):
+    def train(bench, name, settings, folder):
+        if name == "gan":
+            raise RuntimeError("no deterministic kernel")
+        return "a"
+
+    monkeypatch.setattr(gpu.gpu_parts, "_train", train)
+    found = gpu.run_part("repeat", bench)
+    assert (found["status"], found["error"]) == ("failed", "gan: RuntimeError: no deterministic kernel")
+    assert all(found[name]["equal"] for name in MODELS - {"gan"}) and "in train" in found["tracebacks"][0]
+    assert "Traceback" not in "".join(gpu.rows("repeat", found))
+
+
+def test_a_device_that_is_lost_is_used_again_by_a_new_process(tmp_path, gpu, monkeypatch):
+    def fail(bench):
+        raise RuntimeError("illegal memory access")
+
+    commands = []
+    run = lambda command: commands.append(command) or SimpleNamespace(returncode=7)
+    monkeypatch.setattr(gpu, "PARTS", {"fails": (fail, 0, 9), "next": (fail, 0, 9)})
+    monkeypatch.setattr(gpu, "is_lost", lambda device: True)
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out")])
+    assert gpu.main() == 7 and commands[0][-2:] == ["--only", "next"]
+    monkeypatch.setattr(gpu, "is_lost", lambda device: False)
+    monkeypatch.setattr(sys, "argv", commands[0][1:])
+    assert gpu.main() == 1
+    assert json.loads((tmp_path / "out").read_text())["parts"].keys() == {"fails", "next"}
+
+
+def test_contract_tests_that_fail_are_named(tmp_path, gpu, bench, monkeypatch):
+    def calls(module, names, device):
+        yield "test_one", ("ae/dense", lambda folder: None)
+        yield "test_one", ("cnn", lambda folder: 1 / 0)
+
+    monkeypatch.setattr(gpu.gpu_parts.gpu_contract, "_calls", calls)
+    found = gpu.run_part("contract", bench)
+    assert (found["passed"], found["failed"], found["left_out"]) == (1, 1, 0)
+    assert found["error"] == "test_one cnn: ZeroDivisionError: division by zero"
+    assert pytest.raises is sys.modules["pytest"].raises  # not the stand-in
+
+
+def test_contract_tests_of_all_variants_are_called_those_of_kernels_first(gpu):
+    from gpu_contract import _calls, _stand_in
+
+    from tests.models import variants
+
+    names = [*model_files.names(), *variants.ALL]
+    with _stand_in():
+        import tests.models.test_contract as module
+
+        calls = list(_calls(module, names, "cpu"))
+    first = [name for function, (name, _) in calls if "repeatable" in function]
+    assert first == names and "repeatable" in calls[0][0]
+    assert len({function for function, _ in calls}) > 10
+
+
+def test_the_changes_of_the_recipe_for_cifar10_are_settings_of_the_classifier(gpu):
+    import gpu_models
+
+    kind = model_files.find("cnn").Config
+    for change in gpu_models.CHANGES.values():
+        model_files.validate(gpu_models.CLASSIFIERS["cifar10"].model | change, kind, where="cnn")
+
+
+def test_a_precision_that_diverges_fails_its_part_and_the_others_are_measured(gpu, bench, monkeypatch):
     def compare(bench, name, settings, changes):
         if changes == {"precision": "float16"}:
             raise Diverged("loss is nan")
@@ -136,7 +206,6 @@ def test_a_precision_that_diverges_fails_its_part_and_the_others_are_measured(tm
 
     monkeypatch.setattr(gpu.gpu_parts, "_compare", compare)
     monkeypatch.setattr(gpu.gpu_parts, "settings_for", lambda *given, **more: None)
-    bench = gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, {})
     found = gpu.run_part("precision", bench)
     problems = "cnn precision float16: loss is nan; gan precision float16: loss is nan"
     assert (found["status"], found["error"]) == ("failed", problems)
@@ -149,7 +218,7 @@ def test_all_precisions_besides_the_default_are_measured_without_tf32_elsewhere(
     changes = [{"precision": "bfloat16"}, {"precision": "float16"}, {"tf32": True}, {"compile": True}]
     assert gpu_bench.variants() == changes
     matmul = gpu.torch.backends.cuda.matmul
-    monkeypatch.setattr(gpu, "PARTS", {"flag": (lambda bench: {"tf32": matmul.allow_tf32}, 0)})
+    monkeypatch.setattr(gpu, "PARTS", {"flag": (lambda bench: {"tf32": matmul.allow_tf32}, 0, 9)})
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--miniature", "--json", str(tmp_path / "out")])
     matmul.allow_tf32 = True
     try:
