@@ -28,7 +28,7 @@ from pipeline.files import digest_of_tree
 
 MODELS = ("cnn", "gan", "vae", "ae", "vqvae", "transformer", "rcnn", "unet")
 PACKAGES = ("torch", "numpy", "pydantic", "safetensors", "ray", "mlflow", "dvc", "pytest")
-TOLERANCE = 0.03  # CPU against GPU after four steps, see ``agreement``
+TOLERANCE = 0.1  # CPU against GPU after four steps, see ``agreement``
 KERNELS = ("cnn", "gan")  # the models with which deterministic kernels and precisions are measured
 
 
