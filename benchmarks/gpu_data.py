@@ -3,6 +3,7 @@
 Only :func:`prepare` needs more than torch, numpy, pydantic and safetensors.
 """
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 from pipeline.core.dataset import SPLITS, Dataset
 from pipeline.core.fields import DataSpec, Field
 from pipeline.data.shards import ShardWriter
+from pipeline.errors import DarkroomError
 from pipeline.files import atomic_folder, write_json
 
 NAMES = ("mnist", "cifar10")
@@ -44,17 +46,20 @@ def open_all(folder: Path, temporary: Path) -> dict[str, Dataset]:
     """The data sets in ``folder``: for each name a processed folder or ``<name>.npz``.
 
     The file has the arrays train_images, train_labels, test_images and test_labels; images are uint8,
-    (N, H, W), (N, H, W, C) or (N, C, H, W).
+    (N, H, W), (N, H, W, C) or (N, C, H, W). One that cannot be read is reported on stderr and left out.
     """
     found = {}
     for name in NAMES:
-        if (folder / name / "manifest.json").is_file():
-            found[name] = Dataset.open(folder / name)
-        elif (folder / f"{name}.npz").is_file():
-            arrays = _read_npz(folder / f"{name}.npz")
-            images, labels = arrays["train"].values()
-            spec = DataSpec.labelled_images(images.shape[1], images.shape[2], int(labels.max()) + 1)
-            found[name] = write(temporary / name, name, spec, arrays)
+        try:
+            if (folder / name / "manifest.json").is_file():
+                found[name] = Dataset.open(folder / name)
+            elif (folder / f"{name}.npz").is_file():
+                arrays = _read_npz(folder / f"{name}.npz")
+                images, labels = arrays["train"].values()
+                spec = DataSpec.labelled_images(images.shape[1], images.shape[2], int(labels.max()) + 1)
+                found[name] = write(temporary / name, name, spec, arrays)
+        except (DarkroomError, OSError, ValueError, KeyError) as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
     return found
 
 

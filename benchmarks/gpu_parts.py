@@ -126,8 +126,14 @@ def contract(bench: Bench) -> dict[str, Any]:
     seconds = min(bench.sizes.contract_seconds * bench.scale, bench.left - 5)
     found, errors = gpu_contract.run_tests(bench.device.type, time.monotonic() + seconds)
     bench.check(found["passed"] > 0, "no test passed")
-    bench.check(not errors, "; ".join(f"{name}: {error.splitlines()[-1]}" for name, error in errors.items()))
+    bench.check(not errors, "; ".join(f"{name}: {_last(error)}" for name, error in errors.items()))
     return found | {"errors": errors}
+
+
+def _last(text: str) -> str:
+    """The last line of a traceback, and the statement that raised the error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ^~")]
+    return ": ".join(lines[-1:-3:-1])
 
 
 def kill(bench: Bench) -> dict[str, Any]:
