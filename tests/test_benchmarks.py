@@ -167,10 +167,12 @@ def test_contract_tests_that_fail_are_named(tmp_path, gpu, bench, monkeypatch):
     def calls(module, names, device):
         yield "test_one", ("ae/dense", lambda folder: None)
         yield "test_one", ("cnn", lambda folder: 1 / 0)
+        yield "test_one", ("gan", lambda folder: __import__("no_such_package"))
 
     monkeypatch.setattr(gpu.gpu_parts.gpu_contract, "_calls", calls)
     found = gpu.run_part("contract", bench)
-    assert (found["passed"], found["failed"], found["left_out"]) == (1, 1, 0)
+    counts = ("passed", "failed", "lacking_packages", "left_out")
+    assert [found[name] for name in counts] == [1, 1, 1, 0]
     assert found["error"].startswith("test_one cnn: ZeroDivisionError: division by zero: yield")
     assert pytest.raises is sys.modules["pytest"].raises  # not the stand-in
 
