@@ -67,6 +67,10 @@ class OutOfTime(BaseException):
     """The time of a part is over. It is no ``Exception``, so that a part does not catch it."""
 
 
+class Ended(OutOfTime):
+    """SIGTERM ends the script, as from ``timeout``. What the part has found so far is kept."""
+
+
 def run_part(name: str, bench: Bench) -> dict[str, Any]:
     """Run a part: its status, seconds and figures. Nothing it raises gets further."""
     part, needed, most = PARTS[name]
@@ -84,6 +88,8 @@ def run_part(name: str, bench: Bench) -> dict[str, Any]:
     except (Exception, OutOfTime) as error:
         problems = [*bench.problems, f"{type(error).__name__}: {error}"]
         status = {"status": "failed", "error": "; ".join(problems), "traceback": traceback.format_exc()}
+        if isinstance(error, Ended):
+            end = time.monotonic()
     bench.deadline = end
     return {"status": "done", "took_seconds": round(time.monotonic() - began, 1)} | bench.found | status
 
@@ -99,18 +105,19 @@ def is_lost(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raise ``OutOfTime`` in the block after ``seconds``."""
+    """Raise ``OutOfTime`` in the block after ``seconds``, or ``Ended`` at SIGTERM."""
 
     def stop(number: int, frame: Any) -> None:
-        raise OutOfTime("no time is left")
+        raise Ended("ended by SIGTERM") if number == signal.SIGTERM else OutOfTime("no time is left")
 
-    before = signal.signal(signal.SIGALRM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGTERM)}
     signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def rows(name: str, found: dict[str, Any]) -> Iterator[str]:

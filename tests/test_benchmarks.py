@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -123,6 +124,21 @@ def bench(tmp_path, gpu):
     """What the parts share, on a CPU."""
     data = gpu.synthetic_data(gpu.MINIATURE, tmp_path / "data")
     return gpu.Bench(gpu.torch.device("cpu"), gpu.MINIATURE, tmp_path, gpu.time.monotonic() + 60, data)
+
+
+def test_a_part_that_is_ended_keeps_what_it_found_and_no_other_begins(gpu, bench, monkeypatch):
+    def measure(bench):
+        bench.found["first"] = 1.0
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            pass
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(gpu, "PARTS", {"ended": (measure, 0, 9), "next": (lambda bench: {}, 0, 9)})
+    found = gpu.run_part("ended", bench)
+    assert (found["first"], found["error"]) == (1.0, "Ended: ended by SIGTERM")
+    assert gpu.run_part("next", bench)["status"] == "left out"
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_trainings_that_differ_fail_their_part(gpu, bench, monkeypatch):
