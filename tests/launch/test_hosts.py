@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from pipeline.core import metrics_log
 from tests.launch.hosts import NETWORK, SHARED, Hosts
-from tests.project import PARAMS, ROOT, TRAINING, Project
+from tests.project import PARAMS, ROOT, SHIPPED_MODELS, TRAINING, Project
+from tests.test_families import MORE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
@@ -164,7 +165,7 @@ def wait_for_workers(hosts, training):
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, store):
     project = cluster[0].folder / "whole"
     for name in ("pipeline", "stages"):
@@ -175,18 +176,18 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
         shutil.copy(ROOT / name, project / name)
     # The default of site_cache_dir is in /var/tmp, which is read-only here.
     (project / ".dvc/config").write_text("[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n")
-    (project / "params.yaml").write_text(json.dumps(PARAMS))
+    (project / "params.yaml").write_text(json.dumps(PARAMS | MORE))
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -q -m code"
     code, output = cluster[0].run(["sh", "-c", commit], cwd="/tmp/whole")
     assert code == 0, output
     command, store = ["darkroom", "repro", "--jobs", 2], {**store, "DARKROOM_STORAGE": "s3://darkroom/whole"}
     repro = cluster[0].start(command, cwd="/tmp/whole", **store)
     wait_for_workers(cluster, repro)
-    output, _ = repro.communicate(timeout=480)
+    output, _ = repro.communicate(timeout=900)
     assert repro.returncode == 0, output
-    # The preflight's tables of 4 trainings on 3 hosts. Two hosts do not have the data.
-    assert output.count("sent") == 8 and output.count("read and written") == 12
-    for name in ("ae", "cnn", "gan", "vae"):
+    # The preflight's tables of 8 trainings on 3 hosts. Two hosts do not have the data.
+    assert output.count("sent") == 16 and output.count("read and written") == 24
+    for name in SHIPPED_MODELS:
         times = json.loads((project / f"history/{name}/times.json").read_text())
         assert (times["mode"], times["workers"]) == (f"cluster {HEAD}", 3)
         assert (project / f"models/{name}/model.safetensors").is_file()
@@ -195,7 +196,7 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
     )
     assert not any((cluster[number].folder / "whole").exists() for number in (1, 2))
     code, output = cluster[0].run(command, timeout=240, cwd="/tmp/whole", **store)
-    assert code == 0 and output.count(": unchanged, ") == 7, output
+    assert code == 0 and output.count(": unchanged, ") == 13, output
 
 
 @pytest.mark.timeout(600)
