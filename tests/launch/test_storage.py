@@ -133,6 +133,18 @@ def test_a_copy_of_data_that_was_not_used_for_a_week_is_removed_when_a_new_one_i
     assert time.time() - (copies / digest).stat().st_mtime < 60
 
 
+def test_a_damaged_copy_of_data_is_replaced(tmp_path, processed_digits, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    digest = digest_of(read_json(processed_digits / "manifest.json"))
+    files = {path: path.relative_to(processed_digits).as_posix() for path in processed_digits.rglob("*.*")}
+    refs = {name: path.read_bytes() for path, name in files.items()}
+    job = {"data": "/nowhere", "digest": digest, "data_refs": refs}
+    shard = worker._open_data(job).folder / "train/image-00000.npy"
+    expected = shard.read_bytes()
+    shard.write_bytes(expected[:-1] + bytes([expected[-1] ^ 1]))
+    assert worker._open_data(job).digest == digest and shard.read_bytes() == expected
+
+
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory, processed_digits):
     """The folder of each data set, by the name of a model that learns from it."""
