@@ -247,3 +247,13 @@ def debug() -> bool:
 def set_debug() -> None:
     """Print tracebacks from now on."""
     os.environ["DARKROOM_DEBUG"] = "1"
+
+
+def checked_params() -> str:
+    """The digest of the params.yaml that the ``darkroom repro`` around this process has checked, or ''."""
+    return _get("DARKROOM_CHECKED_PARAMS")
+
+
+def set_checked_params(digest: str) -> None:
+    """Spare the stages that this process starts the check of the params.yaml with ``digest``."""
+    os.environ["DARKROOM_CHECKED_PARAMS"] = digest

@@ -9,7 +9,9 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.environment import checked_params
 from pipeline.errors import BadInput, DarkroomError
+from pipeline.files import digest_of, sha256
 from pipeline.params import PARAMS, Section, read_file, read_section, suggestion
 
 if TYPE_CHECKING:
@@ -17,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def require_valid_params(path: Path = PARAMS) -> None:
-    """Raise ``BadInput`` with every fault of params.yaml and its remedy, if there are any."""
+    """Raise ``BadInput`` with every fault of params.yaml and its remedy, if there are any.
+
+    A stage of ``darkroom repro``, which has checked the file, does not load all models to check it again.
+    """
+    if (checked := checked_params()) and path.is_file() and checked == digest(path):
+        return
     faults = find_faults(path)[1]
     if len(faults) == 1:
         raise faults[0]
@@ -26,6 +33,11 @@ def require_valid_params(path: Path = PARAMS) -> None:
         lines = [f"  {key}: {fault.what} ({fault.remedy})" for key, fault in zip(keys, faults)]
         what = "\n".join([f"{len(faults)} settings cannot be used", *lines])
         raise BadInput(what, where=str(path), remedy="correct them and repeat the command")
+
+
+def digest(path: Path = PARAMS) -> str:
+    """A digest of the place and the bytes of params.yaml."""
+    return digest_of([str(path.resolve()), sha256(path)])
 
 
 def find_faults(path: Path = PARAMS) -> tuple[list[str], list[DarkroomError]]:

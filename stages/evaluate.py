@@ -1,6 +1,7 @@
 """The stage ``evaluate``: measure the trained models and write the report."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,25 @@ def fingerprint(settings: "EvaluationSettings", data: dict[str, str], models: di
     return digest_of([json.loads(settings.model_dump_json()), data, models, *network])
 
 
+def required(chosen: Collection[str], names: Collection[str]) -> list[str]:
+    """Those of the models ``names`` that an evaluation of ``chosen`` (none: all) loads.
+
+    A model that is left out may be the classifier whose features compare images, but need not be trained.
+    """
+    from pipeline.core.model_files import CARD, find
+
+    datasets = {find(name).dataset for name in chosen}
+    return [
+        name
+        for name in names
+        if not chosen
+        or name in chosen
+        or (Path("models", name, CARD).is_file() and find(name).dataset in datasets)
+    ]
+
+
 def main() -> None:
-    """Evaluate each model with a stage in dvc.yaml on the data set that it learns from.
+    """Evaluate the models with a stage in dvc.yaml, or ``evaluate.models``, on their data sets.
 
     Write metrics/, plots/ and reports/, and log them to MLflow.
     """
@@ -47,21 +65,22 @@ def main() -> None:
     if network not in ("", "pixels") and not any(Path(network).is_relative_to(path) for path in watched):
         print(f"note: DVC does not watch {network}: add it to the deps of the stage evaluate", flush=True)
     device = env.torch_device
-    folders = {name: Path("models", name) for name in lineage.trained_models(Path.cwd())}
-    if not folders:
+    names = lineage.trained_models(Path.cwd())
+    if not names:
         remedy = "add one, as docs/adding-a-model.md shows"
         raise BadInput("has no stage train-<model>", where="dvc.yaml", remedy=remedy)
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
-    if left := sorted(present - folders.keys()):
+    if left := sorted(present - set(names)):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
+    folders = {name: Path("models", name) for name in required(settings.models, names)}
     for name in folders:
         history.check(Path("history", name))
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}
     for task in tasks.values():
         use_channels_last(task)  # as in the training
     digests = {name: model_files.digest(folder) for name, folder in folders.items()}
-    names = sorted({task.dataset for task in tasks.values()})
-    datasets = {name: Dataset.open(Path("data/processed", name)) for name in names}
+    used = sorted({task.dataset for task in tasks.values()})
+    datasets = {name: Dataset.open(Path("data/processed", name)) for name in used}
     data_digests = {name: data.digest for name, data in datasets.items()}
     sources = sorted({data.source for data in datasets.values()})
     params = json.loads(settings.model_dump_json())
@@ -70,9 +89,9 @@ def main() -> None:
         fingerprint(settings, data_digests, digests),
         params,
         ", ".join(sources),
-        data_digests[names[0]] if len(names) == 1 else digest_of(data_digests),
+        data_digests[used[0]] if len(used) == 1 else digest_of(data_digests),
         "data/processed",
-        {"device": device, "test_images": min(len(data.test) for data in datasets.values())},
+        {"device": device, "test_images": min((len(data.test) for data in datasets.values()), default=0)},
     )
     with runs.open_run(env, description) as run:
         with short_waits_if_busy():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.data import sources
+from pipeline.errors import BadInput
 from pipeline.files import sha256
 from tests.project import PARAMS, TRAINING, Project
 
@@ -122,6 +123,35 @@ def test_the_command_repro_refuses_wrong_settings_before_it_starts_a_stage(proje
     (project.folder / ".dvc").mkdir()
     (project.folder / "dvc.yaml").write_text("stages: {}")
     assert "there is no model 'cn'" in refused(project, "tests.darkroom", "repro")
+
+
+def test_a_stage_of_the_command_repro_checks_only_settings_that_have_changed_since(project, monkeypatch):
+    from pipeline import repro, settings_check
+    from pipeline.cli.repro import repro as command
+    from pipeline.tracking import runs
+
+    def stage(*given):
+        """What a stage does at its start."""
+        with monkeypatch.context() as without_models:
+            without_models.setattr(settings_check, "_models", None)
+            settings_check.require_valid_params()
+            project.params |= {"gats": {}}
+            project.write()
+            with pytest.raises(TypeError):  # it loads the models
+                settings_check.require_valid_params()
+        started.append(True)
+
+    started = []
+    (project.folder / ".dvc").mkdir()
+    (project.folder / "dvc.yaml").write_text("stages: {}")
+    monkeypatch.setenv("DARKROOM_CHECKED_PARAMS", "")  # restored at the end of the test
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(repro, "repro", stage)
+    monkeypatch.setattr(runs, "sync", lambda environment: None)
+    command.main([], standalone_mode=False)
+    assert started
+    with pytest.raises(BadInput, match="gats: no such section"):
+        command.main([], standalone_mode=False)
 
 
 def test_a_model_file_that_cannot_be_imported_fails_its_own_stage_only(project, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import click
 
 from pipeline.environment import read as read_environment
+from pipeline.environment import set_checked_params
 from pipeline.errors import EXIT_BUSY, BadInput, DarkroomError
 from pipeline.params import PARAMS
 
@@ -17,12 +18,14 @@ def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
     TARGETS: stages (default: all). Afterwards, results that MLflow does not have yet are sent to it.
     """
     from pipeline import repro as stages
-    from pipeline.settings_check import require_valid_params
+    from pipeline.settings_check import digest, require_valid_params
     from pipeline.tracking import runs
 
     environment, failure = read_environment(), None
     if PARAMS.is_file():
+        checked = digest()
         require_valid_params()  # before DVC removes the outputs of the first stage that runs
+        set_checked_params(checked)
     try:
         stages.repro(environment, list(targets), jobs, force)
     except DarkroomError as error:

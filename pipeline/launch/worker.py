@@ -176,15 +176,23 @@ def _open_data(job: dict[str, Any]) -> Dataset:
     folder = _cache_folder() / "data" / job["digest"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock", timeout=COPY_SECONDS):
-        if _digest(folder) != job["digest"]:
+        if (data := _open_copy(folder, job["digest"])) is None:
             _remove_unused(folder.parent, job["digest"])
             with atomic_folder(folder) as temporary:
                 if "data_address" in job:
                     Mirror(temporary, job["data_address"]).pull()
                 else:
                     _write_files(job["data_refs"], temporary)
-        os.utime(folder)  # the time of its last use
-    return Dataset.open(folder, TRAINING_SPLITS)
+    os.utime(folder)  # the time of its last use
+    return data or Dataset.open(folder, TRAINING_SPLITS)
+
+
+def _open_copy(folder: Path, digest: str) -> Dataset | None:
+    """The data set in ``folder``; None if it is missing or damaged."""
+    if _digest(folder) == digest:
+        with suppress(BadInput):
+            return Dataset.open(folder, TRAINING_SPLITS)
+    return None
 
 
 def _remove_unused(folder: Path, digest: str) -> None:

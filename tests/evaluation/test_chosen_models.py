@@ -1,11 +1,19 @@
 """`evaluate.models` chooses what is measured."""
 
+import json
+import shutil
+
 import pytest
 
 from pipeline.core import model_files
+from pipeline.core.dataset import Dataset
 from pipeline.errors import BadInput
+from pipeline.files import write_json
 from pipeline.retraining.champion_challenger import _measure
+from pipeline.tracking import runs
+from stages.evaluate import main
 from tests.evaluation.conftest import SETTINGS, run, world
+from tests.project import PARAMS, ROOT
 
 
 def test_the_chosen_models_alone_are_measured_with_the_same_numbers(dataset, tasks, tmp_path):
@@ -31,3 +39,37 @@ def test_a_retraining_measures_all_its_models_whichever_are_chosen(tmp_path):
     chosen = SETTINGS.model_copy(update={"models": ("gan",)})
     measured = _measure(chosen, {"images": data}, folders, folders["cnn"], "cpu")
     assert "accuracy" in measured["cnn"] and "fid" in measured["gan"]
+
+
+class Opened(Exception):
+    """The stage opens its run: everything that it measures is loaded."""
+
+
+def test_the_stage_needs_no_model_that_is_left_out_and_no_other_data(tmp_path, processed_digits, monkeypatch):
+    def stop(environment, description):
+        raise Opened(description.data_digest)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "open_run", stop)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "data/processed").mkdir(parents=True)
+    (tmp_path / "data/processed/images").symlink_to(processed_digits)
+    data = Dataset.open(processed_digits)
+    for name in ("cnn", "gan"):
+        task = model_files.build(name, PARAMS[name]["model"], data.spec, 0).requires_grad_(False)
+        model_files.write(task, tmp_path / "models" / name, {})
+    write_json(tmp_path / "models/rcnn/model.json", {"damaged": "and of data that is missing"})
+
+    def evaluate(*models):
+        (tmp_path / "params.yaml").write_text(json.dumps(PARAMS | {"evaluate": {"models": models}}))
+        main()
+
+    with pytest.raises(Opened, match=data.digest):
+        evaluate("gan")
+    with pytest.raises(BadInput, match=r"models/vae: no trained model here\n.*train-vae"):
+        evaluate("gan", "vae")
+    with pytest.raises(BadInput, match="no trained model here"):
+        evaluate()  # all models
+    shutil.rmtree(tmp_path / "models/cnn")
+    with pytest.raises(Opened):  # the evaluation itself refuses images without a space to compare them in
+        evaluate("gan")

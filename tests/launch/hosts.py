@@ -27,7 +27,7 @@ NETWORK, SHARED = "10.77.0", Path("/tmp/shared")
 RESULTS = (
     ".darkroom",
     ".dvc/cache",
-    "data/processed/images",
+    "data/processed",
     "data/raw",
     "history",
     "mlartifacts",

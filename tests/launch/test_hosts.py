@@ -13,8 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.core import metrics_log
+from pipeline.data.clips.compose import compose
+from pipeline.data.clips.settings import ClipSettings
 from tests.launch.hosts import NETWORK, SHARED, Hosts
-from tests.project import PARAMS, ROOT, TRAINING, Project
+from tests.project import PARAMS, ROOT, SHIPPED_MODELS, TRAINING, Project
+from tests.test_families import MORE
 
 pytestmark = [pytest.mark.cluster, pytest.mark.nightly]
 
@@ -23,8 +26,9 @@ HEALTH = {f"RAY_health_check_{name}_ms": "1000" for name in ("initial_delay", "p
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 KEYS["AWS_ENDPOINT_URL"] = f"http://{NETWORK}.1:5555"
 SMALL = ["--num-cpus", 1, "--object-store-memory", 200_000_000, "--temp-dir", "/tmp/ray"]
-# On every weight, after 400 steps with three workers, then two, then perhaps three; measured: 1.2e-3.
-TOLERANCE = 5e-3
+# On every weight, after 400 steps with three workers, then two, then perhaps three. In a network without
+# kinks rounding errors stay small; in one with ReLU they grow to 0.1 from the first sign that differs.
+TOLERANCE = 1e-4
 HEAD = f"{NETWORK}.1:26379"
 DRIVER = f"""import json, os, socket, time, ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Node
@@ -149,7 +153,7 @@ def holds_worker(host):
 def wait_past(project, training, step):
     """Wait until the training has logged a step after ``step``. It must not end before."""
     deadline = time.monotonic() + 240
-    while (project.steps("ae") or [0])[-1] <= step:
+    while (project.steps("rcnn") or [0])[-1] <= step:
         assert training.poll() is None, training.stdout.read()
         assert time.monotonic() < deadline, f"step {step} was not passed"
         time.sleep(0.1)
@@ -164,7 +168,7 @@ def wait_for_workers(hosts, training):
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, store):
     project = cluster[0].folder / "whole"
     for name in ("pipeline", "stages"):
@@ -175,18 +179,18 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
         shutil.copy(ROOT / name, project / name)
     # The default of site_cache_dir is in /var/tmp, which is read-only here.
     (project / ".dvc/config").write_text("[core]\n    site_cache_dir = /tmp/whole/.dvc/site\n")
-    (project / "params.yaml").write_text(json.dumps(PARAMS))
+    (project / "params.yaml").write_text(json.dumps(PARAMS | MORE))
     commit = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -q -m code"
     code, output = cluster[0].run(["sh", "-c", commit], cwd="/tmp/whole")
     assert code == 0, output
     command, store = ["darkroom", "repro", "--jobs", 2], {**store, "DARKROOM_STORAGE": "s3://darkroom/whole"}
     repro = cluster[0].start(command, cwd="/tmp/whole", **store)
     wait_for_workers(cluster, repro)
-    output, _ = repro.communicate(timeout=480)
+    output, _ = repro.communicate(timeout=900)
     assert repro.returncode == 0, output
-    # The preflight's tables of 4 trainings on 3 hosts. Two hosts do not have the data.
-    assert output.count("sent") == 8 and output.count("read and written") == 12
-    for name in ("ae", "cnn", "gan", "vae"):
+    # The preflight's tables of 8 trainings on 3 hosts. Two hosts do not have the data.
+    assert output.count("sent") == 16 and output.count("read and written") == 24
+    for name in SHIPPED_MODELS:
         times = json.loads((project / f"history/{name}/times.json").read_text())
         assert (times["mode"], times["workers"]) == (f"cluster {HEAD}", 3)
         assert (project / f"models/{name}/model.safetensors").is_file()
@@ -195,7 +199,7 @@ def test_the_whole_pipeline_runs_on_three_hosts_that_share_no_disk(cluster, stor
     )
     assert not any((cluster[number].folder / "whole").exists() for number in (1, 2))
     code, output = cluster[0].run(command, timeout=240, cwd="/tmp/whole", **store)
-    assert code == 0 and output.count(": unchanged, ") == 7, output
+    assert code == 0 and output.count(": unchanged, ") == 13, output
 
 
 @pytest.mark.timeout(600)
@@ -209,22 +213,24 @@ def test_a_training_over_three_hosts_survives_the_loss_of_one(
         Project(cluster[0].folder / name, processed_digits),
     )
     for one in (alone, project):
-        one.params["ae"] = {**one.params["ae"], "training": {**TRAINING, "num_steps": 400}}
+        clips = one.folder / "data/processed/clips"
+        compose(ClipSettings(**MORE["clips"]), images=processed_digits, target=clips)
+        one.params["rcnn"] = {"model": {"width": 8}, "training": {**TRAINING, "num_steps": 400}}
         one.write()
-    code, output = alone.run("stages.train", "ae")
+    code, output = alone.run("stages.train", "rcnn")
     assert code == 0, output
     # Each case has its own storage; otherwise the second would find the result of the first.
     store = {**store, "DARKROOM_STORAGE": f"s3://darkroom/{name}"}
     if grows:
         # Ray Train looks for new hosts once a minute. One report per health check makes the training longer.
         store["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "4"
-    training = cluster[0].start(["python", "-m", "stages.train", "ae"], cwd=f"/tmp/{name}", **store)
+    training = cluster[0].start(["python", "-m", "stages.train", "rcnn"], cwd=f"/tmp/{name}", **store)
     wait_past(project, training, 40)
     assert holds_worker(cluster[2])
     lose(cluster, 2)
     lost_at = time.monotonic()
     time.sleep(5)  # let the last metrics be written
-    reached = project.steps("ae")[-1]
+    reached = project.steps("rcnn")[-1]
     assert reached < 400 - TRAINING["checkpoint_every"], "the host was lost too late"
     wait_past(project, training, reached + TRAINING["checkpoint_every"])
     print(f"{name}: it continued {time.monotonic() - lost_at:.0f} s after the loss, from step {reached}")
@@ -233,27 +239,29 @@ def test_a_training_over_three_hosts_survives_the_loss_of_one(
     join(cluster, 2)  # while the training runs
     if grows:
         wait_for_workers(cluster, training)
-        step = project.steps("ae")[-1]
+        step = project.steps("rcnn")[-1]
         print(f"{name}: it grew {time.monotonic() - lost_at:.0f} s after the loss, at step {step}")
     output, _ = training.communicate(timeout=240)
     assert training.returncode == 0, output
     # The preflight's table.
     assert all(f"host-{number}" in output for number in range(3)) and "read and written" in output
     if grows:
-        times = json.loads((project.folder / "history/ae/times.json").read_text())  # of the last workers only
+        # Of the last workers only.
+        times = json.loads((project.folder / "history/rcnn/times.json").read_text())
         taken = round(times["images_per_second"] * times["loop"] / TRAINING["batch_size"])
         print(f"the last workers took {taken} steps")
         # They started at a checkpoint after the loss.
         assert taken % TRAINING["checkpoint_every"] == 0 and 0 < taken < 400 - reached
-    one, other = (load_file(where.folder / "models/ae/model.safetensors") for where in (alone, project))
+    one, other = (load_file(where.folder / "models/rcnn/model.safetensors") for where in (alone, project))
     apart = {weight: float((one[weight].double() - other[weight].double()).abs().max()) for weight in one}
     print(f"weights are at most {max(apart.values()):.1e} apart")
     assert max(apart.values()) < TOLERANCE, apart
-    mine, others = (metrics_log.read(where.folder / "history/ae/metrics.jsonl") for where in (alone, project))
-    assert [line["step"] for line in mine] == [line["step"] for line in others]
-    assert others[-1]["metrics"]["validation/mse"] == pytest.approx(
-        mine[-1]["metrics"]["validation/mse"], rel=0.01
+    mine, others = (
+        metrics_log.read(where.folder / "history/rcnn/metrics.jsonl") for where in (alone, project)
     )
+    assert [line["step"] for line in mine] == [line["step"] for line in others]
+    last, expected = (lines[-1]["metrics"]["validation/frame_mse"] for lines in (others, mine))
+    assert last == pytest.approx(expected, rel=1e-4)
 
 
 def test_hosts_leave_nothing_behind_and_do_not_touch_the_machine(tmp_path):

@@ -7,15 +7,20 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from pipeline.core import metrics_log, model_files
 from pipeline.core.dataset import Dataset
 from pipeline.core.settings import TrainingSettings
+from pipeline.data.clips.compose import compose as write_clips
+from pipeline.data.clips.settings import ClipSettings
+from pipeline.data.scenes import write_scenes
+from pipeline.data.scenes.settings import SceneSettings
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import digest_of, read_json, sha256
-from pipeline.launch import worker
+from pipeline.launch import ray_train, worker
 from pipeline.launch.storage import Mirror
 from pipeline.launch.tracked import tracked
 from pipeline.launch.training import Training, train
@@ -126,6 +131,53 @@ def test_a_copy_of_data_that_was_not_used_for_a_week_is_removed_when_a_new_one_i
     os.utime(copies / digest, (0, 0))
     worker._open_data(job)  # uses the copy
     assert time.time() - (copies / digest).stat().st_mtime < 60
+
+
+def test_a_damaged_copy_of_data_is_replaced(tmp_path, processed_digits, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    digest = digest_of(read_json(processed_digits / "manifest.json"))
+    files = {path: path.relative_to(processed_digits).as_posix() for path in processed_digits.rglob("*.*")}
+    refs = {name: path.read_bytes() for path, name in files.items()}
+    job = {"data": "/nowhere", "digest": digest, "data_refs": refs}
+    shard = worker._open_data(job).folder / "train/image-00000.npy"
+    expected = shard.read_bytes()
+    shard.write_bytes(expected[:-1] + bytes([expected[-1] ^ 1]))
+    assert worker._open_data(job).digest == digest and shard.read_bytes() == expected
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory, processed_digits):
+    """The folder of each data set, by the name of a model that learns from it."""
+    folder = tmp_path_factory.mktemp("composed")
+    few = {"num_train": 20, "num_validation": 4, "num_test": 4}
+    write_clips(ClipSettings(**few, num_frames=4), images=processed_digits, target=folder / "clips")
+    write_scenes(SceneSettings(**few), processed_digits, folder / "scenes")
+    return {"ae": processed_digits, "rcnn": folder / "clips", "unet": folder / "scenes"}
+
+
+@pytest.mark.parametrize("limit", [ray_train.MAX_SENT_BYTES, 0], ids=["through Ray", "through the storage"])
+@pytest.mark.parametrize(
+    ("name", "fields"), [("ae", {"image", "label"}), ("rcnn", {"clip"}), ("unet", {"image", "mask"})]
+)
+def test_a_machine_that_does_not_see_the_data_gets_a_copy_of_it(
+    tmp_path, composed, monkeypatch, name, fields, limit
+):
+    other = {"host": "other", "storage": "visible", "data": "sent"}
+    monkeypatch.setattr(ray_train, "check_cluster", lambda request: ([other], []))
+    monkeypatch.setattr(ray_train, "format_table", str)
+    monkeypatch.setattr(ray_train, "MAX_SENT_BYTES", limit)
+    monkeypatch.setattr("ray.put", bytes)  # what a worker fetches for the reference
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kind, data = model_files.find(name), Dataset.open(composed[name])
+    training = Training(name, TrainingSettings(batch_size=16), kind.Config(), data)
+    where = Environment(tmp_path, storage=tmp_path / "storage", remote=f"file://{tmp_path}/remote")
+    job = {"data": "/nowhere", "digest": data.digest, **ray_train._prepare_cluster(training, where)}
+    copy = worker._open_data(job)
+    assert copy.folder.is_relative_to(tmp_path) and copy.digest == data.digest and copy.spec == data.spec
+    for split in ("train", "validation"):
+        first, second = (getattr(one, split).rows(np.arange(4)) for one in (copy, data))
+        assert first.keys() == second.keys() >= fields
+        assert all((values == second[field]).all() for field, values in first.items())
 
 
 def test_what_ray_writes_at_the_storage_address_is_removed_after_the_training(tmp_path, processed_digits):
