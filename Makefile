@@ -73,7 +73,7 @@ sbom: install $(AUDIT)
 
 # Known advisories about the pinned packages. Needs the network: the JSON interface of the package index.
 audit: install $(AUDIT)
-	ignored=$$(awk -v today=$$(date +%F) '/^#/ { next } $$2 < today { print "error: advisories.txt: " $$1 " was accepted until " $$2 > "/dev/stderr"; exit 2 } { printf " --ignore-vuln %s", $$1 }' advisories.txt) && \
+	ignored=$$(awk -v today=$$(date +%F) '!NF || /^#/ { next } $$2 < today { print "error: advisories.txt: " $$1 " was accepted until " $$2 > "/dev/stderr"; exit 2 } { printf " --ignore-vuln %s", $$1 }' advisories.txt) && \
 		$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements.hashes $$ignored
 
 # requirements.hashes, after a change of requirements.lock. Needs the network.

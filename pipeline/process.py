@@ -48,6 +48,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
 MAX_SOCKET_FOLDER = 18  # characters: a socket's path has at most 107, and Ray adds up to 87
+DVC_POLL_SECONDS = 1.0
 CONNECT_SECONDS = 10.0  # to the port of a Ray cluster
 GC_THRESHOLD = 50_000  # new objects between two garbage collections; the default is 700
 RAY_PROCESSES, RAY_POLL_SECONDS, RAY_GRACE_SECONDS = ("raylet", "gcs_server"), 1.0, 10.0
@@ -69,8 +70,8 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
-    if environment.dvc_stage() and _is_orphan():
-        _fail("DVC was killed while this stage started\n  -> run the same command again")
+    if environment.dvc_stage():
+        _end_with_dvc()
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _leave)
@@ -161,20 +162,35 @@ def die_with_parent() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _is_orphan() -> bool:
-    """Whether the parent has nothing to do with DVC and is in another session (Linux; else False).
+def _end_with_dvc() -> None:
+    """End this stage when DVC ends, also if the shell between them goes on: dash waits for its command.
 
-    DVC, also as a library, and its shell have the session of the stage. A launcher that DVC started in
-    another one has the variables of the stage.
+    DVC, also as a library, has the session of what it starts (Linux; elsewhere this does nothing).
     """
-    parent = os.getppid()
-    try:
+    # In the end, a process that DVC has started, and DVC.
+    child, parent, is_dvc = os.getpid(), os.getppid(), True
+    with suppress(OSError):  # the variables can be read by their own user only
+        while parent > 1 and b"DVC_STAGE=" in Path(f"/proc/{parent}/environ").read_bytes():
+            child, parent = parent, _parent_of(parent)
         words = Path(f"/proc/{parent}/cmdline").read_bytes()
-        if parent != 1:  # its variables can be read by its own user only
-            words += Path(f"/proc/{parent}/environ").read_bytes()
-        return os.getsid(parent) != os.getsid(0) and b"dvc" not in words and b"DVC_STAGE=" not in words
-    except OSError:
-        return False
+        is_dvc = os.getsid(parent) == os.getsid(child) or b"dvc" in words
+    if not is_dvc:
+        _fail("DVC was killed while this stage started\n  -> run the same command again")
+
+    def watch() -> None:
+        while _parent_of(child) == parent:
+            time.sleep(DVC_POLL_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if child != os.getpid():
+        in_thread(watch)
+
+
+def _parent_of(pid: int) -> int:
+    """The id of its parent; 0 if the process has ended (Linux)."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:

@@ -1,4 +1,4 @@
-"""`make install` with fake Python, pip and DVC: when it installs, and where; `make ui`."""
+"""`make install` with fake Python, pip and DVC: when it installs, and where; `make ui`; `make audit`."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,45 @@ def test_make_repro_calls_the_command_that_repairs_dvcs_files(project):
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
     lines = done.stdout.splitlines()
     assert lines.index("darkroom doctor --brief") < lines.index("darkroom repro") and "dvc repro" not in lines
+
+
+@pytest.fixture
+def audit(tmp_path):
+    """A function: `make audit` with a fake pip-audit and this advisories.txt; exit code, output, error."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/audit/bin").mkdir(parents=True)
+    tool = tmp_path / ".venv/audit/bin/pip-audit"
+    tool.write_text('#!/bin/sh\necho "pip-audit $*"\nexit ${FOUND:-0}\n')
+    tool.chmod(0o755)
+    for name in ("requirements.lock", "requirements.hashes", "pyproject.toml", ".venv/.ready"):
+        (tmp_path / name).write_text(str(tmp_path) if name == ".venv/.ready" else "")
+
+    def run(advisories, **variables):
+        (tmp_path / "advisories.txt").write_text(advisories)
+        environment = {**os.environ, "MAKEFLAGS": "", **variables}
+        command = ["make", "--silent", "-C", str(tmp_path), "audit"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+def test_accepted_advisories_are_passed_on_to_pip_audit_and_others_fail(audit):
+    code, output, _ = audit("# a comment\n\nCVE-1 2999-01-31 why\nGHSA-2 2999-12-31 another reason\n")
+    assert code == 0 and "-r requirements.hashes --ignore-vuln CVE-1 --ignore-vuln GHSA-2\n" in output
+    code, output, _ = audit("")
+    assert code == 0 and "--strict --disable-pip --require-hashes -r requirements.hashes\n" in output
+    assert audit("", FOUND="1")[0] != 0  # an advisory that is not accepted
+
+
+def test_an_advisory_that_was_accepted_until_a_past_day_fails_before_pip_audit_runs(audit):
+    today = f"{datetime.now():%Y-%m-%d}"
+    assert audit(f"CVE-1 {today} why\n")[0] == 0
+    code, output, error = audit("CVE-1 2999-01-31 why\nCVE-2 2020-05-31 another reason\n")
+    assert code != 0 and "pip-audit" not in output
+    assert "error: advisories.txt: CVE-2 was accepted until 2020-05-31" in error
+
+
+def test_the_shipped_advisories_have_a_date_that_make_audit_can_compare_and_a_reason():
+    lines = [line for line in (ROOT / "advisories.txt").read_text().splitlines() if line[0] != "#"]
+    assert lines and all(re.fullmatch(r"\S+-\S+ \d{4}-\d\d-\d\d \S.+", line) for line in lines)

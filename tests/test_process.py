@@ -299,6 +299,25 @@ def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
     assert output == "" and "DVC was killed while this stage started\n  -> run the same" in error
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there is a stage ended with DVC")
+@pytest.mark.parametrize("with_launcher", [False, True])
+def test_a_stage_ends_with_dvc_also_if_a_shell_between_them_goes_on(with_launcher):
+    stage = [sys.executable, "-c", HEAD + WAITING]
+    if with_launcher:
+        stage = [sys.executable, "-c", f"import subprocess\nsubprocess.run({stage})"]
+    shell = ["sh", "-c", f"{shlex.join(stage)}; exit 3"]
+    environment = "{**os.environ, 'DVC_STAGE': 'train-gan'}"
+    dvc = start(f"import subprocess\nsubprocess.run({shell}, env={environment})", start_new_session=True)
+    number = int(dvc.stdout.readline().split()[1])
+    dvc.kill()
+    try:
+        output, _ = dvc.communicate(timeout=20)  # the stage holds the other end of the pipe
+    except subprocess.TimeoutExpired:
+        os.kill(number, signal.SIGKILL)
+        raise
+    assert output == "tidied\n"
+
+
 def test_a_stage_that_a_script_with_dvcs_library_starts_runs():
     assert run(f"{HEAD}process.run(lambda: print('ran'))", DVC_STAGE="train-gan")[1] == "ran\n"
 

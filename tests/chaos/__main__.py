@@ -1,5 +1,7 @@
 """Kill `darkroom repro` again and again: ``python -m tests.chaos --kills 301 --seed 1``.
 
+``--stage search`` kills `darkroom search` instead, ``--stage retrain`` `darkroom retrain`.
+
 ``--plain`` does the same to `dvc repro`; ``--case train-cnn:17`` repeats one case of a seed;
 ``--flips 200`` flips bits of the finished project, each of which `darkroom verify` has to name;
 ``--sequences 50`` runs random sequences of actions, see ``states.py``.
@@ -23,7 +25,7 @@ FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
 @click.command()
 @click.option("--kills", default=21, help="Kills over all stages, at least.")
 @click.option("--seed", default=1)
-@click.option("--stage", "stages", multiple=True, help="Only this stage; may be repeated.")
+@click.option("--stage", "stages", multiple=True, help="Only this one, or search or retrain; repeatable.")
 @click.option("--case", "only", default="", help="Only this case: STAGE:NUMBER.")
 @click.option("--flips", "num_flips", default=0, help="First, flip so many bits of the finished project.")
 @click.option("--sequences", default=0, help="First, run so many random sequences of actions.")
@@ -48,21 +50,22 @@ def main(
     from pipeline import environment
 
     environment.prepare()
-    from tests.chaos import forks
+    from tests.chaos import commands, forks
     from tests.chaos.flips import flips
     from tests.chaos.series import Series
     from tests.chaos.small_project import STAGES
 
-    forks.prepare()
+    chosen = stages or ((only.partition(":")[0],) if only else STAGES)
+    stages = tuple(name for name in (*commands.OTHERS, *STAGES) if name in chosen)
+    if plain and {*stages} & {*commands.OTHERS}:
+        raise click.UsageError("dvc has no search and no retraining")
+    forks.prepare(*(name for stage in stages for name in commands.find(stage).imports))
     deadline = time.monotonic() + 60 * minutes
     if sequences:
         print_sequences(sequences, actions, seed, deadline)
     if not (kills or num_flips):
         return
     folder = Path(tempfile.mkdtemp(prefix="chaos-")).resolve()
-    stages = tuple(
-        name for name in STAGES if name in (stages or ([only.partition(":")[0]] if only else STAGES))
-    )
     series = Series(folder, seed, plain)
     series.measure(stages)
     if num_flips:  # in a process of its own, since it opens MLflow's database, which each case replaces
@@ -85,8 +88,7 @@ def main(
             break
     if not cases:
         return
-    command = f"dvc repro{'' if plain else ', started by darkroom repro'}"
-    print(f"\n{command}, seed {seed}\n")
+    print(f"\n{'dvc' if plain else 'darkroom'}, seed {seed}\n")
     print("| stage | kills by time | at a change | DVC's files damaged | stuck | most steps again | faults |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for stage in (*stages, "all"):

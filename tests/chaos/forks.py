@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import importlib
 import os
 import re
 import runpy
@@ -34,8 +35,8 @@ _execute_child = subprocess.Popen._execute_child
 kept_files: list[int] = []  # descriptors that children keep
 
 
-def prepare() -> None:
-    """Import what the stages import, and fork in place of later starts of DVC and of stages.
+def prepare(*more: str) -> None:
+    """Import what the stages import, and ``more``, and fork in place of later starts of DVC and of stages.
 
     Threads do not survive a fork, so no import may start one.
     """
@@ -65,6 +66,8 @@ def prepare() -> None:
         Repo,
         pipeline.cli,
     )
+    for name in more:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:  # this imports more
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True, timeout=60)
@@ -144,6 +147,7 @@ def _become(function, pipes, cwd, env, new_session, preexec_fn) -> None:
         for own, number in zip(pipes, range(3)):
             if own != -1:
                 os.dup2(own, number)
+        _forget_databases()
         _close_inherited()
         os.chdir(cwd or ".")
         if env is not None:
@@ -163,6 +167,16 @@ def _become(function, pipes, cwd, env, new_session, preexec_fn) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def _forget_databases() -> None:
+    """Let the process open MLflow's database itself: the connections of the parent are not its own."""
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for store in (Registry, SqlAlchemyStore):
+        for engine in store._engine_map.values():
+            engine.dispose(close=False)
 
 
 def _close_inherited() -> None:

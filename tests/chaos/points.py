@@ -25,7 +25,8 @@ CHANGES = {
 }
 # What differs from run to run: hashes, numbers, and the random parts of temporary names.
 RANDOM = re.compile(
-    r"(?<=/\.)[\w-]{16,}(?=\.tmp)|[0-9a-f]{6,}|\d+|[0-9A-Za-z]{20,}|(?<=\.)[a-z0-9_]{8}(?=\.|/|$)|(?<=tmp)[a-z0-9_]{8}"
+    r"(?<=/\.)[\w-]{16,}(?=\.tmp)|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<=\.)[a-z0-9_]{8}(?=\.|/|$)|(?<=tmp)[a-z0-9_]{8}"
+    r"|[0-9a-f]{6,}|\d+|[0-9A-Za-z]{20,}"
 )
 
 process_name = ["darkroom"]  # then dvc, then that of a stage

@@ -27,22 +27,33 @@ STAGES = (
 )
 SETTINGS = {**TRAINING, "num_steps": 40}
 COMPOSED = {"num_train": 20, "num_validation": 10, "num_test": 10}
+PRIVATE = ("tmp", "site", "cache", "store", "config.local")  # in .dvc, not in git
 NAMED_BY_CONTENT, TEMPORARY = (".dvc/cache/", "mlartifacts/"), re.compile(r"/\.|\.tmp$")
 LEFT_BY_REPAIR = {"dvc.lock.broken"}  # the damaged file, kept for the user
 
 
-def create(folder: Path, chosen: tuple[str, ...] = STAGES, training: Mapping[str, Any] = SETTINGS) -> None:
-    """A committed project, nothing of which has run yet. Its stages depend on data, not on code."""
-    (folder / "data/own").mkdir(parents=True)
-    (folder / "data/own/README.md").touch()
+def create(
+    folder: Path,
+    chosen: tuple[str, ...] = STAGES,
+    training: Mapping[str, Any] = SETTINGS,
+    **sections: Mapping[str, Any],
+) -> None:
+    """A committed project, nothing of which has run yet. Its stages depend on data, not on code.
+
+    ``sections`` are added to those of its params.yaml, or to what is in them.
+    """
+    for name in ("data/own", "pipeline", "stages"):  # a retraining reads the code in the last two
+        (folder / name).mkdir(parents=True)
+        (folder / name / "README.md").touch()
     (folder / ".dvc/tmp").mkdir(parents=True)
     (folder / ".dvc/config").write_text(
         "[core]\n    analytics = false\n    check_update = false\n    site_cache_dir = ../.dvc/site\n"
+        "    remote = store\n['remote \"store\"']\n    url = store\n"
     )
     for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     (folder / ".gitignore").write_text(
-        (ROOT / ".gitignore").read_text() + "/.dvc/tmp\n/.dvc/site\n/.dvc/cache\n"
+        (ROOT / ".gitignore").read_text() + "".join(f"/.dvc/{name}\n" for name in PRIVATE)
     )
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     plan = {name: stages[name] for name in chosen}
@@ -52,6 +63,7 @@ def create(folder: Path, chosen: tuple[str, ...] = STAGES, training: Mapping[str
     params = {name: PARAMS[name] for name in ("data", "evaluate", "gates", "retrain")}
     params |= {name: {**PARAMS[name], "training": {**SETTINGS, **training}} for name in MODELS}
     params |= {"clips": {**COMPOSED, "num_frames": 4}, "scenes": COMPOSED}
+    params |= {name: {**params.get(name, {}), **section} for name, section in sections.items()}
     (folder / "params.yaml").write_text(json.dumps(params))
     git = "git init -q && git add -A && git -c user.name=t -c user.email=t@example.org commit -qm all"
     subprocess.run(["sh", "-c", git], cwd=folder, check=True, timeout=60)
@@ -70,7 +82,13 @@ def result(folder: Path, stage: str) -> dict[str, Any]:
         log = metrics_log.read(folder / f"history/{name}/metrics.jsonl")
         plain = lambda metrics: {key: metrics[key] for key in metrics if not key.startswith("system/")}
         made = [hashes(folder / f"models/{name}"), [(line["step"], plain(line["metrics"])) for line in log]]
-    return {"bits": digest_of(made), "mlflow": _mlflow(folder), "files": _files(folder)}
+    return described(folder, {stage: made})
+
+
+def described(folder: Path, made: Mapping[str, Any], *more: Any) -> dict[str, Any]:
+    """Digests of what was ``made``, what MLflow shows, with ``more`` of it, and the names of the files."""
+    bits = {part: digest_of(content) for part, content in made.items()}
+    return {"bits": bits, "mlflow": [_mlflow(folder), *more], "files": _files(folder)}
 
 
 def _mlflow(folder: Path) -> Any:
@@ -95,7 +113,7 @@ def _mlflow(folder: Path) -> Any:
 def _files(folder: Path) -> list[str]:
     """The names in the project, with * for what differs from run to run; of some folders temporary ones."""
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    names -= {name for name in names if name.startswith((".git/", ".dvc/tmp/", ".dvc/site/"))}
+    names -= {name for name in names if name.startswith((".git/", ".dvc/tmp/", ".dvc/site/", ".dvc/store/"))}
     names -= {name for name in names if name.startswith(".dvc/cache/files/")}  # removed after ten minutes
     shown = {name for name in names if not name.startswith(NAMED_BY_CONTENT) or TEMPORARY.search(name)}
     return sorted({RANDOM.sub("*", name) for name in shown} - LEFT_BY_REPAIR)
@@ -126,11 +144,11 @@ def damaged_outputs(folder: Path) -> list[str]:
     return [str(problem) for problem in problems]
 
 
-def progress(folder: Path, stage: str) -> tuple[int, int]:
-    """The last recorded step of the training of ``stage``, and the steps that are not to be done again."""
-    trainings = [path for path in (folder / ".darkroom/trainings").glob(f"{stage[6:]}-*") if path.is_dir()]
-    if not stage.startswith("train-") or not trainings:
-        return 0, 0
-    lines = metrics_log.read(trainings[0] / "metrics.jsonl")
-    kept = [int(path.stem.removeprefix("step-")) for path in trainings[0].glob("checkpoints/step-*.json")]
-    return (lines[-1]["step"] if lines else 0), max(kept, default=0)
+def steps_again(folder: Path, model: str) -> int:
+    """The recorded steps of a training of ``model`` after its newest checkpoint."""
+    most = 0
+    for training in (folder / ".darkroom/trainings").glob(f"{model}-*/"):
+        lines = metrics_log.read(training / "metrics.jsonl")
+        kept = [int(path.stem.removeprefix("step-")) for path in training.glob("checkpoints/step-*.json")]
+        most = max(most, (lines[-1]["step"] if lines else 0) - max(kept, default=0))
+    return most

@@ -320,8 +320,6 @@ def _make_first(folder: Path) -> None:
     plan["stages"]["train-cnn"]["deps"].append("version.txt")
     (project / "dvc.yaml").write_text(json.dumps(plan))
     (project / "version.txt").write_text("0")
-    with open(project / ".dvc/config", "a") as config:
-        config.write(f"    remote = store\n['remote \"store\"']\n    url = {folder}/store\n")
     project.rename(first)
     sequence = Sequence()
     for function in (lambda: forks.run_darkroom("repro"), lambda: forks.run_dvc("push")):

@@ -58,6 +58,13 @@ def test_so_do_a_hundred_kills(tmp_path):
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
+def test_a_search_has_the_same_trials_and_a_retraining_the_same_result_after_kills(tmp_path):
+    seed = str(int.from_bytes(os.urandom(2)))
+    chaos(tmp_path, "--stage", "search", "--stage", "retrain", "--kills", "12", "--seed", seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
 def test_after_random_sequences_of_actions_a_project_is_as_a_model_says_or_damage_is_named(tmp_path):
     seed = str(int.from_bytes(os.urandom(2)))
     chaos(
