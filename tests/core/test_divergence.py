@@ -1,15 +1,12 @@
 """Trainings that diverge stop on all workers, and their last finite checkpoint is kept."""
 
 import math
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from pipeline.core import model_files
 from pipeline.core.checkpoint import CheckpointStore
-from pipeline.core.distributed import DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.metrics_log import read
 from pipeline.core.settings import TrainingSettings
@@ -17,6 +14,7 @@ from pipeline.divergence import Diverged, check_finite
 from tests.arrays import ArrayDataset
 from tests.core.fake import TwoScalars
 from tests.models import variants
+from tests.workers import together
 
 SETTINGS = TrainingSettings(
     num_steps=20, batch_size=8, log_every=4, validate_every=20, sample_every=20, checkpoint_every=5
@@ -76,28 +74,18 @@ def test_the_first_phase_and_step_that_are_not_finite_are_named(tmp_path, phase,
     check(tmp_path)
 
 
-def _one_of_two(rank, port, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
-    context = DistributedContext(rank, 2, torch.device("cpu"), wrap)
+def _one_of_two(context, folder):
     for phase in PHASES:
         task = diverging(gan(), phase, rank=1, size=2)
         try:
             Loop(task, ArrayDataset(), SETTINGS, folder / phase, context).run()
         except Diverged as error:
-            (folder / f"{phase} {rank}.txt").write_text(str(error))
-    torch.distributed.destroy_process_group()
+            (folder / f"{phase} {context.rank}.txt").write_text(str(error))
 
 
 @pytest.mark.slow
 def test_all_workers_stop_when_a_loss_of_one_of_them_is_not_finite(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one_of_two, (port, tmp_path), nprocs=2)
+    together(2, _one_of_two, tmp_path)
     for phase in PHASES:
         for rank, what in enumerate(("gradient_norm", "loss")):  # rank 0 only sees the common gradient
             message = (tmp_path / f"{phase} {rank}.txt").read_text()

@@ -1,16 +1,13 @@
 """The training loop: on a fake task, and with several processes."""
 
 import json
-import socket
 import time
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from pipeline.core import model_files
-from pipeline.core.distributed import DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.memory_format import use_channels_last
 from pipeline.core.metrics_log import read
@@ -18,6 +15,7 @@ from pipeline.core.settings import TrainingSettings
 from pipeline.core.task import DataSpec
 from tests.arrays import ArrayDataset, dataset_for, needs_for
 from tests.core.fake import TwoScalars
+from tests.workers import together
 
 SETTINGS = TrainingSettings(
     num_steps=12, batch_size=8, log_every=4, validate_every=6, sample_every=6, checkpoint_every=5
@@ -219,19 +217,13 @@ def _train(name, folder, context=None, steps=4):
     return loop.run().state_dict()
 
 
-def _one_of(rank, size, port, names, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size
-    )
-    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
+def _one_of(context, names, folder):
     for name in names:
-        context = DistributedContext(rank, size, torch.device("cpu"), wrap)
-        own = folder / name / f"of {size}" / str(rank)  # no folder is shared
+        own = folder / name / f"of {context.size}" / str(context.rank)  # no folder is shared
         _train(name, own, context, steps=3)
         # Resumes from rank 0's checkpoint, with microbatches; the last worker has one more than the others.
-        final = _train(name, own, replace(context, microbatch=13 // size))
-        torch.save(final, folder / name / f"{rank} of {size}.pt")
-    torch.distributed.destroy_process_group()
+        final = _train(name, own, replace(context, microbatch=13 // context.size))
+        torch.save(final, folder / name / f"{context.rank} of {context.size}.pt")
 
 
 # Measured after these four steps: 5e-8 (cnn) to 2.3e-6 (vae). Workers sum the examples in another order.
@@ -242,12 +234,9 @@ TOLERANCE = 5e-5  # on every weight; 2.4e-5 was the largest seen, on one of thre
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_several_processes_train_the_same_model_as_one(tmp_path, size):
     names = [*model_files.names(), "private"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for name in names:
         (tmp_path / name).mkdir()
-    torch.multiprocessing.spawn(_one_of, (size, port, names, tmp_path), nprocs=size)
+    together(size, _one_of, names, tmp_path)
     for name in names:
         _train(name, tmp_path / name / "single", steps=3)
         single = _train(name, tmp_path / name / "single")

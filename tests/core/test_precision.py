@@ -2,14 +2,12 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.multiprocessing
 
 from pipeline.core import model_files
 from pipeline.core.determinism import make_deterministic
@@ -26,6 +24,7 @@ from tests.arrays import ArrayDataset, batch_of
 from tests.core.fake import TwoScalars
 from tests.models import variants
 from tests.project import ROOT
+from tests.workers import together
 
 BATCH = batch_of(torch.full((4, 1, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64))
 FLOAT16 = TrainingSettings(precision="float16")
@@ -229,24 +228,16 @@ def _tasks():
     }
 
 
-def _one_of_two(rank, port, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
-    context = DistributedContext(rank, 2, torch.device("cpu"), wrap)
+def _one_of_two(context, folder):
     for name, task in _tasks().items():
         pieces = replace(context, microbatch=3)
-        torch.save(_train(task, folder / name / str(rank), pieces), folder / f"{name} {rank}.pt")
-    torch.distributed.destroy_process_group()
+        trained = _train(task, folder / name / str(context.rank), pieces)
+        torch.save(trained, folder / f"{name} {context.rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_skip_the_same_steps_and_train_the_model_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one_of_two, (port, tmp_path), nprocs=2)
+    together(2, _one_of_two, tmp_path)
     for name, task in _tasks().items():
         if name == "overflowing":
             task.rank = 0  # all rows are on one worker

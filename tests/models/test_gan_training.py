@@ -1,6 +1,6 @@
 """Trainings of the GAN by one and two processes, and its export."""
 
-import socket
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +17,7 @@ from pipeline.core.step import Step
 from pipeline.core.task import DataSpec
 from tests.arrays import ArrayDataset, batch_of
 from tests.models import variants
+from tests.workers import together
 
 SPEC = DataSpec.labelled_images(1, 8, 3)
 FREE = {"width": 8, "latent_size": 8, "spectral_normalisation": False, "shift": 0.0}
@@ -60,22 +61,15 @@ PARALLEL = [  # double backward in both networks, lazy phases, and what is kept 
 ]
 
 
-def _one_of_two(rank, port, folder):
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    wrap = lambda module: torch.nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
+def _one_of_two(context, folder):
     for name in PARALLEL:
-        context = DistributedContext(rank, 2, torch.device("cpu"), wrap, microbatch=4)
-        torch.save(_train(name, folder / name / str(rank), context), folder / f"{name[4:]}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+        trained = _train(name, folder / name / str(context.rank), replace(context, microbatch=4))
+        torch.save(trained, folder / f"{name[4:]}-{context.rank}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_train_each_kind_of_gan_as_one_does(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one_of_two, (port, tmp_path), nprocs=2)
+    together(2, _one_of_two, tmp_path)
     for name in PARALLEL:
         single = _train(name, tmp_path / name / "single")
         parts = [torch.load(tmp_path / f"{name[4:]}-{rank}.pt", weights_only=True) for rank in range(2)]
