@@ -153,7 +153,9 @@ def measure(given: argparse.Namespace, device: torch.device) -> int:
     sizes = MINIATURE if given.miniature else Sizes()
     report: dict[str, Any] = {"command": " ".join(sys.argv), "minutes": minutes, "parts": {}}
     report |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "miniature": given.miniature}
-    parts = report["parts"] = read_json(given.json)["parts"] if given.continues else {}
+    if given.continues:
+        report = read_json(given.json)
+    parts = report["parts"]
     wanted = [name for name in given.only or PARTS if name not in parts]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

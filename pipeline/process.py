@@ -23,7 +23,7 @@ from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from pipeline import environment
+from pipeline import dvc_parent, environment
 from pipeline.errors import EXIT_BUSY, EXIT_FAILED, BadInput, DarkroomError, remedy_for
 from pipeline.limits import LESS_MEMORY, address_space, memory_limit
 
@@ -53,6 +53,7 @@ CONNECT_SECONDS = 10.0  # to the port of a Ray cluster
 GC_THRESHOLD = 50_000  # new objects between two garbage collections; the default is 700
 RAY_PROCESSES, RAY_POLL_SECONDS, RAY_GRACE_SECONDS = ("raylet", "gcs_server"), 1.0, 10.0
 ray_has_ended = Event()  # it was not shut down
+is_leaving = Event()  # after a signal
 RAY_BYTES = 4 * 2**30  # of address space, for each process of Ray
 
 
@@ -70,8 +71,8 @@ def run(main: Callable[..., None], *arguments: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # a line is visible at once, also in a file
     die_with_parent()
-    if environment.dvc_stage():
-        _end_with_dvc()
+    if stage := environment.dvc_stage():
+        _end_with_dvc(stage)
     signal.signal(signal.SIGTERM, _leave)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         signal.signal(signal.SIGHUP, _leave)
@@ -162,35 +163,20 @@ def die_with_parent() -> None:
         sys.exit(EXIT_FAILED)
 
 
-def _end_with_dvc() -> None:
-    """End this stage when DVC ends, also if the shell between them goes on: dash waits for its command.
-
-    DVC, also as a library, has the session of what it starts (Linux; elsewhere this does nothing).
-    """
-    # In the end, a process that DVC has started, and DVC.
-    child, parent, is_dvc = os.getpid(), os.getppid(), True
-    with suppress(OSError):  # the variables can be read by their own user only
-        while parent > 1 and b"DVC_STAGE=" in Path(f"/proc/{parent}/environ").read_bytes():
-            child, parent = parent, _parent_of(parent)
-        words = Path(f"/proc/{parent}/cmdline").read_bytes()
-        is_dvc = os.getsid(parent) == os.getsid(child) or b"dvc" in words
+def _end_with_dvc(stage: str) -> None:
+    """End this ``stage`` when DVC ends, also if the shell between them, which waits for it, goes on."""
+    child, dvc, is_dvc = dvc_parent.find(stage)
     if not is_dvc:
         _fail("DVC was killed while this stage started\n  -> run the same command again")
 
     def watch() -> None:
-        while _parent_of(child) == parent:
+        while not dvc_parent.has_ended(child, dvc):
             time.sleep(DVC_POLL_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not is_leaving.is_set():  # a second signal would end its finally blocks
+            os.kill(os.getpid(), signal.SIGTERM)
 
     if child != os.getpid():
         in_thread(watch)
-
-
-def _parent_of(pid: int) -> int:
-    """The id of its parent; 0 if the process has ended (Linux)."""
-    with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return 0
 
 
 def start_ray(address: str, num_cpus: int, num_gpus: int = 0) -> bool:
@@ -347,4 +333,5 @@ def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    is_leaving.set()
     sys.exit(128 + number)

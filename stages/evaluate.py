@@ -21,21 +21,23 @@ def fingerprint(settings: "EvaluationSettings", data: dict[str, str], models: di
     return digest_of([json.loads(settings.model_dump_json()), data, models, *network])
 
 
-def required(chosen: Collection[str], names: Collection[str]) -> list[str]:
-    """Those of the models ``names`` that an evaluation of ``chosen`` (none: all) loads.
+def required(settings: "EvaluationSettings", names: Collection[str]) -> list[str]:
+    """Those of the models ``names`` that an evaluation of ``settings.models`` (none: all) loads.
 
-    A model that is left out may be the classifier whose features compare images, but need not be trained.
+    Of the models that are left out these are the classifiers that compare images, if they are trained.
     """
     from pipeline.core.model_files import CARD, find
+    from pipeline.core.task import Task
 
+    chosen = settings.models
     datasets = {find(name).dataset for name in chosen}
-    return [
-        name
-        for name in names
-        if not chosen
-        or name in chosen
-        or (Path("models", name, CARD).is_file() and find(name).dataset in datasets)
-    ]
+
+    def compares(name: str) -> bool:
+        if not Path("models", name, CARD).is_file() or find(name).classify is Task.classify:
+            return False
+        return name == settings.classifier or find(name).dataset in datasets
+
+    return [name for name in names if not chosen or name in chosen or compares(name)]
 
 
 def main() -> None:
@@ -72,7 +74,7 @@ def main() -> None:
     present = {card.parent.name for card in Path("models").glob(f"[!.]*/{model_files.CARD}")}
     if left := sorted(present - set(names)):
         print(f"skipped: {', '.join(left)}, because dvc.yaml has no stage train-{left[0]}", flush=True)
-    folders = {name: Path("models", name) for name in required(settings.models, names)}
+    folders = {name: Path("models", name) for name in required(settings, names)}
     for name in folders:
         history.check(Path("history", name))
     tasks = {name: model_files.load(folder, device) for name, folder in folders.items()}

@@ -277,57 +277,6 @@ def test_a_process_cleans_up_when_its_parent_is_killed():
     assert output == "tidied\n"
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there is a stage ended with DVC")
-def test_a_stage_that_starts_after_dvc_was_killed_ends(tmp_path):
-    begin = "print('ready', os.getpid(), flush=True)\n"
-    begin += f"while not os.path.exists('{tmp_path}/go'): time.sleep(0.02)"
-    child = HEAD + begin + WAITING
-    dvc = start(
-        f"import subprocess\nsubprocess.run([sys.executable, '-c', {child!r}])",
-        env={"DVC_STAGE": "train-gan"},
-        start_new_session=True,  # the process that adopts the stage has another session
-    )
-    number = int(dvc.stdout.readline().split()[1])
-    dvc.kill()
-    dvc.wait(timeout=20)
-    (tmp_path / "go").touch()
-    try:
-        output, error = dvc.communicate(timeout=20)
-    except subprocess.TimeoutExpired:
-        os.kill(number, signal.SIGKILL)
-        raise
-    assert output == "" and "DVC was killed while this stage started\n  -> run the same" in error
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only there is a stage ended with DVC")
-@pytest.mark.parametrize("with_launcher", [False, True])
-def test_a_stage_ends_with_dvc_also_if_a_shell_between_them_goes_on(with_launcher):
-    stage = [sys.executable, "-c", HEAD + WAITING]
-    if with_launcher:
-        stage = [sys.executable, "-c", f"import subprocess\nsubprocess.run({stage})"]
-    shell = ["sh", "-c", f"{shlex.join(stage)}; exit 3"]
-    environment = "{**os.environ, 'DVC_STAGE': 'train-gan'}"
-    dvc = start(f"import subprocess\nsubprocess.run({shell}, env={environment})", start_new_session=True)
-    number = int(dvc.stdout.readline().split()[1])
-    dvc.kill()
-    try:
-        output, _ = dvc.communicate(timeout=20)  # the stage holds the other end of the pipe
-    except subprocess.TimeoutExpired:
-        os.kill(number, signal.SIGKILL)
-        raise
-    assert output == "tidied\n"
-
-
-def test_a_stage_that_a_script_with_dvcs_library_starts_runs():
-    assert run(f"{HEAD}process.run(lambda: print('ran'))", DVC_STAGE="train-gan")[1] == "ran\n"
-
-
-def test_a_stage_that_a_launcher_of_dvcs_command_starts_runs(tmp_path):
-    stage = f"{HEAD}process.run(lambda: print('ran'))"
-    launcher = f"import subprocess\nsubprocess.run([sys.executable, '-c', {stage!r}], start_new_session=True)"
-    assert run(launcher, DVC_STAGE="train-gan")[1] == "ran\n"
-
-
 def test_an_error_that_ray_sends_between_processes_keeps_its_parts():
     error = Diverged("is odd", where="a.txt", remedy="mend it", exit_code=75)
     other = copy.copy(error)  # by the method that pickle, and so Ray, uses

@@ -1,5 +1,7 @@
 """`darkroom repro`: `dvc repro` with several stages at once."""
 
+from contextlib import suppress
+
 import click
 
 from pipeline.environment import read as read_environment
@@ -23,7 +25,9 @@ def repro(targets: tuple[str, ...], jobs: int, force: bool) -> None:
 
     environment, failure = read_environment(), None
     if PARAMS.is_file():
-        checked = digest()
+        checked = ""
+        with suppress(OSError):  # explained by the next line
+            checked = digest()
         require_valid_params()  # before DVC removes the outputs of the first stage that runs
         set_checked_params(checked)
     try:

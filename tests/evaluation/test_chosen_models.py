@@ -7,11 +7,11 @@ import pytest
 
 from pipeline.core import model_files
 from pipeline.core.dataset import Dataset
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, DarkroomError
 from pipeline.files import write_json
 from pipeline.retraining.champion_challenger import _measure
 from pipeline.tracking import runs
-from stages.evaluate import main
+from stages.evaluate import main, required
 from tests.evaluation.conftest import SETTINGS, run, world
 from tests.project import PARAMS, ROOT
 
@@ -55,10 +55,11 @@ def test_the_stage_needs_no_model_that_is_left_out_and_no_other_data(tmp_path, p
     (tmp_path / "data/processed").mkdir(parents=True)
     (tmp_path / "data/processed/images").symlink_to(processed_digits)
     data = Dataset.open(processed_digits)
-    for name in ("cnn", "gan"):
+    for name in ("cnn", "gan", "ae"):
         task = model_files.build(name, PARAMS[name]["model"], data.spec, 0).requires_grad_(False)
         model_files.write(task, tmp_path / "models" / name, {})
     write_json(tmp_path / "models/rcnn/model.json", {"damaged": "and of data that is missing"})
+    (tmp_path / "models/ae/model.safetensors").unlink()
 
     def evaluate(*models):
         (tmp_path / "params.yaml").write_text(json.dumps(PARAMS | {"evaluate": {"models": models}}))
@@ -66,9 +67,13 @@ def test_the_stage_needs_no_model_that_is_left_out_and_no_other_data(tmp_path, p
 
     with pytest.raises(Opened, match=data.digest):
         evaluate("gan")
+    assert required(SETTINGS.model_copy(update={"models": ("unet",)}), ["cnn", "gan", "unet"]) == [
+        "cnn",
+        "unet",
+    ]
     with pytest.raises(BadInput, match=r"models/vae: no trained model here\n.*train-vae"):
         evaluate("gan", "vae")
-    with pytest.raises(BadInput, match="no trained model here"):
+    with pytest.raises(DarkroomError, match="models/ae/model.safetensors"):
         evaluate()  # all models
     shutil.rmtree(tmp_path / "models/cnn")
     with pytest.raises(Opened):  # the evaluation itself refuses images without a space to compare them in
