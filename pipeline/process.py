@@ -49,11 +49,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 KEPT_BYTES, LARGEST_MMAP_THRESHOLD = 2**30, 2**25
 MAX_SOCKET_FOLDER = 18  # characters: a socket's path has at most 107, and Ray adds up to 87
 DVC_POLL_SECONDS = 1.0
+ECHO_SECONDS = 5.0  # a signal for a whole group ends the parent, too, whose end is a second signal
 CONNECT_SECONDS = 10.0  # to the port of a Ray cluster
 GC_THRESHOLD = 50_000  # new objects between two garbage collections; the default is 700
 RAY_PROCESSES, RAY_POLL_SECONDS, RAY_GRACE_SECONDS = ("raylet", "gcs_server"), 1.0, 10.0
 ray_has_ended = Event()  # it was not shut down
-is_leaving = Event()  # after a signal
+left_at = 0.0  # when a signal began to end this process, by time.monotonic()
 RAY_BYTES = 4 * 2**30  # of address space, for each process of Ray
 
 
@@ -172,7 +173,7 @@ def _end_with_dvc(stage: str) -> None:
     def watch() -> None:
         while not dvc_parent.has_ended(child, dvc):
             time.sleep(DVC_POLL_SECONDS)
-        if not is_leaving.is_set():  # a second signal would end its finally blocks
+        if not left_at:  # a second signal would end the finally blocks
             os.kill(os.getpid(), signal.SIGTERM)
 
     if child != os.getpid():
@@ -333,5 +334,7 @@ def _fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    is_leaving.set()
-    sys.exit(128 + number)
+    global left_at
+    if time.monotonic() - left_at > ECHO_SECONDS:
+        left_at = time.monotonic()
+        sys.exit(128 + number)

@@ -84,7 +84,7 @@ def test_a_signal_for_the_whole_group_does_not_end_the_finally_blocks():
     slow = WAITING.replace("finally:", "finally:\n        time.sleep(process.DVC_POLL_SECONDS + 1)")
     dvc = start(under_a_shell(HEAD + slow, DVC_STAGE="train-gan"), start_new_session=True)
     assert dvc.stdout.readline().startswith("ready")
-    os.killpg(dvc.pid, signal.SIGTERM)
+    os.killpg(dvc.pid, signal.SIGTERM)  # to the stage, and to the shell, whose end is a second signal
     assert dvc.communicate(timeout=30)[0] == "tidied\n"
 
 

@@ -12,7 +12,7 @@ from tests import core_only
 ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors", "divergence", "files", "estimate", "limits", "threads"},
-    {"params", "environment", "openmp", "process", "progress", "git"},
+    {"params", "dvc_parent", "environment", "openmp", "process", "progress", "git"},
     {"core"},
     {"data", "layers"},
     {"models"},
