@@ -56,7 +56,7 @@ class Progress:
 
     def print(self, text: str) -> None:
         """Print a line now."""
-        print(f"{self.name}: {text}", flush=True)
+        print(": ".join(filter(None, (self.name, text))), flush=True)
         self._last = time.monotonic()
 
 

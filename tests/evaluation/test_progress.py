@@ -102,3 +102,8 @@ def test_a_history_is_read_by_step(tmp_path):
     assert table is not None and table["step"].tolist() == list(range(1, 21))
     assert list(history.samples(tmp_path, 4)) == [1, 7, 14, 20]
     assert history.curves(tmp_path / "none") is None and history.times(tmp_path / "none") == {}
+
+
+def test_a_line_without_a_model_begins_with_the_part(capsys):
+    progress.Progress().print("kernel distance, 2.0 s")
+    assert capsys.readouterr().out == "kernel distance, 2.0 s\n"
