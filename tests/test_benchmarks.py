@@ -20,7 +20,6 @@ from tests import core_only
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks/gpu.py"
-MODELS = set(model_files.names())
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def test_parts_run_with_the_packages_of_the_core_alone(tmp_path, gpu):
     parts, _ = run(tmp_path, "--only", "machine", "repeat", "ray")
     statuses = {name: found["status"] for name, found in parts.items()}
     assert statuses == {"machine": "done", "repeat": "done", "ray": "left out"}
-    assert all(parts["repeat"][name]["equal"] for name in MODELS)
+    assert all(parts["repeat"][name]["equal"] for name in gpu.gpu_parts.MODELS)
 
 
 @pytest.mark.nightly
@@ -59,7 +58,7 @@ def test_every_part_runs_with_the_packages_of_the_core_alone(tmp_path, gpu):
     assert (ray["status"], ray["reason"]) == ("left out", "ray is not installed")
     assert {found["status"] for found in parts.values()} == {"done"}
     assert parts["machine"]["torch"] and parts["machine"]["device"] == "cpu"
-    for name in MODELS:
+    for name in gpu.gpu_parts.MODELS:
         assert parts["repeat"][name]["equal"] and len(parts["repeat"][name]["sha256"]) == 64
         assert 0 <= parts["agreement"][name] <= parts["agreement"]["tolerance"]
         assert parts["speed"][name]["ratio"] > 0 and parts["speed"][name]["loop_images_per_second"] > 0
@@ -158,7 +157,10 @@ def test_a_model_that_fails_leaves_the_others_of_its_part(gpu, bench, monkeypatc
     monkeypatch.setattr(gpu.gpu_parts, "_train", train)
     found = gpu.run_part("repeat", bench)
     assert (found["status"], found["error"]) == ("failed", "gan: RuntimeError: no deterministic kernel")
-    assert all(found[name]["equal"] for name in MODELS - {"gan"}) and "in train" in found["tracebacks"][0]
+    assert (
+        all(found[name]["equal"] for name in set(gpu.gpu_parts.MODELS) - {"gan"})
+        and "in train" in found["tracebacks"][0]
+    )
     assert "Traceback" not in "".join(gpu.rows("repeat", found))
 
 
