@@ -17,6 +17,7 @@ from pipeline.core.metrics_log import MetricsLog
 from pipeline.divergence import Diverged
 from pipeline.environment import Environment
 from pipeline.errors import BadInput, TrainingStopped
+from pipeline.files import remove
 from pipeline.launch.plan import plan_resources
 from pipeline.launch.tracked import tracked
 from pipeline.launch.training import Training
@@ -127,6 +128,8 @@ class _Work:
         self.search, self.environment, self.num_trials = search, environment, num_trials
         self.deadline, self.begun, self.parent = deadline, begun, parent
         self.folder = studies.path_of(environment, search.name).with_name(search.study.study_name)
+        for left in self.folder.glob(".run.json.*"):  # by a search that was killed; this one holds the lock
+            remove(left)
         self.log = MetricsLog(self.folder / "metrics.jsonl")
         self.failed = False
 

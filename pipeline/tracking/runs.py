@@ -70,9 +70,9 @@ class Run:
     def follow(self, folder: Path) -> None:
         """Every ``FOLLOW_SECONDS``, send what is new in ``folder``: metrics.jsonl, system.jsonl, samples/."""
         if self._record.folder != (path := str(folder.resolve())):
+            self.write_run_file(folder)  # first: after a kill a recorded folder is not described again
             self._record.folder = path
             self._record.save(self._environment)
-            self.write_run_file(folder)
         if time.monotonic() >= self._follow_at:
             self._deliver(1.0)
             self._follow_at = time.monotonic() + (RETRY_SECONDS if self._failure else FOLLOW_SECONDS)

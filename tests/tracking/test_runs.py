@@ -134,6 +134,15 @@ def test_params_are_flat_and_do_not_conflict_when_a_run_is_opened_again(environm
     }
 
 
+def test_a_folder_is_recorded_only_after_it_has_its_run_file(environment, description, tmp_path, monkeypatch):
+    """So a kill between the two is made good by the next attempt."""
+    with open_run(environment, description) as run:
+        monkeypatch.setattr(run, "write_run_file", lambda folder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run.follow(tmp_path)
+        assert [record.folder for record in delivery_queue.load_all(environment)] == [""]
+
+
 def test_an_incomplete_line_is_sent_when_it_is_complete(environment, client, description, tmp_path):
     line = json.dumps({"step": 1, "time": 5, "metrics": {"a": 1.0}}) + "\n"
     with open_run(environment, description) as run:
