@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, field_validator
 
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, remove, write_json
 from pipeline.process import exclusive
 
 
@@ -105,6 +105,8 @@ class Journal:
         run.ended = run.ended or now()
         self.save(run)
         self.ended.mkdir(exist_ok=True)
+        for left in self.ended.glob(f".{run.name}.*"):  # unfinished, by a process that was killed
+            remove(left)
         self._current.replace(self.ended / f"{run.name}.json")
 
     def abandon(self) -> None:

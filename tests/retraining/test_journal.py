@@ -73,3 +73,12 @@ def test_pictures_stay_quarantined_until_they_are_readmitted(tmp_path):
         assert list(journal.quarantined()) == ["a/cat"]
         journal.readmit("nothing")
         assert list(journal.quarantined()) == ["a/cat"]
+
+
+def test_an_unfinished_report_of_a_killed_process_is_removed_at_the_end(tmp_path):
+    journal, written = Journal(tmp_path), run(decision="promoted")
+    journal.ended.mkdir(parents=True)
+    for name in (f".{written.name}.html.17.abc.html", f"{written.name}.html"):
+        (journal.ended / name).touch()
+    journal.close(written)
+    assert {path.name for path in journal.ended.iterdir()} == {f"{written.name}.html", f"{written.name}.json"}
