@@ -15,9 +15,8 @@ def find(stage: str) -> tuple[int, int, bool]:
     variable = f"\0DVC_STAGE={stage}\0".encode()
     with suppress(OSError):  # the variables can be read by their own user only
         while parent > 1 and variable in b"\0" + Path(f"/proc/{parent}/environ").read_bytes():
-            words += Path(
-                f"/proc/{parent}/cmdline"
-            ).read_bytes()  # DVC's caller may have set the variable, too
+            # This may be DVC itself, if its caller has set the variable, too.
+            words += Path(f"/proc/{parent}/cmdline").read_bytes()
             child, parent = parent, parent_of(parent)
         words += Path(f"/proc/{parent}/cmdline").read_bytes()
         return child, parent, os.getsid(parent) == os.getsid(child) or b"dvc" in words
