@@ -190,13 +190,13 @@ def test_a_recipe_does_not_replace_what_is_in_no_commit(project):
     code, _, error = darkroom("recipe", "mnist")
     assert code == 2 and "uncommitted settings" in error and "--force" in error
     assert "gan.model.width, vae.training.num_steps" in error and text(project) == mine
-    assert "vae.training.num_steps: 901 -> 3600" in done("recipe", "mnist", "--dry-run")
+    assert "vae.training.num_steps: 901 -> 6000" in done("recipe", "mnist", "--dry-run")
     shell(project, "git", "rm", "-q", "--cached", "params.yaml")
     shell(project, "git", "commit", "-q", "-m", "without params.yaml")
     assert darkroom("recipe", "mnist")[0] == 2 and text(project) == mine
     commit(project, "mine")
     done("recipe", "mnist")
-    assert read_file()["vae"]["training"]["num_steps"] == 3600
+    assert read_file()["vae"]["training"]["num_steps"] == 6000
 
 
 @pytest.mark.parametrize(

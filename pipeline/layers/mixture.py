@@ -58,11 +58,14 @@ class ClassMixture(nn.Module):
             )
         self.fitted.fill_(True)
 
-    def draw(self, labels: Tensor, noise: Noise, name: str) -> Tensor:
-        """Codes (N, D) of classes ``labels`` (N,); their normal numbers are the noise ``name``."""
+    def draw(self, labels: Tensor, noise: Noise, name: str, temperature: float = 1.0) -> Tensor:
+        """Codes (N, D) of classes ``labels`` (N,); their normal numbers are the noise ``name``.
+
+        Their deviations from the means of the components are multiplied by ``temperature``.
+        """
         chance = noise.uniform("component")
         component = (chance[:, None] >= self.cumulative[labels]).sum(1)
-        normal = noise.normal(name, self.means.shape[2])
+        normal = temperature * noise.normal(name, self.means.shape[2])
         return self.means[labels, component] + (self.factors[labels, component] * normal[:, None]).sum(2)
 
 

@@ -203,11 +203,24 @@ def test_smoothness_of_ssim_lets_a_training_lower_it():
     assert F.mse_loss(torch.sigmoid(weight), IMAGES) < F.mse_loss(torch.full_like(IMAGES, 0.5), IMAGES)
 
 
+@pytest.mark.parametrize("prior", ["normal", "mixture"])
+def test_the_temperature_scales_the_deviations_from_the_mean(prior):
+    cold, cool, warm = (build(prior=prior, temperature=temperature) for temperature in (1e-9, 0.5, 1.0))
+    shown, noise = batch(40), Noise.whole(0, 40)
+    for task in (cold, cool, warm):
+        task.load_state_dict(warm.state_dict())
+        task.on_train_end([shown])
+    means, half, whole = (task.latents(40, noise, shown.labels) for task in (cold, cool, warm))
+    assert (whole - means).abs().mean() > 0.001
+    assert torch.allclose(half - means, (whole - means) / 2, atol=1e-6)
+
+
 def test_settings_without_effect_and_layers_without_values_are_refused():
     for settings in (
         {"huber_delta": 0.5},
         {"penalty_weight": 1.0},
         {"num_components": 3},
+        {"prior": "none", "temperature": 0.5},
         {"architecture": "unet", "objectives": ["inpaint"], "code_size": 4},
         {"architecture": "convolutional", "dense": [16]},
         {"dense": [0]},

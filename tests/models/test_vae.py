@@ -142,6 +142,28 @@ def test_latents_come_from_the_prior_in_use_and_decode_to_the_generated_images()
         assert torch.equal(codes, other) == (settings == {"prior": "standard"})
 
 
+@pytest.mark.parametrize("prior", [{"prior": "standard"}, {"prior": "class"}, {"prior": "mixture"}], ids=str)
+def test_the_temperature_scales_the_deviations_from_the_mean(prior):
+    cold, cool, warm = (
+        build(latent_size=2, temperature=temperature, **prior) for temperature in (1e-9, 0.5, 1.0)
+    )
+    shown, noise = batch(40), Noise.whole(0, 40)
+    for task in (cold, cool, warm):
+        task.load_state_dict(warm.state_dict())
+        task.on_train_end([shown])
+    means, half, whole = (task.latents(40, noise, shown.labels) for task in (cold, cool, warm))
+    assert (whole - means).abs().mean() > 0.01
+    assert torch.allclose(half - means, (whole - means) / 2, atol=1e-6)
+
+
+def test_the_temperature_scales_both_noises_of_a_second_stage():
+    cool, warm = (build(latent_size=2, second_stage="vae", temperature=each) for each in (0.5, 1.0))
+    cool.load_state_dict(warm.state_dict())
+    labels = torch.arange(3000) % 3
+    half, whole = (task.latents(3000, Noise.whole(0, 3000), labels).std(0) for task in (cool, warm))
+    assert torch.allclose(half, whole / 2, rtol=0.1)
+
+
 def test_a_mixture_is_fitted_to_the_codes_after_the_training_and_class_means_draw_until_then():
     task, plain, noise = build(latent_size=2, prior="mixture"), build(latent_size=2), Noise.whole(0, 5)
     assert torch.equal(task.latents(5, noise, batch().labels), plain.latents(5, noise, batch().labels))

@@ -162,8 +162,9 @@ class Ae(Task):
             return None
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
         if self.mixture:
-            return self.mixture.draw(labels, noise, "code")
-        return self.code_means[labels] + noise.normal("code", self.config.code_size) @ self.code_factor.T
+            return self.mixture.draw(labels, noise, "code", self.config.temperature)
+        normal = self.config.temperature * noise.normal("code", self.config.code_size)
+        return self.code_means[labels] + normal @ self.code_factor.T
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor | None:
         codes = self.latents(count, noise, labels)

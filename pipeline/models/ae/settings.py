@@ -33,6 +33,7 @@ class AeConfig(Section):
     penalty_weight: float = Field(1e-3, gt=0)
     prior: Literal["normal", "mixture", "none"] = "normal"
     num_components: int = Field(10, ge=1, le=1000)  # of the mixture of each class
+    temperature: float = Field(1.0, gt=0, le=2)  # scales the deviations of the codes that are drawn
     privacy: PrivacySettings | None = None
     held_out_class: int | None = Field(None, ge=0)  # its images are not learned from, to measure anomalies
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
@@ -72,6 +73,7 @@ class AeConfig(Section):
             "huber_delta": "reconstruction_loss: huber",
             "penalty_weight": "penalty",
             "num_components": "prior: mixture",
+            "temperature": "prior: mixture or normal",
         }
         self.refuse(wrong, needed)
         return self

@@ -122,11 +122,12 @@ class Vae(Task):
     def latents(self, count: int, noise: Noise, labels: Tensor | None = None) -> Tensor:
         """Latents (count, L) of classes ``labels`` (count,) or of random classes."""
         labels = noise.integers("label", self.spec.classes) if labels is None else labels
+        temperature = self.config.temperature
         if self.second_stage:
-            return self.second_stage.draw(labels, noise)
+            return self.second_stage.draw(labels, noise, temperature)
         if self.mixture and self.mixture.fitted:
-            return self.mixture.draw(labels, noise, "latent")
-        return self._prior_means(labels) + noise.normal("latent", self.config.latent_size)
+            return self.mixture.draw(labels, noise, "latent", temperature)
+        return self._prior_means(labels) + temperature * noise.normal("latent", self.config.latent_size)
 
     def generate(self, labels: Tensor | None, count: int, noise: Noise) -> Tensor:
         return self.decode(self.latents(count, noise, labels))

@@ -35,10 +35,11 @@ class SecondStage(nn.Module):
         divergence = 0.5 * (log_variance.exp() + mean.square() - 1 - log_variance)
         return (reconstruction + divergence).sum(1)
 
-    def draw(self, labels: Tensor, noise: Noise) -> Tensor:
-        """Latents (N, L) of classes ``labels`` (N,)."""
-        means = self.decoder(self._with_class(noise.normal("second_stage", self.size), labels))
-        return means + self.log_deviation.exp() * noise.normal("latent", self.size)
+    def draw(self, labels: Tensor, noise: Noise, temperature: float) -> Tensor:
+        """Latents (N, L) of classes ``labels`` (N,). Both normal distributions are scaled by ``temperature``."""
+        codes = temperature * noise.normal("second_stage", self.size)
+        deviation = temperature * self.log_deviation.exp()
+        return self.decoder(self._with_class(codes, labels)) + deviation * noise.normal("latent", self.size)
 
     def _with_class(self, values: Tensor, labels: Tensor) -> Tensor:
         return torch.cat([values, F.one_hot(labels, self.classes).to(values)], 1)

@@ -30,6 +30,7 @@ class VaeConfig(Section):
     free_bits: float = Field(0.0, ge=0)  # nats for each value of a latent that cost nothing more
     prior: Literal["standard", "class", "mixture"] = "class"
     num_components: int = Field(10, ge=1, le=1000)  # of the mixture of each class
+    temperature: float = Field(1.0, gt=0, le=2)  # scales the deviations of the latents that are drawn
     second_stage: Literal["none", "vae"] = "none"  # a model of the latents, which then draws them
     second_stage_first: int = Field(1, ge=1)  # the step at which its training begins
     optimizer: OptimizerSettings = OptimizerSettings(learning_rate=2e-3)
