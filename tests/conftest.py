@@ -3,6 +3,7 @@ import os
 import pytest
 
 from pipeline import environment, process
+from tests import forked
 
 environment.prepare()
 
@@ -19,6 +20,12 @@ NAMES = (
 )
 LONGEST = {f"{name}.py": position for position, name in enumerate(NAMES)}
 process.collect_garbage_rarely()
+
+
+def pytest_configure(config):
+    """Without the tests of the night, save the imports of the processes that tests start."""
+    if "not nightly" in config.option.markexpr:
+        forked.install()
 
 
 def pytest_collection_modifyitems(items):
