@@ -7,16 +7,19 @@ from tests import forked
 
 environment.prepare()
 
-# The files that take over a minute, the longest first.
+# The files that take over twenty seconds, the longest first.
 NAMES = (
     "test_chaos",
-    "test_kill",
+    "test_cluster",
     "test_retrain",
-    "test_families",
-    "test_workspace",
-    "test_project",
-    "test_repro",
     "test_server",
+    "test_families",
+    "test_preprocess",
+    "test_project",
+    "test_trials",
+    "test_verify",
+    "test_integrity",
+    "test_evaluate",
 )
 LONGEST = {f"{name}.py": position for position, name in enumerate(NAMES)}
 process.collect_garbage_rarely()

@@ -19,9 +19,9 @@ from pipeline import environment
 from pipeline.process import DVC
 from pipeline.retraining.workspace import COMMAND
 
-MAX_BYTES, START_SECONDS = 2**17, 120
+MAX_BYTES, LIMIT_SECONDS = 2**17, 300
 FOREIGN = ("DARKROOM_", "MLFLOW_", "DVC_", "RAY_", "GIT_")
-MODULES = ("dvc", "stages.", "tests.statuses", "tests.darkroom")
+MODULES = ("dvc", "stages.", "tests.statuses", "tests.darkroom", "tests.chaos")
 CODES = {DVC[2], COMMAND[2]}  # of Python; a test may add its own
 _execute_child = subprocess.Popen._execute_child
 
@@ -73,7 +73,7 @@ def _server() -> socket.socket:
     quiet = {"stdout": subprocess.DEVNULL, "start_new_session": True}
     subprocess.Popen(command, stdin=theirs, env=kept | one, **quiet)
     theirs.close()
-    ours.settimeout(START_SECONDS)
+    ours.settimeout(LIMIT_SECONDS)
     assert ours.recv(MAX_BYTES) == b"ready"
     return ours
 
