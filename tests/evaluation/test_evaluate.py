@@ -38,6 +38,7 @@ COMPARED = {
 }
 
 
+@pytest.mark.parametrize("dataset", [1, 3], ids=["grey", "rgb"], indirect=True)
 def test_each_model_is_measured_by_what_it_can_do(dataset, tasks, tmp_path):
     results = run(dataset, tasks, tmp_path)
     assert json.loads((tmp_path / "metrics/details.json").read_text()) == results
