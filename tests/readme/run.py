@@ -126,11 +126,6 @@ DAILY = [
     ),
     (r"^dvc exp run train-ae .*held_out_class=3", "", "nightly; daily: tests/models/test_ae.py"),
     (r"^dvc exp run train-(transformer|unet|rcnn) .*", "", "nightly; daily: tests/models/test_contract.py"),
-    (
-        r"^dvc repro train-lsgan evaluate$",
-        "dvc exp run train-lsgan evaluate -S '+evaluate.models=[lsgan]'",
-        "the other models were measured before",
-    ),
     (r"^darkroom retrain$", "", "nightly; daily: --dry-run, tests/retraining"),
     (
         r"^darkroom schedule install --systemd$",
