@@ -3,22 +3,32 @@ import os
 import pytest
 
 from pipeline import environment, process
+from tests import forked
 
 environment.prepare()
 
-# The files that take over a minute, the longest first.
+# The files that take over twenty seconds, the longest first.
 NAMES = (
     "test_chaos",
-    "test_kill",
+    "test_cluster",
     "test_retrain",
-    "test_families",
-    "test_workspace",
-    "test_project",
-    "test_repro",
     "test_server",
+    "test_families",
+    "test_preprocess",
+    "test_project",
+    "test_trials",
+    "test_verify",
+    "test_integrity",
+    "test_evaluate",
 )
 LONGEST = {f"{name}.py": position for position, name in enumerate(NAMES)}
 process.collect_garbage_rarely()
+
+
+def pytest_configure(config):
+    """Without the tests of the night, save the imports of the processes that tests start."""
+    if "not nightly" in config.option.markexpr:
+        forked.install()
 
 
 def pytest_collection_modifyitems(items):

@@ -49,7 +49,13 @@ def test_a_second_team_of_threads_is_there_while_the_machine_is_busy():
     assert run(COUNT, OMP_NUM_THREADS="3") == ["True"] * 5
 
 
-@pytest.mark.parametrize("variable", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "OMP_NUM_THREADS"])
+VARIABLES = [
+    "GOMP_SPINCOUNT",
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")),
+]
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
 def test_nothing_is_watched_where_the_user_decides_or_there_is_one_thread(variable):
     code = "import threading, torch\nfrom pipeline import openmp\n"
     code += "with openmp.short_waits_if_busy():\n    print(threading.active_count())"

@@ -19,6 +19,7 @@ from pipeline.cli.repro import repro as command
 from pipeline.environment import Environment
 from pipeline.errors import BadInput
 from pipeline.tracking.dvc_lock import DvcLock
+from tests import forked
 from tests.project import ROOT, as_from_a_terminal
 
 STAGE = """
@@ -50,6 +51,7 @@ def sync(environment):
 runs.sync, repro.GRACE_SECONDS = sync, 1.0
 process.run(lambda: command.main(standalone_mode=False))
 """
+forked.CODES.add(COMMAND)
 DEAF = "[ -e gate ] && exec touch two; trap '' INT TERM; touch times/two.began; while :; do sleep 0.1; done"
 DIAMOND = {"last": ["left", "right"], "left": ["first"], "right": ["first"], "first": []}
 

@@ -1,5 +1,6 @@
 """Processes that train together, without Ray."""
 
+import multiprocessing
 import socket
 
 import torch
@@ -13,7 +14,10 @@ def together(size, work, *arguments):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_one, (size, port, work, arguments), nprocs=size)
+    multiprocessing.set_forkserver_preload(["pipeline.core.loop"])  # its server imports once
+    torch.multiprocessing.start_processes(
+        _one, (size, port, work, arguments), nprocs=size, start_method="forkserver"
+    )
 
 
 def _one(rank, size, port, work, arguments):

@@ -60,6 +60,7 @@ def main(
     if plain and {*stages} & {*commands.OTHERS}:
         raise click.UsageError("dvc has no search and no retraining")
     forks.prepare(*(name for stage in stages for name in commands.find(stage).imports))
+    forks.adopt_orphans()
     deadline = time.monotonic() + 60 * minutes
     if sequences:
         print_sequences(sequences, actions, seed, deadline)

@@ -76,8 +76,12 @@ def prepare(*more: str) -> None:
         mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
     assert imported and threading.active_count() == 1, threading.enumerate()
     gc.freeze()  # its objects stay in memory that the children share
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     subprocess.Popen._execute_child = _fork_known
+
+
+def adopt_orphans(adopt: bool = True) -> None:
+    """Let the orphans among the descendants of this process become its children."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(adopt), 0, 0, 0)
 
 
 def run_darkroom(*arguments: str) -> None:
@@ -96,7 +100,8 @@ def run_dvc(*arguments: str) -> None:
     exec(DVC_SCRIPT, {"__name__": "__main__"})
 
 
-def _run_stage(module: str, *arguments: str) -> None:
+def run_module(module: str, *arguments: str) -> None:
+    """A module, such as that of a stage, as the main one."""
     points.process_name[0] = " ".join([module.removeprefix("stages."), *arguments])
     sys.argv = [module, *arguments]
     sys.modules.pop(module, None)
@@ -110,7 +115,7 @@ def start(function: Callable[[], None], folder: Path, output: Path, keep: list[i
         return pid
     kept_files.extend(keep)
     with open(output, "ab") as file:
-        _become(function, (-1, file.fileno(), file.fileno()), str(folder), None, True, None)
+        become(function, (-1, file.fileno(), file.fileno()), str(folder), None, True, None)
 
 
 def _fork_known(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others) -> None:
@@ -122,19 +127,19 @@ def _fork_known(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, en
     elif tuple(words[: len(COMMAND)]) == COMMAND:
         function = lambda: run_darkroom(*words[len(COMMAND) :])
     elif stage:
-        function = lambda: _run_stage(stage[1], *shlex.split(stage[2]))
+        function = lambda: run_module(stage[1], *shlex.split(stage[2]))
     else:
         return _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others)
     pipes, new_session = others[3:9], others[14]
     sys.stdout.flush()
     self.pid = os.fork()
     if not self.pid:
-        _become(function, (pipes[0], pipes[3], pipes[5]), cwd, env, new_session, preexec_fn)
+        become(function, (pipes[0], pipes[3], pipes[5]), cwd, env, new_session, preexec_fn)
     self._child_created = True
     self._close_pipe_fds(*pipes)
 
 
-def _become(function, pipes, cwd, env, new_session, preexec_fn) -> None:
+def become(function, pipes, cwd, env, new_session, preexec_fn) -> None:
     """Run ``function`` as a new process would, and end."""
     code = 1
     try:

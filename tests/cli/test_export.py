@@ -75,12 +75,12 @@ def test_a_transformer_that_does_not_use_labels_is_a_function_of_random_numbers(
         "conditional": conditional,
     }
     task = model_files.build(
-        "transformer", settings, DataSpec.labelled_images(1, 3, num_classes), seed=1
+        "transformer", settings, DataSpec.labelled_images(1, 2, num_classes), seed=1
     ).eval()
     model_files.write(task, place / "own/transformer", {"class_names": NAMES[:num_classes]})
     done("export", "transformer", "--models", "own", "--onnx", "t.onnx")
     chances = Noise.whole(5, 7, "generate")
-    output, inputs, _ = run("t.onnx", token=chances.uniform("token", 9))
+    output, inputs, _ = run("t.onnx", token=chances.uniform("token", 4))
     with torch.no_grad():
         expected = task.generate(torch.zeros(7, dtype=torch.int64), 7, chances)
     assert list(inputs) == ["token"] and same(output, expected)

@@ -42,17 +42,14 @@ class TestRegistry:
         )
         assert done("restore", "a.png", "--model", "ae/1").startswith("1 pictures")
 
-    @pytest.mark.parametrize(
-        ("name", "reason", "there"),
-        [
+    def test_an_unknown_version_is_refused_with_the_known_ones(self, registered):
+        for name, reason, there in (
             ("gan@production", "no version of gan has the alias 'production'", "gan/1 (the champion)"),
             ("gan/7", "no such version", "gan/1 (the champion)"),
             ("nothing@champion", "no such registered model", "gan (versions 1 to 1"),
-        ],
-    )
-    def test_an_unknown_version_is_refused_with_the_known_ones(self, registered, name, reason, there):
-        code, output, error = darkroom("generate", name)
-        assert (code, output) == (2, "") and f"{name}: {reason}" in error and there in error
+        ):
+            code, output, error = darkroom("generate", name)
+            assert (code, output) == (2, "") and f"{name}: {reason}" in error and there in error
 
 
 class TestSubfolder:
@@ -84,16 +81,17 @@ class TestSubfolder:
         ]
         assert everything(deep.parents[1])[:3] == [".dvc", "dvc.yaml", "models"]
 
-    @pytest.mark.parametrize("command", ["sync", "history", "doctor", "verify", "trace", "promote"])
-    def test_the_database_and_the_settings_are_the_projects(self, deep, command):
+    def test_the_database_and_the_settings_are_the_projects(self, deep):
         root = deep.parents[1]
         done("sync")
         assert (root / "mlflow.db").is_file() and (root / ".darkroom").is_dir()
-        arguments = {"trace": ["../../dvc.yaml"], "promote": ["nothing"]}.get(command, [])
-        here = darkroom(command, *arguments)
-        with contextlib.chdir(root):
-            assert darkroom(command, *(["dvc.yaml"] if command == "trace" else arguments)) == here
-        assert Path.cwd() == deep and everything(deep) == []
+        for command in ("sync", "history", "doctor", "verify", "trace", "promote"):
+            arguments = {"trace": ["../../dvc.yaml"], "promote": ["nothing"]}.get(command, [])
+            here = darkroom(command, *arguments)
+            with contextlib.chdir(root):
+                there = darkroom(command, *(["dvc.yaml"] if command == "trace" else arguments))
+            assert there == here, command
+            assert Path.cwd() == deep and everything(deep) == []
 
     def test_outside_a_project_commands_are_refused_and_make_nothing(
         self, tmp_path_factory, shelf, monkeypatch

@@ -106,7 +106,7 @@ def sorted_world():
     return dataset
 
 
-@pytest.fixture(params=[1, 3], ids=["grey", "rgb"])
+@pytest.fixture(params=[1, pytest.param(3, marks=pytest.mark.nightly)], ids=["grey", "rgb"])
 def dataset(request):
     return world(request.param)
 

@@ -88,6 +88,9 @@ def cluster(tmp_path_factory):
 
 def test_a_cluster_trains_the_same_model_and_stays_up(tmp_path, processed_digits, cluster):
     here, there = Project(tmp_path / "here", processed_digits), Project(tmp_path / "there", processed_digits)
+    for project in (here, there):
+        project.params["cnn"] = {**project.params["cnn"], "training": {**TRAINING, "num_steps": 20}}
+        project.write()
     code, output = here.run("stages.train", "cnn", DARKROOM_THREADS="0")
     assert code == 0, output
     code, output = there.run("stages.train", "cnn", DARKROOM_THREADS="0", **cluster)

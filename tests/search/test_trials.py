@@ -8,14 +8,20 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import DarkroomError, TrainingStopped
+from pipeline.search import page, trials
 from pipeline.search import study as studies
-from pipeline.search import trials
 from pipeline.search.ranking import noise_of
 from pipeline.search.search import Search
 from tests.search.conftest import DROPOUT, RATE, SHIFT, by_number, opened, searched
 
 SAMPLERS = ["bayesian", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("random", "grid"))]
 PRUNERS = ["median", pytest.param("hyperband", marks=pytest.mark.nightly)]
+
+
+@pytest.fixture(autouse=True)
+def without_charts(monkeypatch):
+    """They are drawn in test_command.py. Here they would take most of the time."""
+    monkeypatch.setattr(page, "_drawn", lambda *given: "")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -129,8 +135,8 @@ def test_another_metric_does_not_take_the_values_of_the_first(project, trained):
     ("metric", "mode", "monitor_mode", "step"),
     [
         ("validation/accuracy", "max", "min", 8),
-        ("validation/accuracy", "max", "max", 4),
-        ("validation/cross_entropy", "max", "min", 8),
+        pytest.param("validation/accuracy", "max", "max", 4, marks=pytest.mark.nightly),
+        pytest.param("validation/cross_entropy", "max", "min", 8, marks=pytest.mark.nightly),
     ],
 )
 def test_a_trial_has_the_value_of_the_model_handed_on(project, trained, metric, mode, monitor_mode, step):

@@ -13,6 +13,7 @@ from pipeline.core import model_files
 from pipeline.core.task import DataSpec
 from pipeline.environment import Environment, prepare
 from pipeline.tracking.runs import Description
+from tests import forked
 from tests.tracking.traced_project import make_project, shell
 
 prepare()  # before mlflow is imported
@@ -40,6 +41,7 @@ with open_run(environment, Description(sys.argv[3], "f" * 64, {"seed": 1})) as r
     if sys.argv[4] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
 """
+forked.CODES.add(CHILD)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Promotion and rollback move the alias ``champion`` and are recorded with their reasons."""
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -11,9 +12,10 @@ from pipeline.core import model_files
 from pipeline.estimate import Estimate
 from pipeline.evaluation import side_by_side
 from pipeline.retraining.gates import Facts, GateSettings, judge
-from pipeline.tracking import connection, promotion, registry, run_comparison
+from pipeline.tracking import connection, moved, promotion, registry, run_comparison
 from pipeline.tracking.runs import Description, open_run
 from tests.tracking.conftest import write_model, write_picture
+from tests.tracking.traced_project import environment_of
 
 PROTOCOL = "p" * 64
 PARAMS = {"training.seed": "9", "model.beta": "1.0"}
@@ -75,12 +77,21 @@ def test_a_first_version_that_misses_its_floor_is_not_the_champion(environment, 
     assert aliases(client) == {"champion": "1", "challenger": "2"}
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory, empty_database):
+    """A project with three versions: the champion, a worse one, a better one."""
+    root = tmp_path_factory.mktemp("three")
+    shutil.copy(empty_database, root)
+    for seed, (fid, recall) in enumerate(((1.0, 0.8), (2.0, 0.8), (0.5, 0.9))):
+        add(environment_of(root), root, seed, fid=fid, recall=recall)
+    return root
+
+
 @pytest.fixture
-def command(environment, tmp_path, monkeypatch):
-    """Three versions: the champion, a worse one, a better one; and the command line of that project."""
-    add(environment, tmp_path, 0, fid=1.0, recall=0.8)
-    add(environment, tmp_path, 1, fid=2.0, recall=0.8)
-    add(environment, tmp_path, 2, fid=0.5, recall=0.9)
+def command(three, environment, tmp_path, monkeypatch):
+    """The command line of a copy of it."""
+    shutil.copytree(three, tmp_path, dirs_exist_ok=True)
+    moved.follow(environment)
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}")
     (tmp_path / "params.yaml").write_text("gates: {guarded: [fid, recall]}")
