@@ -39,6 +39,7 @@ class Unet(Task):
             standardised,
             config.num_blocks,
             config.decoder_blocks,
+            config.blocks_from,
             adds,
             config.patch_size,
         )
