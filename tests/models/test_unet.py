@@ -102,17 +102,10 @@ def test_with_patches_the_pixels_of_the_logits_are_those_of_the_image(size):
     assert torch.allclose(task.segment(images), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("settings", "blocks"),
-    [
-        ({}, [0, 0, 2, 2, 3, 0, 0]),
-        ({"patch_size": 2}, [0, 2, 2, 2, 3, 3, 0]),
-        ({"patch_size": 2, "blocks_from": 2}, [2, 2, 2, 2, 3, 3, 3]),
-    ],
-)
-def test_residual_blocks_are_where_maps_are_small(settings, blocks):
-    network = Unet(config(num_blocks=2, decoder_blocks=3, depth=3, **settings), SPEC).network
-    levels = [network.input, *network.down, *network.up]
+@pytest.mark.parametrize("patch_size, blocks", [(1, [0, 2, 2, 3, 0, 0]), (2, [2, 2, 2, 3, 3, 0])])
+def test_residual_blocks_are_where_maps_are_at_most_a_quarter_of_the_image(patch_size, blocks):
+    network = Unet(config(patch_size=patch_size, num_blocks=2, decoder_blocks=3, depth=3), SPEC).network
+    levels = [*network.down, *network.up]
     assert [sum(isinstance(layer, ResidualBlock) for layer in level) for level in levels] == blocks
 
 

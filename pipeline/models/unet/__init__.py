@@ -39,7 +39,6 @@ class Unet(Task):
             standardised,
             config.num_blocks,
             config.decoder_blocks,
-            config.blocks_from,
             adds,
             config.patch_size,
         )

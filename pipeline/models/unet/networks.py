@@ -25,9 +25,9 @@ class SegmentationNetwork(nn.Module):
     Patches of ``patch_size`` x ``patch_size`` pixels become channels, and logits are predicted for a patch at
     a time; its pixels are read once more for this. Sides that are no multiple of the patch are padded.
     ``counts`` are the channels of the patches' maps and after each halving. ``standardised``: the filters are
-    normalised, else groups of channels. On each level whose maps have at most 1 / ``blocks_from`` of the
-    image's sides, the encoder has ``num_blocks`` residual blocks and the decoder ``decoder_blocks``. The
-    decoder reads the encoder's maps and its own, or, with ``adds``, their sum.
+    normalised, else groups of channels. Where the sides of maps are at most a quarter of the image's, the
+    encoder has ``num_blocks`` residual blocks on each level, and the decoder ``decoder_blocks``. The decoder
+    reads the encoder's maps and its own, or, with ``adds``, their sum.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class SegmentationNetwork(nn.Module):
         standardised: bool,
         num_blocks: int,
         decoder_blocks: int,
-        blocks_from: int,
         adds: bool,
         patch_size: int,
     ) -> None:
@@ -46,18 +45,14 @@ class SegmentationNetwork(nn.Module):
         block: Block = _standardised if standardised else _normalised
         self.adds, self.patch_size = adds, patch_size
         values = channels * patch_size**2
-
-        def blocks(level: int, number: int) -> list[ResidualBlock]:
-            number = number if patch_size * 2**level >= blocks_from else 0
-            return [ResidualBlock(counts[level], block) for _ in range(number)]
-
-        self.input = nn.Sequential(*block(values, counts[0], 1), *blocks(0, num_blocks))
+        self.input = block(values, counts[0], 1)
         self.down, self.narrow, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for level, (before, after) in enumerate(itertools.pairwise(counts)):
-            inner = blocks(level + 1, num_blocks)
+        for number, (before, after) in enumerate(itertools.pairwise(counts), 1):
+            reduced = patch_size * 2**number  # how often the side of this level's maps fits into the image's
+            inner = [ResidualBlock(after, block) for _ in range(num_blocks if reduced >= 4 else 0)]
             self.down.append(nn.Sequential(*block(before, after, 2), *inner))
             self.narrow.insert(0, nn.Conv2d(after, before, 1))
-            inner = blocks(level, decoder_blocks)
+            inner = [ResidualBlock(before, block) for _ in range(decoder_blocks if reduced >= 8 else 0)]
             self.up.insert(0, nn.Sequential(*block(before if adds else 2 * before, before, 1), *inner))
         if patch_size == 1:
             self.output = nn.Conv2d(counts[0], classes, 3, padding=1)

@@ -18,9 +18,9 @@ class UnetConfig(Section):
     width: int = Field(16, ge=8, le=256)
     max_width: int = Field(4096, ge=8, le=4096)  # channels of any map
     depth: int = Field(3, ge=1, le=6)
-    num_blocks: int = Field(0, ge=0, le=16)  # residual blocks of the encoder on each small level
-    decoder_blocks: int = Field(0, ge=0, le=16)  # the same of the decoder
-    blocks_from: int = Field(4, ge=1, le=64)  # small: maps have at most 1 / this of the image's sides
+    # Residual blocks on each level whose maps have at most a quarter of the image's sides.
+    num_blocks: int = Field(0, ge=0, le=16)  # of the encoder
+    decoder_blocks: int = Field(0, ge=0, le=16)
     skips: Literal["concatenate", "add"] = "concatenate"  # how the decoder reads the encoder's maps
     normalisation: Literal["weight", "group"] = "weight"  # of filters; of groups of channels
     loss: Literal["cross_entropy", "dice", "focal", "sum"] = "cross_entropy"  # sum: of the first two
