@@ -8,21 +8,22 @@ from typing import Literal
 from pydantic import Field
 from torch import nn, no_grad, optim
 
+from pipeline.core.muon import Muon
 from pipeline.params import Section
 
 
 class OptimizerSettings(Section):
-    """Settings of one optimizer: SGD, SGD with momentum, RMSprop, Adam or AdamW.
+    """Settings of one optimizer: SGD, SGD with momentum, RMSprop, Adam, AdamW or Muon.
 
-    ``weight_decay`` is decoupled for ``adamw`` (Loshchilov & Hutter 2019); for the others PyTorch adds it to
-    the gradient.
+    ``weight_decay`` is decoupled for ``adamw`` (Loshchilov & Hutter 2019) and ``muon``; for the others
+    PyTorch adds it to the gradient. Vectors, such as biases, are moved by AdamW with ``muon``, too.
     """
 
-    kind: Literal["sgd", "momentum", "rmsprop", "adam", "adamw"] = "adamw"
+    kind: Literal["sgd", "momentum", "rmsprop", "adam", "adamw", "muon"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0, le=10)
     momentum: float = Field(0.9, ge=0, lt=1)  # for momentum
-    beta1: float = Field(0.9, ge=0, lt=1)  # for adam and adamw
-    beta2: float = Field(0.999, ge=0, lt=1)  # for adam and adamw; alpha for rmsprop
+    beta1: float = Field(0.9, ge=0, lt=1)  # for adam, adamw, and vectors with muon
+    beta2: float = Field(0.999, ge=0, lt=1)  # for the same; alpha for rmsprop
     weight_decay: float = Field(0.0, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
@@ -35,6 +36,8 @@ class OptimizerSettings(Section):
             return _uncompiled(optim.SGD)(parameters, rate, momentum, weight_decay=decay, fused=fused)
         if self.kind == "rmsprop":
             return _uncompiled(optim.RMSprop)(parameters, rate, alpha=self.beta2, weight_decay=decay)
+        if self.kind == "muon":
+            return _uncompiled(Muon)(parameters, rate, (self.beta1, self.beta2), weight_decay=decay)
         adam = _uncompiled(optim.Adam if self.kind == "adam" else optim.AdamW)
         betas = (self.beta1, self.beta2)
         return adam(parameters, rate, betas, weight_decay=decay, foreach=not fused, fused=fused)

@@ -54,3 +54,37 @@ def test_no_optimizer_imports_pytorchs_compiler():
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.stdout == "False\nTrue\n", ended.stderr
+
+
+def test_muon_moves_matrices_as_pytorchs_muon_and_vectors_as_its_adamw():
+    """Filters are matrices with a row for each filter, whatever their memory format; gains are vectors."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), (4, 6), (6, 2, 3, 3), (4, 1, 1, 1), (3,)]
+    ours = [nn.Parameter(torch.randn(shape, generator=draw)) for shape in shapes]
+    flat = [nn.Parameter(one.detach().flatten(1) if one.dim() > 1 else one.detach().clone()) for one in ours]
+    ours[2].data = ours[2].data.to(memory_format=torch.channels_last)
+    muon = OptimizerSettings(kind="muon", learning_rate=0.1, beta2=0.9, weight_decay=0.01).build(ours)
+    stock = [
+        optim.Muon(flat[:3], 0.1, 0.01, adjust_lr_fn="match_rms_adamw"),
+        optim.AdamW(flat[3:], 0.1, (0.9, 0.9), weight_decay=0.01),
+    ]
+    for _ in range(4):
+        for one, other in zip(ours, flat, strict=True):
+            one.grad = torch.randn(one.shape, generator=draw)
+            other.grad = one.grad.reshape(other.shape)
+        for optimizer in (muon, *stock):
+            optimizer.step()
+    for one, other in zip(ours, flat, strict=True):
+        assert torch.allclose(one.reshape(other.shape), other, atol=1e-5)
+
+
+def test_muon_continues_from_its_state_bit_for_bit():
+    build = OptimizerSettings(kind="muon", learning_rate=0.1).build
+    torch.manual_seed(0)
+    network, examples = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), torch.randn(8, 3)
+    optimizer = build(network.parameters())
+    for _ in range(4):
+        optimizer.zero_grad()
+        network(examples).square().mean().backward()
+        optimizer.step()
+    assert torch.equal(train(build), nn.utils.parameters_to_vector(network.parameters()).detach())

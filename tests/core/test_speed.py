@@ -61,7 +61,7 @@ def test_a_step_reads_no_value_from_the_device(name, tmp_path, monkeypatch):
     take_steps(model_files.build(name, {}, data.spec, 0, needs_for(name)), data, tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adam", "adamw", "muon"])
 def test_neither_does_any_optimizer_nor_a_feed_that_reads_the_shards(kind, tmp_path, monkeypatch):
     task = model_files.build("cnn", {"optimizer": {"kind": kind}}, ArrayDataset().spec, 0)
     take_steps(task, ArrayDataset(), tmp_path, monkeypatch, resident=False)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.core.dataset import SPLITS, Dataset
 from pipeline.core.fields import DataSpec
 from pipeline.data.scenes import write_scenes
-from pipeline.data.scenes.composed import compose, spec_of
+from pipeline.data.scenes.composed import _place, compose, spec_of
 from pipeline.data.scenes.settings import SceneSettings
 from pipeline.errors import BadInput
 from tests.arrays import array_split
@@ -41,6 +41,17 @@ def test_pixels_up_to_the_threshold_are_background_and_keep_what_is_behind():
     scenes = composed(values=(60, 150, 200), threshold=60)
     assert set(np.unique(scenes["mask"])) == {0, 2, 3}
     assert set(np.unique(scenes["image"])) == {0, 60, 150, 200}
+
+
+@pytest.mark.parametrize(("outline", "hidden"), [(0, 1), (1, 9), (2, 25), (9, 25)])
+def test_an_outline_hides_what_is_behind_an_object(outline, hidden):
+    image, mask = np.full((1, 9, 9), 200, np.uint8), np.full((9, 9), 2, np.uint8)
+    dot = np.zeros((1, 5, 5), np.uint8)
+    dot[0, 2, 2] = 150
+    _place(image, mask, dot, 0, 1, 3, SceneSettings(outline=outline))
+    assert image[0, 3, 5] == 150 and mask[3, 5] == 1
+    assert (image[0] == 0).sum() == (mask == 0).sum() == hidden - 1
+    assert ((image[0] == 0) == (mask == 0)).all() and ((image[0] == 200) == (mask == 2)).all()
 
 
 @pytest.mark.parametrize("background", ["brightness", "noise"])

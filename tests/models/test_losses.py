@@ -149,7 +149,7 @@ def test_jitter_moves_images_and_is_the_identity_at_zero():
     assert mass[4].sum() < 0.6 and mass[:2].sum() == 0  # at most 1.8 of 9 pixels away
 
 
-@pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("kind", ["sgd", "momentum", "rmsprop", "adam", "adamw", "muon"])
 def test_every_optimizer_takes_a_downhill_step(kind):
     weight = torch.nn.Parameter(torch.tensor([3.0]))
     optimizer = OptimizerSettings(kind=kind, learning_rate=0.1).build([weight])

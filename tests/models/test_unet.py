@@ -16,6 +16,7 @@ from pipeline.errors import BadInput
 from pipeline.layers.label_maps import IGNORED, answers, colors, overlap, paint
 from pipeline.models.unet import Unet
 from pipeline.models.unet.losses import LOSSES
+from pipeline.models.unet.networks import SHARPNESS, ResidualBlock
 from pipeline.models.unet.settings import UnetConfig
 from pipeline.params import validate
 
@@ -84,6 +85,33 @@ def test_the_overlap_of_a_known_pair():
     found, real = torch.tensor([[[0, 1, 1, 2]]]), torch.tensor([[[0, 1, 2, IGNORED]]])
     both, ours, theirs = overlap(found, real, 3)
     assert (both.tolist(), ours.tolist(), theirs.tolist()) == ([[1, 1, 0]], [[1, 2, 0]], [[1, 1, 1]])
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_with_patches_the_pixels_of_the_logits_are_those_of_the_image(size):
+    spec = DataSpec({"image": Field("image", (1, size, size)), "mask": Field("label_map", (size, size), 3)})
+    task = Unet(config(patch_size=2), spec)
+    output = task.network.output
+    with torch.no_grad():
+        for values in (output.weight, output.bias):
+            values.zero_()
+        for place in range(4):  # the class 1 reads the pixel itself, which follows 8 channels of maps
+            output.weight[4 + place, 8 + place] = 1 / SHARPNESS
+    images = torch.rand(2, 1, size, size, generator=torch.Generator().manual_seed(0))
+    expected = torch.cat([torch.zeros_like(images), images * 2 - 1, torch.zeros_like(images)], 1)
+    assert torch.allclose(task.segment(images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("patch_size, blocks", [(1, [0, 2, 2, 3, 0, 0]), (2, [2, 2, 2, 3, 3, 0])])
+def test_residual_blocks_are_where_maps_are_at_most_a_quarter_of_the_image(patch_size, blocks):
+    network = Unet(config(patch_size=patch_size, num_blocks=2, decoder_blocks=3, depth=3), SPEC).network
+    levels = [*network.down, *network.up]
+    assert [sum(isinstance(layer, ResidualBlock) for layer in level) for level in levels] == blocks
+
+
+def test_channels_double_up_to_a_limit():
+    network = Unet(config(depth=3, max_width=20), SPEC).network
+    assert [down[0].out_channels for down in network.down] == [16, 20, 20]
 
 
 def test_it_can_segment_and_nothing_else_and_evaluates_ratios():

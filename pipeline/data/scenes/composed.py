@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from pipeline.core.dataset import Split
 from pipeline.core.fields import DataSpec, Field, chunks
@@ -67,8 +68,10 @@ def _place(
     side = picture.shape[-1]
     area = (slice(top, top + side), slice(left, left + side))
     is_object = picture.max(0) > settings.threshold
+    hides = maximum_filter(is_object, 2 * settings.outline + 1)
     behind = image[:, *area]
-    image[:, *area] = np.where(is_object, picture, np.maximum(picture, behind))
+    image[:, *area] = np.where(hides, picture, np.maximum(picture, behind))
+    mask[area][hides] = 0
     mask[area][is_object] = 1 + label
 
 

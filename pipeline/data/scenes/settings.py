@@ -22,6 +22,7 @@ class SceneSettings(Section):
     num_test: int = Field(400, ge=1)
     num_objects: tuple[int, int] = (1, 3)  # least and most pictures in a scene
     threshold: int = Field(64, ge=0, le=254)  # brighter pixels of a picture, of 255, belong to the object
+    outline: int = Field(0, ge=0, le=16)  # pixels around an object that hide what is behind it, too
     background: Literal["black", "brightness", "noise"] = "black"  # a random brightness; of each pixel
     background_level: float = Field(0.25, gt=0, le=1)  # largest value of the background, of 1
     # A folder with images/ and masks/, relative to the project's root.

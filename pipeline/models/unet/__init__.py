@@ -28,12 +28,19 @@ class Unet(Task):
 
     def __init__(self, config: UnetConfig, spec: DataSpec) -> None:
         super().__init__(config, spec)
-        counts = [config.width * 2**level for level in range(config.depth + 1)]
+        counts = [min(config.max_width, config.width * 2**level) for level in range(config.depth + 1)]
         standardised = config.normalisation == "weight"
         self.num_classes = spec["mask"].num_values
         adds = config.skips == "add"
         self.network = SegmentationNetwork(
-            spec.channels, self.num_classes, counts, standardised, config.num_blocks, adds
+            spec.channels,
+            self.num_classes,
+            counts,
+            standardised,
+            config.num_blocks,
+            config.decoder_blocks,
+            adds,
+            config.patch_size,
         )
 
     def phases(self) -> list[Phase]:

@@ -9,11 +9,18 @@ from pipeline.params import Section
 
 
 class UnetConfig(Section):
-    """``width``: channels at full resolution; they double with each of the ``depth`` halvings."""
+    """``width``: channels of the patches' maps; they double with each of the ``depth`` halvings.
 
+    The network computes on maps of at most 1 / ``patch_size`` of the images' height and width.
+    """
+
+    patch_size: int = Field(1, ge=1, le=16)  # pixels; their values become channels
     width: int = Field(16, ge=8, le=256)
+    max_width: int = Field(4096, ge=8, le=4096)  # channels of any map
     depth: int = Field(3, ge=1, le=6)
-    num_blocks: int = Field(0, ge=0, le=16)  # residual blocks after each halving but the first
+    # Residual blocks on each level whose maps have at most a quarter of the image's sides.
+    num_blocks: int = Field(0, ge=0, le=16)  # of the encoder
+    decoder_blocks: int = Field(0, ge=0, le=16)
     skips: Literal["concatenate", "add"] = "concatenate"  # how the decoder reads the encoder's maps
     normalisation: Literal["weight", "group"] = "weight"  # of filters; of groups of channels
     loss: Literal["cross_entropy", "dice", "focal", "sum"] = "cross_entropy"  # sum: of the first two
