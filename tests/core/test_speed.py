@@ -17,10 +17,10 @@ from pipeline.core import batch, feed, model_files
 from pipeline.core.distributed import DistributedContext
 from pipeline.core.loop import Loop
 from pipeline.core.noise import Noise
-from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.settings import TrainingSettings
 from pipeline.core.step import Step
 from pipeline.core.task import Phase
+from pipeline.layers.optimizers import OptimizerSettings
 from tests.arrays import ArrayDataset, dataset_for, needs_for
 from tests.core.fake import TwoScalars
 from tests.project import ROOT

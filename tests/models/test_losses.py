@@ -6,11 +6,11 @@ from torch.distributions import Normal, kl_divergence
 
 from pipeline.core import model_files
 from pipeline.core.noise import Noise
-from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.task import DataSpec
 from pipeline.layers.augmentation import jitter
 from pipeline.layers.convolutional import Decoder, Encoder, sides
 from pipeline.layers.dropout import dropout
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.models.ae import AeConfig
 from pipeline.models.cnn import CnnConfig
 from pipeline.models.gan import GanConfig

@@ -4,9 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.optimizers import OptimizerSettings
 from pipeline.layers.damage import Restoration
 from pipeline.layers.mixture import MAX_SIZE
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.layers.private import PrivacySettings
 from pipeline.layers.similarity import ImageLoss
 from pipeline.params import Section, Width

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.layers.private import PrivacySettings
 from pipeline.params import Section, Width
 

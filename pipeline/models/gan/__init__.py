@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from pipeline.core.noise import Noise
-from pipeline.core.optimizers import OptimizerSettings
 from pipeline.core.settings import ScheduleSettings
 from pipeline.core.task import Batch, DataSpec, Phase, Task
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.models.gan.augmentation import AdaptiveProbability, augment
 from pipeline.models.gan.discriminators import Discriminator
 from pipeline.models.gan.generators import Generator

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.params import Section
 
 SLOW = OptimizerSettings(kind="adam", learning_rate=4e-4, beta1=0.0, beta2=0.99)

@@ -36,7 +36,7 @@ class SecondStage(nn.Module):
         return (reconstruction + divergence).sum(1)
 
     def draw(self, labels: Tensor, noise: Noise, temperature: float) -> Tensor:
-        """Latents (N, L) of classes ``labels`` (N,). Both normal distributions are scaled by ``temperature``."""
+        """Latents (N, L) of classes ``labels`` (N,); ``temperature`` scales both normal distributions."""
         codes = temperature * noise.normal("second_stage", self.size)
         deviation = temperature * self.log_deviation.exp()
         return self.decoder(self._with_class(codes, labels)) + deviation * noise.normal("latent", self.size)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from pipeline.core.noise import Noise
-from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.optimizers import OptimizerSettings
 
 SCALE = 0.01  # of the loss: its gradient is then too small to be clipped by training.clip_norm
 REVIVED = 0.5  # the use of a code after its revival, as a fraction of the mean use

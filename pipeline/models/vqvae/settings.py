@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.optimizers import OptimizerSettings
 from pipeline.layers.similarity import ImageLoss
 from pipeline.params import Section
 

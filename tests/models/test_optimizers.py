@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from pipeline.core.optimizers import OptimizerSettings
+from pipeline.layers.optimizers import OptimizerSettings
 from tests.project import ROOT
 
 STOCK = {
@@ -45,7 +45,7 @@ def test_no_optimizer_imports_pytorchs_compiler():
     """Its import takes over a second, at each start of a training."""
     code = (
         "import sys\n"
-        "from pipeline.core.optimizers import OptimizerSettings\n"
+        "from pipeline.layers.optimizers import OptimizerSettings\n"
         "from tests.core.test_optimizers import STOCK, train\n"
         "for kind in STOCK: train(OptimizerSettings(kind=kind).build)\n"
         "print('torch._dynamo' in sys.modules)\n"

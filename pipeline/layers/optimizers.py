@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn, no_grad, optim
 
-from pipeline.core.muon import Muon
+from pipeline.layers.muon import Muon
 from pipeline.params import Section
 
 
