@@ -1,4 +1,7 @@
-"""Muon (Jordan et al. 2024), with the step size of AdamW (Liu et al. 2025, "Muon is Scalable")."""
+"""Muon (Jordan et al. 2024), with the step size of AdamW (Liu et al. 2025, "Muon is Scalable").
+
+PyTorch has a Muon for matrices alone; this one also takes filters and vectors.
+"""
 
 from collections.abc import Callable, Iterable
 
