@@ -43,7 +43,7 @@ def _fork_known(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, en
     words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
     first = preexec_fn and [preexec_fn.__module__, getattr(preexec_fn, "__name__", "<mock>")]
     variables = os.environ if env is None else env
-    with_ray = variables.keys() & {"RAY_ADDRESS", "DARKROOM_WORKERS"}  # its threads would not be there
+    with_ray = variables.keys() & {"RAY_ADDRESS", "DARKROOM_WORKERS"}  # not known to work after a fork
     if not is_known(words) or with_ray or (first and first[1].startswith("<")):
         return _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others)
     from tests.chaos.forks import adopt_orphans
