@@ -79,7 +79,7 @@ def _server() -> socket.socket:
 
 
 def serve() -> None:
-    """Fork a process for each request, until nobody can send one."""
+    """Fork a process for each request, until the connection is closed."""
     environment.prepare()
     from tests.chaos import forks
 
