@@ -46,7 +46,7 @@ def test_no_optimizer_imports_pytorchs_compiler():
     code = (
         "import sys\n"
         "from pipeline.layers.optimizers import OptimizerSettings\n"
-        "from tests.core.test_optimizers import STOCK, train\n"
+        "from tests.models.test_optimizers import STOCK, train\n"
         "for kind in STOCK: train(OptimizerSettings(kind=kind).build)\n"
         "print('torch._dynamo' in sys.modules)\n"
         "train(STOCK['adam'])\n"
